@@ -1,0 +1,395 @@
+"""Configurations of the encoder and of its heads. They validate; they compute nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+SUBSAMPLING_TYPES = ("dw_striding", "striding", "stacking", "stacking_norm", "none")
+POSITION_TYPES = ("rel_pos", "rel_pos_local_attn", "abs_pos")
+CONTEXT_STYLES = ("regular", "chunked_limited", "chunked_limited_with_rc")
+CONV_NORM_TYPES = ("batch_norm", "fused_batch_norm", "layer_norm", "instance_norm", "group_norm")
+REDUCTION_TYPES = ("pooling", "striding")
+JOINT_ACTIVATIONS = ("relu", "tanh", "sigmoid")
+DECODER_TYPES = ("lstm", "stateless")
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    """Raise the house's `ValueError` for a configuration value that is not accepted."""
+    if not condition:
+        raise ValueError(f"{name}={value!r} is not supported; expected {expected}.")
+
+
+@strict
+class FastConformerConfig(PreTrainedConfig):
+    r"""
+    Configuration of the FastConformer encoder (Rekesh et al., 2023, "Fast Conformer with Linearly Scalable
+    Attention"; NeMo's `ConformerEncoder`). The configurations of the heads inherit it, so that every checkpoint's
+    `config.json` describes its encoder at the top level and `AutoModel` finds it.
+
+    Args:
+        num_mel_bins (`int`, defaults to 80): Mel features a frame.
+        hidden_size (`int`, defaults to 512): Width of the encoder.
+        num_hidden_layers (`int`, defaults to 17): Number of blocks.
+        num_attention_heads (`int`, defaults to 8): Heads of the self-attention; must divide `hidden_size`.
+        intermediate_size (`int`, defaults to 2048): Width of the feed-forward modules.
+        hidden_act (`str`, defaults to `"silu"`): Activation of the feed-forward and convolution modules.
+        attention_bias (`bool`, defaults to `True`): Biases in the attention and feed-forward projections.
+        convolution_bias (`bool`, defaults to `True`): Biases in the convolution modules.
+        scale_input (`bool`, defaults to `True`): Multiply the input of the first block by `sqrt(hidden_size)`.
+        subsampling_type (`str`, defaults to `"dw_striding"`):
+            Front of the encoder: `"dw_striding"`, `"striding"` (convolutions), `"stacking"`, `"stacking_norm"`
+            (frames side by side) or `"none"` (a linear layer).
+        subsampling_factor (`int`, defaults to 8): Mel frames an encoder frame.
+        subsampling_conv_channels (`int`, defaults to 256): Channels of the convolutions in the front.
+        subsampling_conv_kernel_size (`int`, defaults to 3), subsampling_conv_stride (`int`, defaults to 2):
+            Shape of those convolutions; checkpoints have no others.
+        causal_downsampling (`bool`, defaults to `False`): The front sees no later frames (streaming models).
+        reduction_type (`str`, *optional*): A second reduction in time among the blocks: `"pooling"` or `"striding"`.
+        reduction_position (`int`, *optional*): Index of the block after which it happens; -1: after the last.
+        reduction_factor (`int`, defaults to 1): Factor of it.
+        position_embedding_type (`str`, defaults to `"rel_pos"`):
+            `"rel_pos"` (Transformer-XL), `"rel_pos_local_attn"` (the same in a sliding window, with global tokens)
+            or `"abs_pos"` (sinusoids added to the input).
+        tie_position_biases (`bool`, defaults to `False`): One pair of position biases for all blocks.
+        attention_context (`list[int]`, defaults to `[-1, -1]`):
+            Encoder frames that attention sees to the left and to the right; -1 is no limit. With
+            `attention_context_style="chunked_limited_with_rc"` three numbers: left, chunk, right.
+        attention_contexts (`list[list[int]]`, *optional*):
+            All the contexts that a multi-latency model was trained with; `attention_context` is the one in use.
+        attention_context_style (`str`, defaults to `"regular"`):
+            `"regular"` (a band), `"chunked_limited"` (whole chunks) or `"chunked_limited_with_rc"`.
+        num_global_tokens (`int`, defaults to 0), global_tokens_spacing (`int`, defaults to 1),
+        global_attention_separate (`bool`, defaults to `False`):
+            Global tokens of `"rel_pos_local_attn"`: how many, how far apart, with own projections or not.
+        conv_kernel_size (`int`, defaults to 9): Kernel of the depthwise convolution; odd.
+        conv_norm_type (`str`, defaults to `"batch_norm"`):
+            `"batch_norm"`, `"fused_batch_norm"`, `"layer_norm"`, `"instance_norm"` or `"group_norm"`.
+        conv_norm_groups (`int`, *optional*): Groups of `"group_norm"`.
+        conv_context (`list[int]`, *optional*):
+            Frames the depthwise convolution sees to the left and right; `None` is half of the kernel on each side.
+        encoder_output_size (`int`, *optional*): Width after an output projection; `None`: there is none.
+        dropout, dropout_positions, activation_dropout, attention_dropout, dropout_pre_encoder (`float`): Dropouts.
+        layerdrop (`float`, defaults to 0.0), layerdrop_mode (`str`, defaults to `"linear"`),
+        layerdrop_start_layer (`int`, defaults to 1): Stochastic depth (Lee and Watanabe, 2021) in training.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of fresh weights.
+
+    Raises:
+        ValueError: for a value that no checkpoint can have; the message names it and what is accepted.
+    """
+
+    model_type = "fastconformer"
+
+    num_mel_bins: int = 80
+    hidden_size: int = 512
+    num_hidden_layers: int = 17
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    hidden_act: str = "silu"
+    attention_bias: bool = True
+    convolution_bias: bool = True
+    scale_input: bool = True
+    subsampling_type: str = "dw_striding"
+    subsampling_factor: int = 8
+    subsampling_conv_channels: int = 256
+    subsampling_conv_kernel_size: int = 3
+    subsampling_conv_stride: int = 2
+    causal_downsampling: bool = False
+    reduction_type: str | None = None
+    reduction_position: int | None = None
+    reduction_factor: int = 1
+    position_embedding_type: str = "rel_pos"
+    tie_position_biases: bool = False
+    attention_context: list[int] | tuple[int, ...] = (-1, -1)
+    attention_contexts: list[list[int]] | None = None
+    attention_context_style: str = "regular"
+    num_global_tokens: int = 0
+    global_tokens_spacing: int = 1
+    global_attention_separate: bool = False
+    conv_kernel_size: int = 9
+    conv_norm_type: str = "batch_norm"
+    conv_norm_groups: int | None = None
+    conv_context: list[int] | tuple[int, ...] | None = None
+    encoder_output_size: int | None = None
+    dropout: float | int = 0.1
+    dropout_positions: float | int = 0.0
+    activation_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    dropout_pre_encoder: float | int = 0.1
+    layerdrop: float | int = 0.0
+    layerdrop_mode: str = "linear"
+    layerdrop_start_layer: int = 1
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.attention_context = list(self.attention_context)
+        if self.conv_context is not None:
+            self.conv_context = list(self.conv_context)
+        self._validate_encoder()
+        super().__post_init__(**kwargs)
+
+    def _validate_encoder(self) -> None:
+        for name in ("num_mel_bins", "hidden_size", "num_attention_heads", "intermediate_size", "conv_kernel_size"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive integer")
+        _require(self.num_hidden_layers >= 0, "num_hidden_layers", self.num_hidden_layers, "0 or more")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "num_attention_heads",
+            self.num_attention_heads,
+            f"a divisor of hidden_size={self.hidden_size}",
+        )
+        _require(
+            self.subsampling_type in SUBSAMPLING_TYPES,
+            "subsampling_type",
+            self.subsampling_type,
+            f"one of {SUBSAMPLING_TYPES}",
+        )
+        if self.subsampling_type in ("dw_striding", "striding"):
+            factor = self.subsampling_factor
+            _require(factor >= 2 and factor & (factor - 1) == 0, "subsampling_factor", factor, "a power of 2")
+        else:
+            _require(self.subsampling_factor >= 1, "subsampling_factor", self.subsampling_factor, "1 or more")
+        _require(
+            self.subsampling_conv_kernel_size == 3,
+            "subsampling_conv_kernel_size",
+            self.subsampling_conv_kernel_size,
+            "3",
+        )
+        _require(self.subsampling_conv_stride == 2, "subsampling_conv_stride", self.subsampling_conv_stride, "2")
+        if self.reduction_type is not None:
+            _require(
+                self.reduction_type in REDUCTION_TYPES,
+                "reduction_type",
+                self.reduction_type,
+                f"one of {REDUCTION_TYPES}",
+            )
+            factor = self.reduction_factor
+            _require(factor >= 1 and factor & (factor - 1) == 0, "reduction_factor", factor, "a power of 2")
+            position = -2 if self.reduction_position is None else self.reduction_position
+            _require(
+                -1 <= position < self.num_hidden_layers,
+                "reduction_position",
+                self.reduction_position,
+                f"-1 to {self.num_hidden_layers - 1}",
+            )
+        _require(
+            self.position_embedding_type in POSITION_TYPES,
+            "position_embedding_type",
+            self.position_embedding_type,
+            f"one of {POSITION_TYPES}",
+        )
+        self._validate_attention_context()
+        _require(self.conv_kernel_size % 2 == 1, "conv_kernel_size", self.conv_kernel_size, "an odd number")
+        _require(
+            self.conv_norm_type in CONV_NORM_TYPES, "conv_norm_type", self.conv_norm_type, f"one of {CONV_NORM_TYPES}"
+        )
+        if self.conv_norm_type == "group_norm":
+            groups = self.conv_norm_groups or 0
+            _require(
+                groups > 0 and self.hidden_size % groups == 0,
+                "conv_norm_groups",
+                self.conv_norm_groups,
+                f"a divisor of hidden_size={self.hidden_size}",
+            )
+        if self.conv_context is not None:
+            _require(
+                len(self.conv_context) == 2
+                and min(self.conv_context) >= 0
+                and sum(self.conv_context) + 1 == self.conv_kernel_size,
+                "conv_context",
+                self.conv_context,
+                f"two numbers that sum up to conv_kernel_size - 1 = {self.conv_kernel_size - 1}",
+            )
+        _require(
+            self.layerdrop_mode in ("linear", "uniform"),
+            "layerdrop_mode",
+            self.layerdrop_mode,
+            "'linear' or 'uniform'",
+        )
+
+    def _validate_attention_context(self) -> None:
+        style, context = self.attention_context_style, self.attention_context
+        _require(style in CONTEXT_STYLES, "attention_context_style", style, f"one of {CONTEXT_STYLES}")
+        if style == "chunked_limited_with_rc":
+            _require(
+                len(context) == 3 and min(context) >= -1 and (context == [-1, -1, -1] or context[1] >= 1),
+                "attention_context",
+                context,
+                "[left, chunk, right] with a chunk of 1 or more, or [-1, -1, -1]",
+            )
+            return
+        _require(
+            len(context) == 2 and min(context) >= -1, "attention_context", context, "[left, right], -1 for no limit"
+        )
+        if style == "chunked_limited" and context[0] > 0 and context[1] >= 0:
+            _require(
+                context[0] % (context[1] + 1) == 0,
+                "attention_context",
+                context,
+                "a left context that is a multiple of the chunk (right + 1)",
+            )
+        if self.position_embedding_type == "rel_pos_local_attn":
+            _require(min(context) >= 0 and max(context) > 0, "attention_context", context, "limits on both sides")
+
+    @property
+    def output_size(self) -> int:
+        """Width of the encoder's output: `encoder_output_size` where there is a projection, else `hidden_size`."""
+        return self.encoder_output_size or self.hidden_size
+
+    @property
+    def conv_padding(self) -> tuple[int, int]:
+        """Frames that the depthwise convolution sees to the left and to the right."""
+        if self.conv_context is None:
+            return (self.conv_kernel_size - 1) // 2, (self.conv_kernel_size - 1) // 2
+        return self.conv_context[0], self.conv_context[1]
+
+    @property
+    def total_subsampling_factor(self) -> int:
+        """Mel frames an output frame, the reduction among the blocks included."""
+        return self.subsampling_factor * (self.reduction_factor if self.reduction_type else 1)
+
+
+@strict
+class FastConformerCTCConfig(FastConformerConfig):
+    r"""
+    Encoder and a CTC head (NeMo's `EncDecCTCModel`, `EncDecCTCModelBPE`).
+
+    Args:
+        vocab_size (`int`, defaults to 1025): Output classes, the blank (the last one) included.
+        blank_token_id (`int`, *optional*): Always `vocab_size - 1`.
+        pad_token_id (`int`, *optional*): Fills `sequences`; the blank, which never occurs in a text.
+        ctc_loss_reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the clips.
+        ctc_zero_infinity (`bool`, defaults to `True`): A clip too short for its labels adds nothing to the loss.
+        kwargs: Those of [`FastConformerConfig`].
+    """
+
+    model_type = "fastconformer_ctc"
+
+    vocab_size: int = 1025
+    blank_token_id: int | None = None
+    pad_token_id: int | None = None
+    ctc_loss_reduction: str = "mean"
+    ctc_zero_infinity: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        _validate_vocabulary(self)
+        super().__post_init__(**kwargs)
+
+
+@strict
+class FastConformerRNNTConfig(FastConformerConfig):
+    r"""
+    Encoder and a transducer head (Graves, 2012; NeMo's `EncDecRNNTModel`), with a CTC head beside it in hybrids.
+
+    Args:
+        vocab_size (`int`, defaults to 1025): Tokens and the blank, which is the last one.
+        blank_token_id, pad_token_id (`int`, *optional*): As in [`FastConformerCTCConfig`].
+        has_ctc_head (`bool`, defaults to `False`): The checkpoint is a hybrid: it has a CTC head too.
+        decoder_type (`str`, defaults to `"lstm"`): Prediction network: `"lstm"` or `"stateless"` (n-gram embeddings).
+        decoder_hidden_size (`int`, defaults to 640): Width of the prediction network.
+        num_decoder_layers (`int`, defaults to 1): LSTM layers.
+        decoder_context_size (`int`, defaults to 1): Tokens that a stateless prediction network sees.
+        decoder_layer_norm (`bool`, defaults to `False`): Normalise a stateless network's output (no parameters).
+        joint_hidden_size (`int`, defaults to 640): Width of the joint network.
+        joint_activation (`str`, defaults to `"relu"`): `"relu"`, `"tanh"` or `"sigmoid"`.
+        decoder_dropout, joint_dropout (`float`, defaults to 0.2): Dropouts in training.
+        max_symbols_per_step (`int`, defaults to 10): Most tokens in one frame in greedy decoding.
+        ctc_loss_weight (`float`, defaults to 0.3): Share of the CTC loss in a hybrid's training loss.
+        ctc_loss_reduction, ctc_zero_infinity: As in [`FastConformerCTCConfig`].
+        kwargs: Those of [`FastConformerConfig`].
+    """
+
+    model_type = "fastconformer_rnnt"
+
+    vocab_size: int = 1025
+    blank_token_id: int | None = None
+    pad_token_id: int | None = None
+    has_ctc_head: bool = False
+    decoder_type: str = "lstm"
+    decoder_hidden_size: int = 640
+    num_decoder_layers: int = 1
+    decoder_context_size: int = 1
+    decoder_layer_norm: bool = False
+    joint_hidden_size: int = 640
+    joint_activation: str = "relu"
+    decoder_dropout: float | int = 0.2
+    joint_dropout: float | int = 0.2
+    max_symbols_per_step: int = 10
+    ctc_loss_weight: float | int = 0.3
+    ctc_loss_reduction: str = "mean"
+    ctc_zero_infinity: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        _validate_vocabulary(self)
+        _require(self.decoder_type in DECODER_TYPES, "decoder_type", self.decoder_type, f"one of {DECODER_TYPES}")
+        _require(
+            self.joint_activation in JOINT_ACTIVATIONS,
+            "joint_activation",
+            self.joint_activation,
+            f"one of {JOINT_ACTIVATIONS}",
+        )
+        for name in ("decoder_hidden_size", "num_decoder_layers", "joint_hidden_size", "max_symbols_per_step"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive integer")
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_joint_outputs(self) -> int:
+        """Classes of the joint network: tokens and blank, and for TDT the durations behind them."""
+        return self.vocab_size
+
+
+@strict
+class FastConformerTDTConfig(FastConformerRNNTConfig):
+    r"""
+    Encoder and a token-and-duration transducer head (Xu et al., 2023, "Efficient Sequence Transduction by Jointly
+    Predicting Tokens and Durations").
+
+    Args:
+        durations (`list[int]`, defaults to `[0, 1, 2, 3, 4]`):
+            What the duration classes mean, in frames. Values, not indices: `[0, 2, 4, 8]` is legal.
+        sigma (`float`, defaults to 0.02): Under-normalisation of the token logits in the loss.
+        omega (`float`, defaults to 0.1): Chance of taking the plain RNN-T loss for a batch.
+        kwargs: Those of [`FastConformerRNNTConfig`].
+    """
+
+    model_type = "fastconformer_tdt"
+
+    durations: list[int] | tuple[int, ...] = (0, 1, 2, 3, 4)
+    sigma: float | int = 0.02
+    omega: float | int = 0.1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.durations = list(self.durations)
+        _require(
+            len(self.durations) > 0 and min(self.durations) >= 0 and len(set(self.durations)) == len(self.durations),
+            "durations",
+            self.durations,
+            "distinct numbers of frames, none negative",
+        )
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_joint_outputs(self) -> int:
+        return self.vocab_size + len(self.durations)
+
+
+def _validate_vocabulary(config: FastConformerCTCConfig | FastConformerRNNTConfig) -> None:
+    _require(config.vocab_size >= 1, "vocab_size", config.vocab_size, "1 or more (tokens and the blank)")
+    blank_token_id = config.vocab_size - 1
+    for name in ("blank_token_id", "pad_token_id"):
+        if getattr(config, name) is None:
+            setattr(config, name, blank_token_id)
+    _require(
+        config.blank_token_id == blank_token_id,
+        "blank_token_id",
+        config.blank_token_id,
+        f"vocab_size - 1 = {blank_token_id}, where NeMo puts it",
+    )
+    _require(
+        config.ctc_loss_reduction in ("mean", "sum"),
+        "ctc_loss_reduction",
+        config.ctc_loss_reduction,
+        "'mean' or 'sum'",
+    )

@@ -1,0 +1,101 @@
+"""What the models and their `generate()` return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class FastConformerEncoderOutput(ModelOutput):
+    """
+    Output of [`FastConformerEncoder`] and [`FastConformerModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, encoder frames, hidden_size)`):
+            Encoded frames. Frames at and beyond `encoder_lengths` carry no meaning.
+        encoder_lengths (`torch.LongTensor` of shape `(batch,)`):
+            Valid encoder frames of each clip.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+            The input of the first block and the output of every block, each `(batch, frames, hidden_size)`.
+        attentions (`tuple(torch.FloatTensor)`, *optional*):
+            Attention probabilities of every block, each `(batch, heads, frames, frames)`.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    encoder_lengths: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class FastConformerCTCOutput(ModelOutput):
+    """
+    Output of a CTC head's `forward`.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*, returned when `labels` are given):
+            CTC loss, reduced as `config.ctc_loss_reduction` says.
+        logits (`torch.FloatTensor` of shape `(batch, encoder frames, vocab_size)`):
+            Scores before the softmax; the last class is the blank.
+        encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
+        hidden_states, attentions: As in [`FastConformerEncoderOutput`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    encoder_lengths: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class FastConformerTransducerOutput(ModelOutput):
+    """
+    Output of a transducer head's `forward`.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*, returned when `labels` are given): RNN-T or TDT loss.
+        logits (`torch.FloatTensor` of shape `(batch, encoder frames, tokens + 1, num_joint_outputs)`, *optional*):
+            Joint outputs before the softmax, returned when `labels` are given.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, encoder frames, hidden_size)`): Encoded frames.
+        encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
+        hidden_states, attentions: As in [`FastConformerEncoderOutput`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    encoder_lengths: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class FastConformerGenerateOutput(ModelOutput):
+    """
+    Output of `generate(..., return_dict_in_generate=True)`.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(batch, tokens)`):
+            Token ids without blanks, padded on the right with `config.pad_token_id`.
+        sequence_lengths (`torch.LongTensor` of shape `(batch,)`): Tokens of each clip.
+        frame_indices (`torch.LongTensor` of shape `(batch, tokens)`):
+            Encoder frame in which each token was emitted (CTC: its first frame); 0 in the padding.
+        durations (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
+            Frames that each token lasts: TDT's predicted durations. `None` for CTC and RNN-T.
+        log_probs (`torch.FloatTensor` of shape `(batch, tokens)`):
+            Log-probability of each token among the vocabulary and the blank, in the frame it was emitted in.
+        encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
+        decoder_type (`str`): `"ctc"`, `"rnnt"` or `"tdt"`; decides how times are read off the frames.
+    """
+
+    sequences: torch.LongTensor | None = None
+    sequence_lengths: torch.LongTensor | None = None
+    frame_indices: torch.LongTensor | None = None
+    durations: torch.LongTensor | None = None
+    log_probs: torch.FloatTensor | None = None
+    encoder_lengths: torch.LongTensor | None = None
+    decoder_type: str | None = None
