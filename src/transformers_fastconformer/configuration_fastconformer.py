@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -129,6 +130,16 @@ class FastConformerConfig(PreTrainedConfig):
             self.conv_context = list(self.conv_context)
         self._validate_encoder()
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in Transformers; the encoder alone reads its part of a head's configuration, which is no mismatch."""
+        config_dict, unused = super().get_config_dict(*args, **kwargs)
+        if cls is FastConformerConfig and str(config_dict.get("model_type", "")).startswith(f"{cls.model_type}_"):
+            names = {field.name for field in fields(cls)}
+            config_dict = {name: value for name, value in config_dict.items() if name in names}
+            config_dict["model_type"] = cls.model_type
+        return config_dict, unused
 
     def _validate_encoder(self) -> None:
         for name in ("num_mel_bins", "hidden_size", "num_attention_heads", "intermediate_size", "conv_kernel_size"):

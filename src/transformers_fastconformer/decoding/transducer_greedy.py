@@ -1,0 +1,164 @@
+"""
+Greedy decoding of transducers, RNN-T (Graves, 2012) and TDT (Xu et al., 2023).
+
+Knows no models: it takes projected encoder frames and two step functions, so that a scripted stub can test it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from ..cache_fastconformer import TransducerState
+
+PredictFunction = Callable[
+    [torch.Tensor, "tuple[torch.Tensor, ...] | None"], "tuple[torch.Tensor, tuple[torch.Tensor, ...]]"
+]
+JointFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class TransducerHypotheses(NamedTuple):
+    """
+    Tokens of a batch, padded on the right.
+
+    Args:
+        tokens: (batch, tokens), without blanks; `padding_id` behind them.
+        token_lengths: (batch,).
+        frame_indices: (batch, tokens), frame in which each token was emitted; 0 in the padding.
+        durations: (batch, tokens), frames that TDT predicted with each token; None for RNN-T.
+        log_probs: (batch, tokens), log-probability among tokens and blank; 0 in the padding.
+    """
+
+    tokens: torch.Tensor
+    token_lengths: torch.Tensor
+    frame_indices: torch.Tensor
+    durations: torch.Tensor | None
+    log_probs: torch.Tensor
+
+
+def transducer_greedy_decode(
+    encoder_frames: torch.Tensor,
+    encoder_lengths: torch.Tensor,
+    predict: PredictFunction,
+    joint: JointFunction,
+    blank_id: int,
+    padding_id: int,
+    durations: list[int] | None = None,
+    max_symbols_per_step: int | None = 10,
+    state: TransducerState | None = None,
+) -> tuple[TransducerHypotheses, TransducerState]:
+    """
+    The readable loop: in each step every clip that has frames left looks at its own current frame.
+
+    A token is kept and fed to the prediction network, and the clip stays on its frame (RNN-T) or goes on by the
+    predicted duration (TDT). A blank goes on by one frame, or by its duration, at least one. A clip that has emitted
+    `max_symbols_per_step` tokens on one frame and would stay on it goes on by one. These are the rules of NeMo 3.0's
+    `greedy_batch` (`GreedyBatchedRNNTLabelLoopingComputer`, `GreedyBatchedTDTLabelLoopingComputer`).
+
+    Args:
+        encoder_frames: (batch, frames, joint_hidden_size), encoder output projected for the joint network.
+        encoder_lengths: (batch,), frames of each clip that count; 0 is allowed.
+        predict: Step of the prediction network: tokens (n,) and a state (None at the start) to its output projected
+            for the joint network, (n, joint_hidden_size), and the next state, tensors with the batch in dimension 1.
+            Called with `blank_id` at the start, as NeMo does.
+        joint: (n, joint_hidden_size) twice, frame and prediction, to logits (n, tokens + blank + durations).
+        blank_id: Class of the blank; tokens come before it, durations behind it.
+        padding_id: Fills `tokens` behind the last one.
+        durations: What TDT's duration classes mean, in frames; None for RNN-T.
+        max_symbols_per_step: Most tokens on one frame; None is no limit.
+        state: State returned for the frames before these; None at the start of a clip.
+
+    Returns:
+        The hypotheses, and the state for the frames that follow. Frame indices count from the start of this call.
+    """
+    batch_size, device = encoder_frames.shape[0], encoder_frames.device
+    encoder_lengths = encoder_lengths.to(device)
+    if state is None:
+        blanks = torch.full((batch_size,), blank_id, dtype=torch.int64, device=device)
+        predictor_output, predictor_state = predict(blanks, None)
+        time = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        symbols_on_frame = torch.zeros_like(time)
+    else:
+        predictor_output, predictor_state = state.predictor_output.clone(), state.predictor_state
+        time, symbols_on_frame = state.frames_ahead.clone(), state.symbols_on_frame.clone()
+    duration_values = None if durations is None else torch.tensor(durations, device=device)
+
+    steps: list[tuple[torch.Tensor, ...]] = []
+    while True:
+        clips = (time < encoder_lengths).nonzero()[:, 0]  # clips with frames left
+        if clips.numel() == 0:
+            break
+        logits = joint(encoder_frames[clips, time[clips]], predictor_output[clips])  # (clips, classes)
+        token_logits = logits[:, : blank_id + 1]
+        best = token_logits.argmax(dim=-1)
+        is_token = best != blank_id
+        if duration_values is None:
+            jump = (~is_token).to(torch.int64)
+        else:
+            jump = duration_values[logits[:, blank_id + 1 :].argmax(dim=-1)]
+            predicted_duration = jump
+            jump = torch.where(is_token, jump, jump.clamp(min=1))
+
+        emitting = clips[is_token]
+        if emitting.numel() > 0:
+            tokens = best[is_token]
+            log_probs = token_logits[is_token].float().log_softmax(dim=-1)
+            token_log_probs = log_probs.gather(1, tokens[:, None])[:, 0]
+            token_durations = tokens if duration_values is None else predicted_duration[is_token]
+            steps.append((emitting, tokens, time[emitting], token_durations, token_log_probs))
+            output, new_state = predict(tokens, tuple(part[:, emitting] for part in predictor_state))
+            predictor_output = predictor_output.index_copy(0, emitting, output)
+            predictor_state = tuple(
+                part.index_copy(1, emitting, new_part)
+                for part, new_part in zip(predictor_state, new_state, strict=True)
+            )
+
+        symbols_on_frame[clips] += is_token
+        if max_symbols_per_step is not None:
+            is_stuck = is_token & (jump == 0) & (symbols_on_frame[clips] >= max_symbols_per_step)
+            jump = torch.where(is_stuck, 1, jump)
+        time[clips] += jump
+        symbols_on_frame[clips] = torch.where(jump > 0, 0, symbols_on_frame[clips])
+
+    hypotheses = _collect(steps, batch_size, padding_id, duration_values is not None, encoder_frames)
+    next_state = TransducerState(
+        predictor_state=predictor_state,
+        predictor_output=predictor_output,
+        frames_ahead=time - encoder_lengths,
+        symbols_on_frame=symbols_on_frame,
+    )
+    return hypotheses, next_state
+
+
+def _collect(
+    steps: list[tuple[torch.Tensor, ...]],
+    batch_size: int,
+    padding_id: int,
+    has_durations: bool,
+    encoder_frames: torch.Tensor,
+) -> TransducerHypotheses:
+    """Sort what the steps emitted by clip: each step holds clips, tokens, frames, durations and log-probabilities."""
+    device = encoder_frames.device
+    empty = torch.zeros(0, dtype=torch.int64, device=device)
+    columns = list(zip(*steps, strict=True)) or [(empty,)] * 4 + [(torch.zeros(0, device=device),)]
+    clips, tokens, frames, durations, log_probs = (torch.cat(column) for column in columns)
+    order = clips.argsort(stable=True)
+    clips = clips[order]
+    token_lengths = torch.bincount(clips, minlength=batch_size)
+    rank = torch.arange(len(clips), device=device) - (token_lengths.cumsum(0) - token_lengths)[clips]
+    num_tokens = int(token_lengths.max()) if batch_size else 0
+
+    def table(values: torch.Tensor, fill: int | float) -> torch.Tensor:
+        filled = values.new_full((batch_size, num_tokens), fill)
+        filled[clips, rank] = values[order]
+        return filled
+
+    return TransducerHypotheses(
+        tokens=table(tokens, padding_id),
+        token_lengths=token_lengths,
+        frame_indices=table(frames, 0),
+        durations=table(durations, 0) if has_durations else None,
+        log_probs=table(log_probs, 0.0),
+    )

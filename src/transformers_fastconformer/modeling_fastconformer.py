@@ -1,0 +1,377 @@
+"""The FastConformer encoder, its blocks, and the bare model that `AutoModel` returns."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention import FastConformerAttention, relative_positions, sinusoids
+from .configuration_fastconformer import FastConformerConfig
+from .masking import context_mask, lengths_to_mask, resolve_lengths
+from .modeling_outputs import FastConformerEncoderOutput
+from .subsampling import build_reduction, build_subsampling
+
+
+class FastConformerFeedForward(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(self, config: FastConformerConfig) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.attention_bias)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.activation_dropout)
+        self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.attention_bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.linear2(self.dropout(self.activation(self.linear1(hidden_states))))
+
+
+class FastConformerScaleNorm(nn.Module):
+    """A scale and a shift for each channel: what is left of a batch norm fused for training (`fused_batch_norm`)."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, frames) to the same."""
+        return hidden_states * self.weight[:, None] + self.bias[:, None]
+
+
+def build_conv_norm(config: FastConformerConfig) -> nn.Module:
+    """The norm behind the depthwise convolution."""
+    size = config.hidden_size
+    if config.conv_norm_type == "batch_norm":
+        return nn.BatchNorm1d(size)
+    if config.conv_norm_type == "layer_norm":
+        return nn.LayerNorm(size)
+    if config.conv_norm_type == "fused_batch_norm":
+        return FastConformerScaleNorm(size)
+    if config.conv_norm_type == "instance_norm":
+        return nn.InstanceNorm1d(size)
+    assert config.conv_norm_groups is not None
+    return nn.GroupNorm(config.conv_norm_groups, size)
+
+
+class FastConformerConvolution(nn.Module):
+    """Pointwise convolution and gate, depthwise convolution over time, norm, activation, pointwise convolution."""
+
+    def __init__(self, config: FastConformerConfig) -> None:
+        super().__init__()
+        size, bias = config.hidden_size, config.convolution_bias
+        self.padding = config.conv_padding
+        # A pointwise convolution is a linear layer on frames, and as one it is much faster in 16 bits on a CPU.
+        self.pointwise_conv1 = nn.Linear(size, 2 * size, bias=bias)
+        self.depthwise_conv = nn.Conv1d(size, size, config.conv_kernel_size, groups=size, bias=bias)
+        self.norm = build_conv_norm(config)
+        self.activation = ACT2FN[config.hidden_act]
+        self.pointwise_conv2 = nn.Linear(size, size, bias=bias)
+
+    def forward(self, hidden_states: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor:
+        """
+        Args:
+            hidden_states: (batch, frames, hidden_size).
+            padding_mask: (batch, frames), True for real frames; or None.
+        """
+        hidden_states = nn.functional.glu(self.pointwise_conv1(hidden_states), dim=-1)
+        if padding_mask is not None:
+            hidden_states = hidden_states.masked_fill(~padding_mask[..., None], 0.0)
+        hidden_states = hidden_states.transpose(1, 2)  # (batch, hidden_size, frames)
+        hidden_states = self.depthwise_conv(nn.functional.pad(hidden_states, self.padding))
+        if isinstance(self.norm, nn.LayerNorm):
+            hidden_states = self.norm(hidden_states.transpose(1, 2))  # (batch, frames, hidden_size)
+        else:
+            hidden_states = self.norm(hidden_states).transpose(1, 2)
+        return self.pointwise_conv2(self.activation(hidden_states))
+
+
+class FastConformerBlock(GradientCheckpointingLayer):
+    """Half a feed-forward module, self-attention, convolution, half a feed-forward module (Gulati et al., 2020)."""
+
+    def __init__(self, config: FastConformerConfig, layer_index: int) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.norm_feed_forward1 = nn.LayerNorm(size)
+        self.feed_forward1 = FastConformerFeedForward(config)
+        self.norm_self_att = nn.LayerNorm(size)
+        self.self_attn = FastConformerAttention(config, layer_index)
+        self.norm_conv = nn.LayerNorm(size)
+        self.conv = FastConformerConvolution(config)
+        self.norm_feed_forward2 = nn.LayerNorm(size)
+        self.feed_forward2 = FastConformerFeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm_out = nn.LayerNorm(size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        padding_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            hidden_states: (batch, frames, hidden_size).
+            position_embeddings: (2 * frames - 1, hidden_size).
+            attention_mask: Boolean, broadcasts to (batch, heads, query, key); or None.
+            padding_mask: (batch, frames), True for real frames; or None.
+            output_attentions: Return the attention probabilities too.
+
+        Returns:
+            (batch, frames, hidden_size), and (batch, heads, query, key) or None.
+        """
+        residual = hidden_states
+        hidden_states = self.feed_forward1(self.norm_feed_forward1(residual))
+        residual = residual + self.dropout(hidden_states) * 0.5
+        hidden_states, probabilities = self.self_attn(
+            self.norm_self_att(residual), position_embeddings, attention_mask, output_attentions
+        )
+        residual = residual + self.dropout(hidden_states)
+        hidden_states = self.conv(self.norm_conv(residual), padding_mask)
+        residual = residual + self.dropout(hidden_states)
+        hidden_states = self.feed_forward2(self.norm_feed_forward2(residual))
+        residual = residual + self.dropout(hidden_states) * 0.5
+        return self.norm_out(residual), probabilities
+
+
+# What an encoder leaves behind, on purpose, of a checkpoint with heads.
+HEAD_KEYS = [r"^ctc_head\.", r"^decoder\.", r"^joint\."]
+
+
+class FastConformerPreTrainedModel(PreTrainedModel):
+    """What all FastConformer models share: the configuration class, conventions and fresh weights."""
+
+    config_class = FastConformerConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_features"
+    input_modalities = "audio"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FastConformerBlock"]
+    _supports_sdpa = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal weights of `initializer_range`; norms and biases as usual; position biases start at zero."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, FastConformerAttention) and module.has_relative_positions:
+            nn.init.zeros_(module.bias_u)
+            nn.init.zeros_(module.bias_v)
+        elif isinstance(module, FastConformerScaleNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LSTM):
+            for name, parameter in module.named_parameters():
+                if name.startswith("weight"):
+                    nn.init.normal_(parameter, std=self.config.initializer_range)
+                else:
+                    nn.init.zeros_(parameter)
+
+    def _return_dict(self, return_dict: bool | None) -> bool:
+        return self.config.return_dict if return_dict is None else return_dict
+
+
+class FastConformerEncoder(FastConformerPreTrainedModel):
+    r"""
+    FastConformer encoder (Rekesh et al., 2023): mel frames to encoder frames.
+
+    Follows NeMo 3.0's `ConformerEncoder`; positions are computed for the length at hand, so that there is no longest
+    input. `attn_implementation="sdpa"` (default) has linear memory; `"eager"` is the plain form.
+
+    Args:
+        config ([`FastConformerConfig`]): Shape of the encoder.
+    """
+
+    _keys_to_ignore_on_load_unexpected = HEAD_KEYS
+
+    def __init__(self, config: FastConformerConfig) -> None:
+        super().__init__(config)
+        if config.position_embedding_type == "rel_pos_local_attn":
+            raise ValueError(
+                "position_embedding_type='rel_pos_local_attn' is not supported; expected 'rel_pos' or 'abs_pos'."
+            )
+        self.subsampling = build_subsampling(config)
+        self.reduction = build_reduction(config)
+        self.layers = nn.ModuleList(FastConformerBlock(config, index) for index in range(config.num_hidden_layers))
+        has_projection = config.encoder_output_size not in (None, config.hidden_size)
+        self.output_proj = nn.Linear(config.hidden_size, config.output_size) if has_projection else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        input_lengths: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> FastConformerEncoderOutput | tuple[Any, ...]:
+        r"""
+        Args:
+            input_features (`torch.FloatTensor` of shape `(batch, mel frames, num_mel_bins)`): Log-mel features.
+            attention_mask (`torch.Tensor` of shape `(batch, mel frames)`, *optional*):
+                Nonzero for real frames, zero for the padding behind them.
+            input_lengths (`torch.LongTensor` of shape `(batch,)`, *optional*): Real frames of each clip. Says the same
+                as `attention_mask`; either suffices, and with neither every frame is real.
+            output_hidden_states, output_attentions, return_dict (`bool`, *optional*): As everywhere in Transformers;
+                attentions take the memory of the eager form.
+
+        Returns:
+            [`FastConformerEncoderOutput`]
+
+        Raises:
+            ValueError: for features of another shape, and for a mask and lengths that disagree.
+        """
+        if input_features.ndim != 3 or input_features.shape[-1] != self.config.num_mel_bins:
+            raise ValueError(
+                f"input_features has shape {tuple(input_features.shape)}; expected (batch, mel frames, "
+                f"{self.config.num_mel_bins}), as {self.config.num_mel_bins} mel features are what this model reads."
+            )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        lengths = resolve_lengths(attention_mask, input_lengths, *input_features.shape[:2])
+        if lengths is not None:
+            lengths = lengths.to(input_features.device)
+
+        hidden_states, lengths = self.subsampling(input_features.to(self.dtype), lengths)
+        if self.config.scale_input:
+            hidden_states = hidden_states * math.sqrt(self.config.hidden_size)
+        positions, hidden_states = self._embed_positions(hidden_states)
+        hidden_states = nn.functional.dropout(hidden_states, self.config.dropout_pre_encoder, self.training)
+        padding_mask, block_mask = self._build_masks(hidden_states, lengths)
+
+        all_hidden_states = (hidden_states,) if output_hidden_states else None
+        all_attentions: tuple[torch.Tensor, ...] | None = () if output_attentions else None
+        for index, (layer, drop_probability) in enumerate(
+            zip(self.layers, self._layer_drop_probabilities(), strict=True)
+        ):
+            block_input = hidden_states
+            hidden_states, probabilities = layer(
+                hidden_states, positions, block_mask, padding_mask, bool(output_attentions)
+            )
+            if self.training and drop_probability > 0:
+                hidden_states = _drop_layer(block_input, hidden_states, drop_probability)
+            if self.reduction is not None and index == self.config.reduction_position:
+                hidden_states, lengths = self.reduction(hidden_states, lengths)
+                positions = self._position_table(hidden_states)
+                padding_mask, block_mask = self._build_masks(hidden_states, lengths)
+            if all_hidden_states is not None:
+                all_hidden_states = (*all_hidden_states, hidden_states)
+            if all_attentions is not None:
+                all_attentions = (*all_attentions, probabilities)
+
+        if self.output_proj is not None:
+            hidden_states = self.output_proj(hidden_states)
+        if self.reduction is not None and self.config.reduction_position == -1:
+            hidden_states, lengths = self.reduction(hidden_states, lengths)
+        if lengths is None:
+            lengths = torch.full(
+                (hidden_states.shape[0],), hidden_states.shape[1], dtype=torch.int64, device=hidden_states.device
+            )
+        output = FastConformerEncoderOutput(
+            last_hidden_state=hidden_states,
+            encoder_lengths=lengths,
+            hidden_states=all_hidden_states,
+            attentions=all_attentions,
+        )
+        return output if self._return_dict(return_dict) else output.to_tuple()
+
+    def _position_table(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Sinusoids for the frames at hand: of all distances, or of the frames themselves for `abs_pos`."""
+        num_frames, device = hidden_states.shape[1], hidden_states.device
+        if self.config.position_embedding_type == "abs_pos":
+            positions = torch.arange(num_frames, device=device)
+        else:
+            positions = relative_positions(num_frames, device)
+        table = sinusoids(positions, self.config.hidden_size, hidden_states.dtype)
+        return nn.functional.dropout(table, self.config.dropout_positions, self.training)
+
+    def _embed_positions(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        table = self._position_table(hidden_states)
+        if self.config.position_embedding_type == "abs_pos":
+            hidden_states = hidden_states + table
+        return table, hidden_states
+
+    def _build_masks(
+        self, hidden_states: torch.Tensor, lengths: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """
+        Returns:
+            (batch, frames) real frames, and what attention may look at, (batch or 1, 1, query or 1, key); each may be
+            None. Queries beyond a clip's length are not masked: nothing reads them.
+        """
+        num_frames = hidden_states.shape[1]
+        padding_mask = None if lengths is None else lengths_to_mask(lengths, num_frames)
+        block_mask = context_mask(self.config, num_frames, hidden_states.device)
+        if block_mask is not None:
+            block_mask = block_mask[None, None]
+        if padding_mask is not None:
+            key_mask = padding_mask[:, None, None, :]
+            block_mask = key_mask if block_mask is None else block_mask & key_mask
+        return padding_mask, block_mask
+
+    def _layer_drop_probabilities(self) -> list[float]:
+        """Stochastic depth of each block, as NeMo's `compute_stochastic_depth_drop_probs`."""
+        config = self.config
+        start, count = config.layerdrop_start_layer, config.num_hidden_layers
+        if config.layerdrop_mode == "uniform":
+            return [0.0] * start + [float(config.layerdrop)] * (count - start)
+        span = max(count - start, 1)
+        return [0.0] * start + [config.layerdrop * (index + 1) / span for index in range(count - start)]
+
+
+def _drop_layer(block_input: torch.Tensor, block_output: torch.Tensor, probability: float) -> torch.Tensor:
+    """Skip a block by chance, or scale its change up so that the expectation stays."""
+    if torch.rand(()) < probability:
+        # Times zero, so that every parameter has a gradient and distributed training does not wait for one.
+        return block_input + block_output * 0.0
+    return block_input + (block_output - block_input) / (1.0 - probability)
+
+
+class FastConformerModel(FastConformerPreTrainedModel):
+    r"""
+    The bare model, an encoder without a head: what `AutoModel` returns for every FastConformer checkpoint, whatever
+    head it was trained with.
+
+    Args:
+        config ([`FastConformerConfig`]): Shape of the encoder.
+    """
+
+    _keys_to_ignore_on_load_unexpected = HEAD_KEYS
+
+    def __init__(self, config: FastConformerConfig) -> None:
+        super().__init__(config)
+        self.encoder = FastConformerEncoder(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        input_lengths: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> FastConformerEncoderOutput | tuple[Any, ...]:
+        """As [`FastConformerEncoder.forward`]."""
+        return self.encoder(
+            input_features,
+            attention_mask=attention_mask,
+            input_lengths=input_lengths,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=self._return_dict(return_dict),
+        )

@@ -1,0 +1,112 @@
+"""Encoder with a CTC head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .configuration_fastconformer import FastConformerCTCConfig
+from .decoding.ctc import ctc_greedy_decode
+from .generation_fastconformer import build_generate_output, refuse_unknown_options
+from .losses.ctc import ctc_loss
+from .modeling_fastconformer import FastConformerEncoder, FastConformerPreTrainedModel
+from .modeling_outputs import FastConformerCTCOutput, FastConformerGenerateOutput
+
+
+class FastConformerForCTC(FastConformerPreTrainedModel):
+    r"""
+    FastConformer with a CTC head (NeMo's `EncDecCTCModel` and `EncDecCTCModelBPE`).
+
+    Args:
+        config ([`FastConformerCTCConfig`]): Shape of encoder and head.
+    """
+
+    config_class = FastConformerCTCConfig
+
+    def __init__(self, config: FastConformerCTCConfig) -> None:
+        super().__init__(config)
+        self.encoder = FastConformerEncoder(config)
+        self.ctc_head = nn.Linear(config.output_size, config.vocab_size)
+        self.post_init()
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        input_lengths: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> FastConformerCTCOutput | tuple[Any, ...]:
+        r"""
+        Args:
+            input_features, attention_mask, input_lengths, output_hidden_states, output_attentions, return_dict:
+                As in [`FastConformerEncoder.forward`].
+            labels (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
+                Token ids to compute the loss with; -100 or `config.pad_token_id` is padding.
+
+        Returns:
+            [`FastConformerCTCOutput`]
+        """
+        encoded = self.encoder(
+            input_features,
+            attention_mask=attention_mask,
+            input_lengths=input_lengths,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.ctc_head(encoded.last_hidden_state)  # (batch, frames, vocab_size)
+        loss = None
+        if labels is not None:
+            loss = ctc_loss(
+                logits,
+                labels,
+                encoded.encoder_lengths,
+                self.config.blank_token_id,
+                self.config.ctc_loss_reduction,
+                self.config.ctc_zero_infinity,
+            )
+        output = FastConformerCTCOutput(
+            loss=loss,
+            logits=logits,
+            encoder_lengths=encoded.encoder_lengths,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return output if self._return_dict(return_dict) else output.to_tuple()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        input_lengths: torch.Tensor | None = None,
+        return_dict_in_generate: bool | None = None,
+        **kwargs: Any,
+    ) -> FastConformerGenerateOutput | torch.Tensor:
+        r"""
+        Greedy decoding: best class of each frame, repetitions merged, blanks dropped.
+
+        Args:
+            input_features, attention_mask, input_lengths: As in [`FastConformerEncoder.forward`].
+            return_dict_in_generate (`bool`, *optional*): Return frames and log-probabilities too.
+
+        Returns:
+            Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
+
+        Raises:
+            ValueError: for an option that greedy decoding does not have.
+        """
+        refuse_unknown_options(kwargs, ("return_dict_in_generate",))
+        output = self(input_features, attention_mask=attention_mask, input_lengths=input_lengths, return_dict=True)
+        hypotheses = ctc_greedy_decode(
+            output.logits.float().log_softmax(dim=-1),
+            output.encoder_lengths,
+            self.config.blank_token_id,
+            self.config.pad_token_id,
+        )
+        return build_generate_output(hypotheses, output.encoder_lengths, "ctc", return_dict_in_generate)

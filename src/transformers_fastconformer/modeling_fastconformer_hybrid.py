@@ -1,0 +1,75 @@
+"""
+The two heads of one hybrid checkpoint, each a class of its own.
+
+Both hold all the parameters, so that either saves a checkpoint that the other loads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
+from .modeling_fastconformer_ctc import FastConformerForCTC
+from .modeling_fastconformer_transducer import FastConformerForTDT, FastConformerTransducerPreTrainedModel
+from .modeling_outputs import FastConformerCTCOutput, FastConformerGenerateOutput
+
+
+def _require_ctc_head(config: FastConformerRNNTConfig, class_name: str) -> None:
+    if not config.has_ctc_head:
+        raise ValueError(
+            f"{class_name} needs a hybrid checkpoint; this one has has_ctc_head=False, that is no CTC head. "
+            f"Load it with its transducer head, as model_type={config.model_type!r} says."
+        )
+
+
+class FastConformerHybridForCTC(FastConformerTransducerPreTrainedModel):
+    r"""
+    The CTC head of a hybrid RNNT-CTC checkpoint (NeMo's `EncDecHybridRNNTCTCModel` with `cur_decoder="ctc"`).
+
+    Args:
+        config ([`FastConformerRNNTConfig`]): Shape of encoder and heads, with `has_ctc_head=True`.
+
+    Raises:
+        ValueError: when the checkpoint has no CTC head.
+    """
+
+    def __init__(self, config: FastConformerRNNTConfig) -> None:
+        _require_ctc_head(config, type(self).__name__)
+        super().__init__(config)
+
+    def forward(self, *args: Any, **kwargs: Any) -> FastConformerCTCOutput | tuple[Any, ...]:
+        """As [`FastConformerForCTC.forward`]; the transducer takes no part."""
+        return FastConformerForCTC.forward(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    def generate(self, *args: Any, **kwargs: Any) -> FastConformerGenerateOutput | torch.Tensor:
+        """As [`FastConformerForCTC.generate`]."""
+        return FastConformerForCTC.generate(self, *args, **kwargs)  # type: ignore[arg-type]
+
+
+class ParakeetTDTForCTC(FastConformerHybridForCTC):
+    r"""
+    The CTC head of a hybrid TDT-CTC checkpoint, such as `nvidia/parakeet-tdt_ctc-110m`.
+
+    Args:
+        config ([`FastConformerTDTConfig`]): Shape of encoder and heads, with `has_ctc_head=True`.
+    """
+
+    config_class = FastConformerTDTConfig
+
+
+class ParakeetTDTForTDT(FastConformerForTDT):
+    r"""
+    The transducer head of a hybrid TDT-CTC checkpoint; the CTC head is kept, trained with and saved.
+
+    Args:
+        config ([`FastConformerTDTConfig`]): Shape of encoder and heads, with `has_ctc_head=True`.
+
+    Raises:
+        ValueError: when the checkpoint has no CTC head.
+    """
+
+    def __init__(self, config: FastConformerTDTConfig) -> None:
+        _require_ctc_head(config, type(self).__name__)
+        super().__init__(config)

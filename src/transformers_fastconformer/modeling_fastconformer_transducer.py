@@ -1,0 +1,305 @@
+"""Encoder with a transducer head: RNN-T or TDT, in hybrids with a CTC head beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
+from .decoding.transducer_greedy import transducer_greedy_decode
+from .generation_fastconformer import build_generate_output, refuse_unknown_options
+from .losses.ctc import ctc_loss, split_labels
+from .losses.rnnt import rnnt_loss
+from .losses.tdt import tdt_loss
+from .modeling_fastconformer import FastConformerEncoder, FastConformerPreTrainedModel
+from .modeling_outputs import FastConformerGenerateOutput, FastConformerTransducerOutput
+
+JOINT_ACTIVATION_MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+PredictorState = tuple[torch.Tensor, ...]
+
+
+class FastConformerLSTMPredictionNetwork(nn.Module):
+    """Token embedding and LSTM (NeMo's `RNNTDecoder`). The blank stands for the start; its embedding is zero."""
+
+    def __init__(self, config: FastConformerRNNTConfig) -> None:
+        super().__init__()
+        size = config.decoder_hidden_size
+        self.embedding = nn.Embedding(config.vocab_size, size, padding_idx=config.blank_token_id)
+        self.lstm = nn.LSTM(
+            size,
+            size,
+            config.num_decoder_layers,
+            dropout=config.decoder_dropout if config.num_decoder_layers > 1 else 0.0,
+            batch_first=True,
+        )
+        self.dropout = nn.Dropout(config.decoder_dropout)
+
+    def forward(
+        self, tokens: torch.Tensor, state: PredictorState | None = None
+    ) -> tuple[torch.Tensor, PredictorState]:
+        """
+        Args:
+            tokens: (batch, tokens).
+            state: Hidden and cell state, each (layers, batch, decoder_hidden_size); None at the start.
+
+        Returns:
+            (batch, tokens, decoder_hidden_size) and the state behind the last token.
+        """
+        output, state = self.lstm(self.embedding(tokens), state)
+        return self.dropout(output), state
+
+
+class FastConformerStatelessPredictionNetwork(nn.Module):
+    """
+    Embeddings of the last few tokens side by side (NeMo's `StatelessTransducerDecoder`; Ghodsi et al., 2020).
+
+    Each place in the context has an embedding of its own, half of the width and what division leaves for the newest.
+    """
+
+    def __init__(self, config: FastConformerRNNTConfig) -> None:
+        super().__init__()
+        self.context_size = config.decoder_context_size
+        self.blank_token_id = config.blank_token_id
+        older = config.decoder_hidden_size // 2 // self.context_size
+        widths = [config.decoder_hidden_size - older * (self.context_size - 1)] + [older] * (self.context_size - 1)
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(config.vocab_size, width, padding_idx=config.blank_token_id) for width in widths
+        )
+        self.norm = (
+            nn.LayerNorm(config.decoder_hidden_size, elementwise_affine=False) if config.decoder_layer_norm else None
+        )
+        self.dropout = nn.Dropout(config.decoder_dropout)
+
+    def forward(
+        self, tokens: torch.Tensor, state: PredictorState | None = None
+    ) -> tuple[torch.Tensor, PredictorState]:
+        """
+        Args:
+            tokens: (batch, tokens).
+            state: The tokens before, oldest first, (context_size - 1, batch); None at the start.
+
+        Returns:
+            (batch, tokens, decoder_hidden_size) and the state behind the last token.
+        """
+        num_tokens, num_older = tokens.shape[1], self.context_size - 1
+        if state is None:
+            state = (tokens.new_full((num_older, tokens.shape[0]), self.blank_token_id),)
+        history = torch.cat([state[0].transpose(0, 1), tokens], dim=1)  # (batch, older + tokens)
+        output = torch.cat(
+            [
+                embedding(history[:, num_older - age : num_older - age + num_tokens])
+                for age, embedding in enumerate(self.embeddings)
+            ],
+            dim=-1,
+        )
+        output = self.dropout(output)
+        if self.norm is not None:
+            output = self.norm(output)
+        return output, (history[:, num_tokens:].transpose(0, 1),)
+
+
+class FastConformerJointNetwork(nn.Module):
+    """Sum of projected encoder frame and prediction, activation, linear layer (NeMo's `RNNTJoint`)."""
+
+    def __init__(self, config: FastConformerRNNTConfig) -> None:
+        super().__init__()
+        self.encoder_proj = nn.Linear(config.output_size, config.joint_hidden_size)
+        self.decoder_proj = nn.Linear(config.decoder_hidden_size, config.joint_hidden_size)
+        self.activation = JOINT_ACTIVATION_MODULES[config.joint_activation]()
+        self.dropout = nn.Dropout(config.joint_dropout)
+        self.head = nn.Linear(config.joint_hidden_size, config.num_joint_outputs)
+
+    def forward(self, projected_frames: torch.Tensor, projected_predictions: torch.Tensor) -> torch.Tensor:
+        """Broadcasting (..., joint_hidden_size) twice to logits (..., num_joint_outputs)."""
+        return self.head(self.dropout(self.activation(projected_frames + projected_predictions)))
+
+
+class FastConformerTransducerPreTrainedModel(FastConformerPreTrainedModel):
+    """Encoder, prediction network, joint network, and the CTC head of a hybrid: the parameters of every transducer."""
+
+    config_class = FastConformerRNNTConfig
+
+    def __init__(self, config: FastConformerRNNTConfig) -> None:
+        super().__init__(config)
+        self.encoder = FastConformerEncoder(config)
+        if config.decoder_type == "stateless":
+            self.decoder: nn.Module = FastConformerStatelessPredictionNetwork(config)
+        else:
+            self.decoder = FastConformerLSTMPredictionNetwork(config)
+        self.joint = FastConformerJointNetwork(config)
+        self.ctc_head = nn.Linear(config.output_size, config.vocab_size) if config.has_ctc_head else None
+        self.post_init()
+
+
+class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
+    """What RNN-T and TDT share: all but the loss and the meaning of the joint network's classes."""
+
+    decoder_type = "rnnt"
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        input_lengths: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> FastConformerTransducerOutput | tuple[Any, ...]:
+        r"""
+        Args:
+            input_features, attention_mask, input_lengths, output_hidden_states, output_attentions, return_dict:
+                As in [`FastConformerEncoder.forward`].
+            labels (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
+                Token ids to compute joint outputs and the loss with; -100 or `config.pad_token_id` is padding. In a
+                hybrid the CTC loss is in it, `config.ctc_loss_weight` of the whole.
+
+        Returns:
+            [`FastConformerTransducerOutput`]; without labels there are encoder outputs only, as a transducer's logits
+            exist for given tokens alone.
+        """
+        encoded = self.encoder(
+            input_features,
+            attention_mask=attention_mask,
+            input_lengths=input_lengths,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        loss, logits = None, None
+        if labels is not None:
+            targets, target_lengths = split_labels(labels, self.config.blank_token_id)
+            logits = self.compute_joint_logits(encoded.last_hidden_state, targets)
+            loss = self._transducer_loss(logits, targets, encoded.encoder_lengths, target_lengths)
+            if self.ctc_head is not None:
+                weight = self.config.ctc_loss_weight
+                loss_of_ctc = ctc_loss(
+                    self.ctc_head(encoded.last_hidden_state),
+                    labels,
+                    encoded.encoder_lengths,
+                    self.config.blank_token_id,
+                    self.config.ctc_loss_reduction,
+                    self.config.ctc_zero_infinity,
+                )
+                loss = (1.0 - weight) * loss + weight * loss_of_ctc
+        output = FastConformerTransducerOutput(
+            loss=loss,
+            logits=logits,
+            last_hidden_state=encoded.last_hidden_state,
+            encoder_lengths=encoded.encoder_lengths,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return output if self._return_dict(return_dict) else output.to_tuple()
+
+    def compute_joint_logits(self, last_hidden_state: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """
+        Joint outputs for given tokens, before the softmax.
+
+        Args:
+            last_hidden_state: (batch, frames, hidden_size).
+            targets: (batch, tokens), ids below the blank.
+
+        Returns:
+            (batch, frames, tokens + 1, num_joint_outputs)
+        """
+        start = targets.new_full((targets.shape[0], 1), self.config.blank_token_id)
+        predictions, _ = self.decoder(torch.cat([start, targets], dim=1))  # (batch, tokens + 1, decoder_hidden_size)
+        return self.joint(
+            self.joint.encoder_proj(last_hidden_state)[:, :, None], self.joint.decoder_proj(predictions)[:, None]
+        )
+
+    def _transducer_loss(
+        self, logits: torch.Tensor, targets: torch.Tensor, encoder_lengths: torch.Tensor, target_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        return rnnt_loss(logits, targets, encoder_lengths, target_lengths, self.config.blank_token_id)
+
+    def _predict(self, tokens: torch.Tensor, state: PredictorState | None) -> tuple[torch.Tensor, PredictorState]:
+        """One step of the prediction network for decoding: (clips,) to (clips, joint_hidden_size)."""
+        output, state = self.decoder(tokens[:, None], state)
+        return self.joint.decoder_proj(output[:, 0]), state
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        input_lengths: torch.Tensor | None = None,
+        max_symbols_per_step: int | None = None,
+        return_dict_in_generate: bool | None = None,
+        **kwargs: Any,
+    ) -> FastConformerGenerateOutput | torch.Tensor:
+        r"""
+        Greedy decoding by the rules of NeMo's `greedy_batch`; every clip of a batch ends on its own.
+
+        Args:
+            input_features, attention_mask, input_lengths: As in [`FastConformerEncoder.forward`].
+            max_symbols_per_step (`int`, *optional*): Most tokens on one frame; default `config.max_symbols_per_step`.
+            return_dict_in_generate (`bool`, *optional*): Return frames, durations and log-probabilities too.
+
+        Returns:
+            Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
+
+        Raises:
+            ValueError: for an option that greedy decoding does not have.
+        """
+        refuse_unknown_options(kwargs, ("max_symbols_per_step", "return_dict_in_generate"))
+        if max_symbols_per_step is None:
+            max_symbols_per_step = self.config.max_symbols_per_step
+        if max_symbols_per_step < 1:
+            raise ValueError(f"max_symbols_per_step={max_symbols_per_step} is not supported; expected 1 or more.")
+        encoded = self.encoder(
+            input_features, attention_mask=attention_mask, input_lengths=input_lengths, return_dict=True
+        )
+        hypotheses, _ = transducer_greedy_decode(
+            self.joint.encoder_proj(encoded.last_hidden_state),
+            encoded.encoder_lengths,
+            predict=self._predict,
+            joint=self.joint,
+            blank_id=self.config.blank_token_id,
+            padding_id=self.config.pad_token_id,
+            durations=getattr(self.config, "durations", None),
+            max_symbols_per_step=max_symbols_per_step,
+        )
+        return build_generate_output(hypotheses, encoded.encoder_lengths, self.decoder_type, return_dict_in_generate)
+
+
+class FastConformerForRNNT(FastConformerForTransducer):
+    r"""
+    FastConformer with an RNN-T head (NeMo's `EncDecRNNTModel`, `EncDecRNNTBPEModel`), and with a CTC head beside it
+    where the checkpoint is a hybrid (`EncDecHybridRNNTCTCModel`, `EncDecHybridRNNTCTCBPEModel`).
+
+    Args:
+        config ([`FastConformerRNNTConfig`]): Shape of encoder and heads.
+    """
+
+
+class FastConformerForTDT(FastConformerForTransducer):
+    r"""
+    FastConformer with a token-and-duration transducer head, and with a CTC head beside it where the checkpoint is a
+    hybrid.
+
+    Args:
+        config ([`FastConformerTDTConfig`]): Shape of encoder and heads.
+    """
+
+    config_class = FastConformerTDTConfig
+    decoder_type = "tdt"
+
+    def _transducer_loss(
+        self, logits: torch.Tensor, targets: torch.Tensor, encoder_lengths: torch.Tensor, target_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        return tdt_loss(
+            logits,
+            targets,
+            encoder_lengths,
+            target_lengths,
+            self.config.blank_token_id,
+            self.config.durations,
+            sigma=self.config.sigma,
+            # The plain RNN-T loss is taken by chance while training only: an evaluation loss must not be random.
+            omega=self.config.omega if self.training else 0.0,
+        )

@@ -1,0 +1,176 @@
+"""The front of the encoder: mel frames to encoder frames, by convolutions, by stacking or by a linear layer alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .configuration_fastconformer import FastConformerConfig
+from .frames import convolution_lengths, halvings, reduced_lengths, subsampled_lengths, subsampling_padding
+from .masking import lengths_to_mask
+
+KERNEL_SIZE, STRIDE = 3, 2
+
+
+class FastConformerConvSubsampling(nn.Module):
+    """
+    Strided 3 x 3 convolutions over time and mel axis, each halving both, then a linear layer.
+
+    `dw_striding`: the first one is full, the others depthwise followed by pointwise ones. `striding`: all are full.
+    Follows NeMo 3.0's `ConvSubsampling`: frames beyond a clip's length are zeroed before every strided convolution
+    and at the end, so that padding never reaches a real frame.
+
+    The keys of `conv_layers` are the positions in NeMo's `Sequential`, activations counted.
+    """
+
+    def __init__(
+        self,
+        subsampling_type: str,
+        factor: int,
+        num_channels: int,
+        input_size: int,
+        output_size: int,
+        is_causal: bool = False,
+    ) -> None:
+        super().__init__()
+        # Causal convolutions pad both axes alike, 2 to the left and 1 to the right (NeMo's `CausalConv2D`).
+        self.padding = subsampling_padding(KERNEL_SIZE, STRIDE, is_causal)
+        self.is_causal = is_causal
+        num_stages = halvings(factor)
+        conv_padding = 0 if is_causal else self.padding[0]
+        self.conv_layers = nn.ModuleDict()
+        position = 0
+        for stage in range(num_stages):
+            is_depthwise = stage > 0 and subsampling_type == "dw_striding"
+            self.conv_layers[str(position)] = nn.Conv2d(
+                num_channels if stage > 0 else 1,
+                num_channels,
+                KERNEL_SIZE,
+                stride=STRIDE,
+                padding=conv_padding,
+                groups=num_channels if is_depthwise else 1,
+            )
+            position += 1
+            if is_depthwise:
+                self.conv_layers[str(position)] = nn.Conv2d(num_channels, num_channels, 1)
+                position += 1
+            position += 1  # the activation
+        input_size = convolution_lengths(input_size, KERNEL_SIZE, STRIDE, *self.padding, repeats=num_stages)
+        self.linear = nn.Linear(num_channels * input_size, output_size)
+
+    def forward(
+        self, input_features: torch.Tensor, lengths: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, mel frames, mels) to (batch, encoder frames, hidden_size), and the lengths likewise."""
+        hidden_states = input_features[:, None]  # (batch, 1, mel frames, mels)
+        for layer in self.conv_layers.values():
+            if layer.stride[0] == 1:
+                hidden_states = nn.functional.relu(layer(hidden_states))
+                continue
+            hidden_states = _zero_padding(hidden_states, lengths)
+            if self.is_causal:
+                hidden_states = nn.functional.pad(hidden_states, self.padding * 2)
+            hidden_states = layer(hidden_states)
+            if layer.groups == 1:  # a depthwise convolution has its activation behind the pointwise one
+                hidden_states = nn.functional.relu(hidden_states)
+            if lengths is not None:
+                lengths = convolution_lengths(lengths, KERNEL_SIZE, STRIDE, *self.padding)
+        hidden_states = _zero_padding(hidden_states, lengths)
+        # (batch, channels, encoder frames, mels') to (batch, encoder frames, channels * mels')
+        return self.linear(hidden_states.transpose(1, 2).flatten(-2)), lengths
+
+
+def _zero_padding(hidden_states: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """Zero the frames beyond the lengths of (batch, channels, frames, mels)."""
+    if lengths is None:
+        return hidden_states
+    return hidden_states * lengths_to_mask(lengths, hidden_states.shape[2])[:, None, :, None].to(hidden_states.dtype)
+
+
+class FastConformerStackingSubsampling(nn.Module):
+    """
+    `factor` frames side by side, then a linear layer; with a layer norm of the single frames in `stacking_norm`.
+
+    Follows NeMo 3.0's `StackingSubsampling`.
+    """
+
+    def __init__(self, factor: int, input_size: int, output_size: int, has_norm: bool) -> None:
+        super().__init__()
+        self.factor = factor
+        self.norm = nn.LayerNorm(input_size) if has_norm else None
+        self.linear = nn.Linear(factor * input_size, output_size)
+
+    def forward(
+        self, input_features: torch.Tensor, lengths: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, mel frames, mels) to (batch, encoder frames, hidden_size), and the lengths likewise."""
+        padding_frames = -input_features.shape[1] % self.factor
+        hidden_states = nn.functional.pad(input_features, (0, 0, 0, padding_frames))
+        if self.norm is not None:
+            hidden_states = self.norm(hidden_states)
+        hidden_states = hidden_states.unflatten(1, (-1, self.factor)).flatten(-2)
+        if lengths is not None:
+            lengths = subsampled_lengths(lengths, "stacking", self.factor)
+        return self.linear(hidden_states), lengths
+
+
+class FastConformerLinearSubsampling(nn.Module):
+    """No subsampling: one encoder frame a mel frame."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(input_size, output_size)
+
+    def forward(
+        self, input_features: torch.Tensor, lengths: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, frames, mels) to (batch, frames, hidden_size); the lengths stay."""
+        return self.linear(input_features), lengths
+
+
+def build_subsampling(config: FastConformerConfig) -> nn.Module:
+    """The front of the encoder that the configuration asks for."""
+    # NeMo leaves subsampling out when the factor is 1, whatever the type says.
+    if config.subsampling_type == "none" or config.subsampling_factor == 1:
+        return FastConformerLinearSubsampling(config.num_mel_bins, config.hidden_size)
+    if config.subsampling_type in ("stacking", "stacking_norm"):
+        return FastConformerStackingSubsampling(
+            config.subsampling_factor,
+            config.num_mel_bins,
+            config.hidden_size,
+            has_norm=config.subsampling_type == "stacking_norm",
+        )
+    return FastConformerConvSubsampling(
+        config.subsampling_type,
+        config.subsampling_factor,
+        config.subsampling_conv_channels,
+        config.num_mel_bins,
+        config.hidden_size,
+        is_causal=config.causal_downsampling,
+    )
+
+
+class FastConformerPooling(nn.Module):
+    """Reduction in time among the blocks by max-pooling; follows NeMo 3.0's `SubsamplingReductionModule`."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(
+        self, hidden_states: torch.Tensor, lengths: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, frames, hidden_size) to (batch, frames // factor, hidden_size), and the lengths likewise."""
+        if lengths is not None:
+            lengths = reduced_lengths(lengths, "pooling", self.factor)
+        return nn.functional.max_pool1d(hidden_states.transpose(1, 2), self.factor).transpose(1, 2), lengths
+
+
+def build_reduction(config: FastConformerConfig) -> nn.Module | None:
+    """The reduction among the blocks that the configuration asks for, if any."""
+    if config.reduction_type is None or config.reduction_factor == 1:
+        return None
+    if config.reduction_type == "pooling":
+        return FastConformerPooling(config.reduction_factor)
+    size = config.hidden_size
+    return FastConformerConvSubsampling("striding", config.reduction_factor, size, size, size)
