@@ -1,0 +1,319 @@
+"""
+`.nemo` archives: a tar, plain or gzipped, of a YAML configuration, pickled weights and artifacts.
+
+Nothing here trusts an archive: every member is checked before anything is read, only members asked for are read,
+weights are loaded without running any code in them, and every fault is a `ValueError` that names what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import torch
+import yaml
+
+CONFIG_MEMBER = "model_config.yaml"
+WEIGHTS_MEMBER = "model_weights.ckpt"
+ARTIFACT_PREFIX = "nemo:"
+# Configurations with vocabularies of 16 thousand tokens have about 2 MB, the largest tokenizers about 5 MB.
+MOST_BYTES_IN_MEMORY = 256 * 2**20
+COPY_BYTES = 2**20
+INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
+PICKLED_GLOBAL = re.compile(r"GLOBAL (\S+)")
+
+_TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, OSError)
+
+
+class NemoArchive:
+    """
+    A `.nemo` file, or a folder with the same files in it, opened for reading. Use it in a `with` statement.
+
+    Args:
+        source: The archive or folder.
+
+    Raises:
+        ValueError: when it is no archive, is truncated, or holds a member that has no business in one: a path that
+            leads elsewhere (absolute, or with `..`), a link, a device, or a name that stands there twice.
+    """
+
+    def __init__(self, source: str | os.PathLike[str]) -> None:
+        self.source = Path(source)
+        self._tar: tarfile.TarFile | None = None
+        self._members: dict[str, tarfile.TarInfo | Path] = {}
+        if self.source.is_dir():
+            self._members = {
+                path.relative_to(self.source).as_posix(): path
+                for path in sorted(self.source.rglob("*"))
+                if path.is_file()
+            }
+            return
+        if not self.source.is_file():
+            raise ValueError(f"{self.source}: no such file; expected a .nemo archive or a folder with its members.")
+        try:
+            with open(self.source, "rb") as file:
+                is_gzip = file.read(2) == b"\x1f\x8b"
+            self._tar = tarfile.open(self.source, "r:gz" if is_gzip else "r:")  # noqa: SIM115
+        except _TAR_ERRORS as error:
+            raise ValueError(
+                f"{self.source} is not a .nemo archive: {error}; expected a tar, plain or gzip."
+            ) from error
+        try:
+            self._members = dict(self._check_members())
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_members(self) -> Iterator[tuple[str, tarfile.TarInfo]]:
+        assert self._tar is not None
+        seen: set[str] = set()
+        try:
+            for info in self._tar:
+                name = _safe_member_name(info, self.source)
+                if info.isdir():
+                    continue
+                if name in seen:
+                    raise ValueError(f"{self.source}: member {info.name!r} is there twice; refused.")
+                seen.add(name)
+                yield name, info
+        except _TAR_ERRORS as error:
+            raise ValueError(f"{self.source} is truncated or damaged: {error}.") from error
+
+    @property
+    def member_names(self) -> list[str]:
+        """Names of the files inside, without a leading `./`."""
+        return list(self._members)
+
+    def close(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+
+    def __enter__(self) -> NemoArchive:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def find_member(self, reference: str) -> str:
+        """
+        Name of the member that `reference` means.
+
+        Args:
+            reference: A member's name, `nemo:` and a member's name as configurations have it, or a path whose file
+                name is a member's, with or without the hash that NeMo puts before it.
+        """
+        name = reference.removeprefix(ARTIFACT_PREFIX).removeprefix("./")
+        if name in self._members:
+            return name
+        base = PurePosixPath(name).name
+        alike = [member for member in self._members if _without_hashes(member) == _without_hashes(base)]
+        if len(alike) == 1:
+            return alike[0]
+        if alike:
+            raise ValueError(f"{self.source}: member {name!r} is missing, and several are like it: {sorted(alike)}.")
+        raise ValueError(f"{self.source}: member {name!r} is missing; there are {sorted(self._members)}.")
+
+    @contextmanager
+    def open_member(self, reference: str) -> Iterator[IO[bytes]]:
+        """The bytes of a member as a stream."""
+        member = self._members[self.find_member(reference)]
+        try:
+            if isinstance(member, Path):
+                with open(member, "rb") as stream:
+                    yield stream
+            else:
+                assert self._tar is not None
+                extracted = self._tar.extractfile(member)
+                assert extracted is not None
+                with extracted as stream:
+                    yield stream
+        except _TAR_ERRORS as error:
+            raise ValueError(f"{self.source} is truncated or damaged in member {reference!r}: {error}.") from error
+
+    def member_bytes(self, reference: str) -> int:
+        """Size of a member."""
+        member = self._members[self.find_member(reference)]
+        return member.stat().st_size if isinstance(member, Path) else member.size
+
+    def read_member(self, reference: str) -> bytes:
+        """All the bytes of a small member: a configuration or a tokenizer."""
+        expected_bytes = self.member_bytes(reference)
+        if expected_bytes > MOST_BYTES_IN_MEMORY:
+            raise ValueError(
+                f"{self.source}: member {reference!r} has {expected_bytes} bytes; expected at most "
+                f"{MOST_BYTES_IN_MEMORY} of a configuration or a tokenizer."
+            )
+        with self.open_member(reference) as stream:
+            content = stream.read()
+        if len(content) != expected_bytes:
+            raise ValueError(
+                f"{self.source} is truncated in member {reference!r}: {len(content)} of {expected_bytes} bytes."
+            )
+        return content
+
+    def read_config(self) -> dict[str, Any]:
+        """The model's configuration, `${...}` references resolved where they are plain paths."""
+        try:
+            text = self.read_member(CONFIG_MEMBER).decode("utf-8")
+            config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.source}: {CONFIG_MEMBER} is not plain YAML: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.source}: {CONFIG_MEMBER} holds {type(config).__name__}; expected a mapping.")
+        resolved = resolve_interpolations(config)
+        # NeMo keeps the model's part alone; archives written by hand may hold a whole experiment.
+        model_config = resolved.get("model", resolved)
+        if not isinstance(model_config, dict):
+            raise ValueError(f"{self.source}: {CONFIG_MEMBER}: model={model_config!r}; expected a mapping.")
+        return model_config
+
+    @contextmanager
+    def open_weights(self, scratch_folder: str | os.PathLike[str]) -> Iterator[NemoWeights]:
+        """
+        The weights, ready to be mapped into memory.
+
+        Args:
+            scratch_folder: Where the weights lie, as a file of their own, until the block ends; tensors are mapped
+                from there, and the folder should have room for them.
+        """
+        member = self._members[self.find_member(WEIGHTS_MEMBER)]
+        if isinstance(member, Path):
+            yield NemoWeights(member, self.source)
+            return
+        path = Path(scratch_folder) / f"{WEIGHTS_MEMBER}.unpacked"
+        try:
+            with self.open_member(WEIGHTS_MEMBER) as stream, open(path, "wb") as file:
+                shutil.copyfileobj(stream, file, COPY_BYTES)
+            if path.stat().st_size != member.size:
+                raise ValueError(
+                    f"{self.source} is truncated in member {WEIGHTS_MEMBER!r}: {path.stat().st_size} of "
+                    f"{member.size} bytes."
+                )
+            yield NemoWeights(path, self.source)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class NemoWeights:
+    """
+    A pickled state dict on disk.
+
+    Args:
+        path: The pickle, in PyTorch's zip format (mapped into memory) or its older one (read whole, each time).
+        source: The archive, for messages.
+    """
+
+    def __init__(self, path: Path, source: Path) -> None:
+        self.path = path
+        self.source = source
+        with open(path, "rb") as file:
+            self.is_mappable = file.read(4) == b"PK\x03\x04"
+
+    def read(self) -> dict[str, torch.Tensor]:
+        """
+        All tensors by name. Where the format allows it they are views of the file: their bytes enter memory when
+        they are touched, and leave it when the last tensor of this call is gone.
+        """
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=self.is_mappable)
+        except pickle.UnpicklingError as error:
+            found = PICKLED_GLOBAL.search(str(error))
+            what = f"asks for {found.group(1)}" if found else "is not a plain state dict"
+            raise ValueError(
+                f"{self.source}: {WEIGHTS_MEMBER} {what}; refused, because loading it could run code. Expected "
+                "tensors only."
+            ) from error
+        except (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.source}: {WEIGHTS_MEMBER} cannot be read: {error}") from error
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{self.source}: {WEIGHTS_MEMBER} holds {type(content).__name__}; expected a state dict.")
+        for name, tensor in content.items():
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                raise ValueError(
+                    f"{self.source}: {WEIGHTS_MEMBER}: entry {name!r} is {type(tensor).__name__}; expected a tensor."
+                )
+        return dict(content)
+
+
+def _safe_member_name(info: tarfile.TarInfo, source: Path) -> str:
+    """The member's name without a leading `./`. Raises for what must never be in an archive."""
+    name = info.name.replace("\\", "/")
+    path = PurePosixPath(name)
+    if path.is_absolute() or re.match(r"[A-Za-z]:", name):
+        raise ValueError(f"{source}: member {info.name!r} is an absolute path; refused.")
+    if ".." in path.parts:
+        raise ValueError(f"{source}: member {info.name!r} leads out of the archive; refused.")
+    if info.issym() or info.islnk():
+        raise ValueError(f"{source}: member {info.name!r} is a link to {info.linkname!r}; refused.")
+    if not (info.isreg() or info.isdir()):
+        raise ValueError(f"{source}: member {info.name!r} is neither a file nor a folder; refused.")
+    return path.as_posix()
+
+
+def _without_hashes(name: str) -> str:
+    """A file name without the hashes of 32 digits that NeMo writes before it, once a save."""
+    return re.sub(r"^(?:[0-9a-f]{32}_)+", "", name)
+
+
+def resolve_interpolations(config: dict[str, Any]) -> dict[str, Any]:
+    """
+    A copy of `config` with OmegaConf's plain references, `${a.b}` and the relative `${.b}`, replaced.
+
+    References to nothing, resolvers such as `${oc.env:HOME}` and references in a circle stay as they are: most stand
+    in sections that no one reads, and whoever reads one refuses it (see `config_map`).
+    """
+
+    def look_up(path: str, parents: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+        """What a reference inside the container `parents` means, and its own path; None if it means nothing."""
+        dots = len(path) - len(path.lstrip("."))
+        if dots > len(parents) + 1:
+            return None, ()
+        keys = [*parents[: len(parents) - dots + 1], *path[dots:].split(".")] if dots else path.split(".")
+        for candidate in (keys, keys[1:] if keys[0] == "model" else keys):
+            node: Any = config
+            for key in candidate:
+                if isinstance(node, dict) and key in node:
+                    node = node[key]
+                elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+                    node = node[int(key)]
+                else:
+                    break
+            else:
+                return node, tuple(candidate)
+        return None, ()
+
+    def resolve(node: Any, parents: tuple[str, ...], open_references: tuple[str, ...]) -> Any:
+        if isinstance(node, dict):
+            return {key: resolve(value, (*parents, str(key)), open_references) for key, value in node.items()}
+        if isinstance(node, list):
+            return [resolve(value, (*parents, str(index)), open_references) for index, value in enumerate(node)]
+        if not isinstance(node, str) or "${" not in node:
+            return node
+        for match in INTERPOLATION.finditer(node):
+            path = match.group(1).strip()
+            if path in open_references:
+                continue
+            found, found_path = look_up(path, parents[:-1])
+            if found is None:
+                continue
+            found = resolve(found, found_path, (*open_references, path))
+            if match.group(0) == node:
+                return found
+            if not isinstance(found, dict | list):
+                node = node.replace(match.group(0), str(found))
+        return node
+
+    return resolve(config, (), ())
+
+
+def is_unresolved(value: Any) -> bool:
+    """Whether a configuration value is still a `${...}` reference, or OmegaConf's mark of a missing value."""
+    return isinstance(value, str) and ("${" in value or value == "???")

@@ -1,0 +1,350 @@
+"""A `.nemo` checkpoint to a folder that `from_pretrained` loads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, hf_hub_download
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..configuration_fastconformer import FastConformerConfig
+from ..feature_extraction_fastconformer import (
+    FILTERBANK_DTYPES,
+    WINDOW_FUNCTIONS,
+    FastConformerFeatureExtractor,
+    mel_filterbank,
+)
+from ..modeling_fastconformer_ctc import FastConformerForCTC
+from ..modeling_fastconformer_hybrid import ParakeetTDTForTDT
+from ..modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
+from ..processing_fastconformer import FastConformerProcessor
+from ..tokenization_fastconformer import FastConformerTokenizer
+from .archive import CONFIG_MEMBER, NemoArchive, NemoWeights
+from .config_map import MappedConfig, map_config
+from .model_card import write_model_card
+from .safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
+from .tokenizer_map import build_tokenizer, timestamp_options
+from .weight_map import FILTERBANK, WINDOW, Drop, TensorTarget, map_name, plan_tensors
+
+logger = logging.get_logger(__name__)
+
+ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
+    "FastConformerForCTC": FastConformerForCTC,
+    "FastConformerForRNNT": FastConformerForRNNT,
+    "FastConformerForTDT": FastConformerForTDT,
+    "ParakeetTDTForTDT": ParakeetTDTForTDT,
+}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Mapped bytes are counted as the process's memory, so the map is made anew after so many.
+MAPPED_BYTES = 64 * 2**20
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """
+    What a conversion made.
+
+    Args:
+        output_dir: The folder that `from_pretrained` loads.
+        archive_path: The `.nemo` file (or unpacked folder) that was read.
+        hub_id: Hub repository that it came from, if any.
+        mapped: Configuration, class, family, and the dropped keys with their reasons.
+        dropped_tensors: Tensors of the archive that have no place in the output, with the reasons.
+        num_parameters: Weights, running statistics left out.
+        dtype: Type of the weights written; the most frequent one where an archive mixes them.
+        files: Names of the files in `output_dir`.
+    """
+
+    output_dir: Path
+    archive_path: Path
+    hub_id: str | None
+    mapped: MappedConfig
+    dropped_tensors: dict[str, str]
+    num_parameters: int
+    dtype: torch.dtype
+    files: list[str]
+
+
+def convert_nemo_checkpoint(
+    source: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+    overwrite: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> ConversionResult:
+    """
+    Convert a NeMo checkpoint. Nothing appears at `output_dir` before everything is written; then it appears whole.
+
+    Memory stays near that of the imports: weights are mapped from disk and written tensor by tensor. While it runs,
+    the weights lie twice beside `output_dir` (once if the source is a folder or they are small).
+
+    Args:
+        source: A `.nemo` file, a folder that holds one (or its unpacked members), or the id of a Hub repository with
+            one.
+        output_dir: Folder to make. It must not exist, be empty, or be replaced on request.
+        dtype: `"float32"`, `"float16"` or `"bfloat16"`; `None` or `"auto"` keeps what the archive has.
+        max_shard_size: Most bytes of weights in a file, as a number or text such as `"5GB"`.
+        overwrite: Replace what is at `output_dir`.
+        revision, token, cache_dir: For the Hub.
+
+    Raises:
+        ValueError: for whatever is wrong with the source, an option that is not supported, or an output folder that
+            is in use. The message names it; nothing is left behind.
+    """
+    target_dtype = _parse_dtype(dtype)
+    most_shard_bytes = parse_bytes(max_shard_size)
+    output_dir = Path(output_dir)
+    _check_output(output_dir, overwrite)
+    archive_path, hub_id = locate_archive(source, revision=revision, token=token, cache_dir=cache_dir)
+    with NemoArchive(archive_path) as archive, _written_as_one(output_dir, overwrite) as folder:
+        nemo_config = archive.read_config()
+        with archive.open_weights(folder) as weights:
+            tensors = weights.read()
+            mapped = map_config(nemo_config, str(archive_path), tensors)
+            config = mapped.config
+            feature_extractor = build_feature_extractor(mapped, tensors, str(archive_path))
+            tokenizer = build_tokenizer(nemo_config, archive.read_member)
+            _check_vocabulary(tokenizer, config, str(archive_path))
+            processor = FastConformerProcessor(
+                feature_extractor,
+                tokenizer,
+                subsampling_factor=config.total_subsampling_factor,
+                **timestamp_options(nemo_config),
+            )
+            our_shapes, num_parameters, generation_config = _describe_model(mapped)
+            nemo_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            targets = plan_tensors(nemo_shapes, our_shapes, config, str(archive_path))
+            entries, written_dtype = _plan_entries(tensors, targets, target_dtype)
+            dropped_tensors = {name: row.reason for name in tensors if isinstance(row := map_name(name, config), Drop)}
+            del tensors
+            write_checkpoint(folder, entries, _TensorSource(weights, targets, entries).fetch, most_shard_bytes)
+        processor.save_pretrained(folder)
+        feature_extractor.save_pretrained(folder)
+        if generation_config is not None:
+            generation_config.save_pretrained(folder)
+        write_model_card(folder, mapped, hub_id=hub_id, archive_name=archive_path.name, num_parameters=num_parameters)
+        # Last: a folder without it is no checkpoint to any loader.
+        config.dtype = written_dtype
+        config.save_pretrained(folder)
+    logger.info(f"{archive_path} is converted: {mapped.architecture} in {output_dir}.")
+    return ConversionResult(
+        output_dir=output_dir,
+        archive_path=archive_path,
+        hub_id=hub_id,
+        mapped=mapped,
+        dropped_tensors=dropped_tensors,
+        num_parameters=num_parameters,
+        dtype=written_dtype,
+        files=sorted(path.name for path in output_dir.iterdir()),
+    )
+
+
+# The source
+
+
+def locate_archive(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> tuple[Path, str | None]:
+    """
+    Where the archive is, and the Hub id that it came from.
+
+    Args:
+        source: A `.nemo` file, a folder that holds exactly one or the members of one, or a Hub id. What exists on
+            disk comes first.
+        revision, token, cache_dir: For the Hub.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if (path / CONFIG_MEMBER).is_file():
+            return path, None
+        return path / _only_archive([child.name for child in path.iterdir()], str(path)), None
+    if path.is_file():
+        return path, None
+    name = os.fspath(source)
+    if path.suffix == ".nemo" or not HUB_ID.fullmatch(name):
+        raise ValueError(f"{name}: no such file or folder; expected a .nemo file, a folder with one or a Hub id.")
+    files = HfApi(token=token).list_repo_files(name, revision=revision)
+    archive_name = _only_archive(files, name)
+    cache = None if cache_dir is None else os.fspath(cache_dir)
+    return Path(hf_hub_download(name, archive_name, revision=revision, token=token, cache_dir=cache)), name
+
+
+def _only_archive(names: list[str], source: str) -> str:
+    archives = sorted(name for name in names if name.endswith(".nemo"))
+    if len(archives) != 1:
+        found = ", ".join(archives) if archives else "none"
+        raise ValueError(f"{source}: expected exactly one .nemo file; found {found}.")
+    return archives[0]
+
+
+# The output
+
+
+def _check_output(output_dir: Path, overwrite: bool) -> None:
+    if output_dir.is_symlink() or output_dir.is_file():
+        raise ValueError(f"output_dir={str(output_dir)!r} is a file or a link; expected a folder, or nothing.")
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not overwrite:
+        raise ValueError(
+            f"output_dir={str(output_dir)!r} is not empty; expected an empty or new folder, or a request to overwrite."
+        )
+
+
+@contextmanager
+def _written_as_one(output_dir: Path, overwrite: bool) -> Iterator[Path]:
+    """
+    A folder beside `output_dir` to write into; it takes the place of `output_dir` in one rename when the block ends
+    well, and is removed when it does not.
+    """
+    output_dir = output_dir.absolute()
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.converting-", dir=output_dir.parent))
+    replaced = folder.with_name(f"{folder.name}.replaced")
+    try:
+        yield folder
+        folder.chmod(0o777 & ~_umask())
+        _check_output(output_dir, overwrite)
+        if overwrite and output_dir.is_dir():
+            output_dir.rename(replaced)
+        folder.rename(output_dir)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if replaced.exists():
+            replaced.rename(output_dir)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# The parts
+
+
+def _parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The type to write; None: that of the archive."""
+    if dtype in (None, "auto"):
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not supported; expected one of {[*DTYPES, 'auto']}.")
+    return DTYPES[name]
+
+
+def build_feature_extractor(
+    mapped: MappedConfig, tensors: Mapping[str, torch.Tensor], source: str
+) -> FastConformerFeatureExtractor:
+    """
+    The feature extractor of an archive, whose stored filterbank and window win over the configuration, as in NeMo.
+
+    They are computed again where that gives the same bits, rounded to 16 bits as in archives of half precision where
+    that does, and written into the feature extractor's configuration otherwise.
+    """
+    arguments = dict(mapped.feature_extractor_arguments)
+    extractor = FastConformerFeatureExtractor(**arguments)
+    window = WINDOW_FUNCTIONS[extractor.window](extractor.win_length, periodic=False, dtype=torch.float32)
+    filterbank = torch.from_numpy(
+        mel_filterbank(
+            extractor.sampling_rate,
+            extractor.n_fft,
+            extractor.feature_size,
+            extractor.min_frequency,
+            extractor.max_frequency,
+            extractor.mel_norm,
+        )
+    )
+    stored_window = tensors.get(WINDOW, window).to(torch.float32)
+    stored_filterbank = tensors.get(FILTERBANK, filterbank).to(torch.float32)
+    if stored_filterbank.ndim == 3 and stored_filterbank.shape[0] == 1:
+        stored_filterbank = stored_filterbank[0]
+    for name, stored, computed in ((WINDOW, stored_window, window), (FILTERBANK, stored_filterbank, filterbank)):
+        if stored.shape != computed.shape:
+            raise ValueError(
+                f"{source}: {name} is {tuple(stored.shape)}; expected {tuple(computed.shape)}, as the preprocessor "
+                "section says."
+            )
+    for dtype_name, dtype in FILTERBANK_DTYPES.items():
+        rounded_window, rounded_filterbank = (values.to(dtype).to(torch.float32) for values in (window, filterbank))
+        if torch.equal(stored_window, rounded_window) and torch.equal(stored_filterbank, rounded_filterbank):
+            return FastConformerFeatureExtractor(**arguments, filterbank_dtype=dtype_name)
+    logger.info(f"{source}: filterbank and window are not those that the configuration gives; they are kept.")
+    return FastConformerFeatureExtractor(
+        **arguments, mel_filters=stored_filterbank.numpy(), window_values=stored_window.numpy()
+    )
+
+
+def _check_vocabulary(tokenizer: FastConformerTokenizer, config: FastConformerConfig, source: str) -> None:
+    num_tokens, vocab_size = tokenizer.blank_token_id, getattr(config, "vocab_size", None)
+    if num_tokens + 1 != vocab_size:
+        raise ValueError(
+            f"{source}: the tokenizer has {num_tokens} tokens and the head {vocab_size} classes; expected one class "
+            "more, the blank."
+        )
+
+
+def _describe_model(mapped: MappedConfig) -> tuple[dict[str, tuple[int, ...]], int, Any]:
+    """Shapes of the model's tensors, its number of parameters and its generation configuration, without its memory."""
+    with torch.device("meta"):
+        model = ARCHITECTURES[mapped.architecture](mapped.config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    generation_config = model.generation_config if model.can_generate() else None
+    return shapes, sum(parameter.numel() for parameter in model.parameters()), generation_config
+
+
+def _plan_entries(
+    tensors: Mapping[str, torch.Tensor], targets: Mapping[str, TensorTarget], dtype: torch.dtype | None
+) -> tuple[list[TensorEntry], torch.dtype]:
+    """The tensors to write, in the model's order, and the type that most of the weights have."""
+    entries = []
+    bytes_of_type: Counter[torch.dtype] = Counter()
+    for nemo_name, target in targets.items():
+        stored = tensors[nemo_name].dtype
+        entry = TensorEntry(target.name, target.shape, dtype if dtype and stored.is_floating_point else stored)
+        entries.append(entry)
+        if stored.is_floating_point:
+            bytes_of_type[entry.dtype] += entry.num_bytes
+    written_dtype = dtype or (bytes_of_type.most_common(1)[0][0] if bytes_of_type else torch.float32)
+    return entries, written_dtype
+
+
+class _TensorSource:
+    """Gives tensors under our names, and maps the file anew now and then so that what was read leaves memory."""
+
+    def __init__(self, weights: NemoWeights, targets: Mapping[str, TensorTarget], entries: list[TensorEntry]) -> None:
+        self._weights = weights
+        self._sources = {target.name: (nemo_name, target) for nemo_name, target in targets.items()}
+        self._dtypes = {entry.name: entry.dtype for entry in entries}
+        self._tensors: dict[str, torch.Tensor] | None = None
+        self._bytes_read = 0
+
+    def fetch(self, name: str) -> torch.Tensor:
+        if self._tensors is None or (self._weights.is_mappable and self._bytes_read > MAPPED_BYTES):
+            self._tensors = None  # first: two maps would be counted twice
+            self._tensors = self._weights.read()
+            self._bytes_read = 0
+        nemo_name, target = self._sources[name]
+        tensor = self._tensors.pop(nemo_name)  # nothing is read twice; an unmapped one is freed
+        self._bytes_read += tensor.numel() * tensor.element_size()
+        return target.apply(tensor).to(self._dtypes[name])

@@ -1,0 +1,108 @@
+"""The README.md of a converted checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..version import __version__
+from .config_map import MappedConfig
+
+CARD_FILE = "README.md"
+TABLE_START = "<!-- verification -->"
+TABLE_END = "<!-- end of verification -->"
+NOT_VERIFIED = "Not verified yet: run the conversion with `--verify`."
+
+FAMILY_WORDS = {
+    "ctc": "a CTC head",
+    "rnnt": "an RNN transducer head",
+    "tdt": "a token-and-duration transducer (TDT) head",
+    "hybrid_rnnt_ctc": "two heads, an RNN transducer and CTC",
+    "hybrid_tdt_ctc": "two heads, a token-and-duration transducer (TDT) and CTC",
+}
+FAMILY_TAGS = {
+    "ctc": ["ctc"],
+    "rnnt": ["rnnt"],
+    "tdt": ["tdt"],
+    "hybrid_rnnt_ctc": ["rnnt", "ctc"],
+    "hybrid_tdt_ctc": ["tdt", "ctc"],
+}
+
+
+def write_model_card(
+    folder: Path, mapped: MappedConfig, *, hub_id: str | None, archive_name: str, num_parameters: int
+) -> None:
+    """
+    Write the card, with a place for the table of a verification.
+
+    Args:
+        folder: Folder of the checkpoint.
+        mapped: The configuration.
+        hub_id: Hub repository that the archive came from, if any.
+        archive_name: Name of the archive.
+        num_parameters: Weights of the model.
+    """
+    config = mapped.config
+    tags = ["automatic-speech-recognition", "speech", "audio", "fastconformer", "nemo", *FAMILY_TAGS[mapped.family]]
+    front_matter = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: automatic-speech-recognition",
+        *([f"base_model: {hub_id}"] if hub_id else []),
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+    ]
+    origin = f"[{hub_id}](https://huggingface.co/{hub_id}) (`{archive_name}`)" if hub_id else f"`{archive_name}`"
+    title = hub_id.rsplit("/", 1)[-1] if hub_id else Path(archive_name).stem
+    name = mapped.architecture
+    # A model of 300 thousand parameters should not have "0 million".
+    millions = f"{num_parameters / 1e6:.0f}" if num_parameters >= 10e6 else f"{num_parameters / 1e6:.2f}"
+    card = f"""\
+{chr(10).join(front_matter)}
+
+# {title}
+
+A FastConformer speech recogniser with {FAMILY_WORDS[mapped.family]}: {config.num_hidden_layers} blocks of width \
+{config.hidden_size}, {millions} million parameters.
+Converted from {origin} with transformers-fastconformer {__version__}. The licence is that of the original.
+
+## Use
+
+```bash
+pip install "transformers-fastconformer[audio]"
+```
+
+```python
+from transformers import AutoProcessor
+from transformers_fastconformer import {name}
+from transformers_fastconformer.audio import read_audio
+
+folder = "."  # this folder, or the id of its repository
+processor = AutoProcessor.from_pretrained(folder)
+model = {name}.from_pretrained(folder).eval()
+
+sampling_rate = processor.feature_extractor.sampling_rate
+inputs = processor(read_audio("speech.wav", sampling_rate), sampling_rate=sampling_rate, return_tensors="pt")
+print(processor.batch_decode(model.generate(**inputs)))
+```
+
+## Equality with NeMo
+
+{TABLE_START}
+{NOT_VERIFIED}
+{TABLE_END}
+"""
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def insert_verification_table(folder: Path, table: str) -> None:
+    """Put the table of a verification, as Markdown, into the card of a converted checkpoint."""
+    path = folder / CARD_FILE
+    card = path.read_text(encoding="utf-8")
+    before, start, rest = card.partition(TABLE_START)
+    _, end, after = rest.partition(TABLE_END)
+    if not start or not end:
+        raise ValueError(f"{path} has no place for a verification; expected {TABLE_START} and {TABLE_END}.")
+    replacement = path.with_name(f".{path.name}.new")
+    replacement.write_text(f"{before}{start}\n{table.strip()}\n{end}{after}", encoding="utf-8")
+    replacement.replace(path)
