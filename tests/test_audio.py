@@ -1,0 +1,116 @@
+"""Reading audio files: formats, channels, rates, and what is wrong with a file."""
+
+from __future__ import annotations
+
+import builtins
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from transformers_fastconformer.audio import read_audio
+
+soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
+
+
+def tone(seconds: float, sampling_rate: int, hertz: float = 440.0) -> np.ndarray:
+    time = np.arange(round(seconds * sampling_rate)) / sampling_rate
+    return (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3"])
+def test_formats(extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"tone.{extension}"
+    soundfile.write(path, tone(1.0, 16000), 16000)
+    samples = read_audio(path)
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
+    assert abs(len(samples) - 16000) <= 2 * 1152  # MP3 is written in whole blocks
+    middle = samples[4000:12000]
+    assert np.argmax(np.abs(np.fft.rfft(middle))) == 220  # 440 Hz in half a second
+    assert np.abs(middle).max() == pytest.approx(0.5, abs=0.02)
+
+
+def test_16_bit_samples_are_exact(tmp_path: Path) -> None:
+    integers = np.array([-32768, -1, 0, 1, 32767], dtype=np.int16)
+    soundfile.write(tmp_path / "x.wav", integers, 16000, subtype="PCM_16")
+    assert np.array_equal(read_audio(tmp_path / "x.wav"), integers / np.float32(32768))
+
+
+def test_path_bytes_and_open_file_are_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "tone.flac"
+    soundfile.write(path, tone(0.5, 16000), 16000)
+    expected = read_audio(path)
+    assert np.array_equal(read_audio(str(path)), expected)
+    assert np.array_equal(read_audio(path.read_bytes()), expected)
+    with path.open("rb") as file:
+        assert np.array_equal(read_audio(file), expected)
+
+
+def test_channels(tmp_path: Path) -> None:
+    left, right = tone(0.2, 16000), tone(0.2, 16000, hertz=1000.0)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), 16000, subtype="FLOAT")
+    assert np.array_equal(read_audio(tmp_path / "stereo.wav"), (left + right) / 2)
+    assert np.array_equal(read_audio(tmp_path / "stereo.wav", channels=0), left)
+    assert np.array_equal(read_audio(tmp_path / "stereo.wav", channels=1), right)
+    with pytest.raises(ValueError, match=r"channels=2 of '.*stereo.wav' does not exist; it has channels 0 to 1"):
+        read_audio(tmp_path / "stereo.wav", channels=2)
+    with pytest.raises(ValueError, match="channels='left' is not supported"):
+        read_audio(tmp_path / "stereo.wav", channels="left")
+
+
+@pytest.mark.parametrize("file_sampling_rate", [8000, 22050, 44100, 48000])
+def test_resampling_keeps_duration_and_tone(file_sampling_rate: int, tmp_path: Path) -> None:
+    pytest.importorskip("soxr")
+    soundfile.write(tmp_path / "tone.wav", tone(1.0, file_sampling_rate), file_sampling_rate, subtype="FLOAT")
+    samples = read_audio(tmp_path / "tone.wav", sampling_rate=16000)
+    assert samples.dtype == np.float32
+    assert len(samples) == 16000
+    assert np.abs(samples - tone(1.0, 16000))[1000:-1000].max() < 1e-4
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing.wav' does not exist; expected an audio file"):
+        read_audio(tmp_path / "nothing.wav")
+
+
+def test_what_is_no_audio(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no audio at all")
+    with pytest.raises(ValueError, match=r"text.wav' cannot be decoded; expected WAV, FLAC, OGG or MP3"):
+        read_audio(tmp_path / "text.wav")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty.wav' is empty \(0 bytes\)"):
+        read_audio(tmp_path / "empty.wav")
+    with pytest.raises(ValueError, match="is a folder; expected an audio file"):
+        read_audio(tmp_path)
+    with pytest.raises(ValueError, match="audio of 4 bytes cannot be decoded"):
+        read_audio(b"RIFF")
+    with pytest.raises(ValueError, match=r"open file.* cannot be decoded"):
+        read_audio(io.BytesIO(b"nothing"))
+    with pytest.raises(ValueError, match="audio is of type int; expected a path, bytes or an open binary file"):
+        read_audio(3)  # type: ignore[arg-type]
+
+
+def test_audio_without_samples(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros(0, dtype=np.float32), 16000)
+    with pytest.raises(ValueError, match=r"silent.wav' is an audio file without samples"):
+        read_audio(tmp_path / "silent.wav")
+
+
+@pytest.mark.parametrize(("missing", "file_sampling_rate"), [("soundfile", 16000), ("soxr", 8000)])
+def test_a_missing_extra_is_named(
+    missing: str, file_sampling_rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "tone.wav", tone(0.1, file_sampling_rate), file_sampling_rate)
+    original = builtins.__import__
+
+    def import_without(name: str, *arguments: Any, **keywords: Any) -> Any:
+        if name == missing:
+            raise ImportError(name)
+        return original(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", import_without)
+    with pytest.raises(ImportError, match=rf"{missing}: pip install 'transformers-fastconformer\[audio\]'"):
+        read_audio(tmp_path / "tone.wav")
