@@ -22,6 +22,8 @@ from .modeling_outputs import (
     FastConformerGenerateOutput,
     FastConformerTransducerOutput,
 )
+from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__
 
 __all__ = [
@@ -40,8 +42,11 @@ __all__ = [
     "FastConformerHybridForCTC",
     "FastConformerModel",
     "FastConformerPreTrainedModel",
+    "FastConformerProcessor",
     "FastConformerRNNTConfig",
     "FastConformerTDTConfig",
+    "FastConformerTokenizer",
+    "FastConformerTranscription",
     "FastConformerTransducerOutput",
     "ParakeetTDTForCTC",
     "ParakeetTDTForTDT",

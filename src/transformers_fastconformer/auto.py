@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import transformers
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoProcessor, AutoTokenizer
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
 from .configuration_fastconformer import (
@@ -17,6 +17,8 @@ from .modeling_fastconformer import FastConformerModel
 from .modeling_fastconformer_ctc import FastConformerForCTC
 from .modeling_fastconformer_hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
 from .modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
+from .processing_fastconformer import FastConformerProcessor
+from .tokenization_fastconformer import FastConformerTokenizer
 
 
 def _auto_model_class(name: str, task: str) -> type[_BaseAutoModelClass]:
@@ -40,6 +42,8 @@ def register() -> None:
         # Not `AutoModel.register`: it wants one model class for each configuration, and the bare model fits them all.
         AutoModel._model_mapping.register(config_class, FastConformerModel, exist_ok=True)
         AutoFeatureExtractor.register(config_class, FastConformerFeatureExtractor, exist_ok=True)
+        AutoTokenizer.register(config_class, fast_tokenizer_class=FastConformerTokenizer, exist_ok=True)
+        AutoProcessor.register(config_class, FastConformerProcessor, exist_ok=True)
     AutoModelForCTC.register(FastConformerCTCConfig, FastConformerForCTC, exist_ok=True)
     AutoModelForCTC.register(FastConformerRNNTConfig, FastConformerHybridForCTC, exist_ok=True)
     AutoModelForCTC.register(FastConformerTDTConfig, ParakeetTDTForCTC, exist_ok=True)

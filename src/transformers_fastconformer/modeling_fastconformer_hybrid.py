@@ -12,7 +12,11 @@ import torch
 
 from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
 from .modeling_fastconformer_ctc import FastConformerForCTC
-from .modeling_fastconformer_transducer import FastConformerForTDT, FastConformerTransducerPreTrainedModel
+from .modeling_fastconformer_transducer import (
+    FastConformerForRNNT,
+    FastConformerForTDT,
+    FastConformerTransducerPreTrainedModel,
+)
 from .modeling_outputs import FastConformerCTCOutput, FastConformerGenerateOutput
 
 
@@ -73,3 +77,22 @@ class ParakeetTDTForTDT(FastConformerForTDT):
     def __init__(self, config: FastConformerTDTConfig) -> None:
         _require_ctc_head(config, type(self).__name__)
         super().__init__(config)
+
+
+def share_as_ctc(model: FastConformerForRNNT | FastConformerForTDT) -> FastConformerHybridForCTC:
+    """
+    The CTC head of a loaded hybrid as a model of its own, with the same parameters: nothing is copied.
+
+    Raises:
+        ValueError: when the model has no CTC head.
+    """
+    ctc_class = ParakeetTDTForCTC if isinstance(model, FastConformerForTDT) else FastConformerHybridForCTC
+    with torch.device("meta"):
+        shared = ctc_class(model.config)
+    shared.encoder, shared.decoder, shared.joint, shared.ctc_head = (
+        model.encoder,
+        model.decoder,
+        model.joint,
+        model.ctc_head,
+    )
+    return shared.train(model.training)

@@ -1,0 +1,1 @@
+"""The `fastconformer` command, one file for each subcommand."""

@@ -1,0 +1,115 @@
+"""`fastconformer convert`: a `.nemo` checkpoint to a Transformers folder, with proof."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..audio import read_audio
+from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
+from ..nemo.convert import convert_nemo_checkpoint
+from ..nemo.model_card import insert_verification_table
+from ..nemo.verify import VerificationReport, describe_row, verify_conversion
+
+
+def convert(
+    model_name: Annotated[
+        str | None,
+        typer.Option(
+            "--model_name",
+            help="Hub repository, .nemo file, or folder that holds one. "
+            "Without it the demonstration checkpoint of the package.",
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output_dir", help="Folder to write; it must not exist or be empty.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run NeMo and this package side by side and compare every stage.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where verification runs: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="Precision of the weights: auto (as stored), float32, float16, bfloat16.")
+    ] = "auto",
+    audio: Annotated[list[Path] | None, typer.Option(help="Speech to verify on; may be given several times.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push_to_hub", help="Hub repository to upload the folder to.")
+    ] = None,
+) -> None:
+    """Convert a .nemo checkpoint to a folder that Transformers loads; --verify proves that the numbers are NeMo's."""
+    console = Console(highlight=False)
+    source = model_name or str(CHECKPOINT_PATH)
+    if model_name is None and not verify and output_dir is None:
+        raise ValueError("nothing to do; give --model_name and --output_dir, or --verify alone for the demonstration.")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = output_dir or Path(temporary) / "converted"
+        result = convert_nemo_checkpoint(source, folder, dtype=dtype, overwrite=overwrite)
+        console.print(f"Converted {source} to {folder if output_dir else 'a temporary folder'}.")
+        passed = True
+        if verify:
+            clips = load_clips(audio or list(CLIP_PATHS), sampling_rate_of(folder))
+            # Weights as stored are compared in float32, rounded ones with what rounding costs NeMo.
+            precision = "float32" if dtype == "auto" else dtype
+            report = verify_conversion(result.archive_path, folder, clips, device=device, dtype=precision)
+            report.save(folder)
+            insert_verification_table(folder, report.to_markdown())
+            show_report(console, report)
+            passed = report.passed
+        if push_to_hub is not None and passed:
+            _push(folder, push_to_hub)
+            console.print(f"Uploaded to {push_to_hub}.")
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _push(folder: Path, repository: str) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repository, exist_ok=True)
+    api.upload_folder(repo_id=repository, folder_path=str(folder))
+
+
+def show_report(console: Console, report: VerificationReport) -> None:
+    """Print the table of a verification and its verdict."""
+    table = Table(title=f"Compared with {report.reference}, {report.dtype} on {report.device}", title_justify="left")
+    for name, justify in (
+        ("stage", "left"),
+        ("max difference", "right"),
+        ("mean difference", "right"),
+        ("limit", "right"),
+        ("clips", "right"),
+        ("result", "left"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in report.rows:
+        verdict = "[green]pass[/]" if row.passed else "[bold red]FAIL[/]"
+        table.add_row(row.stage, *describe_row(row), str(row.clips), verdict)
+    console.print(table)
+    for row in report.rows:
+        if row.detail:
+            console.print(f"{row.stage}: {row.detail}", markup=False)
+    failures = sum(not row.passed for row in report.rows)
+    console.print(
+        f"[bold green]All {len(report.rows)} stages agree.[/]"
+        if report.passed
+        else f"[bold red]{failures} of {len(report.rows)} stages differ.[/]"
+    )
+
+
+def sampling_rate_of(folder: Path) -> int:
+    """Rate that the model of a converted folder wants, in Hz."""
+    return FastConformerFeatureExtractor.from_pretrained(folder).sampling_rate
+
+
+def load_clips(paths: list[Path], sampling_rate: int) -> dict[str, np.ndarray]:
+    """Name to samples of audio files."""
+    return {path.name: read_audio(path, sampling_rate) for path in paths}

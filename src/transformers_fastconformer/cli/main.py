@@ -1,0 +1,60 @@
+"""The `fastconformer` command: puts the subcommands together and turns errors into one clear line."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from ..version import __version__
+from .convert import convert
+from .demo import demo
+from .transcribe import transcribe
+
+app = typer.Typer(
+    help="NVIDIA's FastConformer speech models in Hugging Face Transformers, without NeMo.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(transcribe)
+app.command()(convert)
+app.command()(demo)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """NVIDIA's FastConformer speech models in Hugging Face Transformers, without NeMo."""
+
+
+def run(command: typer.Typer) -> None:
+    """Run a command; what a user can mend is one line on the standard error and exit code 1, not a traceback."""
+    try:
+        command()
+    except (ValueError, OSError, ImportError) as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def main() -> None:
+    """Entry point of the `fastconformer` command."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""`fastconformer transcribe`: audio files to text or JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..audio import read_audio
+from ..demonstration import CHECKPOINT_PATH
+from ..pipeline_fastconformer import load_model, split_batches, transcribe_waveforms
+
+DEMONSTRATION_NAME = "demo"
+
+
+class OutputFormat(str, Enum):
+    """What is written for each file."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class Head(str, Enum):
+    """Which head of a checkpoint decodes."""
+
+    AUTO = "auto"
+    CTC = "ctc"
+    TRANSDUCER = "transducer"
+
+
+class Precision(str, Enum):
+    """Precision of the model."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+def transcribe(
+    files: Annotated[list[Path], typer.Argument(help="Audio files: WAV, FLAC, OGG, MP3.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Converted folder, Hub repository or .nemo file; "
+            f"'{DEMONSTRATION_NAME}' is the spoken-digit model that the package carries."
+        ),
+    ],
+    output_format: Annotated[
+        OutputFormat, typer.Option("--format", help="Text, or JSON with times, one line a file.")
+    ] = OutputFormat.TEXT,
+    head: Annotated[
+        Head, typer.Option(help="Head of a hybrid checkpoint; auto is the transducer where there is one.")
+    ] = Head.AUTO,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Files in one batch.")] = 8,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
+    dtype: Annotated[Precision, typer.Option(help="Precision of the model.")] = Precision.AUTO,
+) -> None:
+    """Transcribe audio files. The text goes to the standard output; with several files each line names its file."""
+    for file in files:
+        if not file.exists():
+            raise FileNotFoundError(f"{str(file)!r} does not exist; expected an audio file.")
+    source = CHECKPOINT_PATH if model == DEMONSTRATION_NAME else model
+    loaded, processor = load_model(source, head.value, device, dtype.value)
+    sampling_rate = processor.feature_extractor.sampling_rate
+    for paths in split_batches(files, batch_size):
+        waveforms = [read_audio(path, sampling_rate) for path in paths]
+        transcripts = transcribe_waveforms(loaded, processor, waveforms, timestamps=output_format is OutputFormat.JSON)
+        for path, transcript in zip(paths, transcripts, strict=True):
+            if output_format is OutputFormat.JSON:
+                typer.echo(json.dumps({"file": str(path), **asdict(transcript)}, ensure_ascii=False))
+            else:
+                typer.echo(transcript.text if len(files) == 1 else f"{path}: {transcript.text}")

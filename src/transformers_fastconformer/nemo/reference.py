@@ -1,0 +1,382 @@
+"""
+What a checkpoint gives, stage by stage, in one form for NeMo's run and ours, so that `verify.py` can compare them.
+
+The only place that runs NeMo; it is imported when a function here is called, never with the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+INSTALL_NEMO = "pip install 'transformers-fastconformer[nemo]'"
+
+# Longest token sequence that the joint network is evaluated for, frame by frame.
+JOINT_TOKENS = 24
+
+
+@dataclass
+class ClipHypothesis:
+    """
+    What one head says of one clip.
+
+    Args:
+        tokens: Token ids.
+        batch_tokens: Token ids of the same clip decoded among its batch.
+        frame_indices: Encoder frame of each token.
+        durations: TDT's durations; None for the others.
+        text: The transcript.
+        timestamps: `char`, `word` and `segment`: lists of (text, first frame, last frame, start s, end s).
+    """
+
+    tokens: list[int]
+    batch_tokens: list[int]
+    frame_indices: list[int]
+    durations: list[int] | None
+    text: str
+    timestamps: dict[str, list[tuple[str, int, int, float, float]]]
+
+
+@dataclass
+class StageOutputs:
+    """
+    One batch of clips through one checkpoint.
+
+    Args:
+        name: What the batch is, for the table.
+        tensors: Stage to one float32 tensor a clip, (frames, ...), real frames only.
+        hypotheses: Head (`ctc`, `rnnt`, `tdt`) to one hypothesis a clip.
+        joint_targets: Tokens that the joint network was evaluated for, one list a clip.
+    """
+
+    name: str
+    tensors: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    hypotheses: dict[str, list[ClipHypothesis]] = field(default_factory=dict)
+    joint_targets: list[list[int]] = field(default_factory=list)
+
+    def keep(self, stage: str, batch: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Store the real frames of (batch, frames, ...)."""
+        self.tensors[stage] = [clip[:count].float().cpu() for clip, count in zip(batch, lengths.tolist(), strict=True)]
+
+
+def save_stage_outputs(path: str | Path, batches: list[StageOutputs], provenance: dict[str, str]) -> None:
+    """Write batches into one safetensors file: tensors as they are, the rest as JSON in its metadata."""
+    tensors = {
+        f"{number}/{stage}/{clip}": tensor.contiguous()
+        for number, outputs in enumerate(batches)
+        for stage, clips in outputs.tensors.items()
+        for clip, tensor in enumerate(clips)
+    }
+    rest = [
+        {
+            "name": outputs.name,
+            "stages": {stage: len(clips) for stage, clips in outputs.tensors.items()},
+            "hypotheses": {head: [asdict(clip) for clip in clips] for head, clips in outputs.hypotheses.items()},
+            "joint_targets": outputs.joint_targets,
+        }
+        for outputs in batches
+    ]
+    save_file(tensors, path, metadata={"batches": json.dumps(rest), "provenance": json.dumps(provenance)})
+
+
+def load_stage_outputs(path: str | Path) -> tuple[list[StageOutputs], dict[str, str]]:
+    """The batches and the provenance that `save_stage_outputs` wrote."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        batches = []
+        for number, rest in enumerate(json.loads(metadata["batches"])):
+            tensors = {
+                stage: [file.get_tensor(f"{number}/{stage}/{clip}") for clip in range(count)]
+                for stage, count in rest["stages"].items()
+            }
+            hypotheses = {
+                head: [_hypothesis_from_json(clip) for clip in clips] for head, clips in rest["hypotheses"].items()
+            }
+            batches.append(StageOutputs(rest["name"], tensors, hypotheses, rest["joint_targets"]))
+    return batches, json.loads(metadata["provenance"])
+
+
+def _hypothesis_from_json(values: dict[str, Any]) -> ClipHypothesis:
+    timestamps = {level: [tuple(item) for item in items] for level, items in values["timestamps"].items()}
+    return ClipHypothesis(**{**values, "timestamps": timestamps})
+
+
+def pad_waveforms(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, samples) with zeros behind the shorter clips, and the number of samples of each, (batch,)."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    padded = torch.zeros(len(waveforms), int(lengths.max()))
+    for row, waveform in zip(padded, waveforms, strict=True):
+        row[: len(waveform)] = torch.from_numpy(waveform)
+    return padded, lengths
+
+
+@contextlib.contextmanager
+def capture_outputs(modules: dict[str, torch.nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
+    """Collect what modules return while the `with` block runs; of a tuple the first item."""
+    captured: dict[str, torch.Tensor] = {}
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            captured[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in modules.items()]
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stage_modules(encoder: torch.nn.Module, front: str) -> dict[str, torch.nn.Module]:
+    """The modules whose outputs are stages: the front of the encoder and every block."""
+    modules = {"subsampling": getattr(encoder, front)}
+    for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
+        modules[f"block {index}"] = layer
+    return modules
+
+
+def keep_encoder_stages(
+    outputs: StageOutputs, captured: dict[str, torch.Tensor], encoded: torch.Tensor, lengths: torch.Tensor
+) -> None:
+    """Store the stages up to the encoder's output; where blocks reduce in time, only those with as many frames."""
+    for stage, batch in captured.items():
+        if batch.shape[1] == encoded.shape[1]:
+            outputs.keep(stage, batch, lengths)
+    outputs.keep("encoder", encoded, lengths)
+
+
+class NemoRunner:
+    """
+    A `.nemo` checkpoint in NeMo itself.
+
+    Args:
+        checkpoint: The archive.
+        device: Where to run.
+
+    Raises:
+        ImportError: NeMo is not installed; the message says how to.
+    """
+
+    def __init__(self, checkpoint: str | Path, device: str = "cpu") -> None:
+        try:
+            import nemo  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f"Verification runs NeMo beside this package, and NeMo is not installed: {INSTALL_NEMO}"
+            ) from error
+        logging.getLogger("nemo_logger").setLevel(logging.ERROR)
+        from nemo.collections.asr.models import ASRModel
+        from nemo.utils import logging as nemo_logging
+
+        nemo_logging.setLevel(logging.ERROR)
+        self.device = torch.device(device)
+        self.model = ASRModel.restore_from(str(checkpoint), map_location=self.device).eval()
+        # What NeMo's `transcribe` sets before it computes features.
+        self.model.preprocessor.featurizer.dither = 0.0
+        self.heads = self._find_heads()
+
+    def _find_heads(self) -> list[str]:
+        model = self.model
+        heads = []
+        if hasattr(model, "joint"):
+            heads.append("tdt" if getattr(model.joint, "num_extra_outputs", 0) else "rnnt")
+        if hasattr(model, "ctc_decoder") or not hasattr(model, "joint"):
+            heads.append("ctc")
+        return heads
+
+    def _set_up_decoding(self, head: str, strategy: str) -> None:
+        """Timestamps on, greedy by the named strategy."""
+        import copy
+
+        from omegaconf import open_dict
+
+        is_hybrid = len(self.heads) > 1
+        config = self.model.cfg
+        decoding = config.aux_ctc.decoding if is_hybrid and head == "ctc" else config.get("decoding", {})
+        decoding = copy.deepcopy(decoding)
+        with open_dict(decoding):
+            decoding.compute_timestamps = True
+            decoding.preserve_alignments = None
+            decoding.strategy = strategy
+        if is_hybrid:
+            decoder_type = "ctc" if head == "ctc" else "rnnt"
+            self.model.change_decoding_strategy(decoding, decoder_type=decoder_type, verbose=False)
+        else:
+            self.model.change_decoding_strategy(decoding, verbose=False)
+
+    @torch.inference_mode()
+    def run(
+        self,
+        name: str,
+        waveforms: list[np.ndarray],
+        dtype: torch.dtype = torch.float32,
+        joint_targets: list[list[int]] | None = None,
+        strategy: str = "greedy_batch",
+    ) -> StageOutputs:
+        """
+        Args:
+            name: What the batch is.
+            waveforms: Samples of each clip, float32 at the model's rate.
+            dtype: Of the encoder and the heads; rounds their weights for good, so float32 comes first. Features are
+                always computed in float32.
+            joint_targets: Tokens to evaluate the joint network for. Without them NeMo decodes, and the joint network
+                is evaluated for what it found.
+            strategy: NeMo's `greedy` or `greedy_batch`.
+        """
+        outputs = StageOutputs(name)
+        model = self.model
+        for part, module in model.named_children():
+            if part != "preprocessor":  # its filterbank must not be rounded
+                module.to(dtype)
+        padded, lengths = (tensor.to(self.device) for tensor in pad_waveforms(waveforms))
+        features, feature_lengths = model.preprocessor(input_signal=padded, length=lengths)
+        outputs.keep("features", features.transpose(1, 2), feature_lengths)
+        with capture_outputs(stage_modules(model.encoder, "pre_encode")) as captured:
+            encoded, encoder_lengths = model.encoder(audio_signal=features.to(dtype), length=feature_lengths)
+        frames = encoded.transpose(1, 2)
+        keep_encoder_stages(outputs, captured, frames, encoder_lengths)
+
+        ctc_log_probs = None
+        if "ctc" in self.heads:
+            ctc_decoder = model.ctc_decoder if hasattr(model, "ctc_decoder") else model.decoder
+            ctc_log_probs = ctc_decoder(encoder_output=encoded)
+            outputs.keep("CTC log-probabilities", ctc_log_probs, encoder_lengths)
+        if joint_targets is not None:
+            outputs.joint_targets = joint_targets
+        else:
+            for head in self.heads:
+                outputs.hypotheses[head] = self._decode(head, strategy, encoded, encoder_lengths, ctc_log_probs)
+            if self.heads[0] != "ctc":
+                found = outputs.hypotheses[self.heads[0]]
+                outputs.joint_targets = [hypothesis.tokens[:JOINT_TOKENS] for hypothesis in found]
+        if outputs.joint_targets:
+            outputs.tensors["joint log-probabilities"] = [
+                self._joint(encoded[clip : clip + 1, :, :count], outputs.joint_targets[clip])
+                for clip, count in enumerate(encoder_lengths.tolist())
+            ]
+        return outputs
+
+    def _joint(self, encoded: torch.Tensor, targets: list[int]) -> torch.Tensor:
+        """Joint log-probabilities of one clip, all classes normalised together: (frames, tokens + 1, classes)."""
+        target_tensor = torch.tensor([targets], dtype=torch.int64, device=self.device).reshape(1, -1)
+        predictions, _, _ = self.model.decoder(
+            targets=target_tensor, target_length=torch.tensor([len(targets)], device=self.device)
+        )
+        joint = self.model.joint(encoder_outputs=encoded, decoder_outputs=predictions)
+        return joint[0].float().log_softmax(dim=-1).cpu()
+
+    def _decode(
+        self,
+        head: str,
+        strategy: str,
+        encoded: torch.Tensor,
+        encoder_lengths: torch.Tensor,
+        ctc_log_probs: torch.Tensor | None,
+    ) -> list[ClipHypothesis]:
+        self._set_up_decoding(head, strategy)
+
+        def decode(clips: slice, num_frames: int) -> list[Any]:
+            if head == "ctc":
+                assert ctc_log_probs is not None
+                decoding = self.model.ctc_decoding if hasattr(self.model, "ctc_decoding") else self.model.decoding
+                return decoding.ctc_decoder_predictions_tensor(
+                    ctc_log_probs[clips, :num_frames], encoder_lengths[clips], return_hypotheses=True
+                )
+            return self.model.decoding.rnnt_decoder_predictions_tensor(
+                encoded[clips, :, :num_frames], encoder_lengths[clips], return_hypotheses=True
+            )
+
+        batch = decode(slice(None), encoded.shape[2])
+        results = []
+        for index, count in enumerate(encoder_lengths.tolist()):
+            # Alone: NeMo 3.0 overwrites the durations of clips that end before their batch does.
+            hypothesis = decode(slice(index, index + 1), max(count, 1))[0] if count else batch[index]
+            results.append(self._read_hypothesis(head, hypothesis, batch[index]))
+        return results
+
+    def _read_hypothesis(self, head: str, hypothesis: Any, in_batch: Any) -> ClipHypothesis:
+        from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_outputs
+
+        timestamp = hypothesis.timestamp if isinstance(hypothesis.timestamp, dict) else {}
+        frame_indices = timestamp.get("timestep", [])
+        durations = None
+        if head == "tdt":
+            durations = [int(duration) for duration in _as_list(getattr(hypothesis, "token_duration", None))]
+        tokens = _as_list(hypothesis.y_sequence)
+        if head == "ctc":
+            tokens, frame_indices = _collapse(tokens, self.model)
+        if timestamp:
+            preprocessor = self.model.cfg.preprocessor
+            process_timestamp_outputs(
+                [hypothesis], self._frames_per_encoder_frame(), float(preprocessor.get("window_stride", 0.01))
+            )
+        return ClipHypothesis(
+            tokens=[int(token) for token in tokens],
+            batch_tokens=[
+                int(token)
+                for token in (
+                    _collapse(_as_list(in_batch.y_sequence), self.model)[0]
+                    if head == "ctc"
+                    else _as_list(in_batch.y_sequence)
+                )
+            ],
+            frame_indices=[int(frame) for frame in _as_list(frame_indices)],
+            durations=durations,
+            text=hypothesis.text,
+            timestamps={
+                level: _read_offsets(level, timestamp.get(level, [])) for level in ("char", "word", "segment")
+            },
+        )
+
+    def _frames_per_encoder_frame(self) -> int:
+        return int(self.model.encoder.subsampling_factor)
+
+
+def _as_list(values: Any) -> list[Any]:
+    if values is None:
+        return []
+    return values.tolist() if isinstance(values, torch.Tensor) else list(values)
+
+
+def _collapse(frame_labels: list[int], model: Any) -> tuple[list[int], list[int]]:
+    """CTC tokens and their first frames out of NeMo's label for each frame, where a hypothesis holds those."""
+    decoding = model.ctc_decoding if hasattr(model, "ctc_decoding") else model.decoding
+    blank = decoding.blank_id
+    tokens, frames = [], []
+    previous = blank
+    for frame, label in enumerate(frame_labels):
+        if label not in (blank, previous):
+            tokens.append(int(label))
+            frames.append(frame)
+        previous = label
+    return tokens, frames
+
+
+def _read_offsets(level: str, offsets: list[dict[str, Any]]) -> list[tuple[str, int, int, float, float]]:
+    """NeMo's timestamps of one level as tuples; the text of a char is a list there."""
+    result = []
+    for offset in offsets:
+        text = offset[level]
+        text = "".join(text) if isinstance(text, list) else text
+        result.append(
+            (
+                text,
+                int(offset["start_offset"]),
+                int(offset["end_offset"]),
+                float(offset["start"]),
+                float(offset["end"]),
+            )
+        )
+    return result

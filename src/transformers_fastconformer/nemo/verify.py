@@ -1,0 +1,419 @@
+"""Proof that a converted checkpoint computes what NeMo computes: both, side by side, stage by stage."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ..configuration_fastconformer import (
+    FastConformerConfig,
+    FastConformerCTCConfig,
+    FastConformerRNNTConfig,
+    FastConformerTDTConfig,
+)
+from ..modeling_fastconformer import FastConformerModel
+from ..modeling_fastconformer_ctc import FastConformerForCTC
+from ..modeling_fastconformer_hybrid import share_as_ctc
+from ..modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
+from ..modeling_outputs import FastConformerGenerateOutput
+from ..processing_fastconformer import FastConformerProcessor
+from .reference import (
+    ClipHypothesis,
+    NemoRunner,
+    StageOutputs,
+    capture_outputs,
+    keep_encoder_stages,
+    load_stage_outputs,
+    stage_modules,
+)
+
+REPORT_NAME = "verification.json"
+
+# The numerical contract in float32: a share of the largest magnitude in the reference.
+FLOAT32_TOLERANCE = 5e-6
+# In 16 bits: our error against NeMo in float32 as a multiple of NeMo's own.
+SIXTEEN_BIT_RATIO = 1.1
+
+EXACT_STAGES = ("tokens", "tokens in a batch", "frame indices", "durations", "timestamps", "text")
+
+
+@dataclass
+class StageResult:
+    """
+    One row of the table.
+
+    Args:
+        stage: What was compared.
+        max_difference, mean_difference: Over all values of all clips; in exact stages, how many clips differ.
+        limit: What `max_difference` may be (16 bits: what `mean_difference` may be).
+        passed: Whether it is within the limit.
+        clips: How many clips were compared.
+        detail: The first difference, for a reader.
+    """
+
+    stage: str
+    max_difference: float
+    mean_difference: float
+    limit: float
+    passed: bool
+    clips: int
+    detail: str = ""
+
+
+@dataclass
+class VerificationReport:
+    """
+    All rows, and what they were made with.
+
+    Args:
+        reference: What ours was compared with.
+        dtype, device: Where and in which precision both ran.
+        batches: Names of the batches of clips.
+        rows: One for each stage.
+    """
+
+    reference: str
+    dtype: str
+    device: str
+    batches: list[str]
+    rows: list[StageResult] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are rows and every one is within its limit."""
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+    def to_markdown(self) -> str:
+        """The rows as a Markdown table."""
+        lines = ["| stage | max difference | mean difference | limit | clips | |", "|---|---|---|---|---|---|"]
+        for row in self.rows:
+            verdict = "pass" if row.passed else f"**FAIL** {row.detail}".strip()
+            lines.append("| " + " | ".join([row.stage, *describe_row(row), str(row.clips), verdict]) + " |")
+        return "\n".join(lines)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `verification.json` into a folder."""
+        path = Path(folder) / REPORT_NAME
+        content = {**asdict(self), "passed": self.passed}
+        path.write_text(json.dumps(content, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
+        return path
+
+
+def describe_row(row: StageResult) -> tuple[str, str, str]:
+    """Maximum, mean and limit of a row as people read them."""
+    if row.stage.split(": ")[-1] in EXACT_STAGES:
+        return ("identical" if row.passed else f"{row.max_difference:.0f} clips differ"), "", "identical"
+    return f"{row.max_difference:.2e}", f"{row.mean_difference:.2e}", f"{row.limit:.2e}"
+
+
+# Our side
+
+
+class ConvertedRunner:
+    """
+    A converted checkpoint in this package, giving the same stages as [`NemoRunner`].
+
+    Args:
+        folder: The converted folder.
+        device: Where to run.
+        attn_implementation: `"eager"` or `"sdpa"`.
+    """
+
+    def __init__(self, folder: str | Path, device: str = "cpu", attn_implementation: str = "sdpa") -> None:
+        self.device = torch.device(device)
+        self.processor = FastConformerProcessor.from_pretrained(folder)
+        model_class, config_class = _model_class_of(folder)
+        config = config_class.from_pretrained(folder)
+        self.model: PreTrainedModel = model_class.from_pretrained(
+            folder, config=config, attn_implementation=attn_implementation, dtype=torch.float32
+        )
+        self.model.eval().to(self.device)
+        self.heads: dict[str, PreTrainedModel] = {}
+        if isinstance(self.model, FastConformerForCTC):
+            self.heads["ctc"] = self.model
+        elif isinstance(self.model, FastConformerForRNNT | FastConformerForTDT):
+            self.heads[self.model.decoder_type] = self.model
+            if self.model.ctc_head is not None:
+                self.heads["ctc"] = share_as_ctc(self.model)
+
+    @torch.inference_mode()
+    def run(
+        self,
+        name: str,
+        waveforms: list[np.ndarray],
+        joint_targets: list[list[int]],
+        dtype: torch.dtype = torch.float32,
+        with_hypotheses: bool = True,
+    ) -> StageOutputs:
+        """The stages of one batch; `joint_targets` are the tokens that NeMo's joint network was evaluated for."""
+        outputs = StageOutputs(name, joint_targets=joint_targets)
+        model: Any = self.model.to(dtype)
+        inputs = self._features(waveforms)
+        outputs.keep("features", inputs["input_features"], inputs["input_lengths"])
+        with capture_outputs(stage_modules(model.encoder, "subsampling")) as captured:
+            encoded = model.encoder(**inputs)
+        frames, lengths = encoded.last_hidden_state, encoded.encoder_lengths
+        keep_encoder_stages(outputs, captured, frames, lengths)
+        if "ctc" in self.heads:
+            outputs.keep("CTC log-probabilities", model.ctc_head(frames).float().log_softmax(dim=-1), lengths)
+        if joint_targets and hasattr(model, "joint"):
+            outputs.tensors["joint log-probabilities"] = [
+                model.compute_joint_logits(
+                    frames[clip : clip + 1, :count],
+                    torch.tensor([targets], dtype=torch.int64, device=self.device).reshape(1, -1),
+                )[0]
+                .float()
+                .log_softmax(dim=-1)
+                .cpu()
+                for clip, (count, targets) in enumerate(zip(lengths.tolist(), joint_targets, strict=True))
+            ]
+        if with_hypotheses:
+            for head in self.heads:
+                outputs.hypotheses[head] = self._decode(head, waveforms, inputs)
+        return outputs
+
+    def _features(self, waveforms: list[np.ndarray]) -> Any:
+        extractor = self.processor.feature_extractor
+        return extractor(waveforms, sampling_rate=extractor.sampling_rate, return_tensors="pt", device=self.device)
+
+    def _decode(self, head: str, waveforms: list[np.ndarray], inputs: Any) -> list[ClipHypothesis]:
+        model: Any = self.heads[head]
+        in_batch = model.generate(**inputs, return_dict_in_generate=True)
+        results = []
+        for index, waveform in enumerate(waveforms):
+            output: FastConformerGenerateOutput = in_batch
+            if len(waveforms) > 1:
+                output = model.generate(**self._features([waveform]), return_dict_in_generate=True)
+            row = 0 if len(waveforms) > 1 else index
+            transcript = self.processor.batch_decode(output, timestamps=["char", "word", "segment"])[row]
+            count, batch_count = int(output.sequence_lengths[row]), int(in_batch.sequence_lengths[index])
+            durations = output.durations
+            results.append(
+                ClipHypothesis(
+                    tokens=output.sequences[row, :count].tolist(),
+                    batch_tokens=in_batch.sequences[index, :batch_count].tolist(),
+                    frame_indices=output.frame_indices[row, :count].tolist(),
+                    durations=None if durations is None else durations[row, :count].tolist(),
+                    text=transcript["text"],
+                    timestamps={
+                        level: [
+                            (item[level], item["start_offset"], item["end_offset"], item["start"], item["end"])
+                            for item in transcript["timestamps"][level]
+                        ]
+                        for level in ("char", "word", "segment")
+                    },
+                )
+            )
+        return results
+
+
+def _model_class_of(folder: str | Path) -> tuple[Any, type[FastConformerConfig]]:
+    """The class that holds all the heads of a converted folder."""
+    config_dict, _ = FastConformerCTCConfig.get_config_dict(folder)
+    classes: dict[str, tuple[Any, type[FastConformerConfig]]] = {
+        FastConformerConfig.model_type: (FastConformerModel, FastConformerConfig),
+        FastConformerCTCConfig.model_type: (FastConformerForCTC, FastConformerCTCConfig),
+        FastConformerRNNTConfig.model_type: (FastConformerForRNNT, FastConformerRNNTConfig),
+        FastConformerTDTConfig.model_type: (FastConformerForTDT, FastConformerTDTConfig),
+    }
+    model_type = config_dict.get("model_type")
+    if model_type not in classes:
+        raise ValueError(f"{folder}: model_type={model_type!r} is not supported; expected one of {sorted(classes)}.")
+    return classes[model_type]
+
+
+# The comparison
+
+
+def compare_outputs(
+    reference: list[StageOutputs], ours: list[StageOutputs], reference_16_bit: list[StageOutputs] | None = None
+) -> list[StageResult]:
+    """
+    One row for each stage over all the batches.
+
+    Args:
+        reference: NeMo in float32.
+        ours: This package on the same batches.
+        reference_16_bit: NeMo in the precision of `ours`, where that has 16 bits: its error is the measure then.
+    """
+    stages = list(dict.fromkeys(stage for outputs in reference for stage in outputs.tensors))
+    rows = [
+        _compare_tensors(
+            stage,
+            _clips_of(stage, reference),
+            _clips_of(stage, ours),
+            None if reference_16_bit is None else _clips_of(stage, reference_16_bit),
+        )
+        for stage in stages
+    ]
+    for head in dict.fromkeys(head for outputs in reference for head in outputs.hypotheses):
+        pairs = [
+            pair
+            for theirs, mine in zip(reference, ours, strict=True)
+            for pair in zip(theirs.hypotheses[head], mine.hypotheses.get(head, []), strict=True)
+        ]
+        rows += _compare_hypotheses(head, pairs)
+    return rows
+
+
+def _clips_of(stage: str, batches: list[StageOutputs]) -> list[torch.Tensor]:
+    return [clip for outputs in batches for clip in outputs.tensors.get(stage, [])]
+
+
+def _compare_tensors(
+    stage: str, reference: list[torch.Tensor], ours: list[torch.Tensor], reference_16_bit: list[torch.Tensor] | None
+) -> StageResult:
+    if [clip.shape for clip in reference] != [clip.shape for clip in ours]:
+        shapes = f"shapes {[tuple(clip.shape) for clip in ours]}, NeMo {[tuple(clip.shape) for clip in reference]}"
+        return StageResult(stage, math.inf, math.inf, 0.0, False, len(reference), shapes)
+    expected, found = (torch.cat([clip.flatten() for clip in clips]) for clips in (reference, ours))
+    if expected.numel() == 0:
+        return StageResult(stage, 0.0, 0.0, 0.0, True, len(reference))
+    difference = (expected - found).abs()
+    difference = torch.where(expected == found, 0.0, difference)  # equal infinities
+    max_difference, mean_difference = float(difference.max()), float(difference.mean())
+    if stage == "features":
+        limit = 0.0
+        # Bit-equal on a CPU; another device sums in another order.
+        passed = max_difference <= limit
+    elif reference_16_bit is not None:
+        own = torch.cat([clip.flatten() for clip in reference_16_bit])
+        limit = SIXTEEN_BIT_RATIO * float((expected - own).abs().mean())
+        passed = mean_difference <= limit
+    else:
+        finite = expected[expected.isfinite()]
+        limit = FLOAT32_TOLERANCE * float(finite.abs().max()) if finite.numel() else 0.0
+        passed = max_difference <= limit
+    # NaN compares false, so that it fails.
+    return StageResult(stage, max_difference, mean_difference, limit, passed, len(reference))
+
+
+def _compare_hypotheses(head: str, pairs: list[tuple[ClipHypothesis, ClipHypothesis]]) -> list[StageResult]:
+    columns = {
+        "tokens": lambda hypothesis: hypothesis.tokens,
+        "tokens in a batch": lambda hypothesis: hypothesis.batch_tokens,
+        "frame indices": lambda hypothesis: hypothesis.frame_indices,
+        "durations": lambda hypothesis: hypothesis.durations,
+        "timestamps": lambda hypothesis: hypothesis.timestamps,
+        "text": lambda hypothesis: hypothesis.text,
+    }
+    if head != "tdt":
+        del columns["durations"]
+    rows = []
+    for stage, read in columns.items():
+        differing = [(read(theirs), read(mine)) for theirs, mine in pairs if read(theirs) != read(mine)]
+        detail = f"NeMo {differing[0][0]!r}, here {differing[0][1]!r}"[:400] if differing else ""
+        count = float(len(differing))
+        rows.append(StageResult(f"{head}: {stage}", count, count, 0.0, not differing, len(pairs), detail))
+    return rows
+
+
+# The clips
+
+
+def build_batches(clips: dict[str, np.ndarray], sampling_rate: int) -> dict[str, list[np.ndarray]]:
+    """
+    Batches to verify on: every clip alone, all in one padded batch, and input that conversions stumble over.
+
+    Args:
+        clips: Name to samples, float32 at the model's rate.
+        sampling_rate: That rate, in Hz.
+    """
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0.0, 0.05, 2 * sampling_rate).astype(np.float32)
+    silence = np.zeros(sampling_rate, dtype=np.float32)
+    some = next(iter(clips.values()))
+    batches = {f"{name} alone": [clip] for name, clip in clips.items()}
+    batches["all clips in one batch"] = list(clips.values())
+    batches["odd lengths"] = [some[: len(some) // 2 + 1], noise[: sampling_rate + 1], noise[: sampling_rate // 3]]
+    batches["silence and a short clip"] = [silence, noise[: sampling_rate // 10 + 7], some]
+    # Two frames: a deviation over the frames needs as many.
+    batches["two frames"] = [noise[: sampling_rate // 50]]
+    return batches
+
+
+def verify_against_stored(
+    expectations: str | Path, folder: str | Path, clips: dict[str, np.ndarray], attn_implementation: str = "sdpa"
+) -> VerificationReport:
+    """
+    Compare with outputs of NeMo that were stored before, on the CPU in float32.
+
+    Args:
+        expectations: File of `save_stage_outputs`; the names of its batches are names of clips.
+        folder: The converted checkpoint.
+        clips: Name to samples.
+        attn_implementation: Of this package.
+    """
+    reference, provenance = load_stage_outputs(expectations)
+    converted = ConvertedRunner(folder, "cpu", attn_implementation)
+    ours = [converted.run(batch.name, [clips[batch.name]], batch.joint_targets) for batch in reference]
+    return VerificationReport(
+        reference=f"stored outputs of NeMo {provenance['nemo']}",
+        dtype="float32",
+        device="cpu",
+        batches=[batch.name for batch in reference],
+        rows=compare_outputs(reference, ours),
+    )
+
+
+def verify_conversion(
+    checkpoint: str | Path,
+    folder: str | Path,
+    clips: dict[str, np.ndarray],
+    device: str = "cpu",
+    dtype: str = "float32",
+    attn_implementation: str = "sdpa",
+) -> VerificationReport:
+    """
+    Run NeMo and this package on the same audio and compare every stage.
+
+    Args:
+        checkpoint: The `.nemo` archive.
+        folder: What it was converted to.
+        clips: Name to samples, float32 at the model's rate.
+        device: Where both run. On CUDA TF32 is switched off for the comparison.
+        dtype: `"float32"`, or `"bfloat16"`, `"float16"`: then errors against float32 are compared, and no tokens.
+        attn_implementation: Of this package.
+
+    Raises:
+        ImportError: NeMo is not installed.
+    """
+    torch_dtype = getattr(torch, dtype)
+    is_float32 = torch_dtype == torch.float32
+    nemo = NemoRunner(checkpoint, device)
+    converted = ConvertedRunner(folder, device, attn_implementation)
+    batches = build_batches(clips, converted.processor.feature_extractor.sampling_rate)
+    allowed_tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        reference = [nemo.run(name, waveforms) for name, waveforms in batches.items()]
+        ours = [
+            converted.run(outputs.name, batches[outputs.name], outputs.joint_targets, torch_dtype, is_float32)
+            for outputs in reference
+        ]
+        own = None
+        if not is_float32:
+            for outputs in reference:
+                outputs.hypotheses = {}
+            own = [
+                nemo.run(outputs.name, batches[outputs.name], torch_dtype, outputs.joint_targets)
+                for outputs in reference
+            ]
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed_tf32
+    import nemo as nemo_package
+
+    return VerificationReport(
+        reference=f"NeMo {nemo_package.__version__}",
+        dtype=dtype,
+        device=device,
+        batches=list(batches),
+        rows=compare_outputs(reference, ours, own),
+    )
