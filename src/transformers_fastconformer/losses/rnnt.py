@@ -1,0 +1,63 @@
+"""The RNN-T loss (Graves 2012)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from transformers_fastconformer.losses.lattice import (
+    AlignmentLogLikelihood,
+    TokenLogProbabilities,
+    check_loss_inputs,
+    reduce_losses,
+)
+
+
+def rnnt_loss(
+    joint_logits: Tensor,
+    targets: Tensor,
+    encoder_lengths: Tensor,
+    target_lengths: Tensor,
+    blank_id: int,
+    reduction: str = "mean_batch",
+    fastemit_lambda: float = 0.0,
+) -> Tensor:
+    """Negative log-likelihood of the targets under a transducer, summed over all alignments.
+
+    Checked against `RNNTLossPytorch` and `RNNTLossNumba` of NeMo 3.0.0. Works on any device, in float32 (float64 for
+    float64 input). The gradient is analytic and can be taken once. A clip with no possible alignment has an infinite
+    loss and a gradient of exactly zero; for RNN-T that is only one without frames that still has targets.
+
+    Args:
+        joint_logits: Unnormalised outputs of the joint network, (batch, frames, targets + 1, tokens).
+        targets: Token ids, (batch, targets). Values beyond `target_lengths` are not looked at; -100 is fine there.
+        encoder_lengths: Valid frames of each clip, (batch,).
+        target_lengths: Valid targets of each clip, (batch,). May be zero.
+        blank_id: Index of the blank among the tokens.
+        reduction: `mean_batch` (mean over clips), `mean` (each loss divided by its number of targets, then mean),
+            `mean_volume` (sum of losses over sum of targets), `sum` or `none`, as in NeMo.
+        fastemit_lambda: Strength of FastEmit. It scales the gradient of emitting a label by 1 + lambda and, as in
+            NeMo, the reported loss too.
+
+    Returns:
+        A scalar, or (batch,) for `none`.
+    """
+    check_loss_inputs(
+        joint_logits, targets, encoder_lengths, target_lengths, blank_id, joint_logits.shape[-1], reduction
+    )
+    logits = joint_logits if joint_logits.dtype == torch.float64 else joint_logits.float()
+    encoder_lengths, target_lengths = encoder_lengths.long(), target_lengths.long()
+    blank, labels = TokenLogProbabilities.apply(logits, _fill_padding(targets, target_lengths), blank_id)
+    log_likelihood = AlignmentLogLikelihood.apply(
+        blank[..., None], labels[..., None], encoder_lengths, target_lengths, (1,), (0,), fastemit_lambda
+    )
+    losses = -log_likelihood
+    if fastemit_lambda:
+        losses = losses + fastemit_lambda * losses.detach()
+    return reduce_losses(losses, target_lengths, reduction)
+
+
+def _fill_padding(targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """Any valid id where the padding is, so that gathering cannot fail."""
+    within = torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]
+    return targets.long().masked_fill(~within, 0)
