@@ -1,0 +1,1 @@
+"""Decoding: tensors and step functions to hypotheses. Nothing here knows a model."""

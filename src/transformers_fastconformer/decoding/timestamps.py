@@ -1,0 +1,184 @@
+"""Times of tokens, words and segments, in encoder frames.
+
+Pure functions: they get token strings, texts and frames, and know neither models nor tokenizers. The rules, odd ones
+included, are those of NeMo 3.0.0 for one clip (`AbstractCTCDecoding.compute_ctc_timestamps`,
+`AbstractRNNTDecoding.compute_rnnt_timestamps`, `timestamp_utils`); `tests/equivalence/test_timestamps_nemo.py` runs
+both side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+DECODER_TYPES = ("ctc", "rnnt", "tdt")
+WORD_RULES = ("word_mark", "continuation_mark", "character")
+SEGMENT_SEPARATORS = (".", "?", "!")
+
+
+class Span(NamedTuple):
+    """Text with its first encoder frame and the frame after its last one."""
+
+    text: str
+    start_offset: int
+    end_offset: int
+
+
+def token_offsets(
+    decoder_type: str, frame_indices: Sequence[int], durations: Sequence[int] | None = None
+) -> list[tuple[int, int]]:
+    """Start and end frame of each token.
+
+    CTC: from the first frame of the token before to its own first frame; the first token starts one frame before its
+    own. RNN-T: the frame it was emitted in. TDT: from that frame for as long as the predicted duration.
+    """
+    if decoder_type not in DECODER_TYPES:
+        raise ValueError(f"decoder_type={decoder_type!r} is not supported; expected one of {DECODER_TYPES}.")
+    frames = [int(frame) for frame in frame_indices]
+    if decoder_type == "ctc":
+        starts = [max(0, frames[0] - 1), *frames[:-1]] if frames else []
+        return list(zip(starts, frames, strict=True))
+    if decoder_type == "rnnt":
+        return [(frame, frame + 1) for frame in frames]
+    if durations is None or len(durations) != len(frames):
+        found = "None" if durations is None else f"{len(durations)} durations"
+        raise ValueError(f"durations: found {found}; decoder_type='tdt' needs one for each of {len(frames)} tokens.")
+    return [(frame, frame + int(duration)) for frame, duration in zip(frames, durations, strict=True)]
+
+
+def with_punctuation_narrowed(
+    decoder_type: str,
+    offsets: Sequence[tuple[int, int]],
+    token_texts: Sequence[str],
+    punctuation: Collection[str],
+) -> list[tuple[int, int]]:
+    """Offsets in which punctuation lasts no time, since it is often emitted long after the word it belongs to.
+
+    CTC: a token whose text begins with punctuation ends where it starts. TDT: a token that is one punctuation
+    character moves to the end of the token before. The first token and RNN-T are left as they are.
+    """
+    narrowed = list(offsets)
+    for position in range(1, len(narrowed)):
+        text = token_texts[position]
+        if decoder_type == "ctc" and text and text[0] in punctuation:
+            start = narrowed[position][0]
+            narrowed[position] = (start, start)
+        elif decoder_type == "tdt" and text in punctuation:
+            previous_end = narrowed[position - 1][1]
+            narrowed[position] = (previous_end, previous_end)
+    return narrowed
+
+
+def _starts_word(
+    token: str, text: str, next_text: str | None, word_separator: str, word_rule: str, punctuation: Collection[str]
+) -> bool:
+    """Whether a token opens a new word; a separator before punctuation does not."""
+    if word_separator != " ":
+        return text == word_separator
+    is_separator = text == word_separator and next_text not in punctuation
+    if word_rule == "word_mark":  # a mark stripped in the text, or anything else whose text is not the token itself
+        return token != text or is_separator
+    if word_rule == "continuation_mark":
+        return (bool(text) and not text.startswith("##")) or is_separator
+    return is_separator
+
+
+def word_spans(
+    tokens: Sequence[str],
+    token_texts: Sequence[str],
+    offsets: Sequence[tuple[int, int]],
+    text_of: Callable[[list[int]], str],
+    *,
+    word_rule: str,
+    punctuation: Collection[str] = (),
+    word_separator: str = " ",
+) -> list[Span]:
+    """
+    Groups tokens into words.
+
+    Args:
+        tokens: Vocabulary strings, with their word or continuation marks.
+        token_texts: The text of each token on its own.
+        offsets: Start and end frame of each token.
+        text_of: Text of the tokens at the given positions.
+        word_rule: `"word_mark"` (SentencePiece), `"continuation_mark"` (WordPiece, `##`) or `"character"`.
+        punctuation: Punctuation characters that the vocabulary can write; they join the word before them.
+        word_separator: Text that parts words in character vocabularies.
+    """
+    if word_rule not in WORD_RULES:
+        raise ValueError(f"word_rule={word_rule!r} is not supported; expected one of {WORD_RULES}.")
+    words: list[Span] = []
+    open_word: list[int] = []  # positions of the tokens of the word being built
+    first_position = 0  # where the word being built starts
+
+    # For each position: the next text that is neither empty nor the separator, found from the back.
+    next_texts: list[str | None] = [None] * len(tokens)
+    for position in range(len(tokens) - 2, -1, -1):
+        text = token_texts[position + 1]
+        next_texts[position] = text if text and text != word_separator else next_texts[position + 1]
+
+    for position, (token, text) in enumerate(zip(tokens, token_texts, strict=True)):
+        is_punctuation = text in punctuation and text != word_separator
+        if is_punctuation and open_word:
+            if tokens[open_word[-1]] in (" ", "_", "▁"):
+                open_word.pop()
+            open_word.append(position)
+        elif is_punctuation and words:  # the word before is closed already
+            last = words[-1]
+            words[-1] = Span(last.text.removesuffix(" ") + text, last.start_offset, offsets[position][1])
+        elif not is_punctuation and _starts_word(
+            token, text, next_texts[position], word_separator, word_rule, punctuation
+        ):
+            if open_word:
+                words.append(Span(text_of(open_word), offsets[first_position][0], offsets[position - 1][1]))
+            open_word = []
+            if text != word_separator:
+                open_word.append(position)
+                first_position = position
+        else:
+            if not open_word:
+                first_position = position
+            open_word.append(position)
+
+    if open_word:
+        words.append(Span(text_of(open_word), offsets[first_position][0], offsets[-1][1]))
+    if words:  # whatever stands before the first word belongs to it
+        words[0] = words[0]._replace(start_offset=offsets[0][0])
+    return words
+
+
+def segment_spans(
+    words: Sequence[Span],
+    *,
+    segment_separators: Collection[str] = SEGMENT_SEPARATORS,
+    segment_gap_frames: int | None = None,
+) -> list[Span]:
+    """
+    Groups words into segments.
+
+    Args:
+        words: The words, in order.
+        segment_separators: A word that ends in one of these, or is one, ends its segment.
+        segment_gap_frames: A word that starts at least so many frames after the end of the one before opens a
+            segment. With it, separators count only for the first word of a segment, as in NeMo 3.0.0.
+    """
+    segments: list[Span] = []
+    open_segment: list[Span] = []
+
+    def close() -> None:
+        text = " ".join(word.text for word in open_segment)
+        segments.append(Span(text, open_segment[0].start_offset, open_segment[-1].end_offset))
+        open_segment.clear()
+
+    for word in words:
+        if segment_gap_frames and open_segment:
+            if word.start_offset - open_segment[-1].end_offset >= segment_gap_frames:
+                close()
+            open_segment.append(word)
+            continue
+        open_segment.append(word)
+        if word.text and (word.text[-1] in segment_separators or word.text in segment_separators):
+            close()
+    if open_segment:
+        close()
+    return segments

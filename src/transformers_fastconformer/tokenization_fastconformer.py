@@ -1,0 +1,445 @@
+"""Token ids to text and back.
+
+Encoding is the work of the `tokenizers` library. Decoding is written out here, because the text must be NeMo's to the
+last space (checked against NeMo 3.0.0: `AbstractCTCDecoding` and `AbstractRNNTDecoding.decode_tokens_to_str`,
+`SentencePieceTokenizer`, `AggregateTokenizer`).
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import os
+import re
+import struct
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer, normalizers
+from transformers import BatchEncoding, PreTrainedTokenizerFast
+
+TEXT_RULES = ("sentencepiece", "character", "wordpiece", "aggregate")
+WORD_MARK = "▁"
+CONTINUATION_MARK = "##"
+UNKNOWN_TEXT = " ⁇ "  # what SentencePiece writes for its unknown piece
+IGNORED_LABEL = -100
+
+
+def punctuation_of(tokens: Iterable[str]) -> frozenset[str]:
+    """
+    Punctuation that a vocabulary can write: every character of a Unicode P category in its tokens.
+
+    Tokens that begin with the word or continuation mark, and bracketed ones such as `<unk>` or `[CLS]`, do not count
+    (NeMo 3.0.0, `extract_punctuation_from_vocab`).
+    """
+    found: set[str] = set()
+    for token in tokens:
+        if token.startswith((WORD_MARK, CONTINUATION_MARK)) or re.match(r"<.*>$|\[.*\]$", token):
+            continue
+        found.update(character for character in token if unicodedata.category(character).startswith("P"))
+    return frozenset(found)
+
+
+class PrecompiledCharacterMap:
+    """
+    Text normalisation of a SentencePiece model, longest match first as SentencePiece does it.
+
+    The `Precompiled` normalizer of the tokenizers library takes the shortest match and replaces whole grapheme
+    clusters, so that combining accents get lost or composed where SentencePiece leaves them.
+
+    Args:
+        blob: `precompiled_charsmap` of the model: the length in bytes of a double-array trie, the trie, and the
+            replacements, each ended by a zero byte.
+    """
+
+    def __init__(self, blob: bytes):
+        (trie_bytes,) = struct.unpack_from("<I", blob)
+        self._units = struct.unpack_from(f"<{trie_bytes // 4}I", blob, 4)
+        self._replacements = blob[4 + trie_bytes :]
+
+    def _longest_match(self, text: bytes, start: int) -> tuple[int, int] | None:
+        """Bytes matched at `start` and where their replacement lies."""
+        units = self._units
+        found = None
+        node = self._child_base(units[0])
+        for end in range(start, len(text)):
+            node ^= text[end]
+            if node >= len(units):
+                break
+            unit = units[node]
+            if unit & 0x800000FF != text[end]:  # the label, and the bit that marks a value in its place
+                break
+            node ^= self._child_base(unit)
+            if unit >> 8 & 1:
+                found = (end - start + 1, units[node] & 0x7FFFFFFF)
+        return found
+
+    @staticmethod
+    def _child_base(unit: int) -> int:
+        return (unit >> 10) << ((unit & 0x200) >> 6)
+
+    def normalize(self, text: str, kept: re.Pattern[str] | None = None) -> str:
+        """The mapped text; matches of `kept` stay as they are."""
+        parts: list[str] = []
+        position = 0
+        for match in kept.finditer(text) if kept is not None else ():
+            parts += [self._map(text[position : match.start()]), match.group()]
+            position = match.end()
+        return "".join([*parts, self._map(text[position:])])
+
+    def _map(self, text: str) -> str:
+        encoded = text.encode("utf-8", errors="replace")
+        mapped = bytearray()
+        position = 0
+        while position < len(encoded):
+            match = self._longest_match(encoded, position)
+            if match is None:
+                size = 1
+                while position + size < len(encoded) and encoded[position + size] & 0xC0 == 0x80:
+                    size += 1
+                mapped += encoded[position : position + size]
+            else:
+                size, replacement = match
+                mapped += self._replacements[replacement : self._replacements.index(0, replacement)]
+            position += size
+        return mapped.decode("utf-8")
+
+
+@dataclass(frozen=True)
+class LanguageSpan:
+    """The ids `start` to `start + size - 1` of an aggregate tokenizer, which belong to one language."""
+
+    language: str
+    start: int
+    size: int
+
+
+class FastConformerTokenizer(PreTrainedTokenizerFast):
+    """
+    Tokenizer of the FastConformer models.
+
+    Ids `0` to `vocab_size - 1` are NeMo's. The next one is the blank, an added special token that also pads. `decode`
+    gives NeMo's text: one space before punctuation is dropped where the vocabulary knows that punctuation, and what is
+    unknown, invisible or a byte is written as SentencePiece does. The blank and the ignored label -100 never show.
+
+    Args:
+        tokenizer_object, tokenizer_file: The backend, as in [`PreTrainedTokenizerFast`].
+        text_rule (`str`, defaults to `"sentencepiece"`):
+            How tokens become text: `"sentencepiece"`, `"character"`, `"wordpiece"` or `"aggregate"`.
+        control_tokens (`list[str]`, *optional*): Tokens without text (SentencePiece's control pieces).
+        byte_tokens (`bool`, defaults to `False`): Tokens such as `<0x41>` are bytes of UTF-8 text.
+        unknown_text (`str`, *optional*): Text of `unk_token`.
+        add_dummy_prefix, remove_extra_whitespaces (`bool`, default to `True`):
+            Options of the SentencePiece model that decide which leading spaces are dropped.
+        kept_symbols (`list[str]`, *optional*): User-defined symbols, which normalisation leaves alone.
+        event_tokens (`list[str]`, *optional*):
+            Tokens that report an event (`<EOU>`: the end of an utterance). `decode(..., skip_special_tokens=True)`
+            leaves them out; without it they are written, as NeMo does. [`FastConformerProcessor`] lists them.
+        language_tag_pattern (`str`, *optional*): Regular expression of language tags to delete from the text.
+        languages (`list[list]`, *optional*):
+            For `"aggregate"`: language, number of tokens and `tokenizer.json` of each part, in the order of the ids.
+    """
+
+    vocab_files_names = {"tokenizer_file": "tokenizer.json"}
+    model_input_names = ["input_ids", "attention_mask"]
+    _tokenizer: Any  # the `tokenizers.Tokenizer`, never None once made
+
+    def __init__(
+        self,
+        *args: Any,
+        text_rule: str = "sentencepiece",
+        control_tokens: Sequence[str] = (),
+        byte_tokens: bool = False,
+        unknown_text: str = UNKNOWN_TEXT,
+        add_dummy_prefix: bool = True,
+        remove_extra_whitespaces: bool = True,
+        kept_symbols: Sequence[str] = (),
+        event_tokens: Sequence[str] = (),
+        language_tag_pattern: str | None = None,
+        languages: Sequence[Sequence[Any]] = (),
+        **kwargs: Any,
+    ):
+        if text_rule not in TEXT_RULES:
+            raise ValueError(f"text_rule={text_rule!r} is not supported; expected one of {TEXT_RULES}.")
+        # A transcript may hold the characters "<blank>" or "<unk>"; they are text there.
+        kwargs.setdefault("split_special_tokens", True)
+        kwargs.setdefault("clean_up_tokenization_spaces", False)
+        super().__init__(
+            *args,
+            text_rule=text_rule,
+            control_tokens=list(control_tokens),
+            byte_tokens=byte_tokens,
+            unknown_text=unknown_text,
+            add_dummy_prefix=add_dummy_prefix,
+            remove_extra_whitespaces=remove_extra_whitespaces,
+            kept_symbols=list(kept_symbols),
+            event_tokens=list(event_tokens),
+            language_tag_pattern=language_tag_pattern,
+            languages=[list(entry) for entry in languages],
+            **kwargs,
+        )
+        self.text_rule = text_rule
+        self.byte_tokens = byte_tokens
+        self.unknown_text = unknown_text
+        self.add_dummy_prefix = add_dummy_prefix
+        self.remove_extra_whitespaces = remove_extra_whitespaces
+        self.event_tokens = list(event_tokens)
+        self.language_tag_pattern = language_tag_pattern
+        self._set_up_vocabulary(control_tokens, kept_symbols)
+        self._set_up_languages(languages)
+
+    @classmethod
+    def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """Keeps `tokenizer.json` whole: rebuilding the backend from its vocabulary would lose the normalizer."""
+        return kwargs
+
+    def _set_up_vocabulary(self, control_tokens: Sequence[str], kept_symbols: Sequence[str]) -> None:
+        ids = self._tokenizer.get_vocab(with_added_tokens=False)
+        if sorted(ids.values()) != list(range(len(ids))):
+            raise ValueError(f"tokenizer.json: the {len(ids)} ids of the vocabulary are not 0 to {len(ids) - 1}.")
+        self._tokens = sorted(ids, key=ids.__getitem__)
+        if self.pad_token_id != len(ids):
+            raise ValueError(
+                f"pad_token_id={self.pad_token_id} is not supported; expected {len(ids)}, the size of the vocabulary, "
+                "which is the id of the blank."
+            )
+        missing = [token for token in (*control_tokens, *self.event_tokens, *kept_symbols) if token not in ids]
+        if missing:
+            raise ValueError(f"control_tokens, event_tokens, kept_symbols: {missing} are not in the vocabulary.")
+        self._control_ids = frozenset(ids[token] for token in control_tokens)
+        self._event_ids = frozenset(ids[token] for token in self.event_tokens)
+        self._byte_values = {ids[f"<0x{byte:02X}>"]: byte for byte in range(256)} if self.byte_tokens else {}
+
+        # The character map is applied here and not by the backend, which gets it back when it is saved.
+        self._saved_normalizer = self._tokenizer.normalizer
+        self._character_map = None
+        state = json.loads(self._saved_normalizer.__getstate__()) if self._saved_normalizer is not None else {}
+        steps = state.get("normalizers", [])
+        for position, step in enumerate(steps):
+            if step["type"] == "Precompiled":
+                self._character_map = PrecompiledCharacterMap(base64.b64decode(step["precompiled_charsmap"]))
+                rest = [self._saved_normalizer[index] for index in range(len(steps)) if index != position]
+                self._tokenizer.normalizer = normalizers.Sequence(rest)
+        longest_first = sorted(kept_symbols, key=len, reverse=True)
+        self._kept_pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def _set_up_languages(self, languages: Sequence[Sequence[Any]]) -> None:
+        """Reads the parts of an aggregate tokenizer, and the punctuation, which needs their bare tokens."""
+        if bool(languages) != (self.text_rule == "aggregate"):
+            raise ValueError(f"languages: {len(languages)} found; expected some just where text_rule='aggregate'.")
+        self.language_spans: list[LanguageSpan] = []
+        self._language_tokenizers: dict[str, FastConformerTokenizer] = {}
+        start = 0
+        for language, size, options in languages:
+            options = dict(options)
+            part = FastConformerTokenizer(tokenizer_object=Tokenizer.from_str(options.pop("tokenizer")), **options)
+            self._language_tokenizers[language] = part
+            self.language_spans.append(LanguageSpan(language, start, size))
+            start += size
+        if self.language_spans:
+            if start != len(self._tokens):
+                raise ValueError(f"languages: {start} tokens in all; the vocabulary has {len(self._tokens)}.")
+            self._tokens = [token for part in self._language_tokenizers.values() for token in part._tokens]
+        self.punctuation = punctuation_of(self._tokens)
+        characters = "".join(map(re.escape, sorted(self.punctuation)))
+        self._space_before_punctuation = re.compile(rf"\s([{characters}])") if characters else None
+        if self.text_rule == "character":
+            self.word_rule = "character"  # how tokens group into words, see `decoding.timestamps.word_spans`
+        elif any(token.startswith(CONTINUATION_MARK) for token in self._tokens):
+            self.word_rule = "continuation_mark"
+        else:
+            self.word_rule = "word_mark"
+        self._language_tag = re.compile(self.language_tag_pattern) if self.language_tag_pattern else None
+
+    def complete_backend(self) -> Tokenizer:
+        """A copy of the backend with all of its normalizer, as it is saved."""
+        backend = copy.deepcopy(self._tokenizer)
+        if self._saved_normalizer is not None:
+            backend.normalizer = self._saved_normalizer
+        return backend
+
+    def _save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        file_names: tuple[str, ...],
+        legacy_format: bool | None = None,
+        filename_prefix: str | None = None,
+    ) -> tuple[str, ...]:
+        file_names = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
+        self.complete_backend().save(file_names[-1])
+        return file_names
+
+    # Ids to text
+
+    @property
+    def blank_token_id(self) -> int:
+        """Id of the blank, which is also the padding: the size of the vocabulary."""
+        return len(self._tokens)
+
+    @property
+    def event_token_ids(self) -> frozenset[int]:
+        """Ids of `event_tokens`."""
+        return self._event_ids
+
+    @property
+    def text_options(self) -> dict[str, Any]:
+        """Arguments that make an equal tokenizer out of an equal backend, as plain values."""
+        names = (
+            "text_rule",
+            "control_tokens",
+            "byte_tokens",
+            "unknown_text",
+            "add_dummy_prefix",
+            "remove_extra_whitespaces",
+            "kept_symbols",
+        )
+        return {
+            **{name: self.init_kwargs[name] for name in names},
+            "pad_token": self.pad_token,
+            "unk_token": self.unk_token,
+        }
+
+    def vocabulary_tokens(self, token_ids: Iterable[int]) -> list[str]:
+        """Vocabulary strings as NeMo has them; `convert_ids_to_tokens` names the language too in aggregates."""
+        return [self._tokens[token_id] for token_id in token_ids]
+
+    def language_of(self, token_id: int) -> str | None:
+        """Language of a token of an aggregate tokenizer; `None` in others."""
+        for span in self.language_spans:
+            if span.start <= token_id < span.start + span.size:
+                return span.language
+        return None
+
+    def piece_text(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens, before the space in front of punctuation and language tags are deleted. No blanks."""
+        if self.text_rule == "sentencepiece":
+            return self._sentencepiece_text(token_ids)
+        tokens = self.vocabulary_tokens(token_ids)
+        if self.text_rule == "wordpiece":
+            return self._tokenizer.decoder.decode(tokens) if tokens else ""
+        text = "".join(tokens)
+        return text.replace(WORD_MARK, " ") if self.text_rule == "aggregate" else text
+
+    def _sentencepiece_text(self, token_ids: Sequence[int]) -> str:
+        text = ""
+        pending = bytearray()
+        drops_leading_mark = self.add_dummy_prefix or self.remove_extra_whitespaces
+        at_start = True  # a word mark here was put there by the encoder
+        mark_dropped = False
+        for token_id in token_ids:
+            if token_id in self._byte_values:
+                pending.append(self._byte_values[token_id])
+                continue
+            text += _text_from_bytes(pending)
+            pending.clear()
+            at_start = at_start and not text and not mark_dropped
+            if token_id in self._control_ids:
+                mark_dropped = False
+            elif token_id == self.unk_token_id:
+                text += self.unknown_text
+                mark_dropped = False
+            else:
+                token = self._tokens[token_id]
+                mark_dropped = False
+                if at_start and drops_leading_mark and token.startswith(WORD_MARK):
+                    token = token[1:]
+                    # Where extra spaces are removed, every leading one goes, not just the first.
+                    mark_dropped = not self.remove_extra_whitespaces
+                text += token.replace(WORD_MARK, " ")
+        return text + _text_from_bytes(pending)
+
+    def _decode(
+        self,
+        token_ids: int | Sequence[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> str:
+        if clean_up_tokenization_spaces:
+            raise ValueError("clean_up_tokenization_spaces=True is not supported; the text is NeMo's, unaltered.")
+        if kwargs:
+            raise TypeError(f"decode() does not know {sorted(kwargs)}.")
+        spoken = self.spoken_ids([token_ids] if isinstance(token_ids, int) else token_ids)
+        if skip_special_tokens:
+            spoken = [token_id for token_id in spoken if token_id not in self._event_ids]
+        text = self.piece_text(spoken)
+        if self._space_before_punctuation is not None:
+            text = self._space_before_punctuation.sub(r"\1", text)
+        return self._language_tag.sub("", text).strip() if self._language_tag is not None else text
+
+    def spoken_ids(self, token_ids: Iterable[int]) -> list[int]:
+        """The ids without blanks, padding and ignored labels."""
+        spoken = [int(token_id) for token_id in token_ids]
+        spoken = [token_id for token_id in spoken if token_id not in (self.blank_token_id, IGNORED_LABEL)]
+        wrong = [token_id for token_id in spoken if not 0 <= token_id < self.blank_token_id]
+        if wrong:
+            raise ValueError(
+                f"token_ids: found {wrong[0]}; expected 0 to {self.blank_token_id} (the blank) or {IGNORED_LABEL}."
+            )
+        return spoken
+
+    # Text to ids
+
+    def _encode_plus(self, *args: Any, **kwargs: Any) -> BatchEncoding:
+        text, text_pair = [*args, None, None][:2]
+        text = kwargs.pop("text", text)
+        text_pair = kwargs.pop("text_pair", text_pair)
+        language = kwargs.pop("language", None)
+        if text_pair is not None or kwargs.get("is_split_into_words"):
+            raise ValueError("text_pair and is_split_into_words are not supported; expected transcripts.")
+        if self.text_rule == "aggregate":
+            return self._encode_in_language(text, language, **kwargs)
+        if language is not None:
+            raise ValueError(f"language={language!r} is not supported; this tokenizer has one vocabulary.")
+        return super()._encode_plus(self._normalize(text), **kwargs)
+
+    def _normalize(self, text: Any) -> Any:
+        if isinstance(text, (list, tuple)):
+            return [self._normalize(entry) for entry in text]
+        if self._character_map is None or not isinstance(text, str):
+            return text
+        return self._character_map.normalize(text, self._kept_pattern)
+
+    def _encode_in_language(self, text: Any, language: str | None, **kwargs: Any) -> BatchEncoding:
+        if language not in self._language_tokenizers:
+            raise ValueError(
+                f"language={language!r} is not supported; expected one of {[*self._language_tokenizers]}."
+            )
+        part = self._language_tokenizers[language]
+        start = next(span.start for span in self.language_spans if span.language == language)
+        return_tensors = kwargs.pop("return_tensors", None)
+        padding = kwargs.pop("padding_strategy", False)
+        encoding = part._encode_plus(text, **kwargs)
+        is_batched = isinstance(text, (list, tuple))
+        rows = encoding["input_ids"] if is_batched else [encoding["input_ids"]]
+        shifted = [[token_id + start for token_id in row] for row in rows]
+        return self.pad(
+            {"input_ids": shifted if is_batched or return_tensors else shifted[0]},
+            padding=padding,
+            max_length=kwargs.get("max_length"),
+            pad_to_multiple_of=kwargs.get("pad_to_multiple_of"),
+            padding_side=kwargs.get("padding_side"),
+            return_attention_mask=kwargs.get("return_attention_mask"),
+            return_tensors=return_tensors,
+        )
+
+
+def _text_from_bytes(encoded: bytes | bytearray) -> str:
+    """UTF-8 text; every byte that starts no character becomes U+FFFD, one for each byte as in SentencePiece."""
+    text = ""
+    position = 0
+    while position < len(encoded):
+        for size in range(1, 5):
+            try:
+                text += encoded[position : position + size].decode("utf-8")
+            except UnicodeDecodeError:
+                continue
+            position += size
+            break
+        else:
+            text += "\N{REPLACEMENT CHARACTER}"
+            position += 1
+    return text

@@ -1,0 +1,273 @@
+"""The tokenizer: ids and text beside SentencePiece's own, NeMo's rules of text, saving and loading."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentencepiece_models import SYMBOLS, VARIANTS, train_sentencepiece_model
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from transformers_fastconformer.nemo.tokenizer_map import (
+    aggregate_tokenizer,
+    character_tokenizer,
+    sentencepiece_tokenizer,
+    wordpiece_tokenizer,
+)
+from transformers_fastconformer.tokenization_fastconformer import FastConformerTokenizer, punctuation_of
+
+FRAGMENTS = (
+    "the", "quick", "dog", "features", "aaa", "aaaaaaa", "  ", " ", "\t", "\n", "\u3000", ".", "...", "?!", "'s", "-",
+    "<EOU>", "<EOB>", "<unk>", "<s>", "<pad>", "<blank>", "<0x41>", "▁", "É", "e\u0301", "Q\u0301", "ﬁ\u0323", "①",
+    "½", "ü", "中文", "한", "👍", "\u200d", "\uff21", "ß", "12", "6.70", "—", "“", "क\u093c", "\u0301", "x",
+)  # fmt: skip
+
+
+def random_text(rng: random.Random) -> str:
+    return "".join(rng.choice(FRAGMENTS) + rng.choice(("", " ", "  ")) for _ in range(rng.randint(0, 9)))
+
+
+def as_pieces(processor: Any, ids: list[int]) -> list[str]:
+    return [processor.id_to_piece(token_id) for token_id in ids]
+
+
+@pytest.fixture(params=VARIANTS)
+def pair(request: pytest.FixtureRequest) -> tuple[FastConformerTokenizer, Any]:
+    """The tokenizer and SentencePiece itself, on the same model."""
+    import sentencepiece
+
+    model = train_sentencepiece_model(**VARIANTS[request.param])
+    return sentencepiece_tokenizer(model), sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def test_ids_are_those_of_sentencepiece(pair: tuple[FastConformerTokenizer, Any]) -> None:
+    tokenizer, processor = pair
+    size = processor.get_piece_size()
+    assert tokenizer.vocab_size == size
+    assert len(tokenizer) == size + 1
+    assert tokenizer.convert_ids_to_tokens(range(size)) == as_pieces(processor, list(range(size)))
+    assert tokenizer.vocabulary_tokens(range(size)) == as_pieces(processor, list(range(size)))
+    assert tokenizer.unk_token_id == processor.unk_id()
+    assert tokenizer.pad_token_id == tokenizer.blank_token_id == size
+    assert tokenizer.pad_token == "<blank>"
+    assert tokenizer.bos_token is None
+    assert tokenizer.eos_token is None
+
+
+def test_encoding_is_that_of_sentencepiece(pair: tuple[FastConformerTokenizer, Any]) -> None:
+    tokenizer, processor = pair
+    rng = random.Random(0)
+    texts = ["", " ", *(random_text(rng) for _ in range(400))]
+    others = 0
+    for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True):
+        expected = processor.encode_as_ids(text)
+        if ids != expected:
+            # Unigram: ". .." and ".. ." are equally likely, and SentencePiece's choice hangs on a float32 rounding.
+            assert "Unigram" in str(type(tokenizer.backend_tokenizer.model)), (text, ids, expected)
+            assert sorted(ids) == sorted(expected), (text, as_pieces(processor, ids), as_pieces(processor, expected))
+            others += 1
+    assert others <= 20
+
+
+def test_piece_text_is_that_of_sentencepiece(pair: tuple[FastConformerTokenizer, Any]) -> None:
+    tokenizer, processor = pair
+    rng = random.Random(1)
+    size = processor.get_piece_size()
+    for _ in range(400):
+        few = rng.choice((size, 12, 260))  # the reserved pieces stand at the beginning
+        ids = [rng.randrange(min(few, size)) for _ in range(rng.randint(0, 12))]
+        assert tokenizer.piece_text(ids) == processor.decode_pieces(as_pieces(processor, ids)), ids
+
+
+def test_saving_and_loading_change_nothing(pair: tuple[FastConformerTokenizer, Any], tmp_path: Path) -> None:
+    tokenizer, processor = pair
+    tokenizer.save_pretrained(tmp_path)
+    assert {"tokenizer.json", "tokenizer_config.json"} <= {path.name for path in tmp_path.iterdir()}
+    loaded = FastConformerTokenizer.from_pretrained(tmp_path)
+    loaded.save_pretrained(tmp_path / "again")
+    again = FastConformerTokenizer.from_pretrained(tmp_path / "again")
+    rng = random.Random(2)
+    texts = [random_text(rng) for _ in range(50)]
+    rows = [[rng.randrange(processor.get_piece_size()) for _ in range(8)] for _ in range(50)]
+    for other in (loaded, again, copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
+        assert len(other) == len(tokenizer)
+        assert other.pad_token_id == tokenizer.pad_token_id
+        assert other(texts).input_ids == tokenizer(texts).input_ids
+        assert other.batch_decode(rows) == tokenizer.batch_decode(rows)
+        assert other.event_tokens == tokenizer.event_tokens
+        assert other.punctuation == tokenizer.punctuation
+    assert (tmp_path / "tokenizer.json").read_bytes() == (tmp_path / "again" / "tokenizer.json").read_bytes()
+
+
+def test_the_saved_backend_normalises_by_itself(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model())
+    tokenizer.save_pretrained(tmp_path)
+    backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    text = "The  ﬁrst\u3000quick fox."
+    assert backend.encode(text).ids == tokenizer(text).input_ids == tokenizer("The first quick fox.").input_ids
+
+
+def test_the_auto_class_loads_it(tmp_path: Path) -> None:
+    from transformers_fastconformer import FastConformerConfig
+
+    AutoTokenizer.register(FastConformerConfig, fast_tokenizer_class=FastConformerTokenizer, exist_ok=True)
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model(user_defined_symbols=SYMBOLS))
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(loaded) is FastConformerTokenizer
+    assert (
+        loaded("Where does the road lead? <EOU>").input_ids == tokenizer("Where does the road lead? <EOU>").input_ids
+    )
+
+
+def test_a_space_before_known_punctuation_is_dropped() -> None:
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model(model_type="char"))
+    ids = tokenizer.convert_tokens_to_ids(["▁", "d", "o", "g", "▁", ".", "▁", "▁", "?", "▁", "x"])
+    assert tokenizer.piece_text(ids) == "dog .  ? x"
+    assert tokenizer.decode(ids) == "dog. ? x"
+
+
+def test_punctuation_is_read_off_the_vocabulary() -> None:
+    tokens = ["<unk>", "[CLS]", "▁(", "##-", "'s", "...", "a", "<b", "$", "¿", "e.g."]
+    assert punctuation_of(tokens) == frozenset("'.¿")
+    assert punctuation_of(["a", "b"]) == frozenset()
+
+
+def test_blanks_and_ignored_labels_never_show() -> None:
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model())
+    ids = tokenizer("the dog").input_ids
+    padded = [tokenizer.pad_token_id, *ids, -100, tokenizer.pad_token_id]
+    for skip_special_tokens in (False, True):
+        assert tokenizer.decode(padded, skip_special_tokens=skip_special_tokens) == "the dog"
+    assert tokenizer.decode(torch.tensor(padded)) == "the dog"
+    assert tokenizer.decode(np.array([padded, padded])) == ["the dog", "the dog"]
+    assert tokenizer.batch_decode(torch.tensor([padded])) == ["the dog"]
+    assert tokenizer.decode(ids[0]) == tokenizer.piece_text(ids[:1])
+    assert tokenizer.decode([]) == ""
+    assert tokenizer.decode([-100]) == ""
+
+
+@pytest.mark.parametrize("wrong", [-1, -101, 10**6])
+def test_ids_outside_the_vocabulary_are_refused(wrong: int) -> None:
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model())
+    with pytest.raises(ValueError, match=f"token_ids: found {wrong}; expected 0 to {tokenizer.vocab_size}"):
+        tokenizer.decode([0, wrong])
+
+
+def test_the_unknown_is_written_as_sentencepiece_does() -> None:
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model())
+    assert tokenizer.decode(tokenizer("the 中 dog").input_ids, skip_special_tokens=True) == "the  ⁇  dog"
+
+
+def test_events_are_hidden_as_special_tokens_only() -> None:
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model(user_defined_symbols=("<EOU>", "<EOB>", "<noise>")))
+    assert tokenizer.event_tokens == ["<EOU>", "<EOB>"]
+    ids = tokenizer("the dog<EOU> <noise>").input_ids
+    assert tokenizer.decode(ids) == "the dog<EOU> <noise>"
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "the dog <noise>"
+
+
+def test_language_tags_are_deleted_where_asked_for() -> None:
+    model = train_sentencepiece_model(user_defined_symbols=("<en-US>",))
+    pattern = r"\s*<[a-z]{2}-[A-Z]{2}>"
+    kept, deleted = sentencepiece_tokenizer(model), sentencepiece_tokenizer(model, language_tag_pattern=pattern)
+    ids = kept("the dog <en-US>").input_ids
+    assert kept.decode(ids) == "the dog <en-US>"
+    assert deleted.decode(ids) == "the dog"
+
+
+def test_options_that_would_change_the_text_are_refused() -> None:
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model())
+    with pytest.raises(ValueError, match="clean_up_tokenization_spaces=True"):
+        tokenizer.decode([5], clean_up_tokenization_spaces=True)
+    with pytest.raises(TypeError, match="group_tokens"):
+        tokenizer.decode([5], group_tokens=True)
+    with pytest.raises(ValueError, match="text_pair"):
+        tokenizer("a", "b")
+    with pytest.raises(ValueError, match="language='en'"):
+        tokenizer("a", language="en")
+    with pytest.raises(ValueError, match="text_rule='spm'"):
+        FastConformerTokenizer(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<blank>", text_rule="spm")
+    with pytest.raises(ValueError, match="pad_token_id=0"):
+        FastConformerTokenizer(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<unk>")
+    with pytest.raises(ValueError, match=r"\['<EOU>'\] are not in the vocabulary"):
+        FastConformerTokenizer(
+            tokenizer_object=tokenizer.backend_tokenizer, pad_token="<blank>", event_tokens=["<EOU>"]
+        )
+
+
+def test_batches_are_padded_with_the_blank() -> None:
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model())
+    batch = tokenizer(["the dog", "the lazy brown dog"], padding=True, return_tensors="pt")
+    lengths = batch.attention_mask.sum(-1)
+    assert batch.input_ids.shape == (2, int(lengths.max()))
+    assert batch.input_ids[0, lengths[0] :].eq(tokenizer.pad_token_id).all()
+    assert tokenizer.batch_decode(batch.input_ids) == ["the dog", "the lazy brown dog"]
+
+
+def test_the_blank_gets_another_name_where_its_own_is_taken() -> None:
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model(user_defined_symbols=("<blank>",)))
+    assert tokenizer.pad_token == "<blank_>"
+    assert tokenizer.pad_token_id == tokenizer.vocab_size
+    assert tokenizer.decode(tokenizer("<blank> dog").input_ids) == "<blank> dog"
+
+
+def test_characters() -> None:
+    tokenizer = character_tokenizer([" ", *"abcdefghijklmnopqrstuvwxyz", "'", ".", "<noise>"])
+    assert tokenizer("it's a <noise> dog.").input_ids == [9, 20, 27, 19, 0, 1, 0, 29, 0, 4, 15, 7, 28]
+    assert tokenizer("a中b").input_ids == [1, 2]  # what is no label is left out
+    assert tokenizer.decode([0, 0, 1, 0, 28, 2]) == "  a.b"
+    assert tokenizer.unk_token is None
+    assert tokenizer.pad_token_id == 30
+
+
+def test_wordpiece(tmp_path: Path) -> None:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "play", "##ing", "##er", ".", "dog"]
+    tokenizer = wordpiece_tokenizer(tokens)
+    assert tokenizer("the playing dog.").input_ids == [5, 6, 7, 10, 9]
+    assert tokenizer.decode([2, 5, 6, 8, 9, 7]) == "[CLS] the player.ing"
+    assert tokenizer.decode([7, 5]) == "##ing the"
+    tokenizer.save_pretrained(tmp_path)
+    assert FastConformerTokenizer.from_pretrained(tmp_path).decode([5, 6, 8]) == "the player"
+
+
+@pytest.fixture
+def spanish_and_english() -> tuple[FastConformerTokenizer, list[FastConformerTokenizer]]:
+    parts = [
+        sentencepiece_tokenizer(train_sentencepiece_model(vocab_size=120, user_defined_symbols=("<EOU>",))),
+        sentencepiece_tokenizer(train_sentencepiece_model(model_type="unigram", vocab_size=130)),
+    ]
+    return aggregate_tokenizer({"es": parts[0], "en": parts[1]}), parts
+
+
+def test_aggregates_shift_the_ids_in_order(
+    spanish_and_english: tuple[FastConformerTokenizer, list[FastConformerTokenizer]], tmp_path: Path
+) -> None:
+    tokenizer, (spanish, english) = spanish_and_english
+    tokenizer.save_pretrained(tmp_path)
+    text = "the ﬁrst dog"
+    shifted = [token_id + spanish.vocab_size for token_id in english(text).input_ids]
+    for each in (tokenizer, FastConformerTokenizer.from_pretrained(tmp_path)):
+        assert each.vocab_size == spanish.vocab_size + english.vocab_size == each.pad_token_id
+        assert each(text, language="es").input_ids == spanish(text).input_ids
+        assert each(text, language="en").input_ids == shifted
+        assert each.decode(shifted) == " the first dog"  # the leading space is NeMo's
+        assert {each.language_of(token_id) for token_id in shifted} == {"en"}
+        assert each.language_of(0) == "es"
+        assert each.vocabulary_tokens([spanish.vocab_size]) == ["<unk>"]
+        assert each.convert_ids_to_tokens([spanish.vocab_size]) == ["en:<unk>"]
+        assert each.event_tokens == ["es:<EOU>"]
+        batch = each(["the dog", "the lazy brown dog"], language="en", padding=True, return_tensors="pt")
+        assert batch.input_ids[0, -1] == each.pad_token_id
+        assert batch.attention_mask.sum(-1).tolist() == [
+            len(english(t).input_ids) for t in ("the dog", "the lazy brown dog")
+        ]
+        with pytest.raises(ValueError, match=r"language=None is not supported; expected one of \['es', 'en'\]"):
+            each(text)
