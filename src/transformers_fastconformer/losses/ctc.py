@@ -7,13 +7,20 @@ from torch import Tensor
 
 
 def ctc_loss(
-    logits: Tensor, labels: Tensor, encoder_lengths: Tensor, blank_id: int, reduction: str, zero_infinity: bool
+    logits: Tensor,
+    targets: Tensor,
+    encoder_lengths: Tensor,
+    target_lengths: Tensor,
+    blank_id: int,
+    reduction: str,
+    zero_infinity: bool,
 ) -> Tensor:
     """
     Args:
         logits: (batch, frames, classes), before the softmax.
-        labels: (batch, tokens); negative ids and the blank are padding behind a clip's tokens.
+        targets: (batch, tokens), ids below the blank; see `split_labels`.
         encoder_lengths: (batch,), frames that count.
+        target_lengths: (batch,), tokens that count.
         blank_id: Class of the blank.
         reduction: `"mean"` (NeMo's `mean_batch`) or `"sum"`, over the clips.
         zero_infinity: A clip too short for its labels adds nothing instead of infinity.
@@ -21,30 +28,33 @@ def ctc_loss(
     Returns:
         A scalar in float32.
     """
-    labels, label_lengths = split_labels(labels, blank_id)
     log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)  # (frames, batch, classes)
     losses = torch.nn.functional.ctc_loss(
-        log_probs, labels, encoder_lengths, label_lengths, blank_id, reduction="none", zero_infinity=zero_infinity
+        log_probs, targets, encoder_lengths, target_lengths, blank_id, reduction="none", zero_infinity=zero_infinity
     )
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
-def split_labels(labels: Tensor, blank_id: int) -> tuple[Tensor, Tensor]:
+def split_labels(labels: Tensor, batch_size: int, blank_id: int, padding_id: int) -> tuple[Tensor, Tensor]:
     """
     Labels without padding values, and their lengths.
 
     Args:
-        labels: (batch, tokens); negative ids (-100) and the blank are padding, which must come last.
+        labels: (batch, tokens); negative ids (-100), the blank and `padding_id` are padding, which must come last.
+        batch_size: Clips that the labels belong to.
         blank_id: Class of the blank; legal ids are below it.
+        padding_id: `config.pad_token_id`.
 
     Returns:
         (batch, tokens), the padding set to 0, and (batch,).
 
     Raises:
-        ValueError: for ids above the blank and for padding between tokens.
+        ValueError: for labels of another shape, ids above the blank and padding between tokens.
     """
-    is_token = (labels >= 0) & (labels != blank_id)
-    if bool((labels > blank_id).any()):
+    if labels.ndim != 2 or labels.shape[0] != batch_size:
+        raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({batch_size}, tokens), a row a clip.")
+    is_token = (labels >= 0) & (labels != blank_id) & (labels != padding_id)
+    if bool(((labels > blank_id) & is_token).any()):
         raise ValueError(f"labels hold the id {int(labels.max())}; expected ids below {blank_id}, -100 for padding.")
     if bool((is_token[:, 1:] & ~is_token[:, :-1]).any()):
         raise ValueError("labels have padding between their tokens; expected it behind them.")

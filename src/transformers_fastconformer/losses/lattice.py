@@ -2,9 +2,9 @@
 
 A transducer lattice has the nodes (frame, number of emitted targets). Two kinds of arcs leave a node: a blank arc
 keeps the number of targets and moves on by a positive duration, a label arc adds one target and moves on by a
-duration that may be zero. RNN-T (Graves 2012) is the case of blanks of duration 1 and labels of duration 0; TDT (Xu et
-al. 2023, equation 7) lets every arc carry any duration of a list. An alignment starts at (0, 0) and must leave the last frame by
-a blank that lands exactly on the end of the clip, after all targets.
+duration that may be zero. RNN-T (Graves 2012) is the case of blanks of duration 1 and labels of duration 0; TDT
+(Xu et al. 2023, equation 7) lets every arc carry any duration of a list. An alignment starts at (0, 0) and must leave
+the last frame by a blank that lands exactly on the end of the clip, after all targets.
 
 All nodes of one anti-diagonal (frame + targets = constant) depend on earlier diagonals only, so they are computed
 together; the forward and the backward variables run in the same loop, the backward ones on the reversed lattice.
