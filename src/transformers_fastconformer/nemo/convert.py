@@ -32,10 +32,12 @@ from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
 from .archive import CONFIG_MEMBER, NemoArchive, NemoWeights
 from .config_map import MappedConfig, map_config
-from .model_card import write_model_card
+from .model_card import insert_verification, write_model_card
 from .safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
 from .tokenizer_map import build_tokenizer, timestamp_options
 from .weight_map import FILTERBANK, WINDOW, Drop, TensorTarget, map_name, plan_tensors
+
+__all__ = ["ConversionResult", "convert_nemo_checkpoint", "insert_verification", "locate_archive"]
 
 logger = logging.get_logger(__name__)
 
@@ -63,7 +65,7 @@ class ConversionResult:
         mapped: Configuration, class, family, and the dropped keys with their reasons.
         dropped_tensors: Tensors of the archive that have no place in the output, with the reasons.
         num_parameters: Weights, running statistics left out.
-        dtype: Type of the weights written; the most frequent one where an archive mixes them.
+        dtype: Type of the weights written, such as `"float32"`; the most frequent one where an archive mixes them.
         files: Names of the files in `output_dir`.
     """
 
@@ -73,8 +75,18 @@ class ConversionResult:
     mapped: MappedConfig
     dropped_tensors: dict[str, str]
     num_parameters: int
-    dtype: torch.dtype
+    dtype: str
     files: list[str]
+
+    @property
+    def source(self) -> str:
+        """What was converted: the Hub id, or the path of the archive."""
+        return self.hub_id or str(self.archive_path)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples a second that the model expects."""
+        return self.mapped.feature_extractor_arguments["sampling_rate"]
 
 
 def convert_nemo_checkpoint(
@@ -150,7 +162,7 @@ def convert_nemo_checkpoint(
         mapped=mapped,
         dropped_tensors=dropped_tensors,
         num_parameters=num_parameters,
-        dtype=written_dtype,
+        dtype=str(written_dtype).removeprefix("torch."),
         files=sorted(path.name for path in output_dir.iterdir()),
     )
 

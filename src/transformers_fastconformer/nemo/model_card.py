@@ -95,7 +95,7 @@ print(processor.batch_decode(model.generate(**inputs)))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
-def insert_verification_table(folder: Path, table: str) -> None:
+def insert_verification(folder: Path, table: str) -> None:
     """Put the table of a verification, as Markdown, into the card of a converted checkpoint."""
     path = folder / CARD_FILE
     card = path.read_text(encoding="utf-8")

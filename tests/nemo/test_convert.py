@@ -1,0 +1,513 @@
+"""Whole conversions: what comes out, what is refused, and that nothing half-made is ever left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerModel
+from transformers_fastconformer.nemo import convert as convert_module
+from transformers_fastconformer.nemo.convert import (
+    ARCHITECTURES,
+    convert_nemo_checkpoint,
+    insert_verification,
+    locate_archive,
+)
+from transformers_fastconformer.nemo.safetensors_writer import (
+    TensorEntry,
+    parse_bytes,
+    split_into_shards,
+    write_safetensors,
+)
+from transformers_fastconformer.nemo.weight_map import FILTERBANK, WINDOW
+from transformers_fastconformer.processing_fastconformer import FastConformerProcessor
+
+ALWAYS_WRITTEN = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"}
+
+
+@pytest.fixture
+def convert(make_archive, tmp_path):
+    """Convert an archive of a kind into `tmp_path / "out"`; options of the archive go by the name `archive`."""
+
+    def run(kind="tdt", archive=None, **options):
+        return convert_nemo_checkpoint(make_archive(kind, **(archive or {})), tmp_path / "out", **options)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["ctc", "rnnt", "tdt", "hybrid_rnnt_ctc", "hybrid_tdt_ctc"])
+def test_converted_models_are_the_archive(convert, nemo_config, build_model, kind):
+    result = convert(kind)
+    assert set(result.files) >= ALWAYS_WRITTEN
+    assert not any(name.endswith((".ckpt", ".unpacked")) for name in result.files)
+    assert result.mapped.family == kind
+    assert (result.dtype, result.sampling_rate, result.source) == ("float32", 16000, str(result.archive_path))
+    expected = build_model(nemo_config(kind))
+    assert result.num_parameters == sum(parameter.numel() for parameter in expected.parameters())
+    model, report = ARCHITECTURES[result.mapped.architecture].from_pretrained(
+        result.output_dir, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    state_dict = model.state_dict()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(state_dict[name], tensor), name
+    config = json.loads((result.output_dir / "config.json").read_text())
+    assert config["architectures"] == [result.mapped.architecture]
+    assert config["dtype"] == "float32"
+    assert set(result.dropped_tensors) == {FILTERBANK, WINDOW}
+
+
+def test_processor_comes_along(convert):
+    result = convert("tdt", archive={"config": None})
+    processor = FastConformerProcessor.from_pretrained(result.output_dir)
+    assert processor.subsampling_factor == 8
+    assert processor.feature_extractor.feature_size == 16
+    assert processor.tokenizer.decode([8, 9]) == "hi"
+    inputs = processor(np.zeros(16000, np.float32), sampling_rate=16000, return_tensors="pt")
+    encoder = FastConformerModel.from_pretrained(result.output_dir)
+    assert encoder(**inputs).last_hidden_state.shape == (1, 13, 16)
+
+
+def test_reduction_counts_in_the_processor_and_times_are_configured(convert, nemo_config):
+    config = nemo_config("ctc")
+    config["encoder"] |= {"reduction": "pooling", "reduction_position": 0, "reduction_factor": 2}
+    config["decoding"] = {"strategy": "greedy", "segment_seperators": ["。"], "segment_gap_threshold": 12}
+    processor = FastConformerProcessor.from_pretrained(convert("ctc", archive={"config": config}).output_dir)
+    assert processor.subsampling_factor == 16
+    assert processor.segment_separators == ["。"]
+    assert processor.segment_gap_frames == 12
+
+
+# The front end's constants
+
+
+def rounded(dtype):
+    def change(tensors):
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                tensors[name] = tensor.to(dtype)
+
+    return change
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_archives_of_half_precision(convert, dtype):
+    name = str(dtype).removeprefix("torch.")
+    result = convert("tdt", archive={"change_tensors": rounded(dtype)})
+    assert result.dtype == name
+    extractor = FastConformerFeatureExtractor.from_pretrained(result.output_dir)
+    assert extractor.filterbank_dtype == name
+    assert extractor.mel_filters is None
+    model = ARCHITECTURES[result.mapped.architecture].from_pretrained(result.output_dir)
+    assert model.dtype == dtype
+    assert model.encoder.layers[0].conv.norm.num_batches_tracked.dtype == torch.int64
+
+
+def test_filterbank_that_nobody_computes_is_kept(convert):
+    def change(tensors):
+        tensors[FILTERBANK] = tensors[FILTERBANK] * 1.5
+
+    result = convert("ctc", archive={"change_tensors": change})
+    extractor = FastConformerFeatureExtractor.from_pretrained(result.output_dir)
+    plain = FastConformerFeatureExtractor(**result.mapped.feature_extractor_arguments)
+    assert extractor.mel_filters.shape == (16, 257)
+    speech = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    outputs = [
+        one(speech, sampling_rate=16000, return_tensors="pt").input_features for one in (extractor, plain, extractor)
+    ]
+    assert torch.equal(outputs[0], outputs[2])
+    assert not torch.equal(outputs[0], outputs[1])
+
+
+def test_filterbank_of_another_shape_is_refused(convert, tmp_path):
+    def change(tensors):
+        tensors[FILTERBANK] = tensors[FILTERBANK][:, :8]
+
+    with pytest.raises(ValueError, match=r"preprocessor\.featurizer\.fb is \(8, 257\); expected \(16, 257\)"):
+        convert("ctc", archive={"change_tensors": change})
+    assert not (tmp_path / "out").exists()
+
+
+# Types and shards
+
+
+@pytest.mark.parametrize("dtype", ["float16", torch.bfloat16])
+def test_chosen_dtype(convert, nemo_config, build_model, dtype):
+    result = convert("tdt", dtype=dtype)
+    expected_dtype = torch.float16 if dtype == "float16" else dtype
+    tensors = load_file(result.output_dir / "model.safetensors")
+    for name, tensor in build_model(nemo_config("tdt")).state_dict().items():
+        expected = tensor.to(expected_dtype) if tensor.is_floating_point() else tensor
+        assert torch.equal(tensors[name], expected), name
+    assert json.loads((result.output_dir / "config.json").read_text())["dtype"] == result.dtype
+
+
+def test_sharded_output(convert, nemo_config, build_model):
+    result = convert("tdt", max_shard_size="10KB")
+    shards = [name for name in result.files if name.endswith(".safetensors")]
+    assert len(shards) > 3
+    assert "model.safetensors" not in shards
+    index = json.loads((result.output_dir / "model.safetensors.index.json").read_text())
+    expected = build_model(nemo_config("tdt")).state_dict()
+    assert set(index["weight_map"]) == set(expected)
+    assert index["metadata"]["total_size"] == sum(t.numel() * t.element_size() for t in expected.values())
+    for name in shards:
+        tensors = load_file(result.output_dir / name)
+        assert set(tensors) == {key for key, shard in index["weight_map"].items() if shard == name}
+    model = ARCHITECTURES[result.mapped.architecture].from_pretrained(result.output_dir)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_written_files_are_plain_safetensors(tmp_path):
+    tensors = {
+        "flag": torch.tensor([True, False, True]),
+        "empty": torch.zeros(0, 4),
+        "scalar": torch.tensor(7),
+        "view": torch.arange(12.0).reshape(3, 4).t(),
+        "half": torch.randn(3, dtype=torch.bfloat16),
+    }
+    entries = [TensorEntry(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()]
+    write_safetensors(tmp_path / "x.safetensors", entries, tensors.__getitem__)
+    loaded = load_file(tmp_path / "x.safetensors")
+    assert set(loaded) == set(tensors)
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    with pytest.raises(ValueError, match=r"spectrum is of type torch\.complex64"):
+        write_safetensors(tmp_path / "y", [TensorEntry("spectrum", (1,), torch.complex64)], tensors.__getitem__)
+
+
+def test_shards_and_sizes():
+    entries = [TensorEntry(str(index), (size,), torch.int8) for index, size in enumerate([3, 3, 9, 1, 1, 4])]
+    assert [[entry.name for entry in shard] for shard in split_into_shards(entries, 6)] == [
+        ["0", "1"],
+        ["2"],
+        ["3", "4", "5"],
+    ]
+    assert (parse_bytes(7), parse_bytes("5GB"), parse_bytes("1.5 KiB"), parse_bytes("12")) == (7, 5 * 10**9, 1536, 12)
+    for size in (0, -1, "0MB", "five", "5 PB", True, None):
+        with pytest.raises(ValueError, match=re.escape(f"max_shard_size={size!r} is not supported")):
+            parse_bytes(size)
+
+
+# What is refused, and what is left behind
+
+
+def assert_nothing_is_left(tmp_path, archive_path):
+    assert sorted(path.name for path in tmp_path.iterdir()) == [archive_path.name]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config["encoder"].update(d_model=32), "tensors of the wrong shape: encoder.pre_encode.out"),
+        (lambda config: config["encoder"].update(conv_norm_type="weird"), "encoder.conv_norm_type='weird'"),
+        (lambda config: config["encoder"].update(n_layers=3), "missing tensors: encoder.layers.2.norm_feed_forward1"),
+        (lambda config: config["encoder"].update(n_layers=1), "tensors that are not supported: encoder.layers.1"),
+        (lambda config: config["labels"].append("é"), "the tokenizer has 29 tokens and the head 29 classes"),
+        (lambda config: config.update(labels=None), "labels"),
+    ],
+)
+def test_configurations_that_do_not_fit_leave_nothing(
+    make_archive, nemo_config, write_archive, tmp_path, change, message
+):
+    import tarfile
+
+    import yaml
+
+    archive_path = make_archive("ctc")
+    with tarfile.open(archive_path) as tar:
+        weights = tar.extractfile("./model_weights.ckpt").read()
+    config = nemo_config("ctc")
+    config["decoder"]["vocabulary"] = []
+    change(config)
+    path = write_archive([("model_config.yaml", yaml.safe_dump(config).encode()), ("model_weights.ckpt", weights)])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        convert_nemo_checkpoint(path, tmp_path / "out")
+    assert_nothing_is_left(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float64"}, "dtype='float64' is not supported; expected one of"),
+        ({"dtype": "half"}, "dtype='half' is not supported"),
+        ({"max_shard_size": "lots"}, "max_shard_size='lots' is not supported"),
+    ],
+)
+def test_bad_arguments(convert, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        convert("ctc", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_folders_in_use(make_archive, tmp_path):
+    path = make_archive("ctc")
+    output = tmp_path / "out"
+    output.mkdir()
+    convert_nemo_checkpoint(path, output)  # empty is fine
+    weights = (output / "model.safetensors").read_bytes()
+    (output / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"output_dir='.*out' is not empty; expected an empty or new folder"):
+        convert_nemo_checkpoint(path, output)
+    assert (output / "mine.txt").is_file()
+    convert_nemo_checkpoint(path, output, overwrite=True)
+    assert not (output / "mine.txt").exists()
+    assert (output / "model.safetensors").read_bytes() == weights
+    for taken in (path, tmp_path / "link"):
+        if taken != path:
+            taken.symlink_to(output)
+        with pytest.raises(ValueError, match="is a file or a link; expected a folder, or nothing"):
+            convert_nemo_checkpoint(path, taken, overwrite=True)
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["link", path.name, "out"]
+
+
+def test_failed_overwriting_keeps_what_was_there(make_archive, tmp_path, monkeypatch):
+    path = make_archive("ctc")
+    output = convert_nemo_checkpoint(path, tmp_path / "out").output_dir
+    before = {child.name: child.read_bytes() for child in output.iterdir()}
+
+    def fail(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert_module, "write_model_card", fail)
+    with pytest.raises(KeyboardInterrupt):
+        convert_nemo_checkpoint(path, output, overwrite=True)
+    assert {child.name: child.read_bytes() for child in output.iterdir()} == before
+    assert sorted(child.name for child in tmp_path.iterdir()) == [path.name, "out"]
+
+
+# Run in a process of its own, which forks a child for every moment; each child kills itself at that moment. An audit
+# hook sees every file that is opened, made or renamed, and `fetch` is called for every tensor. Moments are counted in
+# a conversion beforehand, which also does the imports that children would do over and over.
+KILLER = """
+import os, signal, sys
+
+import torch
+
+from transformers_fastconformer.nemo import convert
+
+torch.set_num_threads(1)  # no threads, so that forking is safe
+archive, output, overwrite = sys.argv[1], sys.argv[2], sys.argv[3] == "True"
+place = os.path.dirname(output)
+fetch = convert._TensorSource.fetch
+moments, kill_at = 0, 0
+
+
+def tick():
+    global moments
+    moments += 1
+    if moments == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watch(event, arguments):
+    if event in ("os.rename", "os.mkdir", "os.chmod", "os.remove"):
+        tick()
+    elif event == "open" and place in str(arguments[0]):
+        tick()
+
+
+def fetch_and_tick(self, name):
+    tick()
+    return fetch(self, name)
+
+
+convert._TensorSource.fetch = fetch_and_tick
+sys.addaudithook(watch)
+convert.convert_nemo_checkpoint(archive, os.path.join(place, "counted"))
+total, moments = moments, 0
+# Some of the tensors, and each of the last moments; overwriting has a few more than were counted.
+for kill_at in sorted({*range(1, total - 12, total // 8), *range(total - 12, total + 20)}):
+    pid = os.fork()
+    if pid == 0:
+        convert.convert_nemo_checkpoint(archive, output, overwrite=overwrite)
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0, status
+        print("finished", flush=True)
+        break
+    assert os.WTERMSIG(status) == signal.SIGKILL, status
+    names = sorted(os.listdir(output)) if os.path.isdir(output) else []
+    print("killed", ",".join(names), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the children are forked")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_killed_conversions_leave_no_output_that_loads(make_archive, tmp_path, overwrite):
+    path = make_archive("ctc")
+    output = tmp_path / "place" / "out"
+    files = convert_nemo_checkpoint(path, tmp_path / "place" / "reference").files
+    if overwrite:
+        convert_nemo_checkpoint(path, output)
+        (output / "old.txt").write_text("the old one")
+    arguments = [sys.executable, "-c", KILLER, str(path), str(output), str(overwrite)]
+    finished = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    *killed, last = finished.stdout.splitlines()
+    assert last == "finished"
+    states = [line.removeprefix("killed ") for line in killed]
+    assert len(states) > 15
+    whole = ",".join(files)
+    old = ",".join(sorted([*files, "old.txt"]))
+    # Nothing, or the old one as a whole; between the two renames of an overwriting there is nothing for a moment,
+    # and behind them the new one.
+    assert set(states) <= ({"", old, whole} if overwrite else {"", whole})
+    assert states.count(old if overwrite else "") > 10
+    assert sorted(child.name for child in output.iterdir()) == files
+
+
+# Where archives come from
+
+
+def test_folders(make_archive, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("notes")
+    with pytest.raises(ValueError, match=r"model: expected exactly one \.nemo file; found none"):
+        locate_archive(folder)
+    path = make_archive("ctc")
+    path.rename(folder / "a.nemo")
+    assert locate_archive(folder) == (folder / "a.nemo", None)
+    assert convert_nemo_checkpoint(folder, tmp_path / "out").archive_path == folder / "a.nemo"
+    make_archive("ctc").rename(folder / "b.nemo")
+    with pytest.raises(ValueError, match=r"found a\.nemo, b\.nemo"):
+        locate_archive(folder)
+
+
+def test_unpacked_archives(make_archive, tmp_path):
+    import tarfile
+
+    with tarfile.open(make_archive("rnnt")) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    result = convert_nemo_checkpoint(tmp_path / "unpacked", tmp_path / "out")
+    assert result.archive_path == tmp_path / "unpacked"
+    assert (tmp_path / "unpacked" / "model_weights.ckpt").is_file()
+
+
+@pytest.mark.parametrize("name", ["absent.nemo", "./absent", "/no/such/folder", "a/b/c"])
+def test_absent_paths_are_not_looked_for_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(convert_module, "HfApi", None)
+    with pytest.raises(
+        ValueError, match=r"no such file or folder; expected a \.nemo file, a folder with one or a Hub"
+    ):
+        locate_archive(name)
+
+
+def test_hub_repositories(make_archive, tmp_path, monkeypatch):
+    path = make_archive("hybrid_tdt_ctc", name="parakeet.nemo")
+    repositories = {"nvidia/one": ["README.md", "parakeet.nemo"], "nvidia/two": ["a.nemo", "b.nemo"], "solo": []}
+    asked = []
+
+    class Api:
+        def __init__(self, token):
+            asked.append(token)
+
+        def list_repo_files(self, name, revision):
+            asked.append(revision)
+            return repositories[name]
+
+    def download(name, file_name, revision, token, cache_dir):
+        asked.extend([name, file_name, revision, token, cache_dir])
+        return str(path)
+
+    monkeypatch.setattr(convert_module, "HfApi", Api)
+    monkeypatch.setattr(convert_module, "hf_hub_download", download)
+    result = convert_nemo_checkpoint("nvidia/one", tmp_path / "out", revision="main", token="t", cache_dir=tmp_path)
+    assert asked == ["t", "main", "nvidia/one", "parakeet.nemo", "main", "t", str(tmp_path)]
+    assert (result.hub_id, result.source) == ("nvidia/one", "nvidia/one")
+    assert "base_model: nvidia/one\n" in (result.output_dir / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"nvidia/two: expected exactly one \.nemo file; found a\.nemo, b\.nemo"):
+        locate_archive("nvidia/two")
+    with pytest.raises(ValueError, match=r"solo: expected exactly one \.nemo file; found none"):
+        locate_archive("solo")
+
+
+# The model card
+
+
+def test_model_card(convert):
+    result = convert("hybrid_tdt_ctc")
+    card = (result.output_dir / "README.md").read_text()
+    front_matter = card.split("---\n")[1]
+    assert "library_name: transformers\n" in front_matter
+    assert "pipeline_tag: automatic-speech-recognition\n" in front_matter
+    assert "- tdt\n- ctc\n" in front_matter
+    assert "base_model" not in front_matter
+    assert "Not verified yet" in card
+    assert "2 blocks of width 16, 0.02 million parameters" in card
+
+
+def test_verification_tables_are_inserted_and_replaced(convert):
+    folder = convert("ctc").output_dir
+    before = (folder / "README.md").read_text()
+    insert_verification(folder, "| stage | result |")
+    insert_verification(folder, "| stage | other |\n")
+    card = (folder / "README.md").read_text()
+    assert "| stage | other |" in card
+    assert "| stage | result |" not in card
+    assert "Not verified yet" not in card
+    assert card.startswith(before[:200])
+    (folder / "README.md").write_text("a card of someone else's")
+    with pytest.raises(ValueError, match="has no place for a verification"):
+        insert_verification(folder, "table")
+
+
+def test_usage_in_the_card_runs(convert, monkeypatch, capsys):
+    soundfile = pytest.importorskip("soundfile")
+    folder = convert("hybrid_tdt_ctc").output_dir
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
+    monkeypatch.chdir(folder)
+    soundfile.write("speech.wav", np.random.default_rng(0).standard_normal(8000).astype(np.float32) * 0.1, 16000)
+    exec(compile(code, "README.md", "exec"), {})
+    texts = eval(capsys.readouterr().out)
+    assert isinstance(texts, list)
+    assert len(texts) == 1
+
+
+# Memory
+
+MEASURE = """
+import resource, sys
+from transformers_fastconformer.nemo import convert_nemo_checkpoint
+unit = 1 if sys.platform == "darwin" else 1024
+imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+convert_nemo_checkpoint(sys.argv[1], sys.argv[2])
+print(imports, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory(make_archive, nemo_config, tmp_path):
+    """At most 1.3 times the weights, what the imports take included; here about 600 MB."""
+    config = nemo_config("rnnt")
+    config["encoder"] |= {"d_model": 1024, "n_layers": 6, "n_heads": 8, "subsampling_conv_channels": 256}
+    path = make_archive("rnnt", config=config)
+    finished = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(MEASURE), str(path), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imports, peak = map(int, finished.stdout.split())
+    weights = (Path(tmp_path) / "out" / "model.safetensors").stat().st_size
+    print(f"imports {imports / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB, weights {weights / 1e6:.0f} MB")
+    assert weights > 550e6
+    assert peak <= 1.3 * weights
+    assert peak - imports <= 0.5 * weights, "the weights pass through memory in pieces"
