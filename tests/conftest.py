@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+# The loop-written truths and `models.py`, importable from every test folder.
+sys.path[:0] = [str(Path(__file__).resolve().parent / "reference"), str(Path(__file__).resolve().parent)]
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +22,21 @@ def speech_dir() -> Path:
     if not (folder / "manifest.jsonl").is_file():
         pytest.skip(f"no speech at {folder}; set FASTCONFORMER_SPEECH_DIR")
     return folder
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path]]:
+    """A tiny model of a kind (see `models.py`) and the folder that `save_pretrained` wrote it to; built once."""
+    from models import build_model
+
+    built: dict[str, tuple[Any, Path]] = {}
+
+    def get(kind: str) -> tuple[Any, Path]:
+        if kind not in built:
+            folder = tmp_path_factory.mktemp(kind)
+            model = build_model(kind)
+            model.save_pretrained(folder)
+            built[kind] = (model, folder)
+        return built[kind]
+
+    return get

@@ -1,12 +1,12 @@
 """Configurations of the encoder and of its heads. They validate; they compute nothing."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: `strict` checks the types of the fields, and skips those in quotes.
 from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 SUBSAMPLING_TYPES = ("dw_striding", "striding", "stacking", "stacking_norm", "none")
 POSITION_TYPES = ("rel_pos", "rel_pos_local_attn", "abs_pos")
@@ -219,6 +219,19 @@ class FastConformerConfig(PreTrainedConfig):
             self.layerdrop_mode,
             "'linear' or 'uniform'",
         )
+        _require(0 <= self.layerdrop < 1, "layerdrop", self.layerdrop, "a probability below 1")
+        _require(
+            self.layerdrop == 0 or 1 <= self.layerdrop_start_layer <= self.num_hidden_layers,
+            "layerdrop_start_layer",
+            self.layerdrop_start_layer,
+            f"1 to num_hidden_layers={self.num_hidden_layers}",
+        )
+        _require(
+            self.hidden_act in ACT2FN,
+            "hidden_act",
+            self.hidden_act,
+            "the name of an activation in transformers.activations.ACT2FN",
+        )
 
     def _validate_attention_context(self) -> None:
         style, context = self.attention_context_style, self.attention_context
@@ -343,6 +356,14 @@ class FastConformerRNNTConfig(FastConformerConfig):
         )
         for name in ("decoder_hidden_size", "num_decoder_layers", "joint_hidden_size", "max_symbols_per_step"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a positive integer")
+        if self.decoder_type == "stateless":
+            # Each of the older tokens has `decoder_hidden_size // 2 // decoder_context_size` places.
+            _require(
+                1 <= self.decoder_context_size <= max(self.decoder_hidden_size // 2, 1),
+                "decoder_context_size",
+                self.decoder_context_size,
+                f"1 to decoder_hidden_size // 2 = {self.decoder_hidden_size // 2}",
+            )
         super().__post_init__(**kwargs)
 
     @property

@@ -1,0 +1,174 @@
+"""Configurations: what they accept, what they refuse and with which words, and that they survive their files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from models import KINDS, build_config
+from transformers import AutoConfig
+
+from transformers_fastconformer import (
+    FastConformerConfig,
+    FastConformerCTCConfig,
+    FastConformerRNNTConfig,
+    FastConformerTDTConfig,
+)
+
+CONFIG_CLASSES = (FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig, FastConformerTDTConfig)
+
+REFUSED = [
+    (FastConformerConfig, {"num_mel_bins": 0}, "num_mel_bins=0 is not supported; expected a positive integer"),
+    (FastConformerConfig, {"hidden_size": 0}, "hidden_size=0"),
+    (FastConformerConfig, {"num_hidden_layers": -1}, "num_hidden_layers=-1"),
+    (FastConformerConfig, {"num_attention_heads": 7}, "expected a divisor of hidden_size=512"),
+    (FastConformerConfig, {"hidden_act": "swoosh"}, "hidden_act='swoosh'"),
+    (FastConformerConfig, {"subsampling_type": "vggnet"}, "subsampling_type='vggnet'"),
+    (FastConformerConfig, {"subsampling_factor": 6}, "subsampling_factor=6 is not supported; expected a power of 2"),
+    (FastConformerConfig, {"subsampling_type": "stacking", "subsampling_factor": 0}, "subsampling_factor=0"),
+    (FastConformerConfig, {"subsampling_conv_kernel_size": 5}, "subsampling_conv_kernel_size=5"),
+    (FastConformerConfig, {"subsampling_conv_stride": 3}, "subsampling_conv_stride=3"),
+    (FastConformerConfig, {"reduction_type": "average"}, "reduction_type='average'"),
+    (FastConformerConfig, {"reduction_type": "pooling", "reduction_factor": 3}, "reduction_factor=3"),
+    (FastConformerConfig, {"reduction_type": "pooling", "reduction_factor": 2}, "reduction_position=None"),
+    (
+        FastConformerConfig,
+        {"reduction_type": "pooling", "reduction_factor": 2, "reduction_position": 17},
+        "reduction_position=17 is not supported; expected -1 to 16",
+    ),
+    (FastConformerConfig, {"position_embedding_type": "rotary"}, "position_embedding_type='rotary'"),
+    (FastConformerConfig, {"attention_context_style": "sliding"}, "attention_context_style='sliding'"),
+    (FastConformerConfig, {"attention_context": [4]}, "attention_context="),
+    (FastConformerConfig, {"attention_context": [4, -2]}, "attention_context="),
+    (
+        FastConformerConfig,
+        {"attention_context": [5, 1], "attention_context_style": "chunked_limited"},
+        "a multiple of the chunk",
+    ),
+    (
+        FastConformerConfig,
+        {"attention_context": [4, 2], "attention_context_style": "chunked_limited_with_rc"},
+        r"\[left, chunk, right\]",
+    ),
+    (FastConformerConfig, {"position_embedding_type": "rel_pos_local_attn"}, "limits on both sides"),
+    (FastConformerConfig, {"conv_kernel_size": 8}, "conv_kernel_size=8 is not supported; expected an odd number"),
+    (FastConformerConfig, {"conv_norm_type": "rms_norm"}, "conv_norm_type='rms_norm'"),
+    (FastConformerConfig, {"conv_norm_type": "group_norm"}, "conv_norm_groups=None"),
+    (FastConformerConfig, {"conv_norm_type": "group_norm", "conv_norm_groups": 5}, "conv_norm_groups=5"),
+    (FastConformerConfig, {"conv_context": [8, 1]}, "sum up to conv_kernel_size - 1 = 8"),
+    (FastConformerConfig, {"layerdrop": 1.0}, "layerdrop=1.0"),
+    (FastConformerConfig, {"layerdrop": 0.1, "layerdrop_mode": "cosine"}, "layerdrop_mode='cosine'"),
+    (FastConformerConfig, {"layerdrop": 0.1, "layerdrop_start_layer": 0}, "layerdrop_start_layer=0"),
+    (FastConformerConfig, {"layerdrop": 0.1, "layerdrop_start_layer": 18}, "expected 1 to num_hidden_layers=17"),
+    (FastConformerCTCConfig, {"vocab_size": 0}, "vocab_size=0"),
+    (FastConformerCTCConfig, {"blank_token_id": 0}, "vocab_size - 1 = 1024"),
+    (FastConformerCTCConfig, {"ctc_loss_reduction": "none"}, "ctc_loss_reduction='none'"),
+    (FastConformerRNNTConfig, {"decoder_type": "transformer"}, "decoder_type='transformer'"),
+    (FastConformerRNNTConfig, {"joint_activation": "gelu"}, "joint_activation='gelu'"),
+    (FastConformerRNNTConfig, {"num_decoder_layers": 0}, "num_decoder_layers=0"),
+    (FastConformerRNNTConfig, {"max_symbols_per_step": 0}, "max_symbols_per_step=0"),
+    (FastConformerRNNTConfig, {"decoder_type": "stateless", "decoder_context_size": 0}, "decoder_context_size=0"),
+    (FastConformerTDTConfig, {"durations": []}, "durations="),
+    (FastConformerTDTConfig, {"durations": [0, -1]}, "durations="),
+    (FastConformerTDTConfig, {"durations": [0, 1, 1]}, "distinct numbers of frames"),
+]
+
+
+@pytest.mark.parametrize(("config_class", "values", "message"), REFUSED)
+def test_refuses_by_name_and_value(config_class, values, message):
+    with pytest.raises(ValueError, match=message):
+        config_class(**values)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "name", "value"),
+    [
+        (FastConformerConfig, "hidden_size", "wide"),
+        (FastConformerConfig, "hidden_size", 512.0),
+        (FastConformerConfig, "scale_input", "yes"),
+        (FastConformerConfig, "attention_context", 8),
+        (FastConformerConfig, "attention_context", [8.5, 1]),
+        (FastConformerConfig, "dropout", "0.1"),
+        (FastConformerTDTConfig, "durations", ["0", "1"]),
+        (FastConformerTDTConfig, "max_symbols_per_step", None),
+    ],
+)
+def test_a_value_of_another_type_is_refused(config_class, name, value):
+    with pytest.raises(StrictDataclassFieldValidationError, match=name):
+        config_class(**{name: value})
+    with pytest.raises(StrictDataclassFieldValidationError, match=name):
+        setattr(config_class(), name, value)
+
+
+@pytest.mark.parametrize("config_class", CONFIG_CLASSES)
+def test_defaults_are_accepted(config_class):
+    config = config_class()
+    assert config.output_size == 512
+    assert config.conv_padding == (4, 4)
+    assert config.total_subsampling_factor == 8
+
+
+def test_derived_values():
+    config = FastConformerConfig(
+        encoder_output_size=640,
+        conv_context=[8, 0],
+        reduction_type="pooling",
+        reduction_factor=2,
+        reduction_position=3,
+    )
+    assert config.output_size == 640
+    assert config.conv_padding == (8, 0)
+    assert config.total_subsampling_factor == 16
+    assert FastConformerRNNTConfig(vocab_size=30).num_joint_outputs == 30
+    assert FastConformerTDTConfig(vocab_size=30, durations=(0, 2, 4)).num_joint_outputs == 33
+
+
+def test_blank_and_padding_are_the_last_class():
+    config = FastConformerTDTConfig(vocab_size=30)
+    assert (config.blank_token_id, config.pad_token_id) == (29, 29)
+    assert FastConformerTDTConfig(vocab_size=30, pad_token_id=3).pad_token_id == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_and_copies_keep_every_value(kind, tmp_path):
+    config = build_config(kind, attention_context=[4, 2], conv_context=[4, 0], layerdrop=0.1)
+    config.save_pretrained(tmp_path)
+
+    def values(config):
+        return {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+
+    for loaded in (
+        type(config).from_pretrained(tmp_path),
+        AutoConfig.from_pretrained(tmp_path),
+        copy.deepcopy(config),
+        pickle.loads(pickle.dumps(config)),
+    ):
+        assert type(loaded) is type(config)
+        assert values(loaded) == values(config)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["model_type"] == type(config).model_type
+
+
+@pytest.mark.parametrize("kind", ["ctc", "rnnt_hybrid", "tdt"])
+def test_the_encoder_reads_its_part_of_a_head(kind, tmp_path, recwarn, caplog):
+    config = build_config(kind, attention_context=[4, 2], scale_input=False, encoder_output_size=10)
+    config.save_pretrained(tmp_path)
+    encoder_config = FastConformerConfig.from_pretrained(tmp_path)
+    assert type(encoder_config) is FastConformerConfig
+    for name, value in build_config("encoder").to_dict().items():
+        if name not in ("model_type", "transformers_version"):
+            assert getattr(encoder_config, name) == getattr(config, name), (name, value)
+    assert not hasattr(encoder_config, "vocab_size")
+    assert not recwarn.list
+    assert not caplog.records
+
+
+def test_a_bad_value_in_a_file_is_refused(tmp_path):
+    build_config("tdt").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "conv_norm_type": "rms_norm"}))
+    with pytest.raises(ValueError, match="conv_norm_type='rms_norm' is not supported"):
+        AutoConfig.from_pretrained(tmp_path)
