@@ -177,6 +177,13 @@ class FastConformerPreTrainedModel(PreTrainedModel):
                 else:
                     nn.init.zeros_(parameter)
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Not supported: the vocabulary is the tokenizer's, and the blank is the class behind its last token."""
+        raise ValueError(
+            f"resize_token_embeddings is not supported by {type(self).__name__}; expected the vocabulary that the "
+            "checkpoint was trained with. For another one build a model from a configuration with its vocab_size."
+        )
+
     def _return_dict(self, return_dict: bool | None) -> bool:
         return self.config.return_dict if return_dict is None else return_dict
 
@@ -205,8 +212,26 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         self.layers = nn.ModuleList(FastConformerBlock(config, index) for index in range(config.num_hidden_layers))
         has_projection = config.encoder_output_size not in (None, config.hidden_size)
         self.output_proj = nn.Linear(config.hidden_size, config.output_size) if has_projection else None
+        # Transformers ties what this names, when a model is built and again when weights are loaded.
+        self._tied_weights_keys = self._tied_position_biases()
         self.gradient_checkpointing = False
         self.post_init()
+
+    def _tied_position_biases(self) -> dict[str, str]:
+        """With `tie_position_biases`, the position biases of later blocks and those of the first, which they are."""
+        if not self.config.tie_position_biases or self.config.position_embedding_type == "abs_pos":
+            return {}
+        return {
+            f"layers.{index}.self_attn.{name}": f"layers.0.self_attn.{name}"
+            for index in range(1, self.config.num_hidden_layers)
+            for name in ("bias_u", "bias_v")
+        }
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """As in Transformers, but position biases do not depend on `config.tie_word_embeddings`."""
+        if all_submodels:
+            return super().get_expanded_tied_weights_keys(all_submodels=True)
+        return self._tied_position_biases()
 
     def forward(
         self,
@@ -231,13 +256,15 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
             [`FastConformerEncoderOutput`]
 
         Raises:
-            ValueError: for features of another shape, and for a mask and lengths that disagree.
+            ValueError: for features of another shape or without frames, and for a mask and lengths that disagree.
         """
         if input_features.ndim != 3 or input_features.shape[-1] != self.config.num_mel_bins:
             raise ValueError(
                 f"input_features has shape {tuple(input_features.shape)}; expected (batch, mel frames, "
                 f"{self.config.num_mel_bins}), as {self.config.num_mel_bins} mel features are what this model reads."
             )
+        if input_features.shape[1] == 0:
+            raise ValueError("input_features has 0 mel frames; expected 1 or more (an empty clip is one of length 0).")
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
@@ -327,10 +354,11 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         """Stochastic depth of each block, as NeMo's `compute_stochastic_depth_drop_probs`."""
         config = self.config
         start, count = config.layerdrop_start_layer, config.num_hidden_layers
+        if config.layerdrop == 0:
+            return [0.0] * count
         if config.layerdrop_mode == "uniform":
             return [0.0] * start + [float(config.layerdrop)] * (count - start)
-        span = max(count - start, 1)
-        return [0.0] * start + [config.layerdrop * (index + 1) / span for index in range(count - start)]
+        return [0.0] * start + [config.layerdrop * (index + 1) / (count - start) for index in range(count - start)]
 
 
 def _drop_layer(block_input: torch.Tensor, block_output: torch.Tensor, probability: float) -> torch.Tensor:
