@@ -10,7 +10,7 @@ from torch import nn
 from .configuration_fastconformer import FastConformerCTCConfig
 from .decoding.ctc import ctc_greedy_decode
 from .generation_fastconformer import build_generate_output, refuse_unknown_options
-from .losses.ctc import ctc_loss
+from .losses.ctc import ctc_loss, split_labels
 from .modeling_fastconformer import FastConformerEncoder, FastConformerPreTrainedModel
 from .modeling_outputs import FastConformerCTCOutput, FastConformerGenerateOutput
 
@@ -62,10 +62,14 @@ class FastConformerForCTC(FastConformerPreTrainedModel):
         logits = self.ctc_head(encoded.last_hidden_state)  # (batch, frames, vocab_size)
         loss = None
         if labels is not None:
+            targets, target_lengths = split_labels(
+                labels, logits.shape[0], self.config.blank_token_id, self.config.pad_token_id
+            )
             loss = ctc_loss(
                 logits,
-                labels,
+                targets,
                 encoded.encoder_lengths,
+                target_lengths,
                 self.config.blank_token_id,
                 self.config.ctc_loss_reduction,
                 self.config.ctc_zero_infinity,

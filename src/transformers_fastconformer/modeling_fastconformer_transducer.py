@@ -171,15 +171,18 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         )
         loss, logits = None, None
         if labels is not None:
-            targets, target_lengths = split_labels(labels, self.config.blank_token_id)
+            targets, target_lengths = split_labels(
+                labels, input_features.shape[0], self.config.blank_token_id, self.config.pad_token_id
+            )
             logits = self.compute_joint_logits(encoded.last_hidden_state, targets)
             loss = self._transducer_loss(logits, targets, encoded.encoder_lengths, target_lengths)
             if self.ctc_head is not None:
                 weight = self.config.ctc_loss_weight
                 loss_of_ctc = ctc_loss(
                     self.ctc_head(encoded.last_hidden_state),
-                    labels,
+                    targets,
                     encoded.encoder_lengths,
+                    target_lengths,
                     self.config.blank_token_id,
                     self.config.ctc_loss_reduction,
                     self.config.ctc_zero_infinity,
