@@ -1,0 +1,64 @@
+"""Greedy CTC decoding against a plain loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decoding_loop import decode_ctc_clip
+
+from transformers_fastconformer.decoding.ctc import ctc_greedy_decode
+
+BLANK, PADDING = 4, 9
+
+
+def scripted(rows: list[list[int]]) -> torch.Tensor:
+    """Log-probabilities (clips, frames, 5) whose best classes are these."""
+    classes = torch.tensor(rows)
+    return torch.nn.functional.one_hot(classes, BLANK + 1).mul(3.0).log_softmax(dim=-1)
+
+
+def test_repetitions_merge_unless_a_blank_stands_between_them():
+    log_probs = scripted([[1, 1, BLANK, 1, 2, 2, 1, BLANK, BLANK, 3]])
+    found = ctc_greedy_decode(log_probs, torch.tensor([10]), BLANK, PADDING)
+    assert found.tokens.tolist() == [[1, 1, 2, 1, 3]]
+    assert found.frame_indices.tolist() == [[0, 3, 4, 6, 9]]
+    assert found.token_lengths.tolist() == [5]
+
+
+def test_frames_beyond_the_length_do_not_count():
+    log_probs = scripted([[1, 2, 3, 0], [BLANK, BLANK, 1, 2], [3, 2, 1, 0]])
+    found = ctc_greedy_decode(log_probs, torch.tensor([2, 2, 0]), BLANK, PADDING)
+    assert found.tokens.tolist() == [[1, 2], [PADDING, PADDING], [PADDING, PADDING]]
+    assert found.token_lengths.tolist() == [2, 0, 0]
+    assert found.frame_indices.tolist() == [[0, 1], [0, 0], [0, 0]]
+    assert found.log_probs[1:].abs().max() == 0
+
+
+@pytest.mark.parametrize(("batch_size", "num_frames"), [(0, 3), (2, 0), (0, 0)])
+def test_nothing_to_decode(batch_size, num_frames):
+    lengths = torch.zeros(batch_size, dtype=torch.int64)
+    found = ctc_greedy_decode(torch.zeros(batch_size, num_frames, 5), lengths, BLANK, PADDING)
+    assert found.tokens.shape == (batch_size, 0)
+    assert found.token_lengths.tolist() == [0] * batch_size
+
+
+def test_equals_the_loop_on_random_cases():
+    generator = torch.Generator().manual_seed(0)
+    num_tokens = 0
+    for case in range(200):
+        batch_size, num_frames = 1 + case % 4, case % 17
+        # Few classes and rounded values: many repetitions, blanks and ties.
+        logits = torch.randn(batch_size, num_frames, BLANK + 1, generator=generator).mul(2).round()
+        logits[..., BLANK] += case % 3
+        log_probs = logits.double().log_softmax(dim=-1)
+        lengths = torch.randint(0, num_frames + 1, (batch_size,), generator=generator)
+        found = ctc_greedy_decode(log_probs, lengths, BLANK, PADDING)
+        for clip in range(batch_size):
+            expected = decode_ctc_clip(log_probs[clip, : int(lengths[clip])].tolist(), BLANK)
+            count = int(found.token_lengths[clip])
+            num_tokens += count
+            assert found.tokens[clip, :count].tolist() == [emission.token for emission in expected]
+            assert found.frame_indices[clip, :count].tolist() == [emission.frame for emission in expected]
+            assert found.log_probs[clip, :count].tolist() == [emission.log_prob for emission in expected]
+            assert (found.tokens[clip, count:] == PADDING).all()
+    assert num_tokens > 500

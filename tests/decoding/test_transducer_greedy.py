@@ -1,0 +1,229 @@
+"""Greedy transducer decoding with scripted networks, against a plain loop over single clips."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from decoding_loop import Emission, decode_transducer_clip
+
+from transformers_fastconformer.cache_fastconformer import TransducerState
+from transformers_fastconformer.decoding.transducer_greedy import TransducerHypotheses, transducer_greedy_decode
+
+BLANK, PADDING = 4, 9
+NUM_STATES = 13
+DURATIONS: dict[str, list[int] | None] = {
+    "rnnt": None,
+    "tdt": [0, 1, 2, 3, 4],
+    "tdt_far": [0, 2, 4, 8],
+    "tdt_without_0": [1, 2, 3],
+    "tdt_only_0": [0],
+    "tdt_unordered": [3, 0, 1],
+}
+
+
+class ScriptedTransducer:
+    """
+    Networks whose answers are read from a random table: the frame holds its row, the prediction a number that every
+    token changes. A state wrongly given to another clip, or not updated, leads to another column.
+    """
+
+    def __init__(self, seed: int, durations: list[int] | None, blank_bonus: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        num_classes = BLANK + 1 + (0 if durations is None else len(durations))
+        self.table = torch.randn(64, NUM_STATES, num_classes, generator=generator)
+        self.table[..., BLANK] += blank_bonus
+        self.durations = durations
+        self.clips_asked: list[int] = []
+
+    def predict(
+        self, tokens: torch.Tensor, state: tuple[torch.Tensor, ...] | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        if state is None:
+            assert (tokens == BLANK).all()
+            number = torch.zeros(tokens.shape[0], dtype=torch.int64)
+            count = torch.zeros_like(number)
+        else:
+            # Two parts of different shapes, (layers, clips, ...), as an LSTM has.
+            assert state[0].is_contiguous()
+            assert state[1].is_contiguous()
+            assert state[0].shape == (2, len(tokens), 1)
+            number = (5 * state[0][1, :, 0] + 3 * tokens + 1 + state[1][0]) % NUM_STATES
+            count = state[1][0] + 1
+        return number[:, None].float(), (torch.stack([-number, number])[..., None], count[None])
+
+    def joint(self, frames: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
+        self.clips_asked.append(len(frames))
+        return self.table[frames[:, 0].long(), predictions[:, 0].long()]
+
+    def logits_of(self, frame_row: int, tokens: tuple[int, ...]) -> list[float]:
+        number = 0
+        for count, token in enumerate(tokens):
+            number = (5 * number + 3 * token + 1 + count) % NUM_STATES
+        return self.table[frame_row, number].tolist()
+
+    def decode(self, rows: torch.Tensor, lengths: torch.Tensor, **options: Any):
+        return transducer_greedy_decode(
+            rows[..., None].float(),
+            lengths,
+            predict=self.predict,
+            joint=self.joint,
+            blank_id=BLANK,
+            padding_id=PADDING,
+            durations=self.durations,
+            **options,
+        )
+
+    def decode_by_loop(self, rows: list[int], max_symbols: int | None) -> list[Emission]:
+        return decode_transducer_clip(
+            lambda frame, tokens: self.logits_of(rows[frame], tokens), len(rows), BLANK, self.durations, max_symbols
+        )
+
+
+def emissions_of(hypotheses: TransducerHypotheses, clip: int) -> list[tuple[int, int, int]]:
+    """Token, frame and duration (0 for RNN-T) of one clip; checks that the rest is padding."""
+    count = int(hypotheses.token_lengths[clip])
+    assert (hypotheses.tokens[clip, count:] == PADDING).all()
+    assert (hypotheses.frame_indices[clip, count:] == 0).all()
+    assert (hypotheses.log_probs[clip, count:] == 0).all()
+    durations = hypotheses.frame_indices.new_zeros(hypotheses.tokens.shape)
+    if hypotheses.durations is not None:
+        durations = hypotheses.durations
+        assert (durations[clip, count:] == 0).all()
+    columns = (hypotheses.tokens, hypotheses.frame_indices, durations)
+    return list(zip(*(column[clip, :count].tolist() for column in columns), strict=True))
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_equals_the_loop_on_random_batches(name):
+    generator = torch.Generator().manual_seed(1)
+    num_tokens = num_stuck = 0
+    for case in range(80):
+        networks = ScriptedTransducer(case, DURATIONS[name], blank_bonus=[-3.0, 0.0, 1.0, 3.0][case % 4])
+        max_symbols = [1, 2, 3, 10][case // 4 % 4]
+        batch_size = 1 + case % 5
+        lengths = torch.randint(0, 12, (batch_size,), generator=generator)
+        if case % 3 == 0:
+            lengths[0] = 0  # an empty clip
+        if case % 7 == 0:
+            lengths[-1] = 40  # one much longer than the others
+        rows = torch.randint(0, 64, (batch_size, int(lengths.max()) + case % 2), generator=generator)
+        found, _ = networks.decode(rows, lengths, max_symbols_per_step=max_symbols)
+        assert (found.durations is None) == (DURATIONS[name] is None)
+        for clip in range(batch_size):
+            expected = networks.decode_by_loop(rows[clip, : int(lengths[clip])].tolist(), max_symbols)
+            assert emissions_of(found, clip) == [emission[:3] for emission in expected]
+            log_probs = found.log_probs[clip, : len(expected)].tolist()
+            assert log_probs == pytest.approx([emission.log_prob for emission in expected], abs=1e-5)
+            num_tokens += len(expected)
+            frames = [emission.frame for emission in expected]
+            num_stuck += any(frames.count(frame) == max_symbols for frame in frames)
+    assert num_tokens > 300
+    assert num_stuck > 10 or name == "tdt_without_0"
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_chunk_by_chunk_equals_at_once(name):
+    """Chunks of any sizes, none and other ones for each clip included; durations reach over the seams."""
+    picker = random.Random(2)
+    num_ahead = num_unfinished = 0
+    for case in range(60):
+        networks = ScriptedTransducer(case, DURATIONS[name], blank_bonus=[-3.0, 0.0, 1.0][case % 3])
+        max_symbols = [1, 3, 10][case // 3 % 3]
+        batch_size = 1 + case % 3
+        lengths = torch.tensor([picker.randrange(0, 25) for _ in range(batch_size)])
+        rows = torch.tensor([[picker.randrange(64) for _ in range(25)] for _ in range(batch_size)])
+        whole, final_state = networks.decode(rows, lengths, max_symbols_per_step=max_symbols)
+
+        state: TransducerState | None = None
+        starts = [0] * batch_size
+        joined: list[list[tuple[int, int, int]]] = [[] for _ in range(batch_size)]
+        while any(start < int(length) for start, length in zip(starts, lengths, strict=True)):
+            counts = [
+                min(picker.choice([0, 1, 1, 2, 5, 9]), int(length) - start)
+                for start, length in zip(starts, lengths, strict=True)
+            ]
+            chunk = torch.zeros(batch_size, max(counts), dtype=torch.int64)
+            for clip, (start, count) in enumerate(zip(starts, counts, strict=True)):
+                chunk[clip, :count] = rows[clip, start : start + count]
+            found, state = networks.decode(chunk, torch.tensor(counts), max_symbols_per_step=max_symbols, state=state)
+            num_ahead += int((state.frames_ahead > 0).sum())
+            for clip in range(batch_size):
+                joined[clip] += [(token, frame + starts[clip], d) for token, frame, d in emissions_of(found, clip)]
+                starts[clip] += counts[clip]
+                num_unfinished += starts[clip] < int(lengths[clip])
+        for clip in range(batch_size):
+            assert joined[clip] == emissions_of(whole, clip)
+        if state is not None:
+            assert torch.equal(state.frames_ahead, final_state.frames_ahead)
+            assert torch.equal(state.predictor_output, final_state.predictor_output)
+            for ours, theirs in zip(state.predictor_state, final_state.predictor_state, strict=True):
+                assert torch.equal(ours, theirs)
+    assert num_unfinished > 50
+    assert (num_ahead > 10) == (max(DURATIONS[name] or [0]) > 1)
+
+
+def test_the_state_passed_in_is_not_changed():
+    networks = ScriptedTransducer(3, [0, 1, 2, 3, 4])
+    rows, lengths = torch.arange(24).reshape(2, 12), torch.tensor([12, 7])
+    _, state = networks.decode(rows, lengths)
+    parts = (*state.predictor_state, state.predictor_output, state.frames_ahead, state.symbols_on_frame)
+    before = [tensor.clone() for tensor in parts]
+    first, _ = networks.decode(rows + 24, lengths, state=state)
+    second, _ = networks.decode(rows + 24, lengths, state=state)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(before, parts, strict=True))
+    assert torch.equal(first.tokens, second.tokens)
+
+
+def test_a_clip_that_has_ended_is_not_asked_again():
+    networks = ScriptedTransducer(0, None, blank_bonus=100.0)  # blanks alone: a step a frame
+    networks.decode(torch.zeros(3, 9, dtype=torch.int64), torch.tensor([9, 2, 0]))
+    assert networks.clips_asked == [2] * 2 + [1] * 7
+
+
+def test_zero_duration_blank_goes_on_by_one_frame():
+    networks = ScriptedTransducer(0, [0, 4], blank_bonus=100.0)
+    networks.table[..., BLANK + 1] = 100.0
+    found, state = networks.decode(torch.zeros(1, 5, dtype=torch.int64), torch.tensor([5]))
+    assert found.tokens.shape == (1, 0)
+    assert networks.clips_asked == [1] * 5
+    assert state.frames_ahead.tolist() == [0]
+
+
+def test_tokens_on_a_frame_are_limited():
+    networks = ScriptedTransducer(0, None)
+    networks.table[...] = torch.eye(BLANK + 1)[2]  # always token 2, never a blank
+    found, _ = networks.decode(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([3, 1]), max_symbols_per_step=4)
+    assert found.token_lengths.tolist() == [12, 4]
+    assert found.frame_indices[0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_no_limit_on_the_tokens_of_a_frame():
+    networks = ScriptedTransducer(5, [0, 1], blank_bonus=1.0)
+    rows = torch.arange(8)[None]
+    found, _ = networks.decode(rows, torch.tensor([8]), max_symbols_per_step=None)
+    assert emissions_of(found, 0) == [e[:3] for e in networks.decode_by_loop(rows[0].tolist(), None)]
+    assert max(found.frame_indices[0].bincount()) > 1
+
+
+def test_the_limit_counts_over_the_seam_of_two_calls():
+    """A frame is decoded to its end within a call, so that the next one starts with a count of zero."""
+    networks = ScriptedTransducer(0, None)
+    networks.table[...] = torch.eye(BLANK + 1)[2]
+    rows = torch.zeros(1, 2, dtype=torch.int64)
+    _, state = networks.decode(rows, torch.tensor([2]), max_symbols_per_step=3)
+    assert state.symbols_on_frame.tolist() == [0]
+
+
+@pytest.mark.parametrize("durations", [None, [0, 1, 2]])
+def test_empty_batch_and_empty_clips(durations):
+    networks = ScriptedTransducer(0, durations)
+    found, state = networks.decode(torch.zeros(0, 4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    assert found.tokens.shape == (0, 0)
+    assert state.predictor_output.shape == (0, 1)
+    found, _ = networks.decode(torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 0]))
+    assert found.tokens.shape == (2, 0)
+    assert found.tokens.dtype == torch.int64
+    assert found.token_lengths.tolist() == [0, 0]
