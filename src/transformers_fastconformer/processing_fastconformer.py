@@ -115,8 +115,9 @@ class FastConformerProcessor(ProcessorMixin):
             raise ValueError("audio=None and text=None: expected at least one of them.")
         text_kwargs = {} if language is None else {"language": language}
         if audio is None:
-            if audio_kwargs or sampling_rate is not None:
-                raise ValueError(f"{sorted([*audio_kwargs, 'sampling_rate'])} need audio; found text alone.")
+            unread = [*(["sampling_rate"] if sampling_rate is not None else []), *audio_kwargs]
+            if unread:
+                raise ValueError(f"{unread} need audio; found text alone.")
             padding = {} if return_tensors is None else {"padding": True, "return_tensors": return_tensors}
             return self.tokenizer(text, **padding, **text_kwargs)
         features = self.feature_extractor(

@@ -1,0 +1,181 @@
+"""The processor: inputs and labels, texts, times with seconds, events, saving and loading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentencepiece_models import train_sentencepiece_model
+from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
+
+from transformers_fastconformer import FastConformerConfig
+from transformers_fastconformer.feature_extraction_fastconformer import FastConformerFeatureExtractor
+from transformers_fastconformer.modeling_outputs import FastConformerGenerateOutput
+from transformers_fastconformer.nemo.tokenizer_map import character_tokenizer, sentencepiece_tokenizer
+from transformers_fastconformer.processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from transformers_fastconformer.tokenization_fastconformer import FastConformerTokenizer
+
+AUDIO = [np.sin(np.arange(samples) / 7.0).astype(np.float32) for samples in (4000, 2500)]
+
+
+@pytest.fixture
+def processor() -> FastConformerProcessor:
+    model = train_sentencepiece_model(user_defined_symbols=("<EOU>",))
+    return FastConformerProcessor(FastConformerFeatureExtractor(), sentencepiece_tokenizer(model))
+
+
+def output_of(processor: FastConformerProcessor, texts: list[str], decoder_type: str = "tdt") -> Any:
+    """As if `texts` had been heard: token i in frame 3 * i, for two frames."""
+    rows = processor.tokenizer(texts).input_ids
+    longest = max(map(len, rows))
+    ids = [row + [processor.tokenizer.pad_token_id] * (longest - len(row)) for row in rows]
+    frames = [[3 * position for position in range(longest)]] * len(rows)
+    durations = torch.full((len(rows), longest), 2) if decoder_type == "tdt" else None
+    return FastConformerGenerateOutput(
+        sequences=torch.tensor(ids),
+        sequence_lengths=torch.tensor([len(row) for row in rows]),
+        frame_indices=torch.tensor(frames),
+        durations=durations,
+        decoder_type=decoder_type,
+    )
+
+
+def test_audio_gives_features(processor: FastConformerProcessor) -> None:
+    features = processor(AUDIO, sampling_rate=16000, return_tensors="pt")
+    expected = processor.feature_extractor(AUDIO, sampling_rate=16000, return_tensors="pt")
+    assert features.keys() == expected.keys()
+    assert torch.equal(features["input_features"], expected["input_features"])
+    with pytest.raises(ValueError, match="8000"):
+        processor(AUDIO, sampling_rate=8000, return_tensors="pt")
+
+
+def test_text_gives_ids_and_with_audio_labels(processor: FastConformerProcessor) -> None:
+    texts = ["the dog", "the lazy brown dog"]
+    rows = processor.tokenizer(texts).input_ids
+    assert processor(text=texts).input_ids == rows
+    assert processor(text=texts[0]).input_ids == rows[0]
+    assert processor(text=texts, return_tensors="pt").input_ids.shape == (2, len(rows[1]))
+    inputs = processor(AUDIO, text=texts, sampling_rate=16000, return_tensors="pt")
+    assert inputs["labels"][1].tolist() == rows[1]
+    assert inputs["labels"][0].tolist() == rows[0] + [-100] * (len(rows[1]) - len(rows[0]))
+    assert processor.batch_decode(inputs["labels"]) == texts
+    assert {"input_features", "attention_mask", "labels"} <= set(processor.model_input_names)
+    with pytest.raises(ValueError, match="audio=None and text=None"):
+        processor()
+    with pytest.raises(ValueError, match=r"\['sampling_rate'\] need audio"):
+        processor(text="a", sampling_rate=16000)
+
+
+def test_ids_and_outputs_give_texts(processor: FastConformerProcessor) -> None:
+    texts = ["the dog, and the fox.", "", "Where?"]
+    output = output_of(processor, texts)
+    assert processor.batch_decode(output) == texts
+    assert processor.batch_decode(output.sequences) == texts
+    assert processor.decode(output.sequences[0]) == texts[0]
+    assert processor.decode(output_of(processor, texts[:1])) == texts[0]
+    with pytest.raises(ValueError, match="found the output of 3 clips"):
+        processor.decode(output)
+    with pytest.raises(ValueError, match="found token ids alone"):
+        processor.batch_decode(output.sequences, timestamps=True)
+
+
+def test_times_stand_in_frames_and_seconds(processor: FastConformerProcessor) -> None:
+    assert processor.frame_seconds == 0.08
+    (clip,) = processor.batch_decode(output_of(processor, ["the dog. Where?"]), timestamps=True)
+    assert isinstance(clip, FastConformerTranscription)
+    assert clip.text == "the dog. Where?"
+    assert clip.events == []
+    assert list(clip.timestamps) == ["token", "char", "word", "segment"]
+    assert [word["word"] for word in clip.timestamps["word"]] == ["the", "dog.", "Where?"]
+    assert [segment["segment"] for segment in clip.timestamps["segment"]] == ["the dog.", "Where?"]
+    tokens = [item["token"] for item in clip.timestamps["token"]]
+    assert tokens == processor.tokenizer.tokenize("the dog. Where?")
+    assert [item["char"] for item in clip.timestamps["char"]] == [token.replace("▁", "") for token in tokens]
+    first = clip.timestamps["token"][0]
+    assert first == {"token": tokens[0], "start_offset": 0, "end_offset": 2, "start": 0.0, "end": 2 * 0.01 * 8}
+    for level in clip.timestamps.values():
+        for item in level:
+            assert item["start"] == item["start_offset"] * 0.01 * 8
+            assert item["end"] == item["end_offset"] * 0.01 * 8
+
+
+@pytest.mark.parametrize("decoder_type", ["ctc", "rnnt", "tdt"])
+def test_a_clip_has_the_same_times_in_any_batch(processor: FastConformerProcessor, decoder_type: str) -> None:
+    texts = ["the dog.", "", "Where does the road lead? It leads to the river, past the mill."]
+    batch = processor.batch_decode(output_of(processor, texts, decoder_type), timestamps=True)
+    for text, clip in zip(texts, batch, strict=True):
+        alone = processor.decode(output_of(processor, [text], decoder_type), timestamps=True)
+        assert dict(clip) == dict(alone)
+    assert batch[1].timestamps == {"token": [], "char": [], "word": [], "segment": []}
+
+
+def test_levels_are_chosen(processor: FastConformerProcessor) -> None:
+    output = output_of(processor, ["the dog."])
+    everything = processor.decode(output, timestamps=True)
+    assert dict(processor.decode(output, output_offsets=True)) == dict(everything)
+    for asked, levels in (("word", ["word"]), (["segment", "char"], ["char", "segment"]), (("token",), ["token"])):
+        timestamps = processor.decode(output, timestamps=asked).timestamps
+        assert list(timestamps) == levels
+        assert timestamps == {level: everything.timestamps[level] for level in levels}
+    for wrong in ("words", ["word", "all"], []):
+        with pytest.raises(ValueError, match=r"timestamps=.* is not supported"):
+            processor.decode(output, timestamps=wrong)
+
+
+def test_events_are_listed_and_not_in_the_text(processor: FastConformerProcessor) -> None:
+    output = output_of(processor, ["the dog<EOU>"])
+    clip = processor.decode(output, timestamps=True)
+    position = int(output.sequence_lengths[0]) - 1
+    assert processor.decode(output) == clip.text == "the dog"
+    assert clip.timestamps["word"][-1]["word"] == "dog"
+    assert [(event["event"], event["start_offset"]) for event in clip.events] == [("<EOU>", 3 * position)]
+    written = processor.decode(output, timestamps=True, skip_special_tokens=False)
+    assert processor.decode(output, skip_special_tokens=False) == written.text == "the dog<EOU>"
+    assert written.timestamps["word"][-1]["word"] == "dog<EOU>"
+    assert written.events == clip.events
+
+
+def test_words_and_segments_follow_the_options() -> None:
+    tokenizer = character_tokenizer([" ", *"abcdefghijklmnopqrstuvwxyz", "|", "."])
+    options = {"word_separator": "|", "segment_separators": ["b"], "segment_gap_frames": None}
+    processor = FastConformerProcessor(FastConformerFeatureExtractor(), tokenizer, **options)
+    clip = processor.decode(output_of(processor, ["a|b|c"], "rnnt"), timestamps=True)
+    assert [word["word"] for word in clip.timestamps["word"]] == ["a", "b", "c"]
+    assert [segment["segment"] for segment in clip.timestamps["segment"]] == ["a b", "c"]
+    processor.segment_gap_frames = 4
+    clip = processor.decode(output_of(processor, ["a|b|c"], "rnnt"), timestamps="segment")
+    assert [segment["segment"] for segment in clip.timestamps["segment"]] == ["a", "b", "c"]
+
+
+def test_incomplete_outputs_are_refused(processor: FastConformerProcessor) -> None:
+    output = output_of(processor, ["the dog"])
+    with pytest.raises(ValueError, match="durations: found None"):
+        processor.decode(FastConformerGenerateOutput(**{**output, "durations": None}), timestamps=True)
+    with pytest.raises(ValueError, match="frame_indices, decoder_type: found None"):
+        processor.decode(FastConformerGenerateOutput(**{**output, "frame_indices": None}), timestamps=True)
+    with pytest.raises(ValueError, match="subsampling_factor=0"):
+        FastConformerProcessor(processor.feature_extractor, processor.tokenizer, subsampling_factor=0)
+
+
+def test_saving_and_loading_change_nothing(processor: FastConformerProcessor, tmp_path: Path) -> None:
+    AutoTokenizer.register(FastConformerConfig, fast_tokenizer_class=FastConformerTokenizer, exist_ok=True)
+    AutoFeatureExtractor.register(FastConformerConfig, FastConformerFeatureExtractor, exist_ok=True)
+    AutoProcessor.register(FastConformerConfig, FastConformerProcessor, exist_ok=True)
+    processor.subsampling_factor = 4
+    processor.segment_separators = ["!"]
+    processor.segment_gap_frames = 7
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert saved["subsampling_factor"] == 4
+    output = output_of(processor, ["the dog. Where! the"])
+    expected = processor.decode(output, timestamps=True)
+    for loaded in (FastConformerProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
+        assert type(loaded) is FastConformerProcessor
+        assert loaded.frame_seconds == 4 * 0.01
+        assert loaded.segment_gap_frames == 7
+        assert loaded.segment_separators == ["!"]
+        assert dict(loaded.decode(output, timestamps=True)) == dict(expected)
