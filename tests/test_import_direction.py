@@ -20,7 +20,7 @@ PACKAGE = "transformers_fastconformer"
 LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ("version",),
     ("demonstration", "frames", "configuration_*"),
-    ("modeling_outputs", "masking", "attention", "subsampling", "cache_*", "losses", "decoding"),
+    ("modeling_outputs", "masking", "local_attention", "attention", "subsampling", "cache_*", "losses", "decoding"),
     ("audio", "feature_extraction_*", "tokenization_*", "generation_*"),
     (
         "processing_*",

@@ -2,7 +2,8 @@
 Self-attention of the encoder: Transformer-XL relative positions (Dai et al., 2019, section 3.3) or plain.
 
 Two forms of the same numbers: `eager_attention` is the plain one, with the whole score matrix; `sdpa_attention` forms
-the position term for a block of queries at a time, so that memory grows linearly with the number of frames.
+the position term for a block of queries at a time, so that memory grows linearly with the number of frames. The
+sliding window of `position_embedding_type="rel_pos_local_attn"` has a file of its own, `local_attention.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,14 @@ import torch
 from torch import nn
 
 from .configuration_fastconformer import FastConformerConfig
+from .local_attention import (
+    GlobalTokens,
+    blocked_local_attention,
+    eager_local_attention,
+    local_distances,
+    select_global_tokens,
+)
+from .masking import FrameMask
 
 # Queries in a block of `sdpa_attention`. The scores of one block are (batch, heads, block, frames).
 QUERY_BLOCK_FRAMES = 512
@@ -36,6 +45,25 @@ def sinusoids(positions: torch.Tensor, hidden_size: int, dtype: torch.dtype) -> 
 def relative_positions(num_frames: int, device: torch.device) -> torch.Tensor:
     """Distances from `num_frames - 1` (a key far to the left) down to `1 - num_frames`: (2 * frames - 1,)."""
     return torch.arange(num_frames - 1, -num_frames, -1, device=device)
+
+
+def build_position_table(
+    config: FastConformerConfig, num_frames: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """
+    The sinusoids that the blocks share: (positions, hidden_size).
+
+    `rel_pos`: `2 * frames - 1` distances. `rel_pos_local_attn`: one for each key of the window, whatever the number of
+    frames. `abs_pos`: one for each frame, to be added to the input.
+    """
+    size = config.hidden_size
+    if config.position_embedding_type == "abs_pos":
+        return sinusoids(torch.arange(num_frames, device=device), size, dtype)
+    if config.position_embedding_type == "rel_pos":
+        return sinusoids(relative_positions(num_frames, device), size, dtype)
+    left_frames, right_frames = config.attention_context
+    distances, has_term = local_distances(left_frames, right_frames, device)
+    return sinusoids(distances, size, dtype).masked_fill(~has_term[:, None], 0.0)
 
 
 def relative_shift(scores: torch.Tensor, num_keys: int) -> torch.Tensor:
@@ -102,30 +130,41 @@ def sdpa_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     position_key: torch.Tensor | None,
-    mask: torch.Tensor | None,
+    mask: FrameMask,
     dropout: float,
     block_frames: int = QUERY_BLOCK_FRAMES,
 ) -> torch.Tensor:
     """
     The same as `eager_attention`, one `scaled_dot_product_attention` for each block of queries.
 
-    A block of q queries needs only `frames + q - 1` distances, so that nothing of size frames x frames exists.
+    A block of q queries and the k keys that it may see needs only `k + q - 1` distances, so that nothing of size
+    frames x frames exists; with a limited context the time is linear in the number of frames, too.
     """
     num_frames = key.shape[-2]
     scale = 1.0 / math.sqrt(query_u.shape[-1])
+    # A number of frames that is a symbol (torch.export) is not looped over.
+    blocks = [(0, num_frames, 0, num_frames)]
+    if isinstance(num_frames, int) and num_frames > block_frames:
+        starts = range(0, num_frames, block_frames)
+        stops = [min(start + block_frames, num_frames) for start in starts]
+        blocks = [(start, stop, *mask.key_range(start, stop)) for start, stop in zip(starts, stops, strict=True)]
     outputs = []
-    for start in range(0, num_frames, block_frames):
-        stop = min(start + block_frames, num_frames)
-        block_mask = None if mask is None else mask[..., start:stop, :] if mask.shape[-2] > 1 else mask
+    for start, stop, key_start, key_stop in blocks:
+        block_mask = mask.rows(slice(start, stop), slice(key_start, key_stop), key.device)
         bias = block_mask
         if query_v is not None and position_key is not None:
-            distances = position_key[..., num_frames - stop : 2 * num_frames - 1 - start, :]
+            distances = position_key[..., num_frames - stop + key_start : num_frames - 1 - start + key_stop, :]
             position_scores = torch.matmul(query_v[..., start:stop, :] * scale, distances.transpose(-2, -1))
-            bias = relative_shift(position_scores, num_frames)  # (batch, heads, block, frames)
+            bias = relative_shift(position_scores, key_stop - key_start)  # (batch, heads, block, keys)
             if block_mask is not None:
                 bias = bias.masked_fill(~block_mask, torch.finfo(bias.dtype).min)
         output = nn.functional.scaled_dot_product_attention(
-            query_u[..., start:stop, :], key, value, attn_mask=bias, dropout_p=dropout, scale=scale
+            query_u[..., start:stop, :],
+            key[..., key_start:key_stop, :],
+            value[..., key_start:key_stop, :],
+            attn_mask=bias,
+            dropout_p=dropout,
+            scale=scale,
         )
         if block_mask is not None:
             output = output.masked_fill(~block_mask.any(dim=-1, keepdim=True), 0.0)
@@ -152,6 +191,16 @@ class FastConformerAttention(nn.Module):
             self.relative_k_proj = nn.Linear(size, size, bias=False)
             self.bias_u = nn.Parameter(torch.zeros(self.num_heads, self.head_dim))
             self.bias_v = nn.Parameter(torch.zeros(self.num_heads, self.head_dim))
+        self.has_global_projections = self.is_local and config.global_attention_separate
+        if self.has_global_projections:
+            self.global_q_proj = nn.Linear(size, size, bias=bias)
+            self.global_k_proj = nn.Linear(size, size, bias=bias)
+            self.global_v_proj = nn.Linear(size, size, bias=bias)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether attention goes by a sliding window; may change while the model lives, the weights are the same."""
+        return self.config.position_embedding_type == "rel_pos_local_attn"
 
     def _split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         """(batch, frames, hidden_size) to (batch, heads, frames, head_dim)."""
@@ -161,32 +210,63 @@ class FastConformerAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         position_embeddings: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        mask: FrameMask,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states: (batch, frames, hidden_size).
-            position_embeddings: (2 * frames - 1, hidden_size), sinusoids of `relative_positions`.
-            attention_mask: Boolean (batch or 1, 1, query or 1, key), True means look; or None.
+            position_embeddings: (positions, hidden_size), see `build_position_table`.
+            mask: What the queries may look at.
             output_attentions: Return the probabilities, which takes the plain form.
 
         Returns:
-            (batch, frames, hidden_size), and (batch, heads, query, key) or None.
+            (batch, frames, hidden_size), and the probabilities (batch, heads, query, key), with global tokens
+            (batch, heads, query, tokens + key), or None.
         """
         query = self._split_heads(self.q_proj(hidden_states))
         key = self._split_heads(self.k_proj(hidden_states))
         value = self._split_heads(self.v_proj(hidden_states))
+        global_tokens = self._select_global_tokens(hidden_states, (query, key, value), mask.padding_mask)
         query_v, position_key = None, None
         if self.has_relative_positions:
             query_v = query + self.bias_v[:, None]
             query = query + self.bias_u[:, None]
             position_key = self._split_heads(self.relative_k_proj(position_embeddings)[None])
         dropout = self.config.attention_dropout if self.training else 0.0
+        is_plain = output_attentions or self.config._attn_implementation == "eager"
         probabilities = None
-        if output_attentions or self.config._attn_implementation == "eager":
-            context, probabilities = eager_attention(query, query_v, key, value, position_key, attention_mask, dropout)
+        if self.is_local:
+            assert query_v is not None
+            assert position_key is not None
+            window = (self.config.attention_context[0], self.config.attention_context[1])
+            parts = (query, query_v, key, value, position_key, window, mask.padding_mask, global_tokens, dropout)
+            if is_plain:
+                context, probabilities = eager_local_attention(*parts)
+            else:
+                context = blocked_local_attention(*parts)
+        elif is_plain:
+            rows = mask.rows(slice(None), slice(None), key.device)
+            context, probabilities = eager_attention(query, query_v, key, value, position_key, rows, dropout)
         else:
-            context = sdpa_attention(query, query_v, key, value, position_key, attention_mask, dropout)
+            context = sdpa_attention(query, query_v, key, value, position_key, mask, dropout)
         output = self.o_proj(context.transpose(1, 2).flatten(-2))  # (batch, frames, hidden_size)
         return output, probabilities if output_attentions else None
+
+    def _select_global_tokens(
+        self,
+        hidden_states: torch.Tensor,
+        projections: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        padding_mask: torch.Tensor | None,
+    ) -> GlobalTokens | None:
+        if not self.is_local or self.config.num_global_tokens == 0:
+            return None
+        if self.has_global_projections:
+            projections = (
+                self._split_heads(self.global_q_proj(hidden_states)),
+                self._split_heads(self.global_k_proj(hidden_states)),
+                self._split_heads(self.global_v_proj(hidden_states)),
+            )
+        return select_global_tokens(
+            projections, self.config.num_global_tokens, self.config.global_tokens_spacing, padding_mask
+        )

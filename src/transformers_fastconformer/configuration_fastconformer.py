@@ -53,28 +53,43 @@ class FastConformerConfig(PreTrainedConfig):
         reduction_factor (`int`, defaults to 1): Factor of it.
         position_embedding_type (`str`, defaults to `"rel_pos"`):
             `"rel_pos"` (Transformer-XL), `"rel_pos_local_attn"` (the same in a sliding window, with global tokens)
-            or `"abs_pos"` (sinusoids added to the input).
+            or `"abs_pos"` (sinusoids added to the input). A checkpoint of `"rel_pos"` can be loaded as
+            `"rel_pos_local_attn"`, with a window in `attention_context`.
         tie_position_biases (`bool`, defaults to `False`): One pair of position biases for all blocks.
         attention_context (`list[int]`, defaults to `[-1, -1]`):
             Encoder frames that attention sees to the left and to the right; -1 is no limit. With
             `attention_context_style="chunked_limited_with_rc"` three numbers: left, chunk, right.
         attention_contexts (`list[list[int]]`, *optional*):
-            All the contexts that a multi-latency model was trained with; `attention_context` is the one in use.
+            All the contexts that a multi-latency model was trained with; `attention_context` is the one in use, see
+            `set_attention_context`. In training one is drawn for every batch.
+        attention_context_probabilities (`list[float]`, *optional*):
+            Chance of each of `attention_contexts` in training; `None`: all alike.
         attention_context_style (`str`, defaults to `"regular"`):
-            `"regular"` (a band), `"chunked_limited"` (whole chunks) or `"chunked_limited_with_rc"`.
+            `"regular"` (a band), `"chunked_limited"` (chunks of `right + 1` frames, and the whole chunks that fit into
+            `left`) or `"chunked_limited_with_rc"` (chunks with frames to their left and right). With
+            `"rel_pos_local_attn"` the context is the window, whatever the style.
         num_global_tokens (`int`, defaults to 0), global_tokens_spacing (`int`, defaults to 1),
         global_attention_separate (`bool`, defaults to `False`):
-            Global tokens of `"rel_pos_local_attn"`: how many, how far apart, with own projections or not.
+            Global tokens of `"rel_pos_local_attn"`: how many, how far apart, with own projections or not. The first
+            is frame 0.
         conv_kernel_size (`int`, defaults to 9): Kernel of the depthwise convolution; odd.
         conv_norm_type (`str`, defaults to `"batch_norm"`):
-            `"batch_norm"`, `"fused_batch_norm"`, `"layer_norm"`, `"instance_norm"` or `"group_norm"`.
+            `"batch_norm"`, `"fused_batch_norm"` (its scale and shift alone), `"layer_norm"`, `"instance_norm"`
+            (without parameters) or `"group_norm"`. The last two take their statistics over the frames of a clip.
         conv_norm_groups (`int`, *optional*): Groups of `"group_norm"`.
         conv_context (`list[int]`, *optional*):
             Frames the depthwise convolution sees to the left and right; `None` is half of the kernel on each side.
         encoder_output_size (`int`, *optional*): Width after an output projection; `None`: there is none.
-        dropout, dropout_positions, activation_dropout, attention_dropout, dropout_pre_encoder (`float`): Dropouts.
+        dropout (`float`, defaults to 0.1), activation_dropout (`float`, defaults to 0.1): Dropouts of the modules'
+            outputs and inside of the feed-forward modules.
+        attention_dropout (`float`, defaults to 0.1): Dropout of the attention probabilities.
+        dropout_positions (`float`, defaults to 0.0): Dropout of the position embeddings.
+        dropout_pre_encoder (`float`, defaults to 0.1): Dropout of the input of the first block.
         layerdrop (`float`, defaults to 0.0), layerdrop_mode (`str`, defaults to `"linear"`),
-        layerdrop_start_layer (`int`, defaults to 1): Stochastic depth (Lee and Watanabe, 2021) in training.
+        layerdrop_start_layer (`int`, defaults to 1):
+            Stochastic depth (Lee and Watanabe, 2021) in training: chance to skip a block, growing to `layerdrop` in
+            the last block (`"linear"`) or the same in all (`"uniform"`); the first `layerdrop_start_layer` blocks are
+            never skipped.
         initializer_range (`float`, defaults to 0.02): Standard deviation of fresh weights.
 
     Raises:
@@ -105,6 +120,7 @@ class FastConformerConfig(PreTrainedConfig):
     tie_position_biases: bool = False
     attention_context: list[int] | tuple[int, ...] = (-1, -1)
     attention_contexts: list[list[int]] | None = None
+    attention_context_probabilities: list[float | int] | None = None
     attention_context_style: str = "regular"
     num_global_tokens: int = 0
     global_tokens_spacing: int = 1
@@ -191,7 +207,10 @@ class FastConformerConfig(PreTrainedConfig):
             self.position_embedding_type,
             f"one of {POSITION_TYPES}",
         )
-        self._validate_attention_context()
+        self._validate_attention_contexts()
+        for name in ("num_global_tokens", "global_tokens_spacing"):
+            lowest = 1 if name == "global_tokens_spacing" else 0
+            _require(getattr(self, name) >= lowest, name, getattr(self, name), f"{lowest} or more")
         _require(self.conv_kernel_size % 2 == 1, "conv_kernel_size", self.conv_kernel_size, "an odd number")
         _require(
             self.conv_norm_type in CONV_NORM_TYPES, "conv_norm_type", self.conv_norm_type, f"one of {CONV_NORM_TYPES}"
@@ -232,30 +251,62 @@ class FastConformerConfig(PreTrainedConfig):
             self.hidden_act,
             "the name of an activation in transformers.activations.ACT2FN",
         )
+        for name in (
+            "dropout",
+            "activation_dropout",
+            "attention_dropout",
+            "dropout_positions",
+            "dropout_pre_encoder",
+        ):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability")
 
-    def _validate_attention_context(self) -> None:
-        style, context = self.attention_context_style, self.attention_context
+    def _validate_attention_contexts(self) -> None:
+        style, position_type = self.attention_context_style, self.position_embedding_type
         _require(style in CONTEXT_STYLES, "attention_context_style", style, f"one of {CONTEXT_STYLES}")
-        if style == "chunked_limited_with_rc":
+        self.check_attention_context(list(self.attention_context), style, position_type)
+        for context in self.attention_contexts or []:
+            # Those a model was trained with go with the style, also where a sliding window is used instead.
+            self.check_attention_context(list(context), style, "rel_pos")
+        probabilities = self.attention_context_probabilities
+        if probabilities is not None:
+            contexts = self.attention_contexts or []
             _require(
-                len(context) == 3 and min(context) >= -1 and (context == [-1, -1, -1] or context[1] >= 1),
-                "attention_context",
+                len(probabilities) == len(contexts) and min(probabilities) >= 0 and abs(sum(probabilities) - 1) < 1e-6,
+                "attention_context_probabilities",
+                probabilities,
+                f"a probability for each of the {len(contexts)} attention_contexts, 1 in sum",
+            )
+
+    @staticmethod
+    def check_attention_context(context: list[int], style: str, position_type: str) -> None:
+        """Raise a `ValueError` for an `attention_context` that does not fit the style or the kind of positions."""
+        name = "attention_context"
+        _require(style in CONTEXT_STYLES, "attention_context_style", style, f"one of {CONTEXT_STYLES}")
+        _require(position_type in POSITION_TYPES, "position_embedding_type", position_type, f"one of {POSITION_TYPES}")
+        if position_type == "rel_pos_local_attn":
+            _require(
+                len(context) == 2 and min(context) >= 0 and max(context) > 0,
+                name,
                 context,
-                "[left, chunk, right] with a chunk of 1 or more, or [-1, -1, -1]",
+                "[left, right], limits on both sides and one of them above 0, for 'rel_pos_local_attn'",
             )
             return
-        _require(
-            len(context) == 2 and min(context) >= -1, "attention_context", context, "[left, right], -1 for no limit"
-        )
+        if style == "chunked_limited_with_rc":
+            _require(
+                len(context) == 3 and (context == [-1, -1, -1] or (min(context) >= 0 and context[1] >= 1)),
+                name,
+                context,
+                "[left, chunk, right] with a chunk of 1 or more, or [-1, -1, -1] for no limit",
+            )
+            return
+        _require(len(context) == 2 and min(context) >= -1, name, context, "[left, right], -1 for no limit")
         if style == "chunked_limited" and context[0] > 0 and context[1] >= 0:
             _require(
                 context[0] % (context[1] + 1) == 0,
-                "attention_context",
+                name,
                 context,
                 "a left context that is a multiple of the chunk (right + 1)",
             )
-        if self.position_embedding_type == "rel_pos_local_attn":
-            _require(min(context) >= 0 and max(context) > 0, "attention_context", context, "limits on both sides")
 
     @property
     def output_size(self) -> int:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
-
-if TYPE_CHECKING:
-    from .configuration_fastconformer import FastConformerConfig
 
 
 def lengths_to_mask(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
@@ -85,30 +82,109 @@ def _check(condition: torch.Tensor, message: object) -> None:
         torch._assert_async(condition)
 
 
-def context_mask(config: FastConformerConfig, num_frames: int, device: torch.device) -> torch.Tensor | None:
+@dataclass(frozen=True)
+class ContextWindow:
     """
-    Which keys each query may see for the configured context: (query, key), or None when all.
+    Which keys a query may see, as frames around the chunk that the query is in.
+
+    A query of chunk c sees the keys from `c * chunk_frames - left_frames` to before
+    `(c + 1) * chunk_frames + right_frames`. A band is the case of chunks of one frame.
+
+    Args:
+        chunk_frames: Frames in a chunk.
+        left_frames, right_frames: Frames seen before and behind the chunk; None is no limit.
+    """
+
+    chunk_frames: int = 1
+    left_frames: int | None = None
+    right_frames: int | None = None
+
+    @property
+    def is_unlimited(self) -> bool:
+        return self.left_frames is None and self.right_frames is None
+
+    def key_range(self, start: int, stop: int, num_frames: int) -> tuple[int, int]:
+        """First key, and the one behind the last, that any of the queries `start` to `stop - 1` sees."""
+        key_start, key_stop = 0, num_frames
+        if self.left_frames is not None:
+            key_start = max(start // self.chunk_frames * self.chunk_frames - self.left_frames, 0)
+        if self.right_frames is not None:
+            chunks = (stop - 1) // self.chunk_frames + 1
+            key_stop = min(chunks * self.chunk_frames + self.right_frames, num_frames)
+        return key_start, key_stop
+
+    def build_mask(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Mask of the frame indices `query` and `key`: (query,), (key,) to (query, key)."""
+        chunk_start = (query // self.chunk_frames * self.chunk_frames)[:, None]
+        mask = torch.ones(query.shape[0], key.shape[0], dtype=torch.bool, device=query.device)
+        if self.left_frames is not None:
+            mask = mask & (key >= chunk_start - self.left_frames)
+        if self.right_frames is not None:
+            mask = mask & (key < chunk_start + self.chunk_frames + self.right_frames)
+        return mask
+
+
+def resolve_context(style: str, context: list[int] | tuple[int, ...]) -> ContextWindow:
+    """
+    The window that an `attention_context` stands for in a given `attention_context_style`.
 
     Follows NeMo 3.0's `ConformerEncoder._create_masks`.
     """
-    context, style = config.attention_context, config.attention_context_style
     if max(context) < 0:
-        return None
-    frame = torch.arange(num_frames, device=device)
-    query, key = frame[:, None], frame[None, :]
-    if style == "regular" or (style == "chunked_limited" and context[1] < 0):
-        mask = torch.ones(num_frames, num_frames, dtype=torch.bool, device=device)
-        if context[0] >= 0:
-            mask &= key >= query - context[0]
-        if context[1] >= 0:
-            mask &= key <= query + context[1]
-        return mask
-    if style == "chunked_limited":
+        return ContextWindow()
+    limits = [None if frames < 0 else frames for frames in context]
+    if style == "chunked_limited_with_rc":
+        return ContextWindow(context[1], limits[0], limits[2])
+    if style == "chunked_limited" and context[1] >= 0:
         chunk_frames = context[1] + 1
-        chunks_back = query // chunk_frames - key // chunk_frames
-        mask = chunks_back >= 0
-        # An unlimited left context is 10000 chunks in NeMo, more than any recording has.
-        return mask & (chunks_back <= context[0] // chunk_frames) if context[0] >= 0 else mask
-    left, chunk_frames, right = context
-    chunk_start = query // chunk_frames * chunk_frames
-    return (key >= chunk_start - left) & (key < chunk_start + chunk_frames + right)
+        # Whole chunks to the left. No limit is 10000 chunks in NeMo, more than any recording has.
+        left_frames = None if limits[0] is None else limits[0] // chunk_frames * chunk_frames
+        return ContextWindow(chunk_frames, left_frames, 0)
+    return ContextWindow(1, limits[0], limits[1])
+
+
+@dataclass(frozen=True)
+class FrameMask:
+    """
+    What attention may look at, without a matrix of frames x frames: rows of it are made where they are needed.
+
+    Args:
+        num_frames: Queries, and keys.
+        window: Keys that a query may see in a clip without end.
+        padding_mask: (batch, frames), True for real frames; None when all are.
+        matrix: The whole mask, made once by `materialize`; None to make rows on demand.
+    """
+
+    num_frames: int
+    window: ContextWindow
+    padding_mask: torch.Tensor | None = None
+    matrix: torch.Tensor | None = None
+
+    def materialize(self, device: torch.device) -> FrameMask:
+        """The same with the whole mask made once, which is cheaper where one block of queries has them all."""
+        frame = torch.arange(self.num_frames, device=device)
+        return replace(self, matrix=self._build_rows(frame, frame))
+
+    def key_range(self, start: int, stop: int) -> tuple[int, int]:
+        """First key, and the one behind the last, that any of the queries `start` to `stop - 1` sees."""
+        return self.window.key_range(start, stop, self.num_frames)
+
+    def rows(self, queries: slice, keys: slice, device: torch.device) -> torch.Tensor | None:
+        """
+        Mask of a block of queries and the keys it sees: (batch or 1, 1, query or 1, key), or None when all are kept.
+        """
+        if self.window.is_unlimited and self.padding_mask is None:
+            return None
+        if self.matrix is not None:
+            return self.matrix[..., queries if self.matrix.shape[-2] > 1 else slice(None), keys]
+        frame = torch.arange(self.num_frames, device=device)
+        return self._build_rows(frame[queries], frame[keys])
+
+    def _build_rows(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
+        mask = None
+        if not self.window.is_unlimited:
+            mask = self.window.build_mask(query, key)[None, None]
+        if self.padding_mask is not None:
+            key_mask = self.padding_mask[:, key][:, None, None]  # (batch, 1, 1, key)
+            mask = key_mask if mask is None else mask & key_mask
+        return mask

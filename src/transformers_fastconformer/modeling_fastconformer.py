@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import random
 from typing import Any
 
 import torch
@@ -11,11 +13,14 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import FastConformerAttention, relative_positions, sinusoids
+from .attention import QUERY_BLOCK_FRAMES, FastConformerAttention, build_position_table
 from .configuration_fastconformer import FastConformerConfig
-from .masking import context_mask, lengths_to_mask, resolve_lengths
+from .frames import reduced_frames, subsampled_lengths
+from .masking import FrameMask, lengths_to_mask, resolve_context, resolve_lengths
 from .modeling_outputs import FastConformerEncoderOutput
 from .subsampling import build_reduction, build_subsampling
+
+logger = logging.getLogger(__name__)
 
 
 class FastConformerFeedForward(nn.Module):
@@ -45,6 +50,46 @@ class FastConformerScaleNorm(nn.Module):
         return hidden_states * self.weight[:, None] + self.bias[:, None]
 
 
+class FastConformerTimeNorm(nn.Module):
+    """
+    Group norm or instance norm over time: its statistics belong to a clip, so padding must not be among them.
+
+    NeMo 3.0 takes them over the whole tensor. A clip alone has one masked mel frame behind it there (the feature
+    extractor's last one), which may make one encoder frame more; that frame is counted here too, so that the result is
+    NeMo's for the clip alone, in every batch.
+
+    Args:
+        num_channels: Channels.
+        num_groups: Groups of channels with statistics of their own; None: each channel, without parameters.
+    """
+
+    def __init__(self, num_channels: int, num_groups: int | None, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.num_groups = num_groups or num_channels
+        self.epsilon = epsilon
+        has_parameters = num_groups is not None
+        self.weight = nn.Parameter(torch.ones(num_channels)) if has_parameters else None
+        self.bias = nn.Parameter(torch.zeros(num_channels)) if has_parameters else None
+
+    def forward(self, hidden_states: torch.Tensor, norm_frames: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            hidden_states: (batch, channels, frames).
+            norm_frames: (batch,), how many of the frames the statistics are of.
+        """
+        num_frames = hidden_states.shape[-1]
+        groups = hidden_states.unflatten(1, (self.num_groups, -1))  # (batch, groups, channels of a group, frames)
+        mask = lengths_to_mask(norm_frames, num_frames)[:, None, None]
+        count = (norm_frames.clamp(min=1) * groups.shape[2])[:, None, None, None]
+        mean = groups.masked_fill(~mask, 0.0).sum(dim=(2, 3), keepdim=True) / count
+        centred = groups - mean
+        variance = centred.masked_fill(~mask, 0.0).square().sum(dim=(2, 3), keepdim=True) / count
+        normed = (centred * torch.rsqrt(variance + self.epsilon)).flatten(1, 2)
+        if self.weight is None or self.bias is None:
+            return normed
+        return normed * self.weight[:, None] + self.bias[:, None]
+
+
 def build_conv_norm(config: FastConformerConfig) -> nn.Module:
     """The norm behind the depthwise convolution."""
     size = config.hidden_size
@@ -54,10 +99,7 @@ def build_conv_norm(config: FastConformerConfig) -> nn.Module:
         return nn.LayerNorm(size)
     if config.conv_norm_type == "fused_batch_norm":
         return FastConformerScaleNorm(size)
-    if config.conv_norm_type == "instance_norm":
-        return nn.InstanceNorm1d(size)
-    assert config.conv_norm_groups is not None
-    return nn.GroupNorm(config.conv_norm_groups, size)
+    return FastConformerTimeNorm(size, config.conv_norm_groups if config.conv_norm_type == "group_norm" else None)
 
 
 class FastConformerConvolution(nn.Module):
@@ -74,16 +116,30 @@ class FastConformerConvolution(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.pointwise_conv2 = nn.Linear(size, size, bias=bias)
 
-    def forward(self, hidden_states: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        padding_mask: torch.Tensor | None,
+        norm_frames: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """
         Args:
             hidden_states: (batch, frames, hidden_size).
             padding_mask: (batch, frames), True for real frames; or None.
+            norm_frames: (batch,), frames that group and instance norm take their statistics of, at most one more than
+                there are; None for the other norms.
         """
+        num_frames = hidden_states.shape[1]
         hidden_states = nn.functional.glu(self.pointwise_conv1(hidden_states), dim=-1)
         if padding_mask is not None:
             hidden_states = hidden_states.masked_fill(~padding_mask[..., None], 0.0)
         hidden_states = hidden_states.transpose(1, 2)  # (batch, hidden_size, frames)
+        if isinstance(self.norm, FastConformerTimeNorm):
+            assert norm_frames is not None
+            left_frames, right_frames = self.padding
+            hidden_states = self.depthwise_conv(nn.functional.pad(hidden_states, (left_frames, right_frames + 1)))
+            hidden_states = self.norm(hidden_states, norm_frames)[..., :num_frames].transpose(1, 2)
+            return self.pointwise_conv2(self.activation(hidden_states))
         hidden_states = self.depthwise_conv(nn.functional.pad(hidden_states, self.padding))
         if isinstance(self.norm, nn.LayerNorm):
             hidden_states = self.norm(hidden_states.transpose(1, 2))  # (batch, frames, hidden_size)
@@ -113,16 +169,16 @@ class FastConformerBlock(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         position_embeddings: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        padding_mask: torch.Tensor | None = None,
+        mask: FrameMask,
+        norm_frames: torch.Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states: (batch, frames, hidden_size).
-            position_embeddings: (2 * frames - 1, hidden_size).
-            attention_mask: Boolean, broadcasts to (batch, heads, query, key); or None.
-            padding_mask: (batch, frames), True for real frames; or None.
+            position_embeddings: (positions, hidden_size), see `build_position_table`.
+            mask: Which frames are real, and what attention may look at.
+            norm_frames: (batch,), see [`FastConformerConvolution`].
             output_attentions: Return the attention probabilities too.
 
         Returns:
@@ -132,10 +188,10 @@ class FastConformerBlock(GradientCheckpointingLayer):
         hidden_states = self.feed_forward1(self.norm_feed_forward1(residual))
         residual = residual + self.dropout(hidden_states) * 0.5
         hidden_states, probabilities = self.self_attn(
-            self.norm_self_att(residual), position_embeddings, attention_mask, output_attentions
+            self.norm_self_att(residual), position_embeddings, mask, output_attentions
         )
         residual = residual + self.dropout(hidden_states)
-        hidden_states = self.conv(self.norm_conv(residual), padding_mask)
+        hidden_states = self.conv(self.norm_conv(residual), mask.padding_mask, norm_frames)
         residual = residual + self.dropout(hidden_states)
         hidden_states = self.feed_forward2(self.norm_feed_forward2(residual))
         residual = residual + self.dropout(hidden_states) * 0.5
@@ -149,6 +205,7 @@ HEAD_KEYS = [r"^ctc_head\.", r"^decoder\.", r"^joint\."]
 class FastConformerPreTrainedModel(PreTrainedModel):
     """What all FastConformer models share: the configuration class, conventions and fresh weights."""
 
+    config: FastConformerConfig
     config_class = FastConformerConfig
     base_model_prefix = "encoder"
     main_input_name = "input_features"
@@ -167,15 +224,59 @@ class FastConformerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, FastConformerAttention) and module.has_relative_positions:
             nn.init.zeros_(module.bias_u)
             nn.init.zeros_(module.bias_v)
-        elif isinstance(module, FastConformerScaleNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+        elif isinstance(module, FastConformerScaleNorm | FastConformerTimeNorm):
+            if module.weight is not None and module.bias is not None:
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LSTM):
             for name, parameter in module.named_parameters():
                 if name.startswith("weight"):
                     nn.init.normal_(parameter, std=self.config.initializer_range)
                 else:
                     nn.init.zeros_(parameter)
+
+    def set_attention_context(
+        self,
+        attention_context: list[int] | tuple[int, ...],
+        attention_context_style: str | None = None,
+        position_embedding_type: str | None = None,
+    ) -> None:
+        """
+        Choose what attention sees from now on; the weights stay as they are and nothing is loaded again.
+
+        Args:
+            attention_context: Encoder frames to the left and right, as in [`FastConformerConfig`]. A multi-latency
+                model was trained with those of `config.attention_contexts`; another one is taken, with a warning.
+            attention_context_style: Another style, e.g. `"chunked_limited"`.
+            position_embedding_type: `"rel_pos_local_attn"` turns full attention into a sliding window (linear in the
+                length of the audio), `"rel_pos"` turns it back.
+
+        Raises:
+            ValueError: for a context that does not fit the style, and for position embeddings that the weights at hand
+                are not made for.
+        """
+        config = self.config
+        position_type = position_embedding_type or config.position_embedding_type
+        is_absolute = config.position_embedding_type == "abs_pos"
+        if (position_type == "abs_pos") != is_absolute:
+            raise ValueError(
+                f"position_embedding_type={position_type!r} is not supported for a model with "
+                f"position_embedding_type={config.position_embedding_type!r}; expected "
+                + ("'abs_pos'." if is_absolute else "'rel_pos' or 'rel_pos_local_attn'.")
+            )
+        style = attention_context_style or config.attention_context_style
+        context = list(attention_context)
+        config.check_attention_context(context, style, position_type)
+        is_trained = position_type == "rel_pos_local_attn" or context in (config.attention_contexts or [context])
+        if not is_trained:
+            logger.warning(
+                "attention_context=%s is none of the contexts that the model was trained with: %s.",
+                context,
+                config.attention_contexts,
+            )
+        config.attention_context = context
+        config.attention_context_style = style
+        config.position_embedding_type = position_type
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Not supported: the vocabulary is the tokenizer's, and the blank is the class behind its last token."""
@@ -185,7 +286,7 @@ class FastConformerPreTrainedModel(PreTrainedModel):
         )
 
     def _return_dict(self, return_dict: bool | None) -> bool:
-        return self.config.return_dict if return_dict is None else return_dict
+        return bool(self.config.return_dict) if return_dict is None else return_dict
 
 
 class FastConformerEncoder(FastConformerPreTrainedModel):
@@ -203,10 +304,6 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
 
     def __init__(self, config: FastConformerConfig) -> None:
         super().__init__(config)
-        if config.position_embedding_type == "rel_pos_local_attn":
-            raise ValueError(
-                "position_embedding_type='rel_pos_local_attn' is not supported; expected 'rel_pos' or 'abs_pos'."
-            )
         self.subsampling = build_subsampling(config)
         self.reduction = build_reduction(config)
         self.layers = nn.ModuleList(FastConformerBlock(config, index) for index in range(config.num_hidden_layers))
@@ -273,28 +370,36 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         if lengths is not None:
             lengths = lengths.to(input_features.device)
 
+        context = self._choose_context()
+        norm_frames = self._count_norm_frames(input_features, lengths)
         hidden_states, lengths = self.subsampling(input_features.to(self.dtype), lengths)
         if self.config.scale_input:
             hidden_states = hidden_states * math.sqrt(self.config.hidden_size)
-        positions, hidden_states = self._embed_positions(hidden_states)
+        positions = self._position_table(hidden_states)
+        if self.config.position_embedding_type == "abs_pos":
+            hidden_states = hidden_states + positions
         hidden_states = nn.functional.dropout(hidden_states, self.config.dropout_pre_encoder, self.training)
-        padding_mask, block_mask = self._build_masks(hidden_states, lengths)
+        mask = self._build_mask(hidden_states, lengths, context)
 
-        all_hidden_states = (hidden_states,) if output_hidden_states else None
+        all_hidden_states: tuple[torch.Tensor, ...] | None = (hidden_states,) if output_hidden_states else None
         all_attentions: tuple[torch.Tensor, ...] | None = () if output_attentions else None
         for index, (layer, drop_probability) in enumerate(
             zip(self.layers, self._layer_drop_probabilities(), strict=True)
         ):
             block_input = hidden_states
-            hidden_states, probabilities = layer(
-                hidden_states, positions, block_mask, padding_mask, bool(output_attentions)
-            )
+            hidden_states, probabilities = layer(hidden_states, positions, mask, norm_frames, bool(output_attentions))
             if self.training and drop_probability > 0:
                 hidden_states = _drop_layer(block_input, hidden_states, drop_probability)
             if self.reduction is not None and index == self.config.reduction_position:
                 hidden_states, lengths = self.reduction(hidden_states, lengths)
                 positions = self._position_table(hidden_states)
-                padding_mask, block_mask = self._build_masks(hidden_states, lengths)
+                mask = self._build_mask(hidden_states, lengths, context)
+                if norm_frames is not None:
+                    norm_frames = reduced_frames(  # type: ignore[assignment]
+                        norm_frames,  # type: ignore[arg-type]
+                        self.config.reduction_type,
+                        self.config.reduction_factor,
+                    )
             if all_hidden_states is not None:
                 all_hidden_states = (*all_hidden_states, hidden_states)
             if all_attentions is not None:
@@ -317,38 +422,43 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         return output if self._return_dict(return_dict) else output.to_tuple()
 
     def _position_table(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Sinusoids for the frames at hand: of all distances, or of the frames themselves for `abs_pos`."""
-        num_frames, device = hidden_states.shape[1], hidden_states.device
-        if self.config.position_embedding_type == "abs_pos":
-            positions = torch.arange(num_frames, device=device)
-        else:
-            positions = relative_positions(num_frames, device)
-        table = sinusoids(positions, self.config.hidden_size, hidden_states.dtype)
+        """Sinusoids for the frames at hand, with dropout in training."""
+        table = build_position_table(self.config, hidden_states.shape[1], hidden_states.dtype, hidden_states.device)
         return nn.functional.dropout(table, self.config.dropout_positions, self.training)
 
-    def _embed_positions(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        table = self._position_table(hidden_states)
-        if self.config.position_embedding_type == "abs_pos":
-            hidden_states = hidden_states + table
-        return table, hidden_states
+    def _choose_context(self) -> list[int]:
+        """The context in use; in training one of those the model is trained with, drawn for the batch, as in NeMo."""
+        config = self.config
+        is_local = config.position_embedding_type == "rel_pos_local_attn"
+        if self.training and config.attention_contexts and not is_local:
+            return random.choices(config.attention_contexts, weights=config.attention_context_probabilities)[0]
+        return list(config.attention_context)
 
-    def _build_masks(
-        self, hidden_states: torch.Tensor, lengths: torch.Tensor | None
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _build_mask(self, hidden_states: torch.Tensor, lengths: torch.Tensor | None, context: list[int]) -> FrameMask:
         """
-        Returns:
-            (batch, frames) real frames, and what attention may look at, (batch or 1, 1, query or 1, key); each may be
-            None. Queries beyond a clip's length are not masked: nothing reads them.
+        Which frames are real and what attention may look at. Queries beyond a clip's length are not masked: nothing
+        reads them.
         """
         num_frames = hidden_states.shape[1]
         padding_mask = None if lengths is None else lengths_to_mask(lengths, num_frames)
-        block_mask = context_mask(self.config, num_frames, hidden_states.device)
-        if block_mask is not None:
-            block_mask = block_mask[None, None]
-        if padding_mask is not None:
-            key_mask = padding_mask[:, None, None, :]
-            block_mask = key_mask if block_mask is None else block_mask & key_mask
-        return padding_mask, block_mask
+        mask = FrameMask(num_frames, resolve_context(self.config.attention_context_style, context), padding_mask)
+        if self.config.position_embedding_type == "rel_pos_local_attn":
+            return mask  # the window is no mask there
+        is_plain = self.config._attn_implementation == "eager" or not isinstance(num_frames, int)
+        return mask.materialize(hidden_states.device) if is_plain or num_frames <= QUERY_BLOCK_FRAMES else mask
+
+    def _count_norm_frames(self, input_features: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor | None:
+        """Encoder frames of each clip with one masked mel frame behind it, for the norms that count them: (batch,)."""
+        config = self.config
+        if config.conv_norm_type not in ("instance_norm", "group_norm"):
+            return None
+        num_clips, num_frames = input_features.shape[:2]
+        if lengths is None:
+            lengths = torch.full((num_clips,), num_frames, dtype=torch.int64, device=input_features.device)
+        factor = config.subsampling_factor
+        # A stack that is not full is a frame of the tensor, though none of the clip.
+        filling = factor - 1 if config.subsampling_type.startswith("stacking") else 0
+        return subsampled_lengths(lengths + 1 + filling, config.subsampling_type, factor, config.causal_downsampling)
 
     def _layer_drop_probabilities(self) -> list[float]:
         """Stochastic depth of each block, as NeMo's `compute_stochastic_depth_drop_probs`."""
@@ -362,11 +472,13 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
 
 
 def _drop_layer(block_input: torch.Tensor, block_output: torch.Tensor, probability: float) -> torch.Tensor:
-    """Skip a block by chance, or scale its change up so that the expectation stays."""
-    if torch.rand(()) < probability:
-        # Times zero, so that every parameter has a gradient and distributed training does not wait for one.
-        return block_input + block_output * 0.0
-    return block_input + (block_output - block_input) / (1.0 - probability)
+    """
+    Skip a block by chance, or scale its change up so that the expectation stays.
+
+    Every parameter has a gradient either way, so that distributed training does not wait for one.
+    """
+    is_kept = torch.rand(()) >= probability
+    return block_input + (block_output - block_input) * (is_kept / (1.0 - probability))
 
 
 class FastConformerModel(FastConformerPreTrainedModel):

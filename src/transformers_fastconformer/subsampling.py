@@ -36,12 +36,13 @@ class FastConformerConvSubsampling(nn.Module):
         # Causal convolutions pad both axes alike, 2 to the left and 1 to the right (NeMo's `CausalConv2D`).
         self.padding = subsampling_padding(KERNEL_SIZE, STRIDE, is_causal)
         self.is_causal = is_causal
+        self.is_depthwise = subsampling_type == "dw_striding"
         num_stages = halvings(factor)
         conv_padding = 0 if is_causal else self.padding[0]
         self.conv_layers = nn.ModuleDict()
         position = 0
         for stage in range(num_stages):
-            is_depthwise = stage > 0 and subsampling_type == "dw_striding"
+            is_depthwise = stage > 0 and self.is_depthwise
             self.conv_layers[str(position)] = nn.Conv2d(
                 num_channels if stage > 0 else 1,
                 num_channels,
@@ -63,15 +64,15 @@ class FastConformerConvSubsampling(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, mel frames, mels) to (batch, encoder frames, hidden_size), and the lengths likewise."""
         hidden_states = input_features[:, None]  # (batch, 1, mel frames, mels)
-        for layer in self.conv_layers.values():
-            if layer.stride[0] == 1:
+        for position, layer in self.conv_layers.items():
+            if layer.stride == (1, 1):
                 hidden_states = nn.functional.relu(layer(hidden_states))
                 continue
             hidden_states = _zero_padding(hidden_states, lengths)
             if self.is_causal:
                 hidden_states = nn.functional.pad(hidden_states, self.padding * 2)
             hidden_states = layer(hidden_states)
-            if layer.groups == 1:  # a depthwise convolution has its activation behind the pointwise one
+            if not self.is_depthwise or position == "0":  # the others have theirs behind the pointwise convolution
                 hidden_states = nn.functional.relu(hidden_states)
             if lengths is not None:
                 lengths = convolution_lengths(lengths, KERNEL_SIZE, STRIDE, *self.padding)
@@ -91,7 +92,8 @@ class FastConformerStackingSubsampling(nn.Module):
     """
     `factor` frames side by side, then a linear layer; with a layer norm of the single frames in `stacking_norm`.
 
-    Follows NeMo 3.0's `StackingSubsampling`.
+    Follows NeMo 3.0's `StackingSubsampling`, but a last stack that is not full of a clip's own frames is no frame of
+    that clip, whatever the batch is padded to: see `subsampled_lengths`.
     """
 
     def __init__(self, factor: int, input_size: int, output_size: int, has_norm: bool) -> None:
@@ -104,14 +106,14 @@ class FastConformerStackingSubsampling(nn.Module):
         self, input_features: torch.Tensor, lengths: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, mel frames, mels) to (batch, encoder frames, hidden_size), and the lengths likewise."""
-        padding_frames = -input_features.shape[1] % self.factor
-        hidden_states = nn.functional.pad(input_features, (0, 0, 0, padding_frames))
+        num_clips, num_frames = input_features.shape[:2]
+        hidden_states = nn.functional.pad(input_features, (0, 0, 0, -num_frames % self.factor))
         if self.norm is not None:
             hidden_states = self.norm(hidden_states)
         hidden_states = hidden_states.unflatten(1, (-1, self.factor)).flatten(-2)
-        if lengths is not None:
-            lengths = subsampled_lengths(lengths, "stacking", self.factor)
-        return self.linear(hidden_states), lengths
+        if lengths is None:
+            lengths = torch.full((num_clips,), num_frames, dtype=torch.int64, device=hidden_states.device)
+        return self.linear(hidden_states), subsampled_lengths(lengths, "stacking", self.factor)
 
 
 class FastConformerLinearSubsampling(nn.Module):
@@ -160,10 +162,18 @@ class FastConformerPooling(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, lengths: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(batch, frames, hidden_size) to (batch, frames // factor, hidden_size), and the lengths likewise."""
+        """(batch, frames, hidden_size) to (batch, frames // factor or 1, hidden_size), and the lengths likewise."""
+        num_clips, num_frames = hidden_states.shape[:2]
+        if num_frames < self.factor:
+            # Too short for a frame: one of padding, as in a batch with longer clips, so that the tensor is not empty.
+            if lengths is None:
+                lengths = torch.full((num_clips,), num_frames, dtype=torch.int64, device=hidden_states.device)
+            hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, self.factor - num_frames))
         if lengths is not None:
             lengths = reduced_lengths(lengths, "pooling", self.factor)
-        return nn.functional.max_pool1d(hidden_states.transpose(1, 2), self.factor).transpose(1, 2), lengths
+        num_groups = hidden_states.shape[1] // self.factor
+        groups = hidden_states[:, : num_groups * self.factor].unflatten(1, (num_groups, self.factor))
+        return groups.amax(dim=2), lengths
 
 
 def build_reduction(config: FastConformerConfig) -> nn.Module | None:
