@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoProcessor, AutoTokenizer
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
@@ -26,7 +28,7 @@ def _auto_model_class(name: str, task: str) -> type[_BaseAutoModelClass]:
     existing = getattr(transformers, name, None)
     if existing is not None:
         return existing
-    mapping = _LazyAutoMapping({}, {})
+    mapping = _LazyAutoMapping(OrderedDict(), OrderedDict())
     return type(name, (_BaseAutoModelClass,), {"_model_mapping": mapping, "__doc__": f"Auto class for {task}."})
 
 

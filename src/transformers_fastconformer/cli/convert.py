@@ -15,7 +15,7 @@ from ..audio import read_audio
 from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..nemo.convert import convert_nemo_checkpoint
-from ..nemo.model_card import insert_verification_table
+from ..nemo.model_card import insert_verification
 from ..nemo.verify import VerificationReport, describe_row, verify_conversion
 
 
@@ -60,7 +60,7 @@ def convert(
             precision = "float32" if dtype == "auto" else dtype
             report = verify_conversion(result.archive_path, folder, clips, device=device, dtype=precision)
             report.save(folder)
-            insert_verification_table(folder, report.to_markdown())
+            insert_verification(folder, report.to_markdown())
             show_report(console, report)
             passed = report.passed
         if push_to_hub is not None and passed:
