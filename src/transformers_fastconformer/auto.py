@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoProcessor, AutoTokenizer
@@ -42,7 +43,8 @@ def register() -> None:
     for config_class in configs:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         # Not `AutoModel.register`: it wants one model class for each configuration, and the bare model fits them all.
-        AutoModel._model_mapping.register(config_class, FastConformerModel, exist_ok=True)
+        bare_models: Any = AutoModel._model_mapping
+        bare_models.register(config_class, FastConformerModel, exist_ok=True)
         AutoFeatureExtractor.register(config_class, FastConformerFeatureExtractor, exist_ok=True)
         AutoTokenizer.register(config_class, fast_tokenizer_class=FastConformerTokenizer, exist_ok=True)
         AutoProcessor.register(config_class, FastConformerProcessor, exist_ok=True)

@@ -87,8 +87,9 @@ def share_as_ctc(model: FastConformerForRNNT | FastConformerForTDT) -> FastConfo
         ValueError: when the model has no CTC head.
     """
     ctc_class = ParakeetTDTForCTC if isinstance(model, FastConformerForTDT) else FastConformerHybridForCTC
+    config: Any = model.config
     with torch.device("meta"):
-        shared = ctc_class(model.config)
+        shared = ctc_class(config)
     shared.encoder, shared.decoder, shared.joint, shared.ctc_head = (
         model.encoder,
         model.decoder,

@@ -62,7 +62,7 @@ class FastConformerStatelessPredictionNetwork(nn.Module):
     def __init__(self, config: FastConformerRNNTConfig) -> None:
         super().__init__()
         self.context_size = config.decoder_context_size
-        self.blank_token_id = config.blank_token_id
+        self.blank_token_id = config.vocab_size - 1
         older = config.decoder_hidden_size // 2 // self.context_size
         widths = [config.decoder_hidden_size - older * (self.context_size - 1)] + [older] * (self.context_size - 1)
         self.embeddings = nn.ModuleList(

@@ -24,10 +24,10 @@ class FastConformerEncoderOutput(ModelOutput):
             Attention probabilities of every block, each `(batch, heads, frames, frames)`.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    encoder_lengths: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    encoder_lengths: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -44,11 +44,11 @@ class FastConformerCTCOutput(ModelOutput):
         hidden_states, attentions: As in [`FastConformerEncoderOutput`].
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    encoder_lengths: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    encoder_lengths: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -65,12 +65,12 @@ class FastConformerTransducerOutput(ModelOutput):
         hidden_states, attentions: As in [`FastConformerEncoderOutput`].
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    last_hidden_state: torch.FloatTensor | None = None
-    encoder_lengths: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    encoder_lengths: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -92,10 +92,10 @@ class FastConformerGenerateOutput(ModelOutput):
         decoder_type (`str`): `"ctc"`, `"rnnt"` or `"tdt"`; decides how times are read off the frames.
     """
 
-    sequences: torch.LongTensor | None = None
-    sequence_lengths: torch.LongTensor | None = None
-    frame_indices: torch.LongTensor | None = None
-    durations: torch.LongTensor | None = None
-    log_probs: torch.FloatTensor | None = None
-    encoder_lengths: torch.LongTensor | None = None
+    sequences: torch.Tensor | None = None
+    sequence_lengths: torch.Tensor | None = None
+    frame_indices: torch.Tensor | None = None
+    durations: torch.Tensor | None = None
+    log_probs: torch.Tensor | None = None
+    encoder_lengths: torch.Tensor | None = None
     decoder_type: str | None = None

@@ -110,8 +110,9 @@ def transcribe_waveforms(
     inputs = extractor(
         list(waveforms), sampling_rate=extractor.sampling_rate, return_tensors="pt", device=model.device
     )
-    output = model.generate(**inputs, return_dict_in_generate=True)
-    decoded = processor.batch_decode(output, timestamps=timestamps if timestamps else ["word"])
+    generate: Any = model.generate
+    output = generate(**inputs, return_dict_in_generate=True)
+    decoded: list[Any] = processor.batch_decode(output, timestamps=timestamps if timestamps else ["word"])
     return [
         Transcript(
             text=item["text"],

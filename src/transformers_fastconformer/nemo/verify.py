@@ -22,7 +22,6 @@ from ..modeling_fastconformer import FastConformerModel
 from ..modeling_fastconformer_ctc import FastConformerForCTC
 from ..modeling_fastconformer_hybrid import share_as_ctc
 from ..modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
-from ..modeling_outputs import FastConformerGenerateOutput
 from ..processing_fastconformer import FastConformerProcessor
 from .reference import (
     ClipHypothesis,
@@ -154,7 +153,8 @@ class ConvertedRunner:
     ) -> StageOutputs:
         """The stages of one batch; `joint_targets` are the tokens that NeMo's joint network was evaluated for."""
         outputs = StageOutputs(name, joint_targets=joint_targets)
-        model: Any = self.model.to(dtype)
+        model: Any = self.model
+        model.to(dtype)
         inputs = self._features(waveforms)
         outputs.keep("features", inputs["input_features"], inputs["input_lengths"])
         with capture_outputs(stage_modules(model.encoder, "subsampling")) as captured:
@@ -185,14 +185,14 @@ class ConvertedRunner:
 
     def _decode(self, head: str, waveforms: list[np.ndarray], inputs: Any) -> list[ClipHypothesis]:
         model: Any = self.heads[head]
-        in_batch = model.generate(**inputs, return_dict_in_generate=True)
+        in_batch: Any = model.generate(**inputs, return_dict_in_generate=True)
         results = []
         for index, waveform in enumerate(waveforms):
-            output: FastConformerGenerateOutput = in_batch
+            output = in_batch
             if len(waveforms) > 1:
                 output = model.generate(**self._features([waveform]), return_dict_in_generate=True)
             row = 0 if len(waveforms) > 1 else index
-            transcript = self.processor.batch_decode(output, timestamps=["char", "word", "segment"])[row]
+            transcript: Any = self.processor.batch_decode(output, timestamps=["char", "word", "segment"])[row]
             count, batch_count = int(output.sequence_lengths[row]), int(in_batch.sequence_lengths[index])
             durations = output.durations
             results.append(
