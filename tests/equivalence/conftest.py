@@ -163,6 +163,10 @@ def nemo_model_config(kind: str, tokenizer_dir: Path | None, **overrides: Any) -
             "dropout": 0.2,
         },
     }
+    if overrides.get("decoder", {}).get("_target_", "").endswith("StatelessTransducerDecoder"):
+        # It refuses keys of the LSTM decoder.
+        prednet = {"pred_hidden": config["model_defaults"]["pred_hidden"], "dropout": 0.2}
+        config["decoder"] = {"prednet": prednet}
     config["joint"] = {
         "_target_": "nemo.collections.asr.modules.RNNTJoint",
         "log_softmax": None,
@@ -211,12 +215,13 @@ def nemo_model_config(kind: str, tokenizer_dir: Path | None, **overrides: Any) -
 
 def perturb_weights(module: torch.nn.Module, seed: int = 0, keep: tuple[str, ...] = ("fb", "window")) -> None:
     """
-    Move every parameter and every floating buffer away from its initial value, so that no weight is left at a
-    zero or a one behind which a wrong mapping could hide. The rows of padding tokens stay 0, as after training.
+    Move every parameter and every saved floating buffer away from its initial value, so that no weight is left at a
+    zero or a one behind which a wrong mapping could hide. The rows of padding tokens stay 0, as after training, and
+    buffers that are not saved (tables of sinusoids) stay what they are computed to be.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        for name, tensor in module.state_dict().items():
             if not tensor.is_floating_point() or tensor.numel() == 0 or name.rsplit(".", 1)[-1] in keep:
                 continue
             noise = torch.randn(tensor.shape, generator=generator)

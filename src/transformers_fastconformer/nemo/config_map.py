@@ -416,8 +416,6 @@ STATELESS_DECODER: Table = {
     "normalization_mode": Map(
         "decoder_layer_norm", None, lambda value, values: _one_of("layer", None)(value, values) == "layer"
     ),
-    "blank_as_pad": Pin((True,)),
-    "random_state_sampling": Drop(TRAINING),
 }
 
 PREDICTION_NETWORK: Table = {
