@@ -11,8 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+
+from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.nemo.verify import build_batches
+
+# Real speech for the numerical contract.
+NUM_CLIPS = 40
+MOST_SECONDS = 12
+BATCH_CLIPS = 8
 
 NEMO_MODEL_KINDS = ("ctc", "rnnt", "tdt", "hybrid_tdt_ctc", "hybrid_rnnt_ctc")
 TDT_DURATIONS = [0, 1, 2, 3, 4]
@@ -309,3 +318,27 @@ def nemo_archive(
         return kept[key]
 
     return build_and_save
+
+
+@pytest.fixture(scope="session")
+def speech_batches(speech_dir: Path) -> dict[str, list[np.ndarray]]:
+    """40 real clips of mixed lengths singly, the same in padded batches, and adversarial input."""
+    entries = [json.loads(line) for line in (speech_dir / "manifest.jsonl").read_text().splitlines()]
+    read = [entry for entry in entries if entry["audio_filepath"].startswith("read/")]
+    digits = [entry for entry in entries if entry["audio_filepath"].startswith("digits/")]
+    chosen = read[:: len(read) // (NUM_CLIPS - 6)][: NUM_CLIPS - 6] + digits[:: len(digits) // 6][:6]
+    generator = np.random.default_rng(7)
+    clips = {}
+    for entry in chosen:
+        waveform = read_audio(speech_dir / entry["audio_filepath"])
+        # Odd lengths: a cut anywhere, not at a hop.
+        most = int(generator.integers(2 * 16000, MOST_SECONDS * 16000))
+        clips[entry["audio_filepath"]] = waveform[:most]
+    assert len(clips) >= NUM_CLIPS
+    names = list(clips)
+    batches = {name: [clip] for name, clip in clips.items()}
+    for start in range(0, len(names), BATCH_CLIPS):
+        batches[f"batch {start // BATCH_CLIPS}"] = [clips[name] for name in names[start : start + BATCH_CLIPS]]
+    adversarial = build_batches({names[0]: clips[names[0]]}, 16000)
+    batches.update({name: adversarial[name] for name in ("odd lengths", "silence and a short clip", "two frames")})
+    return batches

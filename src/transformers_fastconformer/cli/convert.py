@@ -47,8 +47,8 @@ def convert(
     """Convert a .nemo checkpoint to a folder that Transformers loads; --verify proves that the numbers are NeMo's."""
     console = Console(highlight=False)
     source = model_name or str(CHECKPOINT_PATH)
-    if model_name is None and not verify and output_dir is None:
-        raise ValueError("nothing to do; give --model_name and --output_dir, or --verify alone for the demonstration.")
+    if output_dir is None and not verify and push_to_hub is None:
+        raise ValueError("nothing to do: give --output_dir, --push_to_hub or --verify.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = output_dir or Path(temporary) / "converted"
         result = convert_nemo_checkpoint(source, folder, dtype=dtype, overwrite=overwrite)

@@ -6,6 +6,7 @@ import importlib.util
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,7 +20,12 @@ from ..pipeline_fastconformer import load_model, transcribe_waveforms
 from .convert import load_clips, sampling_rate_of, show_report
 
 
-def demo() -> None:
+def demo(
+    nemo: Annotated[
+        bool | None,
+        typer.Option(help="Verify beside NeMo, or against stored outputs of NeMo; default: NeMo where installed."),
+    ] = None,
+) -> None:
     """Convert the demonstration checkpoint, verify it, and transcribe a clip with word times. Needs no network."""
     console = Console(highlight=False)
     start = time.perf_counter()
@@ -33,7 +39,7 @@ def demo() -> None:
 
         console.rule("2. Verify")
         clips = load_clips(list(CLIP_PATHS), sampling_rate)
-        if importlib.util.find_spec("nemo") is not None:
+        if nemo if nemo is not None else importlib.util.find_spec("nemo") is not None:
             report = verify_conversion(CHECKPOINT_PATH, folder, clips)
         else:
             report = verify_against_stored(EXPECTATIONS_PATH, folder, clips)

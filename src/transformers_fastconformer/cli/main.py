@@ -6,6 +6,8 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from transformers.utils import logging as transformers_logging
 
 from ..version import __version__
 from .convert import convert
@@ -38,17 +40,12 @@ def options(
 
 def run(command: typer.Typer) -> None:
     """Run a command; what a user can mend is one line on the standard error and exit code 1, not a traceback."""
+    transformers_logging.disable_progress_bar()
     try:
         command()
     except (ValueError, OSError, ImportError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def main() -> None:
