@@ -1,8 +1,8 @@
 """
 `.nemo` archives: a tar, plain or gzipped, of a YAML configuration, pickled weights and artifacts.
 
-Nothing here trusts an archive: every member is checked before anything is read, only members asked for are read,
-weights are loaded without running any code in them, and every fault is a `ValueError` that names what is wrong.
+Nothing here trusts an archive: every member is checked, nothing but the weights is ever written to disk, weights are
+loaded without running any code in them, and every fault is a `ValueError` that names what is wrong.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ ARTIFACT_PREFIX = "nemo:"
 # Configurations with vocabularies of 16 thousand tokens have about 2 MB, the largest tokenizers about 5 MB.
 MOST_BYTES_IN_MEMORY = 256 * 2**20
 COPY_BYTES = 2**20
+# A gzipped archive is read from its start for every member, so what is small is kept when it passes by.
+MOST_BYTES_KEPT = 32 * 2**20
 INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
 PICKLED_GLOBAL = re.compile(r"GLOBAL (\S+)")
 
@@ -49,6 +51,7 @@ class NemoArchive:
         self.source = Path(source)
         self._tar: tarfile.TarFile | None = None
         self._members: dict[str, tarfile.TarInfo | Path] = {}
+        self._kept: dict[str, bytes] = {}
         if self.source.is_dir():
             self._members = {
                 path.relative_to(self.source).as_posix(): path
@@ -62,17 +65,18 @@ class NemoArchive:
             with open(self.source, "rb") as file:
                 is_gzip = file.read(2) == b"\x1f\x8b"
             self._tar = tarfile.open(self.source, "r:gz" if is_gzip else "r:")  # noqa: SIM115
+            bytes_to_keep = MOST_BYTES_KEPT if is_gzip else 0
         except _TAR_ERRORS as error:
             raise ValueError(
                 f"{self.source} is not a .nemo archive: {error}; expected a tar, plain or gzip."
             ) from error
         try:
-            self._members = dict(self._check_members())
+            self._members = dict(self._check_members(bytes_to_keep))
         except BaseException:
             self.close()
             raise
 
-    def _check_members(self) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    def _check_members(self, bytes_to_keep: int) -> Iterator[tuple[str, tarfile.TarInfo]]:
         assert self._tar is not None
         seen: set[str] = set()
         try:
@@ -83,6 +87,11 @@ class NemoArchive:
                 if name in seen:
                     raise ValueError(f"{self.source}: member {info.name!r} is there twice; refused.")
                 seen.add(name)
+                if info.size <= bytes_to_keep:
+                    stream = self._tar.extractfile(info)
+                    assert stream is not None
+                    self._kept[name] = stream.read()
+                    bytes_to_keep -= info.size
                 yield name, info
         except _TAR_ERRORS as error:
             raise ValueError(f"{self.source} is truncated or damaged: {error}.") from error
@@ -151,8 +160,12 @@ class NemoArchive:
                 f"{self.source}: member {reference!r} has {expected_bytes} bytes; expected at most "
                 f"{MOST_BYTES_IN_MEMORY} of a configuration or a tokenizer."
             )
-        with self.open_member(reference) as stream:
-            content = stream.read()
+        kept = self._kept.get(self.find_member(reference))
+        if kept is None:
+            with self.open_member(reference) as stream:
+                content = stream.read()
+        else:
+            content = kept
         if len(content) != expected_bytes:
             raise ValueError(
                 f"{self.source} is truncated in member {reference!r}: {len(content)} of {expected_bytes} bytes."
