@@ -430,6 +430,18 @@ def test_every_setting_changes_the_features() -> None:
         assert changed or not torch.equal(lengths, plain[1]), name
 
 
+@pytest.mark.parametrize("exact_pad", [False, True])
+def test_stretches_of_long_audio_join_without_a_seam(exact_pad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    feature_extractor = FastConformerFeatureExtractor(exact_pad=exact_pad)
+    clips = [noise(16000), noise(12345, seed=1)]
+    at_once = feature_extractor(clips, sampling_rate=RATE)
+    for frames_at_once in (1, 7, 16, 50):
+        monkeypatch.setattr(module, "FRAMES_AT_ONCE", frames_at_once)
+        outputs = feature_extractor(clips, sampling_rate=RATE)
+        torch.testing.assert_close(outputs.input_features, at_once.input_features, atol=1e-5, rtol=0)
+        assert torch.equal(outputs.input_lengths, at_once.input_lengths)
+
+
 def test_settings_changed_after_construction_count(feature_extractor: FastConformerFeatureExtractor) -> None:
     clip = noise(2000)
     feature_extractor(clip, sampling_rate=RATE)

@@ -72,7 +72,9 @@ def _decode(name: str, source: str | BinaryIO) -> tuple[np.ndarray, int]:
     except ImportError as error:
         raise ImportError(f"Reading {name} needs soundfile: {INSTALL_COMMAND}") from error
     try:
-        return soundfile.read(source, dtype="float32", always_2d=True)
+        # Not `soundfile.read`: it seeks to the start, after which an MP3 decodes to other last bits than NeMo's.
+        with soundfile.SoundFile(source) as file:
+            return file.read(dtype="float32", always_2d=True), file.samplerate
     except (soundfile.LibsndfileError, TypeError, RuntimeError) as error:
         formats = "WAV, FLAC, OGG or MP3"
         raise ValueError(f"{name} cannot be decoded; expected {formats}. libsndfile says: {error}") from error

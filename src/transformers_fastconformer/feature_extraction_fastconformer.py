@@ -29,6 +29,8 @@ FILTERBANK_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat
 STANDARD_DEVIATION_FLOOR = 1e-5
 # More channels than any recording has: a 2-D item wider than this is not audio.
 MOST_CHANNELS = 32
+# Bounds the memory of the transform for long audio: 164 s at a time at the usual hop.
+FRAMES_AT_ONCE = 16384
 # What transformers writes into a preprocessor_config.json, or passes, beside our own arguments.
 BOOKKEEPING_KEYS = {"feature_extractor_type", "processor_class", "auto_map", "_processor_class"}
 
@@ -348,40 +350,52 @@ class FastConformerFeatureExtractor(SequenceFeatureExtractor):
         return {"input_features": features, "attention_mask": attention_mask, "input_lengths": mel_lengths}
 
     def _prepare(self, waveforms: torch.Tensor, audio_lengths: torch.Tensor) -> torch.Tensor:
-        """Padding of `exact_pad`, then pre-emphasis, with NeMo's zeroing of what lies beyond the length."""
-        if self.exact_pad:
-            padding_samples = frames.stft_padding_samples(self.n_fft, self.hop_length, exact_pad=True)
-            missing_samples = max(self.n_fft - 2 * padding_samples - waveforms.shape[1], 0)
-            waveforms = torch.nn.functional.pad(waveforms, (padding_samples, padding_samples + missing_samples))
+        """Pre-emphasis, with NeMo's zeroing of what lies beyond the length, and the zeros on both sides."""
+        padding_samples = frames.stft_padding_samples(self.n_fft, self.hop_length, self.exact_pad)
+        missing_samples = max(self.n_fft - 2 * padding_samples - waveforms.shape[1], 0)
+        paddings = (padding_samples, padding_samples + missing_samples)
         if self.preemphasis is None:
-            return waveforms
+            return torch.nn.functional.pad(waveforms, paddings)
         emphasized = torch.empty_like(waveforms)
         emphasized[:, :1] = waveforms[:, :1]
         # Two roundings, as in NeMo: the product, then the difference.
         torch.sub(waveforms[:, 1:], waveforms[:, :-1] * self.preemphasis, out=emphasized[:, 1:])
-        # NeMo 3.0.0 counts the length from the start of the padding of `exact_pad`, so it cuts off the last samples.
-        is_beyond = torch.arange(waveforms.shape[1], device=waveforms.device) >= audio_lengths[:, None]
-        return emphasized.masked_fill_(is_beyond, 0.0)
+        # With `exact_pad` NeMo 3.0.0 counts the length from the start of the padding, which cuts off the last samples.
+        kept_lengths = audio_lengths - padding_samples if self.exact_pad else audio_lengths
+        positions = torch.arange(waveforms.shape[1], dtype=torch.int32, device=waveforms.device)
+        emphasized.masked_fill_(positions >= kept_lengths[:, None].to(torch.int32), 0.0)
+        return torch.nn.functional.pad(emphasized, paddings)
 
     def _mel_spectrogram(
         self, waveforms: torch.Tensor, window: torch.Tensor, mel_filters: torch.Tensor
     ) -> torch.Tensor:
+        """Mels (batch, mels, mel frames) of padded samples, a stretch of frames at a time."""
+        num_frames = (waveforms.shape[1] - self.n_fft) // self.hop_length + 1
+        mels = waveforms.new_empty(waveforms.shape[0], mel_filters.shape[1], num_frames)
+        first = 0
+        while first < num_frames:
+            end = first + FRAMES_AT_ONCE
+            if num_frames - end < FRAMES_AT_ONCE:
+                end = num_frames  # no short rest: a product of few columns may be rounded otherwise
+            stretch = waveforms[:, first * self.hop_length : (end - 1) * self.hop_length + self.n_fft]
+            torch.matmul(mel_filters, self._magnitudes(stretch, window), out=mels[:, :, first:end])
+            first = end
+        return mels
+
+    def _magnitudes(self, waveforms: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+        """(batch, samples) to (batch, bins, mel frames)."""
         spectrum = torch.stft(
             waveforms,
             n_fft=self.n_fft,
             hop_length=self.hop_length,
             win_length=self.win_length,
             window=window,
-            center=not self.exact_pad,
-            pad_mode="constant",
+            center=False,
             return_complex=True,
-        )  # (batch, bins, mel frames)
+        )
         # The root is taken and squared again, because that is how NeMo rounds.
         magnitudes = torch.view_as_real(spectrum).square_().sum(dim=-1).sqrt_()
-        if self.mag_power != 1.0:
-            magnitudes.pow_(self.mag_power)
-        # Three dimensions on both sides: a batched product, rounded like NeMo's. Two on the left would be folded.
-        return torch.matmul(mel_filters, magnitudes)  # (batch, mels, mel frames)
+        return magnitudes if self.mag_power == 1.0 else magnitudes.pow_(self.mag_power)
 
     def _take_logarithm(self, mels: torch.Tensor) -> torch.Tensor:
         if not self.log:

@@ -14,7 +14,11 @@ import torch
 
 from transformers_fastconformer import frames
 from transformers_fastconformer.audio import read_audio
-from transformers_fastconformer.feature_extraction_fastconformer import FastConformerFeatureExtractor, mel_filterbank
+from transformers_fastconformer.feature_extraction_fastconformer import (
+    FRAMES_AT_ONCE,
+    FastConformerFeatureExtractor,
+    mel_filterbank,
+)
 
 pytestmark = pytest.mark.nemo
 
@@ -74,10 +78,10 @@ def audio_preprocessing() -> Any:
 
 @pytest.fixture(scope="module")
 def clips(speech_dir: Path) -> list[torch.Tensor]:
-    """48 recordings, from the shortest to half a minute, in the order of the manifest."""
+    """48 recordings, from the shortest to a quarter of a minute, in the order of the manifest."""
     entries = [json.loads(line) for line in (speech_dir / "manifest.jsonl").read_text().splitlines()]
     digits = [entry for entry in entries if entry["audio_filepath"].startswith("digits/")]
-    read = [entry for entry in entries if entry["audio_filepath"].startswith("read/") and entry["duration"] < 30]
+    read = [entry for entry in entries if entry["audio_filepath"].startswith("read/") and entry["duration"] < 16]
     shortest = sorted(digits, key=lambda entry: entry["duration"])[:4]
     chosen = shortest + digits[:: len(digits) // 16][:16] + read[:: max(len(read) // 28, 1)][:28]
     assert len(chosen) == 48
@@ -124,7 +128,7 @@ def assert_configuration_is_bit_equal(
 
 @pytest.mark.parametrize("name", ["parakeet", "128-mels"])
 def test_all_clips_are_bit_equal(name: str, audio_preprocessing: Any, clips: list[torch.Tensor]) -> None:
-    assert_configuration_is_bit_equal(name, audio_preprocessing, clips, batch_sizes=(2, 7, 48))
+    assert_configuration_is_bit_equal(name, audio_preprocessing, clips, batch_sizes=(7, 48))
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -197,9 +201,10 @@ def test_stored_filters_and_window_win(audio_preprocessing: Any, clips: list[tor
     assert_bit_equal(outputs, run_nemo(preprocessor, *pad(clips[-4:])))
 
 
-def test_five_minutes_are_bit_equal(audio_preprocessing: Any, speech_dir: Path) -> None:
-    samples = torch.from_numpy(read_audio(speech_dir / "long" / "crimson_00_preface.mp3"))
-    assert len(samples) > 300 * 16000
+def test_nine_minutes_are_bit_equal(audio_preprocessing: Any, speech_dir: Path) -> None:
+    """Computed a stretch at a time here, at once there."""
+    samples = torch.from_numpy(read_audio(speech_dir / "long" / "crimson_17_stone_cutter.mp3"))
+    assert len(samples) // 160 > 3 * FRAMES_AT_ONCE
     preprocessor = audio_preprocessing.AudioToMelSpectrogramPreprocessor(**NEMO_25_MS).eval()
     outputs = FastConformerFeatureExtractor()(samples, sampling_rate=16000)
     assert_bit_equal(outputs, run_nemo(preprocessor, *pad([samples])))
