@@ -23,8 +23,10 @@ from .local_attention import (
 )
 from .masking import FrameMask
 
-# Queries in a block of `sdpa_attention`. The scores of one block are (batch, heads, block, frames).
+# Queries in a block of `sdpa_attention`, at most and, where few keys are seen, at least. The scores of one block are
+# (batch, heads, block, keys).
 QUERY_BLOCK_FRAMES = 512
+SMALLEST_BLOCK_FRAMES = 128
 
 
 def sinusoids(positions: torch.Tensor, hidden_size: int, dtype: torch.dtype) -> torch.Tensor:
@@ -132,7 +134,7 @@ def sdpa_attention(
     position_key: torch.Tensor | None,
     mask: FrameMask,
     dropout: float,
-    block_frames: int = QUERY_BLOCK_FRAMES,
+    block_frames: int | None = None,
 ) -> torch.Tensor:
     """
     The same as `eager_attention`, one `scaled_dot_product_attention` for each block of queries.
@@ -142,6 +144,10 @@ def sdpa_attention(
     """
     num_frames = key.shape[-2]
     scale = 1.0 / math.sqrt(query_u.shape[-1])
+    if block_frames is None:
+        # A block sees the keys of its own frames too: with a narrow context a large one would see mostly those.
+        seen_frames = mask.window.num_frames or QUERY_BLOCK_FRAMES
+        block_frames = min(max(seen_frames, SMALLEST_BLOCK_FRAMES), QUERY_BLOCK_FRAMES)
     # A number of frames that is a symbol (torch.export) is not looped over.
     blocks = [(0, num_frames, 0, num_frames)]
     if isinstance(num_frames, int) and num_frames > block_frames:

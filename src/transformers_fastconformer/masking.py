@@ -103,6 +103,13 @@ class ContextWindow:
     def is_unlimited(self) -> bool:
         return self.left_frames is None and self.right_frames is None
 
+    @property
+    def num_frames(self) -> int | None:
+        """Keys that a query sees at most; None for no limit."""
+        if self.left_frames is None or self.right_frames is None:
+            return None
+        return self.left_frames + self.chunk_frames + self.right_frames
+
     def key_range(self, start: int, stop: int, num_frames: int) -> tuple[int, int]:
         """First key, and the one behind the last, that any of the queries `start` to `stop - 1` sees."""
         key_start, key_stop = 0, num_frames

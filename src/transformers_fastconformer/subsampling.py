@@ -106,11 +106,12 @@ class FastConformerStackingSubsampling(nn.Module):
         self, input_features: torch.Tensor, lengths: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, mel frames, mels) to (batch, encoder frames, hidden_size), and the lengths likewise."""
-        num_clips, num_frames = input_features.shape[:2]
-        hidden_states = nn.functional.pad(input_features, (0, 0, 0, -num_frames % self.factor))
+        num_clips, num_frames, size = input_features.shape
+        num_stacks = (num_frames + self.factor - 1) // self.factor
+        hidden_states = nn.functional.pad(input_features, (0, 0, 0, num_stacks * self.factor - num_frames))
         if self.norm is not None:
             hidden_states = self.norm(hidden_states)
-        hidden_states = hidden_states.unflatten(1, (-1, self.factor)).flatten(-2)
+        hidden_states = hidden_states.reshape(num_clips, num_stacks, self.factor * size)
         if lengths is None:
             lengths = torch.full((num_clips,), num_frames, dtype=torch.int64, device=hidden_states.device)
         return self.linear(hidden_states), subsampled_lengths(lengths, "stacking", self.factor)
@@ -171,9 +172,8 @@ class FastConformerPooling(nn.Module):
             hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, self.factor - num_frames))
         if lengths is not None:
             lengths = reduced_lengths(lengths, "pooling", self.factor)
-        num_groups = hidden_states.shape[1] // self.factor
-        groups = hidden_states[:, : num_groups * self.factor].unflatten(1, (num_groups, self.factor))
-        return groups.amax(dim=2), lengths
+        # The pooling of one axis of an image, which torch.export can follow for any number of frames.
+        return nn.functional.max_pool2d(hidden_states[:, None], (self.factor, 1))[:, 0], lengths
 
 
 def build_reduction(config: FastConformerConfig) -> nn.Module | None:
