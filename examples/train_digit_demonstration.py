@@ -99,7 +99,7 @@ def synthesize(text: str, voice: str, words_per_minute: int = 150, pitch: int = 
     return soxr.resample(samples, rate, SAMPLING_RATE).astype(np.float32)
 
 
-def read_synthesized_clips(cache_dir: Path, strings_per_voice: int = 40) -> list[Utterance]:
+def read_synthesized_clips(cache_dir: Path, strings_per_voice: int = 60) -> list[Utterance]:
     """Digit strings by many espeak-ng voices; made once and kept in `cache_dir`."""
     path = cache_dir / f"espeak-{strings_per_voice}.npz"
     if not path.is_file():
@@ -165,11 +165,12 @@ class DigitStrings(torch.utils.data.IterableDataset):
                 seconds_per_batch = self.seconds_per_batch * (0.3, 0.5, 0.8)[stage]
             else:
                 draw = generator.random()
-                most_digits, expected_seconds = (
-                    (2, 1.9) if draw < 0.2 else (4, 2.8) if draw < 0.45 else (8, 4.6) if draw < 0.85 else (16, 8.0)
-                )
-                if draw > 0.95:
-                    most_digits, expected_seconds = 45, 22.0
+                if draw < 0.35:
+                    most_digits, expected_seconds = (1, 1.3) if draw < 0.12 else (2, 1.9)
+                elif draw < 0.82:
+                    most_digits, expected_seconds = (4, 2.8) if draw < 0.55 else (8, 4.6)
+                else:
+                    most_digits, expected_seconds = (16, 8.0) if draw < 0.95 else (45, 22.0)
             clips = []
             for _ in range(max(2, round(seconds_per_batch / expected_seconds))):
                 clips.append(self.make_clip(generator, most_digits, stage))
@@ -194,7 +195,7 @@ class DigitStrings(torch.utils.data.IterableDataset):
         pause_style = generator.random()
         widest_pause = (
             0.0
-            if pause_style < 0.12 or stage == 0
+            if pause_style < 0.2 or stage == 0
             else 0.15
             if pause_style < 0.35
             else 0.8
@@ -517,9 +518,13 @@ def transcribe(model: Any, waveforms: list[np.ndarray], batch_size: int = 16) ->
 
 
 def join_test_clips(
-    clips: list[Utterance], digits_per_string: int, seed: int, mixed_speakers: bool = False
+    clips: list[Utterance],
+    digits_per_string: int,
+    seed: int,
+    mixed_speakers: bool = False,
+    pause_seconds: tuple[float, float] = (0.05, 0.5),
 ) -> list[Utterance]:
-    """Every clip once, in strings with pauses of 0.05 to 0.5 s of digital silence (0.2 s at both ends)."""
+    """Every clip once, in strings with pauses of digital silence of random length (0.2 s more at both ends)."""
     generator = np.random.default_rng(seed + digits_per_string)
     groups = (
         [clips]
@@ -534,7 +539,7 @@ def join_test_clips(
             chosen = [group[index] for index in order[start : start + digits_per_string]]
             pieces = [edge]
             for clip in chosen:
-                pieces += [clip.waveform, np.zeros(int(generator.uniform(0.05, 0.5) * SAMPLING_RATE), np.float32)]
+                pieces += [clip.waveform, np.zeros(int(generator.uniform(*pause_seconds) * SAMPLING_RATE), np.float32)]
             digits = tuple(clip.digits[0] for clip in chosen)
             strings.append(Utterance(np.concatenate([*pieces, edge]), digits, chosen[0].speaker))
     return strings
@@ -570,6 +575,7 @@ def evaluate(model: Any, speech_dir: Path) -> None:
         tdt_errors, ctc_errors, words = (sum(column) for column in zip(*rows, strict=True))
         print(f"  1 to 8 digits together: {words} words, TDT {tdt_errors / words:.2%}, CTC {ctc_errors / words:.2%}")
     report("test, one speaker, up to 40 digits", join_test_clips(clips, 40, 1))
+    report("test, one speaker, 5, no pauses", join_test_clips(clips, 5, 1, pause_seconds=(0.0, 0.0)))
     generator = random.Random(5)
     for voice in HELD_OUT_VOICES:
         strings = []

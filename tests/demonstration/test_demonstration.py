@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
 from transformers_fastconformer import demonstration
+from transformers_fastconformer.frames import subsampled_lengths
+from transformers_fastconformer.nemo.reference import StageOutputs, load_stage_outputs
 
 HEADS = ("tdt", "ctc")
 
 
+Expectations = tuple[list[StageOutputs], dict[str, str]]
+
+
 @pytest.fixture(scope="module")
-def expectations() -> dict:
-    return json.loads(demonstration.EXPECTATIONS_PATH.read_text(encoding="utf-8"))
+def expectations() -> Expectations:
+    return load_stage_outputs(demonstration.EXPECTATIONS_PATH)
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_checkpoint_is_at_most_four_megabytes():
@@ -60,47 +68,43 @@ def test_clips_are_short_16_khz_mono_16_bit():
         assert np.abs(samples).max() > 1000
 
 
-def test_expectations_belong_to_these_files(expectations):
-    provenance = expectations["provenance"]
-    checkpoint_hash = hashlib.sha256(demonstration.CHECKPOINT_PATH.read_bytes()).hexdigest()
-    assert provenance["checkpoint_sha256"] == checkpoint_hash
+def test_expectations_belong_to_these_files(expectations: Expectations) -> None:
+    batches, provenance = expectations
     assert provenance["checkpoint"] == demonstration.CHECKPOINT_PATH.name
-    assert provenance["nemo_version"].startswith("3.")
+    assert provenance["checkpoint_sha256"] == sha256_of(demonstration.CHECKPOINT_PATH)
+    assert provenance["nemo"].startswith("3.")
     assert provenance["command"] == "python examples/write_demonstration_expectations.py"
-    assert sorted(expectations["clips"]) == sorted(path.name for path in demonstration.CLIP_PATHS)
+    assert [batch.name for batch in batches] == [path.name for path in demonstration.CLIP_PATHS]
     for path in demonstration.CLIP_PATHS:
-        assert expectations["clips"][path.name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert provenance[f"{path.name} sha256"] == sha256_of(path)
 
 
-def test_nemo_understood_both_clips(expectations):
-    for clip in expectations["clips"].values():
+def test_nemo_understood_both_clips(expectations: Expectations) -> None:
+    batches, provenance = expectations
+    for batch in batches:
+        spoken = provenance[f"{batch.name} spoken"]
         for head in HEADS:
-            assert clip[head]["text"] == clip["spoken"]
-            assert clip[head]["transcribe"]["text"] == clip["spoken"]
-            words = clip[head]["transcribe"]["timestamps"]["word"]
-            assert [word["word"] for word in words] == clip["spoken"].split()
-            starts = [word["start"] for word in words]
+            (clip,) = batch.hypotheses[head]
+            assert clip.text == spoken
+            words = clip.timestamps["word"]
+            assert [word[0] for word in words] == spoken.split()
+            starts = [word[3] for word in words]
             assert starts == sorted(starts)
-            assert all(0 <= word["start"] <= word["end"] <= clip["samples"] / 16000 + 0.4 for word in words)
 
 
-def test_stored_tensors_fit_the_stored_lengths(expectations):
-    tensors = load_file(demonstration.EXPECTED_TENSORS_PATH)
-    assert len(tensors) == 3 * len(demonstration.CLIP_PATHS)
-    for path in demonstration.CLIP_PATHS:
-        clip = expectations["clips"][path.name]
-        features = tensors[f"{path.stem}.input_features"]
-        encoder_output = tensors[f"{path.stem}.encoder_output"]
-        log_probs = tensors[f"{path.stem}.ctc_log_probs"]
+def test_stored_stages_fit_one_another(expectations: Expectations) -> None:
+    for batch in expectations[0]:
+        features, encoded, log_probs = (
+            batch.tensors[stage][0] for stage in ("features", "encoder", "CTC log-probabilities")
+        )
         assert features.shape[1] == 80
-        assert clip["mel_lengths"] == clip["samples"] // 160 <= features.shape[0]
-        assert clip["encoder_lengths"] <= encoder_output.shape[0] == log_probs.shape[0]
+        assert encoded.shape[0] == log_probs.shape[0] == subsampled_lengths(features.shape[0], "dw_striding", 8)
         torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(len(log_probs)))
-        assert log_probs.argmax(-1).tolist() == clip["ctc"]["frame_token_ids"]
-        tdt = clip["tdt"]
-        assert len(tdt["token_ids"]) == len(tdt["frame_indices"]) == len(tdt["durations"]) > 0
-        assert max(tdt["frame_indices"]) < clip["encoder_lengths"]
-        assert set(tdt["durations"]) <= {0, 1, 2, 3, 4}
+        (tdt,) = batch.hypotheses["tdt"]
+        assert tdt.durations is not None
+        assert len(tdt.tokens) == len(tdt.frame_indices) == len(tdt.durations) > 0
+        assert max(tdt.frame_indices) < encoded.shape[0]
+        assert set(tdt.durations) <= {0, 1, 2, 3, 4}
 
 
 def test_card_honours_the_licence_of_the_digits():

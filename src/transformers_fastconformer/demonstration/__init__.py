@@ -15,10 +15,7 @@ CHECKPOINT_PATH = _FOLDER / "fastconformer-digits-tdt-ctc.nemo"
 #: Two clips by espeak-ng, 16 kHz mono 16-bit.
 CLIP_PATHS = (_FOLDER / "clip-en.wav", _FOLDER / "clip-en-us.wav")
 
-#: NeMo's texts, tokens and times for the clips, and where they come from (JSON).
-EXPECTATIONS_PATH = _FOLDER / "expectations.json"
+#: What NeMo gives for each clip, stage by stage, and where that comes from: `nemo.reference.load_stage_outputs`.
+EXPECTATIONS_PATH = _FOLDER / "expectations.safetensors"
 
-#: NeMo's features, encoder outputs and CTC log-probabilities for the clips (safetensors, `<clip stem>.<name>`).
-EXPECTED_TENSORS_PATH = _FOLDER / "expectations.safetensors"
-
-__all__ = ["CHECKPOINT_PATH", "CLIP_PATHS", "EXPECTATIONS_PATH", "EXPECTED_TENSORS_PATH"]
+__all__ = ["CHECKPOINT_PATH", "CLIP_PATHS", "EXPECTATIONS_PATH"]
