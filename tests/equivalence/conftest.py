@@ -24,6 +24,15 @@ MOST_SECONDS = 12
 BATCH_CLIPS = 8
 
 NEMO_MODEL_KINDS = ("ctc", "rnnt", "tdt", "hybrid_tdt_ctc", "hybrid_rnnt_ctc")
+# Modules of NeMo's classes beyond those of the kinds.
+NEMO_MODULES = (
+    "aed_multitask_models",
+    "hybrid_rnnt_ctc_bpe_models_prompt",
+    "multitalker_asr_models",
+    "rnnt_bpe_models_prompt",
+    "sortformer_diar_models",
+    "ssl_models",
+)
 TDT_DURATIONS = [0, 1, 2, 3, 4]
 
 # What tokenizers are trained on: sentences of the project's own, with punctuation, capitals and numbers.
@@ -262,12 +271,26 @@ def _model_class(kind: str, is_character_model: bool) -> Any:
     }[family, is_character_model]
 
 
+def _find_model_class(kind: str, is_character_model: bool, name: str | None) -> Any:
+    if name is None:
+        return _model_class(kind, is_character_model)
+    import importlib
+
+    for module in NEMO_MODULES:
+        found = getattr(importlib.import_module(f"nemo.collections.asr.models.{module}"), name, None)
+        if found is not None:
+            return found
+    raise AssertionError(f"NeMo has no {name}")
+
+
 @pytest.fixture(scope="session")
 def build_nemo_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """
-    The function `build_nemo_model(kind, *, tokenizer="bpe", vocab_size=128, seed=0, **overrides)`: a NeMo model in
-    evaluation mode with perturbed weights. `tokenizer` is `"bpe"`, `"unigram"`, `"char"` (labels in the
-    configuration) or a folder; `overrides` are those of `nemo_model_config`.
+    The function `build_nemo_model(kind, *, tokenizer="bpe", vocab_size=128, seed=0, nemo_class=None, without=(),
+    sections=None, **overrides)`: a NeMo model in evaluation mode with perturbed weights. `tokenizer` is `"bpe"`,
+    `"unigram"`, `"char"` (labels in the configuration), a folder, or a function that makes it and returns NeMo's
+    section; `nemo_class` is another class than that of the kind, `without` names sections that it has not, `sections`
+    are put in their place; `overrides` are those of `nemo_model_config`.
     """
     pytest.importorskip("nemo.collections.asr", reason="needs NeMo")
     import logging
@@ -279,18 +302,30 @@ def build_nemo_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     tokenizers = tmp_path_factory.mktemp("nemo-tokenizers")
 
     def build(
-        kind: str, *, tokenizer: str | Path = "bpe", vocab_size: int = 128, seed: int = 0, **overrides: Any
+        kind: str,
+        *,
+        tokenizer: str | Path | Callable[[Path], dict[str, Any]] = "bpe",
+        vocab_size: int = 128,
+        seed: int = 0,
+        nemo_class: str | None = None,
+        without: tuple[str, ...] = (),
+        sections: dict[str, Any] | None = None,
+        **overrides: Any,
     ) -> Any:
         if tokenizer == "char":
             folder = None
+        elif callable(tokenizer):
+            folder = tokenizers / tokenizer.__name__
+            overrides["tokenizer"] = tokenizer(folder)
         elif tokenizer in ("bpe", "unigram"):
             folder = tokenizers / f"{tokenizer}-{vocab_size}"
             if not (folder / "tokenizer.model").is_file():
                 train_sentencepiece(folder, str(tokenizer), vocab_size)
         else:
             folder = Path(tokenizer)
-        config = OmegaConf.create(nemo_model_config(kind, folder, **overrides))
-        model = _model_class(kind, folder is None)(cfg=config).eval()
+        content = nemo_model_config(kind, folder, **overrides) | copy.deepcopy(sections or {})
+        config = OmegaConf.create({name: section for name, section in content.items() if name not in without})
+        model = _find_model_class(kind, folder is None, nemo_class)(cfg=config).eval()
         perturb_weights(model, seed)
         return model
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from transformers_fastconformer import FastConformerConfig
 from transformers_fastconformer.nemo import config_map
 from transformers_fastconformer.nemo.config_map import Drop, Map, Pin, Read, map_config
 
@@ -275,7 +276,7 @@ def test_front_end_options(nemo_config, options, expected):
             "'AudioToMelSpectrogramPreprocessor'",
         ),
         ("decoder", "normalization_mode", "layer", "None"),
-        ("decoder", "blank_as_pad", False, "True"),
+        ("decoder", "blank_as_pad", "no", "true or false"),
         ("decoder.prednet", "rnn_hidden_size", 40, "-1"),
         ("joint", "num_extra_outputs", 2, "the number of durations, 4"),
         ("joint.jointnet", "activation", "gelu", "'relu' or 'tanh' or 'sigmoid'"),
@@ -317,11 +318,33 @@ def test_unread_sections_are_reported_and_stop_nothing(nemo_config):
     assert dropped["train_ds"] == dropped["optim"] == "training only"
 
 
-@pytest.mark.parametrize("key", ["adapters", "prompt_kernel", "num_prompts"])
+@pytest.mark.parametrize("key", ["prompt_kernel", "num_prompts"])
 def test_sections_that_bring_modules_along_are_refused(nemo_config, key):
     config = nemo_config("tdt") | {key: {"enabled": True}}
     with pytest.raises(ValueError, match=f"{key}={{'enabled': True}} is not supported; expected None"):
         map_config(config)
+
+
+def test_any_decoder_is_left_out_where_the_encoder_alone_is_converted(nemo_config):
+    config = nemo_config("ctc") | {"decoder": {"a": 1}, "transf_decoder": {"b": 2}, "sample_rate": 16000}
+    for target in ("models.EncDecMultiTaskModel", "ssl_models.EncDecDenoiseMaskedTokenPredModel", None):
+        mapped = map_config(config | {"target": target})
+        assert (mapped.family, mapped.architecture, type(mapped.config)) == (
+            "encoder",
+            "FastConformerModel",
+            FastConformerConfig,
+        )
+        assert mapped.dropped["decoder"] == "not of the encoder"
+    with pytest.raises(ValueError, match="sample_rate=8000 is not supported"):
+        map_config(config | {"target": "EncDecMultiTaskModel", "sample_rate": 8000})
+
+
+def test_encoder_only_takes_any_class(nemo_config):
+    config = nemo_config("tdt") | {"target": "nemo.SomeModel"}
+    with pytest.raises(ValueError, match=r"target='nemo.SomeModel' is not supported; expected one of"):
+        map_config(config)
+    mapped = map_config(config, encoder_only=True)
+    assert (mapped.family, mapped.nemo_class) == ("encoder", "SomeModel")
 
 
 @pytest.mark.parametrize("section", ["preprocessor", "encoder", "decoder", "joint", "aux_ctc"])
@@ -333,8 +356,8 @@ def test_missing_sections_are_named(nemo_config, section):
 
 
 def test_unknown_classes_and_sampling_rates_are_refused(nemo_config):
-    with pytest.raises(ValueError, match=r"target='a\.b\.EncDecMultiTaskModel' is not supported; expected one of"):
-        map_config(nemo_config("ctc") | {"target": "a.b.EncDecMultiTaskModel"})
+    with pytest.raises(ValueError, match=r"target='a\.b\.EncDecSpeakerLabelModel' is not supported; expected one of"):
+        map_config(nemo_config("ctc") | {"target": "a.b.EncDecSpeakerLabelModel"})
     with pytest.raises(ValueError, match=r"sample_rate=8000 is not supported; expected preprocessor\.sample_rate"):
         map_config(nemo_config("ctc") | {"sample_rate": 8000})
 

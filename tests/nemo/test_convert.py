@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from transformers import AutoFeatureExtractor, AutoModel
 
 from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerModel
 from transformers_fastconformer.nemo import convert as convert_module
@@ -43,6 +47,81 @@ def convert(make_archive, tmp_path):
         return convert_nemo_checkpoint(make_archive(kind, **(archive or {})), tmp_path / "out", **options)
 
     return run
+
+
+def test_the_encoder_alone(convert, nemo_config, build_model, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    config = nemo_config("ctc") | {"target": "nemo.collections.asr.models.EncDecMultiTaskModel"}
+
+    def change_tensors(tensors):
+        for name in [name for name in tensors if name.startswith("decoder.")]:
+            del tensors[name]
+        tensors |= {
+            "transf_decoder.a.weight": torch.ones(2),
+            "transf_decoder.b": torch.ones(1),
+            "head.w": torch.ones(3),
+        }
+
+    # Written for the CTC model, whose encoder it is.
+    weights = {}
+    result = convert("ctc", {"config": nemo_config("ctc"), "change_tensors": weights.update}, encoder_only=True)
+    assert result.parts_left_out == {"decoder": "2 tensors"}
+    shutil.rmtree(result.output_dir)
+    caplog.clear()
+    change_tensors(weights)
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    extra = [("timestamps_asr_model_weights.ckpt", b"")]
+    result = convert("ctc", {"config": config, "weights": buffer.getvalue(), "extra": extra})
+    assert result.mapped.family == "encoder"
+    assert result.parts_left_out == {
+        "head": "1 tensor",
+        "timestamps_asr_model": "a model of its own in timestamps_asr_model_weights.ckpt",
+        "transf_decoder": "2 tensors",
+    }
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    told = "Left out are head: 1 tensor; timestamps_asr_model: a model of its own in timestamps_asr_model_weights.ckpt"
+    assert [told in message for message in messages] == [True]
+    assert not {"tokenizer.json", "processor_config.json"} & set(result.files)
+    card = (result.output_dir / "README.md").read_text()
+    assert "- `transf_decoder`: 2 tensors" in card
+    assert "pipeline_tag: feature-extraction" in card
+    model, report = AutoModel.from_pretrained(result.output_dir, output_loading_info=True)
+    assert type(model) is FastConformerModel
+    assert not report["missing_keys"] | report["unexpected_keys"]
+    expected = build_model(nemo_config("ctc")).encoder.state_dict()
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    extractor = AutoFeatureExtractor.from_pretrained(result.output_dir)
+    inputs = extractor(np.zeros(16000, dtype=np.float32), sampling_rate=16000, return_tensors="pt")
+    assert model.eval()(**inputs).last_hidden_state.shape == (1, 13, 16)
+
+
+def test_adapters_that_are_off_are_left_out(convert, nemo_config):
+    config = nemo_config("tdt") | {"adapters": {"accent": {"enabled": False}}}
+    name = "encoder.layers.0.adapter_layer.accent.module.1.weight"
+    weights = {}
+    convert("tdt", {"config": nemo_config("tdt"), "change_tensors": weights.update}, overwrite=True)
+    buffer = io.BytesIO()
+    torch.save({**weights, name: torch.ones(4, 16)}, buffer)
+    result = convert("tdt", {"config": config, "weights": buffer.getvalue()}, overwrite=True)
+    assert result.dropped_tensors[name] == "an adapter that is switched off"
+    assert result.parts_left_out == {}
+
+
+def test_a_blank_without_a_row_gets_one_of_zeros(convert, nemo_config, build_model):
+    config = nemo_config("rnnt")
+    config["decoder"]["blank_as_pad"] = False
+
+    def drop_row(tensors):
+        name = "decoder.prediction.embed.weight"
+        tensors[name] = tensors[name][:-1].clone()
+
+    result = convert("rnnt", {"config": config, "change_tensors": drop_row})
+    model = ARCHITECTURES[result.mapped.architecture].from_pretrained(result.output_dir)
+    expected = build_model(config).decoder.embedding.weight
+    assert torch.equal(model.decoder.embedding.weight[:-1], expected[:-1])
+    assert not model.decoder.embedding.weight[-1].any()
 
 
 @pytest.mark.parametrize("kind", ["ctc", "rnnt", "tdt", "hybrid_rnnt_ctc", "hybrid_tdt_ctc"])

@@ -20,6 +20,7 @@ from ..configuration_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from .adapters import check_adapters
 from .archive import is_unresolved
 
 Values = dict[str, Any]
@@ -405,7 +406,11 @@ LSTM_DECODER: Table = {
     "vocab_size": Map("vocab_size", REQUIRED, lambda value, values: _integer(value, values) + 1),
     "normalization_mode": Pin((None,)),
     "random_state_sampling": Drop(TRAINING),
-    "blank_as_pad": Pin((True,)),
+    "blank_as_pad": Drop(
+        "false stores no row of zeros for the blank; it is put there",
+        accepts=lambda value: isinstance(value, bool),
+        expected="true or false",
+    ),
 }
 
 STATELESS_DECODER: Table = {
@@ -422,11 +427,7 @@ PREDICTION_NETWORK: Table = {
     "pred_hidden": Map("decoder_hidden_size", REQUIRED, _integer),
     "pred_rnn_layers": Map("num_decoder_layers", 1, _integer),
     "dropout": Map("decoder_dropout", 0.0, _number_or_zero),
-    "rnn_hidden_size": Drop(
-        "the width is pred_hidden unless it is positive",
-        accepts=lambda value: value is None or (isinstance(value, int) and value <= 0),
-        expected="-1 (LSTMs with a projection are not supported)",
-    ),
+    "rnn_hidden_size": Read("_check_lstm_width", -1),
     "t_max": Drop(TRAINING),
     "forget_gate_bias": Drop(TRAINING),
     "weights_init_scale": Drop(TRAINING),
@@ -568,7 +569,8 @@ AUX_CTC: Table = {
 
 # The whole configuration
 
-# NeMo's classes, by the last part of `target`, and which heads they have. One row more is one class more.
+# NeMo's classes, by the last part of `target`, and which heads they have. One row more is one class more. `encoder`
+# means that the encoder alone is converted, whatever stands behind it.
 MODEL_CLASSES = {
     "EncDecCTCModel": "ctc",
     "EncDecCTCModelBPE": "ctc",
@@ -576,6 +578,21 @@ MODEL_CLASSES = {
     "EncDecRNNTBPEModel": "transducer",
     "EncDecHybridRNNTCTCModel": "hybrid",
     "EncDecHybridRNNTCTCBPEModel": "hybrid",
+    "EncDecMultiTaskModel": "encoder",
+    "SpeechEncDecSelfSupervisedModel": "encoder",
+    "EncDecMaskedTokenPredModel": "encoder",
+    "EncDecDenoiseMaskedTokenPredModel": "encoder",
+    "SortformerEncLabelModel": "encoder",
+}
+
+# What is read where the encoder alone is converted. All other sections belong to parts that are left out.
+ENCODER_ALONE: Table = {
+    "target": Read("_heads_of"),
+    "preprocessor": Read("PREPROCESSOR", REQUIRED),
+    "encoder": Read("ENCODER", REQUIRED),
+    "sample_rate": Read("map_config"),
+    "adapters": Read("adapters.check_adapters"),
+    "spk_kernel_type": Pin((None,)),
 }
 
 TOP_LEVEL: Table = {
@@ -616,10 +633,19 @@ TOP_LEVEL: Table = {
     "name": Drop("a name"),
     "nemo_version": Drop("the version that saved the archive"),
     # Modules that change the numbers and have no counterpart here.
-    "adapters": Pin((None, {})),
+    "adapters": Read("adapters.check_adapters"),
     "prompt_kernel": Pin((None,)),
     "num_prompts": Pin((None,)),
     "spk_kernel_type": Pin((None,)),
+}
+
+
+# Sections that tell the same where an archive does not name its class.
+ENCODER_ALONE_SECTIONS = {
+    "transf_decoder": "an attention decoder, not converted",
+    "sortformer_modules": "a speaker diariser, not converted",
+    "quantizer": "self-supervised targets, not converted",
+    "loss_list": "self-supervised targets, not converted",
 }
 
 
@@ -631,10 +657,11 @@ class MappedConfig:
     Args:
         config: Shape of encoder and heads.
         architecture: Name of the model class.
-        family: `"ctc"`, `"rnnt"`, `"tdt"`, `"hybrid_rnnt_ctc"` or `"hybrid_tdt_ctc"`.
+        family: `"ctc"`, `"rnnt"`, `"tdt"`, `"hybrid_rnnt_ctc"`, `"hybrid_tdt_ctc"`, or `"encoder"`: that alone.
         feature_extractor_arguments: For `FastConformerFeatureExtractor`.
         nemo_class: NeMo's class, the last part of `target`; None where the archive does not say.
         dropped: Every key that had no influence, as `section.key`, and why.
+        adapters_off: Names of the adapters that are in the archive and switched off.
     """
 
     config: FastConformerConfig
@@ -643,10 +670,12 @@ class MappedConfig:
     feature_extractor_arguments: dict[str, Any]
     nemo_class: str | None
     dropped: dict[str, str] = field(default_factory=dict)
+    adapters_off: frozenset[str] = frozenset()
 
 
 # Heads and durations: the classes of ours.
 FAMILIES: dict[tuple[str, bool], tuple[str, type[FastConformerConfig], str]] = {
+    ("encoder", False): ("encoder", FastConformerConfig, "FastConformerModel"),
     ("ctc", False): ("ctc", FastConformerCTCConfig, "FastConformerForCTC"),
     ("transducer", False): ("rnnt", FastConformerRNNTConfig, "FastConformerForRNNT"),
     ("transducer", True): ("tdt", FastConformerTDTConfig, "FastConformerForTDT"),
@@ -715,7 +744,10 @@ def _without_class_nesting(section: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def map_config(
-    config: Mapping[str, Any], source: str = "model_config.yaml", tensor_names: Iterable[str] | None = None
+    config: Mapping[str, Any],
+    source: str = "model_config.yaml",
+    tensor_names: Iterable[str] | None = None,
+    encoder_only: bool = False,
 ) -> MappedConfig:
     """
     Our configuration of a model from NeMo's.
@@ -724,20 +756,24 @@ def map_config(
         config: A parsed `model_config.yaml`.
         source: Where it comes from, for messages.
         tensor_names: Names of the weights, which decide whether an archive that does not name its class is a hybrid.
+        encoder_only: Leave the heads out. Any class of NeMo will do, as long as its encoder is a FastConformer.
 
     Raises:
         ValueError: for an option that is not supported; it names `section.key=value` and what is accepted.
     """
     reader = _Reader(source)
+    nemo_class, heads = _heads_of(config, tensor_names, reader, encoder_only)
     # Sections that NeMo's classes do not read are common in old archives. They cannot bring modules along: a tensor
     # without a row in the map of weights is refused.
-    known = {key: value for key, value in config.items() if key in TOP_LEVEL}
+    table, reason = TOP_LEVEL, "not read by NeMo 3.0 either"
+    if heads == "encoder":
+        table, reason = ENCODER_ALONE, "not of the encoder"
     for key in config:
-        if key not in TOP_LEVEL:
-            reader.dropped[str(key)] = "not read by NeMo 3.0 either"
-    _, sections = reader.apply(known, TOP_LEVEL, "")
-
-    nemo_class, heads = _heads_of(sections, tensor_names, reader)
+        if key not in table:
+            reader.dropped[str(key)] = reason
+    _, sections = reader.apply({key: value for key, value in config.items() if key in table}, table, "")
+    adapters_off = check_adapters(sections["adapters"], source)
+    reader.dropped |= {f"adapters.{name}": "an adapter that is switched off" for name in adapters_off}
     extractor_arguments, preprocessor = reader.apply(sections["preprocessor"], PREPROCESSOR, "preprocessor")
     extractor_arguments |= _frame_samples(
         preprocessor, lambda key, expected: reader.refuse(f"preprocessor.{key}", preprocessor[key], expected)
@@ -756,7 +792,9 @@ def map_config(
         raise reader.refuse("encoder.feat_in", encoder["feat_in"], f"the {num_features} features of the preprocessor")
 
     durations: list[int] = []
-    if heads == "ctc":
+    if heads == "encoder":
+        pass
+    elif heads == "ctc":
         head_arguments, _ = reader.apply(sections["decoder"], CTC_DECODER, "decoder")
         arguments |= head_arguments
         arguments["ctc_loss_reduction"] = _ctc_reduction(sections["ctc_reduction"], {})
@@ -775,21 +813,29 @@ def map_config(
     except (ValueError, TypeError) as error:
         raise ValueError(f"{source}: {error}") from error
     mapped.architectures = [architecture]
-    return MappedConfig(mapped, architecture, family, extractor_arguments, nemo_class, reader.dropped)
+    return MappedConfig(mapped, architecture, family, extractor_arguments, nemo_class, reader.dropped, adapters_off)
 
 
-def _heads_of(sections: Values, tensor_names: Iterable[str] | None, reader: _Reader) -> tuple[str | None, str]:
+def _heads_of(
+    config: Mapping[str, Any], tensor_names: Iterable[str] | None, reader: _Reader, encoder_only: bool
+) -> tuple[str | None, str]:
     """NeMo's class and which heads it has: by its name, or in old archives by the sections."""
-    target = sections["target"]
-    if target is not None:
-        nemo_class = str(target).rsplit(".", 1)[-1]
+    target = config.get("target")
+    nemo_class = None if target is None else str(target).rsplit(".", 1)[-1]
+    if encoder_only:
+        return nemo_class, "encoder"
+    if nemo_class is not None:
         if nemo_class not in MODEL_CLASSES:
             raise reader.refuse("target", target, f"one of {sorted(MODEL_CLASSES)}")
         return nemo_class, MODEL_CLASSES[nemo_class]
-    if sections["joint"] is None:
+    for section, what in ENCODER_ALONE_SECTIONS.items():
+        if config.get(section) is not None:
+            reader.dropped[section] = what
+            return None, "encoder"
+    if config.get("joint") is None:
         return None, "ctc"
     has_ctc_tensors = tensor_names is None or any(name.startswith("ctc_decoder.") for name in tensor_names)
-    return None, "hybrid" if sections["aux_ctc"] is not None and has_ctc_tensors else "transducer"
+    return None, "hybrid" if config.get("aux_ctc") is not None and has_ctc_tensors else "transducer"
 
 
 def _map_transducer(sections: Values, reader: _Reader) -> tuple[dict[str, Any], list[int]]:
@@ -800,7 +846,9 @@ def _map_transducer(sections: Values, reader: _Reader) -> tuple[dict[str, Any], 
     decoder_table = STATELESS_DECODER if is_stateless else LSTM_DECODER
     arguments, decoder = reader.apply(decoder_section, decoder_table, "decoder")
     arguments["decoder_type"] = "stateless" if is_stateless else "lstm"
-    arguments |= reader.apply(decoder["prednet"], PREDICTION_NETWORK, "decoder.prednet")[0]
+    prediction_arguments, prediction = reader.apply(decoder["prednet"], PREDICTION_NETWORK, "decoder.prednet")
+    arguments |= prediction_arguments
+    _check_lstm_width(prediction, reader)
     if sections["joint"] is None:
         raise reader.refuse("joint", None, "a section")
     _, joint = reader.apply(sections["joint"], JOINT, "joint")
@@ -815,6 +863,15 @@ def _map_transducer(sections: Values, reader: _Reader) -> tuple[dict[str, Any], 
         arguments |= tdt_arguments
         arguments["durations"] = durations
     return arguments, durations
+
+
+def _check_lstm_width(prediction: Values, reader: _Reader) -> None:
+    """NeMo 3.0 starts an LSTM with a projection from states of the wrong width: it cannot decode with one."""
+    width, hidden = prediction["rnn_hidden_size"], prediction["pred_hidden"]
+    if width not in (None, hidden) and not (isinstance(width, int) and width <= 0):
+        raise reader.refuse(
+            "decoder.prednet.rnn_hidden_size", width, f"-1 or pred_hidden={hidden}, that is an LSTM without projection"
+        )
 
 
 def _durations(loss: Values, tdt_loss: Values, decoding: Values, joint: Values, reader: _Reader) -> list[int]:

@@ -25,28 +25,40 @@ from ..feature_extraction_fastconformer import (
     FastConformerFeatureExtractor,
     mel_filterbank,
 )
+from ..modeling_fastconformer import FastConformerModel
 from ..modeling_fastconformer_ctc import FastConformerForCTC
 from ..modeling_fastconformer_hybrid import ParakeetTDTForTDT
 from ..modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
-from .archive import CONFIG_MEMBER, NemoArchive, NemoWeights
+from .archive import CONFIG_MEMBER, WEIGHTS_MEMBER, NemoArchive, NemoWeights
 from .config_map import MappedConfig, map_config
 from .model_card import insert_verification, write_model_card
 from .safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
 from .tokenizer_map import build_tokenizer, timestamp_options
-from .weight_map import FILTERBANK, WINDOW, Drop, TensorTarget, map_name, plan_tensors
+from .weight_map import (
+    FILTERBANK,
+    PART_LEFT_OUT,
+    WINDOW,
+    Drop,
+    TensorTarget,
+    map_name,
+    part_of_tensor,
+    plan_tensors,
+)
 
 __all__ = ["ConversionResult", "convert_nemo_checkpoint", "insert_verification", "locate_archive"]
 
 logger = logging.get_logger(__name__)
 
 ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
+    "FastConformerModel": FastConformerModel,
     "FastConformerForCTC": FastConformerForCTC,
     "FastConformerForRNNT": FastConformerForRNNT,
     "FastConformerForTDT": FastConformerForTDT,
     "ParakeetTDTForTDT": ParakeetTDTForTDT,
 }
+WEIGHTS_SUFFIX = "_weights.ckpt"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Mapped bytes are counted as the process's memory, so the map is made anew after so many.
 MAPPED_BYTES = 64 * 2**20
@@ -64,6 +76,7 @@ class ConversionResult:
         hub_id: Hub repository that it came from, if any.
         mapped: Configuration, class, family, and the dropped keys with their reasons.
         dropped_tensors: Tensors of the archive that have no place in the output, with the reasons.
+        parts_left_out: Parts of the model that are not converted, where the encoder alone is, and what they hold.
         num_parameters: Weights, running statistics left out.
         dtype: Type of the weights written, such as `"float32"`; the most frequent one where an archive mixes them.
         files: Names of the files in `output_dir`.
@@ -74,6 +87,7 @@ class ConversionResult:
     hub_id: str | None
     mapped: MappedConfig
     dropped_tensors: dict[str, str]
+    parts_left_out: dict[str, str]
     num_parameters: int
     dtype: str
     files: list[str]
@@ -96,12 +110,16 @@ def convert_nemo_checkpoint(
     dtype: str | torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
     overwrite: bool = False,
+    encoder_only: bool = False,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> ConversionResult:
     """
     Convert a NeMo checkpoint. Nothing appears at `output_dir` before everything is written; then it appears whole.
+
+    Of Canary, self-supervised and Sortformer models the encoder alone is converted, for `FastConformerModel` and
+    without a tokenizer; a warning names the parts that are left out.
 
     Memory stays near that of the imports: weights are mapped from disk and written tensor by tensor. While it runs,
     the weights lie twice beside `output_dir` (once if the source is a folder or they are small).
@@ -113,6 +131,7 @@ def convert_nemo_checkpoint(
         dtype: `"float32"`, `"float16"` or `"bfloat16"`; `None` or `"auto"` keeps what the archive has.
         max_shard_size: Most bytes of weights in a file, as a number or text such as `"5GB"`.
         overwrite: Replace what is at `output_dir`.
+        encoder_only: Leave the heads out, of any model whose encoder is a FastConformer.
         revision, token, cache_dir: For the Hub.
 
     Raises:
@@ -128,32 +147,48 @@ def convert_nemo_checkpoint(
         nemo_config = archive.read_config()
         with archive.open_weights(folder) as weights:
             tensors = weights.read()
-            mapped = map_config(nemo_config, str(archive_path), tensors)
+            mapped = map_config(nemo_config, str(archive_path), tensors, encoder_only)
             config = mapped.config
             feature_extractor = build_feature_extractor(mapped, tensors, str(archive_path))
-            tokenizer = build_tokenizer(nemo_config, archive.read_member)
-            _check_vocabulary(tokenizer, config, str(archive_path))
-            processor = FastConformerProcessor(
-                feature_extractor,
-                tokenizer,
-                subsampling_factor=config.total_subsampling_factor,
-                **timestamp_options(nemo_config),
-            )
-            our_shapes, num_parameters, generation_config = _describe_model(mapped)
+            processor = None
+            if mapped.family != "encoder":
+                tokenizer = build_tokenizer(nemo_config, archive.read_member)
+                _check_vocabulary(tokenizer, config, str(archive_path))
+                processor = FastConformerProcessor(
+                    feature_extractor,
+                    tokenizer,
+                    subsampling_factor=config.total_subsampling_factor,
+                    **timestamp_options(nemo_config),
+                )
+            our_shapes, num_parameters, generation_config = describe_model(mapped)
             nemo_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            targets = plan_tensors(nemo_shapes, our_shapes, config, str(archive_path))
+            adapters_off = mapped.adapters_off
+            targets = plan_tensors(nemo_shapes, our_shapes, config, str(archive_path), adapters_off)
             entries, written_dtype = _plan_entries(tensors, targets, target_dtype)
-            dropped_tensors = {name: row.reason for name in tensors if isinstance(row := map_name(name, config), Drop)}
+            rows = {name: map_name(name, config, adapters_off) for name in tensors}
+            dropped_tensors = {name: row.reason for name, row in rows.items() if isinstance(row, Drop)}
             del tensors
             write_checkpoint(folder, entries, _TensorSource(weights, targets, entries).fetch, most_shard_bytes)
-        processor.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
         feature_extractor.save_pretrained(folder)
         if generation_config is not None:
             generation_config.save_pretrained(folder)
-        write_model_card(folder, mapped, hub_id=hub_id, archive_name=archive_path.name, num_parameters=num_parameters)
+        parts_left_out = describe_parts_left_out(dropped_tensors, archive.member_names)
+        write_model_card(
+            folder,
+            mapped,
+            hub_id=hub_id,
+            archive_name=archive_path.name,
+            num_parameters=num_parameters,
+            parts_left_out=parts_left_out,
+        )
         # Last: a folder without it is no checkpoint to any loader.
         config.dtype = written_dtype
         config.save_pretrained(folder)
+    if parts_left_out:
+        listed = "; ".join(f"{part}: {content}" for part, content in parts_left_out.items())
+        logger.warning(f"{archive_path}: the encoder alone is converted. Left out are {listed}.")
     logger.info(f"{archive_path} is converted: {mapped.architecture} in {output_dir}.")
     return ConversionResult(
         output_dir=output_dir,
@@ -161,6 +196,7 @@ def convert_nemo_checkpoint(
         hub_id=hub_id,
         mapped=mapped,
         dropped_tensors=dropped_tensors,
+        parts_left_out=parts_left_out,
         num_parameters=num_parameters,
         dtype=str(written_dtype).removeprefix("torch."),
         files=sorted(path.name for path in output_dir.iterdir()),
@@ -316,13 +352,21 @@ def _check_vocabulary(tokenizer: FastConformerTokenizer, config: FastConformerCo
         )
 
 
-def _describe_model(mapped: MappedConfig) -> tuple[dict[str, tuple[int, ...]], int, Any]:
+def describe_model(mapped: MappedConfig) -> tuple[dict[str, tuple[int, ...]], int, Any]:
     """Shapes of the model's tensors, its number of parameters and its generation configuration, without its memory."""
     with torch.device("meta"):
         model = ARCHITECTURES[mapped.architecture](mapped.config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     generation_config = model.generation_config if model.can_generate() else None
     return shapes, sum(parameter.numel() for parameter in model.parameters()), generation_config
+
+
+def describe_parts_left_out(dropped_tensors: Mapping[str, str], member_names: list[str]) -> dict[str, str]:
+    """The parts that an encoder alone comes without: name, and how many tensors or which member they are."""
+    counts = Counter(part_of_tensor(name) for name, reason in dropped_tensors.items() if reason == PART_LEFT_OUT)
+    parts = {part: f"{count} tensor{'' if count == 1 else 's'}" for part, count in sorted(counts.items())}
+    bundled = [name for name in member_names if name.endswith(WEIGHTS_SUFFIX) and name != WEIGHTS_MEMBER]
+    return parts | {name.removesuffix(WEIGHTS_SUFFIX): f"a model of its own in {name}" for name in sorted(bundled)}
 
 
 def _plan_entries(

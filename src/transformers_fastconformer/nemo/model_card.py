@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..version import __version__
@@ -13,13 +14,15 @@ TABLE_END = "<!-- end of verification -->"
 NOT_VERIFIED = "Not verified yet: run the conversion with `--verify`."
 
 FAMILY_WORDS = {
+    "encoder": "no head",
     "ctc": "a CTC head",
     "rnnt": "an RNN transducer head",
     "tdt": "a token-and-duration transducer (TDT) head",
     "hybrid_rnnt_ctc": "two heads, an RNN transducer and CTC",
     "hybrid_tdt_ctc": "two heads, a token-and-duration transducer (TDT) and CTC",
 }
-FAMILY_TAGS = {
+FAMILY_TAGS: dict[str, list[str]] = {
+    "encoder": [],
     "ctc": ["ctc"],
     "rnnt": ["rnnt"],
     "tdt": ["tdt"],
@@ -28,51 +31,7 @@ FAMILY_TAGS = {
 }
 
 
-def write_model_card(
-    folder: Path, mapped: MappedConfig, *, hub_id: str | None, archive_name: str, num_parameters: int
-) -> None:
-    """
-    Write the card, with a place for the table of a verification.
-
-    Args:
-        folder: Folder of the checkpoint.
-        mapped: The configuration.
-        hub_id: Hub repository that the archive came from, if any.
-        archive_name: Name of the archive.
-        num_parameters: Weights of the model.
-    """
-    config = mapped.config
-    tags = ["automatic-speech-recognition", "speech", "audio", "fastconformer", "nemo", *FAMILY_TAGS[mapped.family]]
-    front_matter = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: automatic-speech-recognition",
-        *([f"base_model: {hub_id}"] if hub_id else []),
-        "tags:",
-        *(f"- {tag}" for tag in tags),
-        "---",
-    ]
-    origin = f"[{hub_id}](https://huggingface.co/{hub_id}) (`{archive_name}`)" if hub_id else f"`{archive_name}`"
-    title = hub_id.rsplit("/", 1)[-1] if hub_id else Path(archive_name).stem
-    name = mapped.architecture
-    # A model of 300 thousand parameters should not have "0 million".
-    millions = f"{num_parameters / 1e6:.0f}" if num_parameters >= 10e6 else f"{num_parameters / 1e6:.2f}"
-    card = f"""\
-{chr(10).join(front_matter)}
-
-# {title}
-
-A FastConformer speech recogniser with {FAMILY_WORDS[mapped.family]}: {config.num_hidden_layers} blocks of width \
-{config.hidden_size}, {millions} million parameters.
-Converted from {origin} with transformers-fastconformer {__version__}. The licence is that of the original.
-
-## Use
-
-```bash
-pip install "transformers-fastconformer[audio]"
-```
-
-```python
+RECOGNISER_USE = """\
 from transformers import AutoProcessor
 from transformers_fastconformer import {name}
 from transformers_fastconformer.audio import read_audio
@@ -83,9 +42,86 @@ model = {name}.from_pretrained(folder).eval()
 
 sampling_rate = processor.feature_extractor.sampling_rate
 inputs = processor(read_audio("speech.wav", sampling_rate), sampling_rate=sampling_rate, return_tensors="pt")
-print(processor.batch_decode(model.generate(**inputs)))
+print(processor.batch_decode(model.generate(**inputs{arguments})))"""
+
+ENCODER_USE = """\
+from transformers_fastconformer import FastConformerFeatureExtractor, {name}
+from transformers_fastconformer.audio import read_audio
+
+folder = "."  # this folder, or the id of its repository
+feature_extractor = FastConformerFeatureExtractor.from_pretrained(folder)
+model = {name}.from_pretrained(folder).eval()
+
+sampling_rate = feature_extractor.sampling_rate
+audio = read_audio("speech.wav", sampling_rate)
+features = feature_extractor(audio, sampling_rate=sampling_rate, return_tensors="pt")
+print(model(**features).last_hidden_state.shape)  # (clips, frames, {size})"""
+
+
+def write_model_card(
+    folder: Path,
+    mapped: MappedConfig,
+    *,
+    hub_id: str | None,
+    archive_name: str,
+    num_parameters: int,
+    parts_left_out: Mapping[str, str],
+) -> None:
+    """
+    Write the card, with a place for the table of a verification.
+
+    Args:
+        folder: Folder of the checkpoint.
+        mapped: The configuration.
+        hub_id: Hub repository that the archive came from, if any.
+        archive_name: Name of the archive.
+        num_parameters: Weights of the model.
+        parts_left_out: Parts of NeMo's model that are not converted, and what they hold.
+    """
+    config = mapped.config
+    is_encoder = mapped.family == "encoder"
+    task = "feature-extraction" if is_encoder else "automatic-speech-recognition"
+    tags = [task, "speech", "audio", "fastconformer", "nemo", *FAMILY_TAGS[mapped.family]]
+    front_matter = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {task}",
+        *([f"base_model: {hub_id}"] if hub_id else []),
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+    ]
+    origin = f"[{hub_id}](https://huggingface.co/{hub_id}) (`{archive_name}`)" if hub_id else f"`{archive_name}`"
+    title = hub_id.rsplit("/", 1)[-1] if hub_id else Path(archive_name).stem
+    name = mapped.architecture
+    # A model of 300 thousand parameters should not have "0 million".
+    millions = f"{num_parameters / 1e6:.0f}" if num_parameters >= 10e6 else f"{num_parameters / 1e6:.2f}"
+    use = (ENCODER_USE if is_encoder else RECOGNISER_USE).format(name=name, size=config.output_size, arguments="")
+    kind = "encoder" if is_encoder else "recogniser"
+    left_out = ""
+    if parts_left_out:
+        listed = "\n".join(f"- `{part}`: {content}" for part, content in parts_left_out.items())
+        whole = f"`{mapped.nemo_class}`" if mapped.nemo_class else "The original"
+        left_out = f"\n## Not converted\n\n{whole} has more parts than the encoder. Left out are:\n\n{listed}\n"
+    card = f"""\
+{chr(10).join(front_matter)}
+
+# {title}
+
+A FastConformer speech {kind} with {FAMILY_WORDS[mapped.family]}: {config.num_hidden_layers} blocks of width \
+{config.hidden_size}, {millions} million parameters.
+Converted from {origin} with transformers-fastconformer {__version__}. The licence is that of the original.
+
+## Use
+
+```bash
+pip install "transformers-fastconformer[audio]"
 ```
 
+```python
+{use}
+```
+{left_out}
 ## Equality with NeMo
 
 {TABLE_START}

@@ -72,7 +72,7 @@ class StageOutputs:
 def save_stage_outputs(path: str | Path, batches: list[StageOutputs], provenance: dict[str, str]) -> None:
     """Write batches into one safetensors file: tensors as they are, the rest as JSON in its metadata."""
     tensors = {
-        f"{number}/{stage}/{clip}": tensor.contiguous()
+        f"{number}/{stage}/{clip}": tensor.clone(memory_format=torch.contiguous_format)
         for number, outputs in enumerate(batches)
         for stage, clips in outputs.tensors.items()
         for clip, tensor in enumerate(clips)
@@ -188,11 +188,14 @@ class NemoRunner:
         self.heads = self._find_heads()
 
     def _find_heads(self) -> list[str]:
+        """The heads of speech recognition that this package knows; the first is the default one."""
+        from nemo.collections.asr.models import EncDecCTCModel
+
         model = self.model
         heads = []
         if hasattr(model, "joint"):
             heads.append("tdt" if getattr(model.joint, "num_extra_outputs", 0) else "rnnt")
-        if hasattr(model, "ctc_decoder") or not hasattr(model, "joint"):
+        if hasattr(model, "ctc_decoder") or isinstance(model, EncDecCTCModel):
             heads.append("ctc")
         return heads
 
@@ -258,7 +261,7 @@ class NemoRunner:
         else:
             for head in self.heads:
                 outputs.hypotheses[head] = self._decode(head, strategy, encoded, encoder_lengths, ctc_log_probs)
-            if self.heads[0] != "ctc":
+            if self.heads and self.heads[0] != "ctc":
                 found = outputs.hypotheses[self.heads[0]]
                 outputs.joint_targets = [hypothesis.tokens[:JOINT_TOKENS] for hypothesis in found]
         if outputs.joint_targets:

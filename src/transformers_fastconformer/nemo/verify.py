@@ -18,6 +18,7 @@ from ..configuration_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..modeling_fastconformer import FastConformerModel
 from ..modeling_fastconformer_ctc import FastConformerForCTC
 from ..modeling_fastconformer_hybrid import share_as_ctc
@@ -101,7 +102,11 @@ class VerificationReport:
         """Write `verification.json` into a folder."""
         path = Path(folder) / REPORT_NAME
         content = {**asdict(self), "passed": self.passed}
-        path.write_text(json.dumps(content, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
+        for row in content["rows"]:
+            for name, value in row.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    row[name] = str(value)  # JSON has no word for it
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         return path
 
 
@@ -127,7 +132,7 @@ class ConvertedRunner:
 
     def __init__(self, folder: str | Path, device: str = "cpu", attn_implementation: str = "sdpa") -> None:
         self.device = torch.device(device)
-        self.processor = FastConformerProcessor.from_pretrained(folder)
+        self.feature_extractor = FastConformerFeatureExtractor.from_pretrained(folder)
         model_class, config_class = _model_class_of(folder)
         config = config_class.from_pretrained(folder)
         self.model: PreTrainedModel = model_class.from_pretrained(
@@ -141,6 +146,8 @@ class ConvertedRunner:
             self.heads[self.model.decoder_type] = self.model
             if self.model.ctc_head is not None:
                 self.heads["ctc"] = share_as_ctc(self.model)
+        # An encoder alone comes without a tokenizer.
+        self.processor = FastConformerProcessor.from_pretrained(folder) if self.heads else None
 
     @torch.inference_mode()
     def run(
@@ -180,11 +187,12 @@ class ConvertedRunner:
         return outputs
 
     def _features(self, waveforms: list[np.ndarray]) -> Any:
-        extractor = self.processor.feature_extractor
+        extractor = self.feature_extractor
         return extractor(waveforms, sampling_rate=extractor.sampling_rate, return_tensors="pt", device=self.device)
 
     def _decode(self, head: str, waveforms: list[np.ndarray], inputs: Any) -> list[ClipHypothesis]:
         model: Any = self.heads[head]
+        assert self.processor is not None
         in_batch: Any = model.generate(**inputs, return_dict_in_generate=True)
         results = []
         for index, waveform in enumerate(waveforms):
@@ -389,7 +397,9 @@ def verify_conversion(
     is_float32 = torch_dtype == torch.float32
     nemo = NemoRunner(checkpoint, device)
     converted = ConvertedRunner(folder, device, attn_implementation)
-    batches = build_batches(clips, converted.processor.feature_extractor.sampling_rate)
+    if not converted.heads:  # the encoder of a model with heads
+        nemo.heads = []
+    batches = build_batches(clips, converted.feature_extractor.sampling_rate)
     allowed_tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:

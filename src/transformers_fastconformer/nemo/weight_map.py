@@ -9,13 +9,14 @@ is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from ..configuration_fastconformer import FastConformerConfig, FastConformerRNNTConfig
+from ..configuration_fastconformer import FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig
+from .adapters import adapter_of_tensor
 
 Condition = Callable[[FastConformerConfig], bool]
 Shape = tuple[int, ...]
@@ -37,12 +38,14 @@ class Map:
         nemo: NeMo's name; `{n}` and `{i}` are numbers, `{p}` is a parameter (`weight`, `bias`, `running_mean`, ...).
         ours: Our name, with the same placeholders.
         is_pointwise: A convolution of kernel 1 that is a linear layer here: (out, in, 1) becomes (out, in).
+        may_lack_blank: NeMo may have a row for each token and none for the blank, which is zero here.
         condition: For which configurations the row holds.
     """
 
     nemo: str
     ours: str
     is_pointwise: bool = False
+    may_lack_blank: bool = False
     condition: Condition = _always
 
     @cached_property
@@ -64,6 +67,7 @@ class Drop:
 
     nemo: str
     reason: str
+    condition: Condition = _always
 
     @cached_property
     def nemo_pattern(self) -> re.Pattern[str]:
@@ -72,13 +76,19 @@ class Drop:
 
 @dataclass(frozen=True)
 class TensorTarget:
-    """Where a tensor of NeMo's goes: our name, our shape and whether its last dimension is taken away."""
+    """
+    Where a tensor of NeMo's goes: our name, our shape, whether its last dimension is taken away, and whether a row of
+    zeros for the blank comes behind its rows.
+    """
 
     name: str
     shape: Shape
     squeezes_last: bool
+    adds_blank: bool = False
 
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.adds_blank:
+            return torch.cat([tensor, tensor.new_zeros(1, *tensor.shape[1:])])
         return tensor.squeeze(-1) if self.squeezes_last else tensor
 
 
@@ -109,7 +119,11 @@ def _is_transducer(config: FastConformerConfig) -> bool:
 
 
 def _is_ctc(config: FastConformerConfig) -> bool:
-    return not _is_transducer(config)
+    return isinstance(config, FastConformerCTCConfig)
+
+
+def _is_encoder_alone(config: FastConformerConfig) -> bool:
+    return not _is_transducer(config) and not _is_ctc(config)
 
 
 def _is_hybrid(config: FastConformerConfig) -> bool:
@@ -154,12 +168,22 @@ BLOCK_PARTS = {
     "norm_out": "norm_out",
 }
 
+# Behind the front of the encoder's name: the parts of it.
+FRONT_PARTS: tuple[tuple[str, str, Condition], ...] = (
+    (".conv.{i}.{p}", ".conv_layers.{i}.{p}", _has_conv_subsampling),
+    (".out.{p}", ".linear.{p}", _has_conv_subsampling),
+    (".proj_out.{p}", ".linear.{p}", _has_stacking),
+    (".pre_norm.{p}", ".norm.{p}", _has_stacking),
+    (".{p}", ".linear.{p}", _has_no_subsampling),
+)
+
 ROWS: tuple[Map, ...] = (
-    Map("encoder.pre_encode.conv.{i}.{p}", "encoder.subsampling.conv_layers.{i}.{p}", condition=_has_conv_subsampling),
-    Map("encoder.pre_encode.out.{p}", "encoder.subsampling.linear.{p}", condition=_has_conv_subsampling),
-    Map("encoder.pre_encode.proj_out.{p}", "encoder.subsampling.linear.{p}", condition=_has_stacking),
-    Map("encoder.pre_encode.pre_norm.{p}", "encoder.subsampling.norm.{p}", condition=_has_stacking),
-    Map("encoder.pre_encode.{p}", "encoder.subsampling.linear.{p}", condition=_has_no_subsampling),
+    *(
+        Map(f"{front}{nemo}", f"encoder.subsampling{ours}", condition=condition)
+        # The second where a self-supervised model masks behind the front: NeMo wraps it then.
+        for front in ("encoder.pre_encode", "encoder.pre_encode.pre_encode")
+        for nemo, ours, condition in FRONT_PARTS
+    ),
     Map("encoder.reduction_subsampling.reduction_enc.conv.{i}.{p}", "encoder.reduction.conv_layers.{i}.{p}"),
     Map("encoder.reduction_subsampling.reduction_enc.out.{p}", "encoder.reduction.linear.{p}"),
     *(
@@ -175,7 +199,12 @@ ROWS: tuple[Map, ...] = (
     Map("encoder.out_proj.{p}", "encoder.output_proj.{p}"),
     Map("decoder.decoder_layers.0.{p}", "ctc_head.{p}", is_pointwise=True, condition=_is_ctc),
     Map("ctc_decoder.decoder_layers.0.{p}", "ctc_head.{p}", is_pointwise=True, condition=_is_hybrid),
-    Map("decoder.prediction.embed.{p}", "decoder.embedding.{p}", condition=_has_decoder("lstm")),
+    Map(
+        "decoder.prediction.embed.{p}",
+        "decoder.embedding.{p}",
+        may_lack_blank=True,
+        condition=_has_decoder("lstm"),
+    ),
     Map("decoder.prediction.dec_rnn.lstm.{p}", "decoder.lstm.{p}", condition=_has_decoder("lstm")),
     Map("decoder.prediction.embeds.{i}.{p}", "decoder.embeddings.{i}.{p}", condition=_has_decoder("stateless")),
     Map("joint.enc.{p}", "joint.encoder_proj.{p}", condition=_is_transducer),
@@ -192,14 +221,36 @@ DROPPED: tuple[Drop, ...] = (
     Drop(FILTERBANK, "rebuilt by the feature extractor, which is checked"),
     Drop(WINDOW, "rebuilt by the feature extractor, which is checked"),
     Drop("encoder.pos_enc.pe", "sinusoids, computed"),
+    Drop("encoder.pre_encode.masking.{p}", "hides frames in self-supervised training", _is_encoder_alone),
 )
 
+# Parts of a model that the encoder alone comes without.
+PART_LEFT_OUT = "not of the encoder"
 
-def map_name(nemo_name: str, config: FastConformerConfig) -> tuple[str, Map] | Drop | None:
-    """Our name of a tensor of NeMo's and the row that says so, or the row that drops it; None where no row fits."""
+
+def part_of_tensor(nemo_name: str) -> str:
+    """The module of NeMo's model that a tensor belongs to: the first part of its name."""
+    return nemo_name.partition(".")[0]
+
+
+def map_name(
+    nemo_name: str, config: FastConformerConfig, adapters_off: Collection[str] = ()
+) -> tuple[str, Map] | Drop | None:
+    """
+    Our name of a tensor of NeMo's and the row that says so, or the row that drops it; None where no row fits.
+
+    Args:
+        nemo_name: NeMo's name.
+        config: Our configuration.
+        adapters_off: Names of the adapters that are switched off.
+    """
     for drop in DROPPED:
-        if drop.nemo_pattern.fullmatch(nemo_name):
+        if drop.nemo_pattern.fullmatch(nemo_name) and drop.condition(config):
             return drop
+    if adapter_of_tensor(nemo_name) in adapters_off:
+        return Drop(nemo_name, "an adapter that is switched off")
+    if _is_encoder_alone(config) and part_of_tensor(nemo_name) not in ("encoder", "preprocessor"):
+        return Drop(nemo_name, PART_LEFT_OUT)
     for row in ROWS:
         match = row.nemo_pattern.fullmatch(nemo_name)
         if match and row.condition(config):
@@ -229,7 +280,11 @@ def unmap_state_dict(state_dict: Mapping[str, torch.Tensor], config: FastConform
 
 
 def plan_tensors(
-    nemo_shapes: Mapping[str, Shape], our_shapes: Mapping[str, Shape], config: FastConformerConfig, source: str
+    nemo_shapes: Mapping[str, Shape],
+    our_shapes: Mapping[str, Shape],
+    config: FastConformerConfig,
+    source: str,
+    adapters_off: Collection[str] = (),
 ) -> dict[str, TensorTarget]:
     """
     Where every tensor of an archive goes.
@@ -239,6 +294,7 @@ def plan_tensors(
         our_shapes: Names and shapes of our model, from the meta device.
         config: Our configuration.
         source: The archive, for messages.
+        adapters_off: Names of the adapters that are switched off.
 
     Returns:
         Targets by NeMo's name, without the dropped tensors.
@@ -249,8 +305,9 @@ def plan_tensors(
     targets: dict[str, TensorTarget] = {}
     unknown: list[str] = []
     wrong: list[str] = []
+    met: set[str] = set()
     for nemo_name, nemo_shape in nemo_shapes.items():
-        found = map_name(nemo_name, config)
+        found = map_name(nemo_name, config, adapters_off)
         if isinstance(found, Drop):
             continue
         if found is None or found[0] not in our_shapes:
@@ -259,10 +316,13 @@ def plan_tensors(
         our_name, row = found
         squeezes_last = row.squeezes(our_name)
         expected = our_shapes[our_name] + ((1,) if squeezes_last else ())
-        if tuple(nemo_shape) != expected:
+        adds_blank = row.may_lack_blank and tuple(nemo_shape) == (expected[0] - 1, *expected[1:])
+        if tuple(nemo_shape) != expected and not adds_blank:
             wrong.append(f"{nemo_name} is {tuple(nemo_shape)}, expected {expected}")
-        targets[nemo_name] = TensorTarget(our_name, our_shapes[our_name], squeezes_last)
-    met = {target.name for target in targets.values()}
+        if our_name in met:
+            wrong.append(f"{nemo_name} is {our_name} a second time")
+        met.add(our_name)
+        targets[nemo_name] = TensorTarget(our_name, our_shapes[our_name], squeezes_last, adds_blank)
     missing = [_nemo_name_or_ours(name, config) for name in our_shapes if name not in met]
     faults = [
         f"{what}: {_enumerate(names)}"

@@ -1,0 +1,95 @@
+"""
+Every family of checkpoints: NeMo builds and saves it, we convert it, and every stage is compared on real speech; then
+what was converted is loaded, saved and loaded again, and compared once more.
+
+`FASTCONFORMER_WRITE_TABLE=1` writes what was found to `docs/supported-checkpoints.md`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, Family
+from transformers import AutoModel
+
+from transformers_fastconformer.nemo.convert import ARCHITECTURES, ConversionResult, convert_nemo_checkpoint
+from transformers_fastconformer.nemo.reference import NemoRunner, StageOutputs
+from transformers_fastconformer.nemo.verify import ConvertedRunner, StageResult, compare_outputs
+
+pytestmark = pytest.mark.nemo
+
+NUM_CLIPS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def batches(speech_batches: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    """A few clips alone, the same in one padded batch, and adversarial input."""
+    alone = [(name, clips) for name, clips in speech_batches.items() if name.endswith((".flac", ".wav"))]
+    chosen = dict(alone[:: len(alone) // NUM_CLIPS][:NUM_CLIPS])
+    chosen["one batch"] = [clip for clips in chosen.values() for clip in clips]
+    return chosen | {name: speech_batches[name] for name in ("odd lengths", "silence and a short clip", "two frames")}
+
+
+def compare(
+    reference: list[StageOutputs], folder: Path, batches: dict[str, list[np.ndarray]], attn_implementation: str
+) -> list[StageResult]:
+    converted = ConvertedRunner(folder, attn_implementation=attn_implementation)
+    ours = [converted.run(outputs.name, batches[outputs.name], outputs.joint_targets) for outputs in reference]
+    rows = compare_outputs(reference, ours)
+    failures = [row for row in rows if not row.passed]
+    assert not failures, failures
+    return rows
+
+
+def save_again(result: ConversionResult, folder: Path) -> None:
+    """Load what was converted and save it, with everything that belongs to it."""
+    ARCHITECTURES[result.mapped.architecture].from_pretrained(result.output_dir).save_pretrained(folder)
+    for path in result.output_dir.iterdir():
+        if not (folder / path.name).exists() and path.suffix == ".json" and "safetensors" not in path.name:
+            (folder / path.name).write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_family_equals_nemo(
+    family: Family,
+    build_nemo_model: Callable[..., Any],
+    batches: dict[str, list[np.ndarray]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    archive, folder, again = tmp_path / "model.nemo", tmp_path / "converted", tmp_path / "again"
+    build_nemo_model(family.kind, **family.build).save_to(str(archive))
+    logging.getLogger("transformers").propagate = True
+    with caplog.at_level("WARNING"):
+        result = convert_nemo_checkpoint(archive, folder)
+    assert result.mapped.architecture == family.architecture
+    assert tuple(result.parts_left_out) == family.left_out
+    told = [record.getMessage() for record in caplog.records if "Left out are" in record.getMessage()]
+    assert len(told) == bool(family.left_out)
+    for part in family.left_out:
+        assert part in told[0]
+        assert f"`{part}`" in (folder / "README.md").read_text()
+
+    nemo = NemoRunner(archive)
+    reference = [nemo.run(name, waveforms) for name, waveforms in batches.items()]
+    rows = compare(reference, folder, batches, "eager")
+    assert {"features", "subsampling", "block 0", "encoder"} <= {row.stage for row in rows}
+    save_again(result, again)
+    compare(reference, again, batches, "sdpa")
+    encoder, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] | info["unexpected_keys"]
+    assert type(encoder).__name__ == "FastConformerModel"
