@@ -81,15 +81,10 @@ def _push(folder: Path, repository: str) -> None:
 def show_report(console: Console, report: VerificationReport) -> None:
     """Print the table of a verification and its verdict."""
     table = Table(title=f"Compared with {report.reference}, {report.dtype} on {report.device}", title_justify="left")
-    for name, justify in (
-        ("stage", "left"),
-        ("max difference", "right"),
-        ("mean difference", "right"),
-        ("limit", "right"),
-        ("clips", "right"),
-        ("result", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("stage", no_wrap=True)
+    for name in ("max diff.", "mean diff.", "limit", "clips"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("result")
     for row in report.rows:
         verdict = "[green]pass[/]" if row.passed else "[bold red]FAIL[/]"
         table.add_row(row.stage, *describe_row(row), str(row.clips), verdict)

@@ -1,0 +1,98 @@
+"""The `fastconformer` command as a user meets it: output, exit codes, and errors of one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from transformers_fastconformer import __version__
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+
+TEXT = "three one four one five nine"
+
+
+def run_command(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    return subprocess.run(
+        [sys.executable, "-m", "transformers_fastconformer.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,
+    )
+
+
+def test_version_and_help() -> None:
+    assert run_command("--version").stdout.strip() == __version__
+    help_text = run_command("--help").stdout
+    for name in ("transcribe", "convert", "demo"):
+        assert name in help_text
+
+
+def test_demo_runs_offline_in_under_a_minute() -> None:
+    start = time.perf_counter()
+    result = run_command("demo", "--no-nemo")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert time.perf_counter() - start < 60
+    assert "stages agree" in result.stdout
+    assert result.stdout.count(TEXT) == 2  # both heads
+    assert "start (s)" in result.stdout
+
+
+@pytest.mark.parametrize("head", ["auto", "ctc", "transducer"])
+def test_transcribe_text(head: str) -> None:
+    result = run_command("transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--head", head)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == TEXT
+
+
+def test_transcribe_several_files_as_json(tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    assert run_command("convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", str(folder)).returncode == 0
+    paths = [str(path) for path in CLIP_PATHS]
+    result = run_command("transcribe", *paths, "--model", str(folder), "--format", "json", "--batch_size", "1")
+    assert result.returncode == 0, result.stderr
+    items = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [item["file"] for item in items] == paths
+    for item in items:
+        words = item["timestamps"]["word"]
+        assert " ".join(word["word"] for word in words) == item["text"]
+        assert all(0 <= word["start"] <= word["end"] <= item["duration_seconds"] + 0.2 for word in words)
+        assert [word["start"] for word in words] == sorted(word["start"] for word in words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["transcribe", "missing.wav", "--model", "demo"], "'missing.wav' does not exist"),
+        (["transcribe", "text.wav", "--model", "demo"], "text.wav"),
+        (["transcribe", str(CLIP_PATHS[0]), "--model", "missing.nemo"], "missing.nemo"),
+        (["convert", "--model_name", "text.nemo", "--output_dir", "out"], "not a .nemo archive"),
+        (["convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", "full"], "is not empty"),
+        (["convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", "out", "--dtype", "int4"], "int4"),
+        (["convert"], "nothing to do"),
+    ],
+)
+def test_errors_are_one_clear_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "text.nemo").write_text("no archive")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    result = run_command(*arguments, folder=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_convert_refuses_to_do_nothing_quietly(tmp_path: Path) -> None:
+    result = run_command("convert", "--model_name", str(CHECKPOINT_PATH), folder=tmp_path)
+    assert result.returncode == 1
+    assert "--output_dir" in result.stderr
