@@ -575,7 +575,7 @@ def evaluate(model: Any, speech_dir: Path) -> None:
         tdt_errors, ctc_errors, words = (sum(column) for column in zip(*rows, strict=True))
         print(f"  1 to 8 digits together: {words} words, TDT {tdt_errors / words:.2%}, CTC {ctc_errors / words:.2%}")
     report("test, one speaker, up to 40 digits", join_test_clips(clips, 40, 1))
-    report("test, one speaker, 5, no pauses", join_test_clips(clips, 5, 1, pause_seconds=(0.0, 0.0)))
+    report("test, one speaker, 5 digits, no pauses", join_test_clips(clips, 5, 1, pause_seconds=(0.0, 0.0)))
     generator = random.Random(5)
     for voice in HELD_OUT_VOICES:
         strings = []
