@@ -98,7 +98,7 @@ class FastConformerProcessor(ProcessorMixin):
         sampling_rate: int | None = None,
         return_tensors: str | None = None,
         language: str | None = None,
-        **audio_kwargs: Any,
+        **kwargs: Any,
     ) -> BatchFeature | BatchEncoding:
         """
         Features of `audio`, with `labels` of `text` beside them; or the ids of `text` alone.
@@ -109,19 +109,18 @@ class FastConformerProcessor(ProcessorMixin):
             sampling_rate (`int`, *optional*): Rate of `audio`, in Hz; it must be the model's.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; labels are then padded with -100.
             language (`str`, *optional*): Language of `text`, for aggregate tokenizers.
-            audio_kwargs: Further arguments of the feature extractor.
+            kwargs: Further arguments of the feature extractor, or of the tokenizer for text alone.
         """
         if audio is None and text is None:
             raise ValueError("audio=None and text=None: expected at least one of them.")
         text_kwargs = {} if language is None else {"language": language}
         if audio is None:
-            unread = [*(["sampling_rate"] if sampling_rate is not None else []), *audio_kwargs]
-            if unread:
-                raise ValueError(f"{unread} need audio; found text alone.")
+            if sampling_rate is not None:
+                raise ValueError(f"sampling_rate={sampling_rate} needs audio; found text alone.")
             padding = {} if return_tensors is None else {"padding": True, "return_tensors": return_tensors}
-            return self.tokenizer(text, **padding, **text_kwargs)
+            return self.tokenizer(text, **{**padding, **text_kwargs, **kwargs})
         features = self.feature_extractor(
-            audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **audio_kwargs
+            audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **kwargs
         )
         if text is None:
             return features

@@ -3,39 +3,65 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from transformers_fastconformer import __version__
+from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 
 TEXT = "three one four one five nine"
 
 
-def run_command(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
-    return subprocess.run(
-        [sys.executable, "-m", "transformers_fastconformer.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=folder,
-    )
+@dataclass
+class Finished:
+    """What a command printed and returned."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def test_version_and_help() -> None:
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """Runs the entry point with arguments, in this process: importing torch once is enough."""
+
+    def run(*arguments: str, folder: Path | None = None) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["fastconformer", *arguments])
+        monkeypatch.setenv("COLUMNS", "120")
+        if folder is not None:
+            monkeypatch.chdir(folder)
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        printed = capsys.readouterr()
+        return Finished(code, printed.out, printed.err)
+
+    return run
+
+
+def test_the_command_is_installed() -> None:
+    script = Path(sys.executable).with_name("fastconformer")
+    result = subprocess.run([str(script), "--version"], capture_output=True, text=True)
+    assert result.stdout.strip() == __version__
+
+
+def test_version_and_help(run_command: Callable[..., Finished]) -> None:
     assert run_command("--version").stdout.strip() == __version__
     help_text = run_command("--help").stdout
     for name in ("transcribe", "convert", "demo"):
         assert name in help_text
 
 
-def test_demo_runs_offline_in_under_a_minute() -> None:
+def test_demo_runs_offline_in_under_a_minute(run_command: Callable[..., Finished]) -> None:
     start = time.perf_counter()
     result = run_command("demo", "--no-nemo")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -46,13 +72,13 @@ def test_demo_runs_offline_in_under_a_minute() -> None:
 
 
 @pytest.mark.parametrize("head", ["auto", "ctc", "transducer"])
-def test_transcribe_text(head: str) -> None:
+def test_transcribe_text(run_command: Callable[..., Finished], head: str) -> None:
     result = run_command("transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--head", head)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == TEXT
 
 
-def test_transcribe_several_files_as_json(tmp_path: Path) -> None:
+def test_transcribe_several_files_as_json(run_command: Callable[..., Finished], tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     assert run_command("convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", str(folder)).returncode == 0
     paths = [str(path) for path in CLIP_PATHS]
@@ -79,7 +105,9 @@ def test_transcribe_several_files_as_json(tmp_path: Path) -> None:
         (["convert"], "nothing to do"),
     ],
 )
-def test_errors_are_one_clear_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_errors_are_one_clear_line(
+    run_command: Callable[..., Finished], arguments: list[str], message: str, tmp_path: Path
+) -> None:
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "text.nemo").write_text("no archive")
     (tmp_path / "full").mkdir()
@@ -92,7 +120,7 @@ def test_errors_are_one_clear_line(arguments: list[str], message: str, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_convert_refuses_to_do_nothing_quietly(tmp_path: Path) -> None:
+def test_convert_refuses_to_do_nothing_quietly(run_command: Callable[..., Finished], tmp_path: Path) -> None:
     result = run_command("convert", "--model_name", str(CHECKPOINT_PATH), folder=tmp_path)
     assert result.returncode == 1
     assert "--output_dir" in result.stderr
