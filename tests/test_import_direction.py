@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (
         "processing_*",
         "modeling_fastconformer",
+        "modeling_fastconformer_prompt",
         ("modeling_fastconformer_ctc", "modeling_fastconformer_transducer", "modeling_fastconformer_aed"),
         "modeling_fastconformer_hybrid",
     ),

@@ -79,6 +79,9 @@ class FastConformerConfig(PreTrainedConfig):
         conv_norm_groups (`int`, *optional*): Groups of `"group_norm"`.
         conv_context (`list[int]`, *optional*):
             Frames the depthwise convolution sees to the left and right; `None` is half of the kernel on each side.
+        has_speaker_kernel (`bool`, defaults to `False`), has_background_kernel (`bool`, defaults to `False`):
+            Small networks before the first block of a multi-talker model, for the speaker to follow and for the
+            others. Without a target everybody is followed.
         encoder_output_size (`int`, *optional*): Width after an output projection; `None`: there is none.
         dropout (`float`, defaults to 0.1), activation_dropout (`float`, defaults to 0.1): Dropouts of the modules'
             outputs and inside of the feed-forward modules.
@@ -129,6 +132,8 @@ class FastConformerConfig(PreTrainedConfig):
     conv_norm_type: str = "batch_norm"
     conv_norm_groups: int | None = None
     conv_context: list[int] | tuple[int, ...] | None = None
+    has_speaker_kernel: bool = False
+    has_background_kernel: bool = False
     encoder_output_size: int | None = None
     dropout: float | int = 0.1
     dropout_positions: float | int = 0.0
@@ -232,6 +237,12 @@ class FastConformerConfig(PreTrainedConfig):
                 self.conv_context,
                 f"two numbers that sum up to conv_kernel_size - 1 = {self.conv_kernel_size - 1}",
             )
+        _require(
+            self.has_speaker_kernel or not self.has_background_kernel,
+            "has_background_kernel",
+            self.has_background_kernel,
+            "False where has_speaker_kernel is False",
+        )
         _require(
             self.layerdrop_mode in ("linear", "uniform"),
             "layerdrop_mode",
@@ -373,6 +384,11 @@ class FastConformerRNNTConfig(FastConformerConfig):
         max_symbols_per_step (`int`, defaults to 10): Most tokens in one frame in greedy decoding.
         ctc_loss_weight (`float`, defaults to 0.3): Share of the CTC loss in a hybrid's training loss.
         ctc_loss_reduction, ctc_zero_infinity: As in [`FastConformerCTCConfig`].
+        num_prompts (`int`, defaults to 0):
+            Languages that a prompted model has room for: its heads see the encoder's output after a network that is
+            told the language. 0: no prompts.
+        prompt_languages (`dict[str, int]`, *optional*): Code of each language, such as `"de-DE"`, and its number.
+        default_language (`str`, *optional*): The language where none is given; `None`: one must be given.
         kwargs: Those of [`FastConformerConfig`].
     """
 
@@ -395,6 +411,9 @@ class FastConformerRNNTConfig(FastConformerConfig):
     ctc_loss_weight: float | int = 0.3
     ctc_loss_reduction: str = "mean"
     ctc_zero_infinity: bool = True
+    num_prompts: int = 0
+    prompt_languages: dict[str, int] | None = None
+    default_language: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         _validate_vocabulary(self)
@@ -415,7 +434,28 @@ class FastConformerRNNTConfig(FastConformerConfig):
                 self.decoder_context_size,
                 f"1 to decoder_hidden_size // 2 = {self.decoder_hidden_size // 2}",
             )
+        self._validate_prompts()
         super().__post_init__(**kwargs)
+
+    def _validate_prompts(self) -> None:
+        languages = self.prompt_languages or {}
+        _require(self.num_prompts >= 0, "num_prompts", self.num_prompts, "0 or more")
+        _require(
+            bool(languages) == (self.num_prompts > 0),
+            "prompt_languages",
+            self.prompt_languages,
+            f"codes of languages where num_prompts is above 0, and none where it is 0 (it is {self.num_prompts})",
+        )
+        for code, number in languages.items():
+            _require(
+                0 <= number < self.num_prompts, f"prompt_languages[{code!r}]", number, f"0 to {self.num_prompts - 1}"
+            )
+        _require(
+            self.default_language is None or self.default_language in languages,
+            "default_language",
+            self.default_language,
+            f"null or one of {sorted(languages)}",
+        )
 
     @property
     def num_joint_outputs(self) -> int:

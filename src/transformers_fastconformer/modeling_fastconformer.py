@@ -199,7 +199,31 @@ class FastConformerBlock(GradientCheckpointingLayer):
 
 
 # What an encoder leaves behind, on purpose, of a checkpoint with heads.
-HEAD_KEYS = [r"^ctc_head\.", r"^decoder\.", r"^joint\."]
+HEAD_KEYS = [r"^ctc_head\.", r"^decoder\.", r"^joint\.", r"^prompt_kernel\."]
+
+
+class FastConformerSpeakerKernel(nn.Module):
+    """
+    Networks before the first block of a multi-talker model, which mark the speaker to follow (NeMo's
+    `SpeakerKernelMixin`). Without a target, as here, the speaker is everybody and nobody is in the background.
+    """
+
+    def __init__(self, config: FastConformerConfig) -> None:
+        super().__init__()
+        self.speaker = self._build(config)
+        self.background = self._build(config) if config.has_background_kernel else None
+
+    @staticmethod
+    def _build(config: FastConformerConfig) -> nn.Sequential:
+        size = config.hidden_size
+        return nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Dropout(0.5), nn.Linear(size, size))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, hidden_size) to the same."""
+        hidden_states = hidden_states + self.speaker(hidden_states)
+        if self.background is not None:
+            hidden_states = hidden_states + self.background(torch.zeros_like(hidden_states))
+        return hidden_states
 
 
 class FastConformerPreTrainedModel(PreTrainedModel):
@@ -306,6 +330,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         super().__init__(config)
         self.subsampling = build_subsampling(config)
         self.reduction = build_reduction(config)
+        self.speaker_kernel = FastConformerSpeakerKernel(config) if config.has_speaker_kernel else None
         self.layers = nn.ModuleList(FastConformerBlock(config, index) for index in range(config.num_hidden_layers))
         has_projection = config.encoder_output_size not in (None, config.hidden_size)
         self.output_proj = nn.Linear(config.hidden_size, config.output_size) if has_projection else None
@@ -379,6 +404,8 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         if self.config.position_embedding_type == "abs_pos":
             hidden_states = hidden_states + positions
         hidden_states = nn.functional.dropout(hidden_states, self.config.dropout_pre_encoder, self.training)
+        if self.speaker_kernel is not None:
+            hidden_states = self.speaker_kernel(hidden_states)
         mask = self._build_mask(hidden_states, lengths, context)
 
         all_hidden_states: tuple[torch.Tensor, ...] | None = (hidden_states,) if output_hidden_states else None

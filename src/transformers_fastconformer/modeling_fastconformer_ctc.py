@@ -59,6 +59,12 @@ class FastConformerForCTC(FastConformerPreTrainedModel):
             output_attentions=output_attentions,
             return_dict=True,
         )
+        return self._apply_ctc_head(encoded, labels, return_dict)
+
+    def _apply_ctc_head(
+        self, encoded: Any, labels: torch.Tensor | None, return_dict: bool | None
+    ) -> FastConformerCTCOutput | tuple[Any, ...]:
+        """Logits and, with labels, the loss of a [`FastConformerEncoderOutput`]."""
         logits = self.ctc_head(encoded.last_hidden_state)  # (batch, frames, vocab_size)
         loss = None
         if labels is not None:
@@ -107,6 +113,12 @@ class FastConformerForCTC(FastConformerPreTrainedModel):
         """
         refuse_unknown_options(kwargs, ("return_dict_in_generate",))
         output = self(input_features, attention_mask=attention_mask, input_lengths=input_lengths, return_dict=True)
+        return self._decode_greedily(output, return_dict_in_generate)
+
+    def _decode_greedily(
+        self, output: Any, return_dict_in_generate: bool | None
+    ) -> FastConformerGenerateOutput | torch.Tensor:
+        """What `generate` returns of a [`FastConformerCTCOutput`]."""
         hypotheses = ctc_greedy_decode(
             output.logits.float().log_softmax(dim=-1),
             output.encoder_lengths,

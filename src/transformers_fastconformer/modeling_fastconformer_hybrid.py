@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
+from .generation_fastconformer import refuse_unknown_options
 from .modeling_fastconformer_ctc import FastConformerForCTC
+from .modeling_fastconformer_prompt import Language
 from .modeling_fastconformer_transducer import (
     FastConformerForRNNT,
     FastConformerForTDT,
@@ -43,13 +45,48 @@ class FastConformerHybridForCTC(FastConformerTransducerPreTrainedModel):
         _require_ctc_head(config, type(self).__name__)
         super().__init__(config)
 
-    def forward(self, *args: Any, **kwargs: Any) -> FastConformerCTCOutput | tuple[Any, ...]:
-        """As [`FastConformerForCTC.forward`]; the transducer takes no part."""
-        return FastConformerForCTC.forward(self, *args, **kwargs)  # type: ignore[arg-type]
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        input_lengths: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        language: Language | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> FastConformerCTCOutput | tuple[Any, ...]:
+        """As [`FastConformerForCTC.forward`], with a `language` in models with prompts; the transducer has no part."""
+        encoded = self.encode(
+            input_features,
+            attention_mask=attention_mask,
+            input_lengths=input_lengths,
+            language=language,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        return FastConformerForCTC._apply_ctc_head(self, encoded, labels, return_dict)  # type: ignore[arg-type]
 
-    def generate(self, *args: Any, **kwargs: Any) -> FastConformerGenerateOutput | torch.Tensor:
-        """As [`FastConformerForCTC.generate`]."""
-        return FastConformerForCTC.generate(self, *args, **kwargs)  # type: ignore[arg-type]
+    @torch.no_grad()
+    def generate(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        input_lengths: torch.Tensor | None = None,
+        language: Language | None = None,
+        return_dict_in_generate: bool | None = None,
+        **kwargs: Any,
+    ) -> FastConformerGenerateOutput | torch.Tensor:
+        """As [`FastConformerForCTC.generate`], with a `language` in models with prompts."""
+        refuse_unknown_options(kwargs, ("return_dict_in_generate", "language"))
+        output = self(
+            input_features,
+            attention_mask=attention_mask,
+            input_lengths=input_lengths,
+            language=language,
+            return_dict=True,
+        )
+        return FastConformerForCTC._decode_greedily(self, output, return_dict_in_generate)  # type: ignore[arg-type]
 
 
 class ParakeetTDTForCTC(FastConformerHybridForCTC):
@@ -90,10 +127,6 @@ def share_as_ctc(model: FastConformerForRNNT | FastConformerForTDT) -> FastConfo
     config: Any = model.config
     with torch.device("meta"):
         shared = ctc_class(config)
-    shared.encoder, shared.decoder, shared.joint, shared.ctc_head = (
-        model.encoder,
-        model.decoder,
-        model.joint,
-        model.ctc_head,
-    )
+    shared.encoder, shared.decoder, shared.joint = model.encoder, model.decoder, model.joint
+    shared.ctc_head, shared.prompt_kernel = model.ctc_head, model.prompt_kernel
     return shared.train(model.training)

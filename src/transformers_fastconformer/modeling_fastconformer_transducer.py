@@ -14,7 +14,12 @@ from .losses.ctc import ctc_loss, split_labels
 from .losses.rnnt import rnnt_loss
 from .losses.tdt import tdt_loss
 from .modeling_fastconformer import FastConformerEncoder, FastConformerPreTrainedModel
-from .modeling_outputs import FastConformerGenerateOutput, FastConformerTransducerOutput
+from .modeling_fastconformer_prompt import FastConformerPromptKernel, Language, find_prompt_ids
+from .modeling_outputs import (
+    FastConformerEncoderOutput,
+    FastConformerGenerateOutput,
+    FastConformerTransducerOutput,
+)
 
 JOINT_ACTIVATION_MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -118,7 +123,10 @@ class FastConformerJointNetwork(nn.Module):
 
 
 class FastConformerTransducerPreTrainedModel(FastConformerPreTrainedModel):
-    """Encoder, prediction network, joint network, and the CTC head of a hybrid: the parameters of every transducer."""
+    """
+    Encoder, prediction network, joint network, and where the checkpoint has them the CTC head of a hybrid and the
+    kernel of language prompts: the parameters of every transducer.
+    """
 
     config_class = FastConformerRNNTConfig
 
@@ -131,7 +139,51 @@ class FastConformerTransducerPreTrainedModel(FastConformerPreTrainedModel):
             self.decoder = FastConformerLSTMPredictionNetwork(config)
         self.joint = FastConformerJointNetwork(config)
         self.ctc_head = nn.Linear(config.output_size, config.vocab_size) if config.has_ctc_head else None
+        self.prompt_kernel = FastConformerPromptKernel(config) if config.num_prompts > 0 else None
         self.post_init()
+
+    def encode(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        input_lengths: torch.Tensor | None = None,
+        language: Language | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> FastConformerEncoderOutput:
+        """What the heads see: the encoder's output, told the language where the model has prompts. As in `forward`."""
+        encoded = self.encoder(
+            input_features,
+            attention_mask=attention_mask,
+            input_lengths=input_lengths,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        encoded.last_hidden_state = self.apply_prompt(encoded.last_hidden_state, language)
+        return encoded
+
+    def apply_prompt(self, frames: torch.Tensor, language: Language | None = None) -> torch.Tensor:
+        """
+        Mix the language into encoder frames; a model without prompts gives them back.
+
+        Args:
+            frames: (batch, frames, size), the encoder's output.
+            language: One code for all clips or one for each; None is `config.default_language`.
+
+        Raises:
+            ValueError: for a language that the model does not know, and for any where it has no prompts.
+        """
+        if self.prompt_kernel is None:
+            if language is not None:
+                raise ValueError(
+                    f"language={language!r} is not supported: this model has no language prompts (num_prompts=0); "
+                    "expected None."
+                )
+            return frames
+        config: Any = self.config
+        prompt_ids = find_prompt_ids(config, language, frames.shape[0])
+        return self.prompt_kernel(frames, torch.tensor(prompt_ids, device=frames.device))
 
 
 class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
@@ -145,6 +197,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         input_lengths: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        language: Language | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -156,18 +209,21 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
                 Token ids to compute joint outputs and the loss with; -100 or `config.pad_token_id` is padding. In a
                 hybrid the CTC loss is in it, `config.ctc_loss_weight` of the whole.
+            language (`str` or `list[str]`, *optional*):
+                Code of the language, or of that of each clip, for models with language prompts
+                (`config.prompt_languages`); default `config.default_language`.
 
         Returns:
             [`FastConformerTransducerOutput`]; without labels there are encoder outputs only, as a transducer's logits
             exist for given tokens alone.
         """
-        encoded = self.encoder(
+        encoded: Any = self.encode(
             input_features,
             attention_mask=attention_mask,
             input_lengths=input_lengths,
+            language=language,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
-            return_dict=True,
         )
         loss, logits = None, None
         if labels is not None:
@@ -203,7 +259,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         Joint outputs for given tokens, before the softmax.
 
         Args:
-            last_hidden_state: (batch, frames, hidden_size).
+            last_hidden_state: (batch, frames, size), as `encode` and `forward` return it.
             targets: (batch, tokens), ids below the blank.
 
         Returns:
@@ -231,6 +287,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         input_lengths: torch.Tensor | None = None,
+        language: Language | None = None,
         max_symbols_per_step: int | None = None,
         return_dict_in_generate: bool | None = None,
         **kwargs: Any,
@@ -240,6 +297,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
 
         Args:
             input_features, attention_mask, input_lengths: As in [`FastConformerEncoder.forward`].
+            language (`str` or `list[str]`, *optional*): As in `forward`.
             max_symbols_per_step (`int`, *optional*): Most tokens on one frame; default `config.max_symbols_per_step`.
             return_dict_in_generate (`bool`, *optional*): Return frames, durations and log-probabilities too.
 
@@ -247,15 +305,16 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
 
         Raises:
-            ValueError: for an option that greedy decoding does not have.
+            ValueError: for an option that greedy decoding does not have, and for a language that the model does not
+                know.
         """
-        refuse_unknown_options(kwargs, ("max_symbols_per_step", "return_dict_in_generate"))
+        refuse_unknown_options(kwargs, ("max_symbols_per_step", "return_dict_in_generate", "language"))
         if max_symbols_per_step is None:
             max_symbols_per_step = self.config.max_symbols_per_step
         if max_symbols_per_step < 1:
             raise ValueError(f"max_symbols_per_step={max_symbols_per_step} is not supported; expected 1 or more.")
-        encoded = self.encoder(
-            input_features, attention_mask=attention_mask, input_lengths=input_lengths, return_dict=True
+        encoded: Any = self.encode(
+            input_features, attention_mask=attention_mask, input_lengths=input_lengths, language=language
         )
         hypotheses, _ = transducer_greedy_decode(
             self.joint.encoder_proj(encoded.last_hidden_state),

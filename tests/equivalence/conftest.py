@@ -27,6 +27,7 @@ NEMO_MODEL_KINDS = ("ctc", "rnnt", "tdt", "hybrid_tdt_ctc", "hybrid_rnnt_ctc")
 # Modules of NeMo's classes beyond those of the kinds.
 NEMO_MODULES = (
     "aed_multitask_models",
+    "asr_eou_models",
     "hybrid_rnnt_ctc_bpe_models_prompt",
     "multitalker_asr_models",
     "rnnt_bpe_models_prompt",
@@ -325,7 +326,7 @@ def build_nemo_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
             folder = Path(tokenizer)
         content = nemo_model_config(kind, folder, **overrides) | copy.deepcopy(sections or {})
         config = OmegaConf.create({name: section for name, section in content.items() if name not in without})
-        model = _find_model_class(kind, folder is None, nemo_class)(cfg=config).eval()
+        model = _find_model_class(kind, folder is None, nemo_class)(cfg=config, trainer=None).eval()
         perturb_weights(model, seed)
         return model
 

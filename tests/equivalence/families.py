@@ -25,6 +25,9 @@ class Family:
         architecture: Our class.
         languages: Of prompted models: the language of each run.
         left_out: Parts that are not converted.
+        done_right: Stages that NeMo 3.0 gets wrong and this package does not, which are not compared.
+        strategy: NeMo's decoding that ours is compared with.
+        is_alone_only: Compared clip by clip, as NeMo's result depends on the batch (see `differences-from-nemo.md`).
     """
 
     name: str
@@ -35,6 +38,9 @@ class Family:
     build: dict[str, Any] = field(default_factory=dict)
     languages: tuple[str | None, ...] = (None,)
     left_out: tuple[str, ...] = ()
+    strategy: str = "greedy_batch"
+    is_alone_only: bool = False
+    done_right: tuple[str, ...] = ()
 
 
 # Encoders whose heads are not converted
@@ -93,6 +99,7 @@ def canary_tokenizer(folder: Path) -> dict[str, Any]:
 TRANSFORMER = {"num_layers": 1, "inner_size": 32, "num_attention_heads": 2}
 CANARY_SECTIONS: dict[str, Any] = {
     "prompt_format": "canary",
+    "restore_timestamps_model": False,
     "model_defaults": {"asr_enc_hidden": 32, "lm_enc_hidden": 24, "lm_dec_hidden": 24},
     "transf_encoder": {
         "_target_": "nemo.collections.asr.modules.transformer.transformer_encoders.TransformerEncoder",
@@ -171,7 +178,293 @@ SORTFORMER_SECTIONS: dict[str, Any] = {
     "loss": {"_target_": "nemo.collections.asr.losses.bce_loss.BCELoss"},
 }
 
+
+def event_tokenizer(folder: Path) -> dict[str, Any]:
+    """A vocabulary with the ends of utterances and of backchannels."""
+    return train_with_symbols(folder, ["<EOU>", "<EOB>"], 96)
+
+
+def tagged_tokenizer(folder: Path) -> dict[str, Any]:
+    """A vocabulary with tags of languages."""
+    return train_with_symbols(folder, ["<en-US>", "<de-DE>"], 96)
+
+
+def two_languages_tokenizer(folder: Path) -> dict[str, Any]:
+    """An aggregate of two SentencePiece models."""
+    parts = {
+        language: train_with_symbols(folder / language, [], 48 + 8 * index) for index, language in enumerate("ek")
+    }
+    return {"dir": None, "type": "agg", "langs": parts}
+
+
+STATELESS = "nemo.collections.asr.modules.StatelessTransducerDecoder"
+STREAMING = {
+    "causal_downsampling": True,
+    "conv_context_size": "causal",
+    "conv_norm_type": "layer_norm",
+    "att_context_style": "chunked_limited",
+}
+PROMPTS = {
+    "model_defaults": {
+        "initialize_prompt_feature": True,
+        "num_prompts": 16,
+        "prompt_dictionary": {"en-US": 0, "de-DE": 3, "en": 0, "auto": 11},
+    }
+}
+
 FAMILIES: tuple[Family, ...] = (
+    Family(
+        "ctc",
+        "parakeet-ctc-0.6b, parakeet-ctc-1.1b, stt_en_fastconformer_ctc_large, _xlarge, _xxlarge",
+        "80 mels, scaled input, biases",
+        "ctc",
+        "FastConformerForCTC",
+        {"preprocessor": {"features": 80}},
+    ),
+    Family(
+        "conformer ctc",
+        "stt_en_conformer_ctc_small, _medium, _large",
+        "`striding` x4, kernel 31",
+        "ctc",
+        "FastConformerForCTC",
+        {"encoder": {"subsampling": "striding", "subsampling_factor": 4, "conv_kernel_size": 31}},
+    ),
+    Family(
+        "conformer ctc, characters",
+        "character models of the Conformer recipes",
+        "`striding` x4, `labels`",
+        "ctc",
+        "FastConformerForCTC",
+        {"tokenizer": "char", "encoder": {"subsampling": "striding", "subsampling_factor": 4, "conv_kernel_size": 31}},
+    ),
+    Family(
+        "ctc, stacked frames",
+        "recipes with `subsampling: stacking_norm`",
+        "`stacking_norm` x4, group norm in the convolutions",
+        "ctc",
+        "FastConformerForCTC",
+        {"encoder": {"subsampling": "stacking_norm", "subsampling_factor": 4, "conv_norm_type": "group_norm4"}},
+        is_alone_only=True,
+    ),
+    Family(
+        "long-form ctc",
+        "models switched to local attention with a global token, `att_context_size: [128, 128]`",
+        "`rel_pos_local_attn`, one global token",
+        "ctc",
+        "FastConformerForCTC",
+        {
+            "encoder": {
+                "self_attention_model": "rel_pos_local_attn",
+                "att_context_size": [8, 8],
+                "global_tokens": 1,
+                "global_attn_separate": True,
+            }
+        },
+    ),
+    Family(
+        "absolute positions, reduction",
+        "recipes with `reduction: striding`",
+        "`abs_pos`, `stacking` x4, striding reduction after block 0",
+        "ctc",
+        "FastConformerForCTC",
+        {
+            "encoder": {
+                "self_attention_model": "abs_pos",
+                "subsampling": "stacking",
+                "subsampling_factor": 4,
+                "reduction": "striding",
+                "reduction_position": 0,
+                "reduction_factor": 2,
+            }
+        },
+        is_alone_only=True,
+        done_right=("ctc: timestamps",),
+    ),
+    Family(
+        "rnnt",
+        "parakeet-rnnt-0.6b, parakeet-rnnt-1.1b, stt_en_fastconformer_transducer_large, _xlarge, _xxlarge",
+        "2 LSTM layers",
+        "rnnt",
+        "FastConformerForRNNT",
+        {"preprocessor": {"features": 80}, "decoder": {"prednet": {"pred_rnn_layers": 2}}},
+    ),
+    Family(
+        "conformer rnnt",
+        "stt_en_conformer_transducer_small, _medium, _large, _xlarge",
+        "`striding` x4, tanh, joint without dropout, wide prediction network",
+        "rnnt",
+        "FastConformerForRNNT",
+        {
+            "encoder": {"subsampling": "striding", "subsampling_factor": 4, "conv_kernel_size": 31},
+            "decoder": {"prednet": {"pred_hidden": 40}},
+            "joint": {"jointnet": {"joint_hidden": 28, "activation": "tanh", "dropout": 0.0}},
+        },
+    ),
+    Family(
+        "rnnt, sigmoid, blank without a row",
+        "`blank_as_pad: false` recipes",
+        "sigmoid joint, no embedding of the blank",
+        "rnnt",
+        "FastConformerForRNNT",
+        {"decoder": {"blank_as_pad": False}, "joint": {"jointnet": {"activation": "sigmoid"}}},
+        # Until the first token, `greedy_batch` of NeMo 3.0 takes the embedding of token 0 for that of the blank here.
+        strategy="greedy",
+    ),
+    Family(
+        "rnnt, stateless",
+        "recipes with `StatelessTransducerDecoder`",
+        "context of 2 tokens",
+        "rnnt",
+        "FastConformerForRNNT",
+        {"decoder": {"_target_": STATELESS, "context_size": 2}},
+    ),
+    Family(
+        "tdt, stateless, normalised",
+        "recipes with `StatelessTransducerDecoder`",
+        "context of 3 tokens, `normalization_mode: layer`, durations 0 2 4 8",
+        "tdt",
+        "FastConformerForTDT",
+        {
+            "decoder": {"_target_": STATELESS, "context_size": 3, "normalization_mode": "layer"},
+            "durations": [0, 2, 4, 8],
+        },
+    ),
+    Family(
+        "tdt",
+        "parakeet-tdt-0.6b-v2, parakeet-tdt-0.6b-v3, parakeet-tdt-1.1b",
+        "128 mels, no biases, unscaled input, 2 LSTM layers",
+        "tdt",
+        "FastConformerForTDT",
+        {
+            "preprocessor": {"features": 128},
+            "encoder": {"use_bias": False, "xscaling": False},
+            "decoder": {"prednet": {"pred_rnn_layers": 2}},
+        },
+    ),
+    Family(
+        "hybrid tdt-ctc",
+        "parakeet-tdt_ctc-110m, parakeet-tdt_ctc-1.1b, parakeet-tdt_ctc-0.6b-ja",
+        "1 LSTM layer, biases, unscaled input",
+        "hybrid_tdt_ctc",
+        "ParakeetTDTForTDT",
+        {"preprocessor": {"features": 80}, "encoder": {"xscaling": False}},
+    ),
+    Family(
+        "hybrid rnnt-ctc",
+        "stt_*_fastconformer_hybrid_large_pc (de, es, fr, it, ru, ua, pl, hr, be, nl, pt, ka, hy, ar, uz, fa)",
+        "unigram tokenizer",
+        "hybrid_rnnt_ctc",
+        "FastConformerForRNNT",
+        {"tokenizer": "unigram"},
+    ),
+    Family(
+        "hybrid rnnt-ctc, layer norm",
+        "stt_kk_ru_fastconformer_hybrid_large",
+        "layer norm in the convolutions of an offline model",
+        "hybrid_rnnt_ctc",
+        "FastConformerForRNNT",
+        {"encoder": {"conv_norm_type": "layer_norm"}},
+    ),
+    Family(
+        "streaming hybrid",
+        "stt_en_fastconformer_hybrid_large_streaming_80ms, _480ms, _1040ms, _multi, _medium_streaming_80ms(_pc)",
+        "causal, `chunked_limited`, several contexts, `normalize: NA`",
+        "hybrid_rnnt_ctc",
+        "FastConformerForRNNT",
+        {
+            "preprocessor": {"normalize": "NA"},
+            "encoder": {**STREAMING, "att_context_size": [[14, 6], [14, 1], [14, 0]]},
+        },
+    ),
+    Family(
+        "streaming rnnt",
+        "nemotron-speech-streaming-en-0.6b",
+        "causal, `chunked_limited`, no biases",
+        "rnnt",
+        "FastConformerForRNNT",
+        {
+            "preprocessor": {"features": 128, "normalize": "NA"},
+            "encoder": {**STREAMING, "att_context_size": [12, 3], "use_bias": False, "xscaling": False},
+            "decoder": {"prednet": {"pred_rnn_layers": 2}},
+        },
+    ),
+    Family(
+        "unified rnnt",
+        "parakeet-unified-en-0.6b",
+        "`chunked_limited_with_rc`, dynamic chunked convolution",
+        "rnnt",
+        "FastConformerForRNNT",
+        {
+            "preprocessor": {"features": 128},
+            "encoder": {"att_context_style": "chunked_limited_with_rc", "conv_context_style": "dcc"},
+        },
+    ),
+    Family(
+        "end of utterance",
+        "parakeet_realtime_eou_120m-v1",
+        "`<EOU>` and `<EOB>` in the vocabulary",
+        "rnnt",
+        "FastConformerForRNNT",
+        {
+            "nemo_class": "EncDecRNNTBPEEOUModel",
+            "tokenizer": event_tokenizer,
+            "preprocessor": {"features": 128, "normalize": "NA"},
+            "encoder": {**STREAMING, "att_context_size": [14, 1], "xscaling": False},
+        },
+    ),
+    Family(
+        "end of utterance, hybrid",
+        "fine-tunes of the end-of-utterance recipes",
+        "`<EOU>` and `<EOB>` in the vocabulary",
+        "hybrid_rnnt_ctc",
+        "FastConformerForRNNT",
+        {"nemo_class": "EncDecHybridRNNTCTCBPEEOUModel", "tokenizer": event_tokenizer},
+    ),
+    Family(
+        "language prompts",
+        "nemotron-3.5-asr-streaming-0.6b",
+        "prompts by language, tags left out of the text",
+        "rnnt",
+        "FastConformerForRNNT",
+        {
+            "nemo_class": "EncDecRNNTBPEModelWithPrompt",
+            "tokenizer": tagged_tokenizer,
+            "preprocessor": {"normalize": "NA"},
+            "encoder": {**STREAMING, "att_context_size": [12, 3]},
+            "decoding": {"strip_lang_tags": True},
+            **PROMPTS,
+        },
+        languages=("de-DE", "auto"),
+    ),
+    Family(
+        "language prompts, hybrid",
+        "fine-tunes with a CTC head beside",
+        "prompts by language",
+        "hybrid_rnnt_ctc",
+        "FastConformerForRNNT",
+        {"nemo_class": "EncDecHybridRNNTCTCBPEModelWithPrompt", **PROMPTS},
+        languages=("de-DE", "en-US"),
+    ),
+    Family(
+        "multi-talker",
+        "multitalker-parakeet-streaming-0.6b-v1",
+        "speaker kernels, everybody followed",
+        "rnnt",
+        "FastConformerForRNNT",
+        {
+            "nemo_class": "EncDecMultiTalkerRNNTBPEModel",
+            "encoder": {**STREAMING, "att_context_size": [12, 3]},
+            "sections": {"spk_kernel_type": "ff", "spk_kernel_layers": [0, 1], "add_bg_spk_kernel": True},
+        },
+    ),
+    Family(
+        "several languages",
+        "stt_multilingual_fastconformer_hybrid_large_pc, aggregate tokenizers",
+        "two SentencePiece models behind one another",
+        "rnnt",
+        "FastConformerForRNNT",
+        {"tokenizer": two_languages_tokenizer},
+    ),
     Family(
         "canary",
         "canary-1b, canary-1b-flash, canary-180m-flash, canary-1b-v2",
@@ -203,6 +496,22 @@ FAMILIES: tuple[Family, ...] = (
         "FastConformerModel",
         {"nemo_class": "EncDecMaskedTokenPredModel", "tokenizer": "char", "sections": POST_CONV_SECTIONS},
         left_out=("decoder", "mask_processor", "pre_encoder", "quantizer"),
+    ),
+    Family(
+        "streaming sortformer",
+        "diar_streaming_sortformer_4spk-v2, -v2.1",
+        "the encoder of a streaming speaker diariser, 128 mels",
+        "ctc",
+        "FastConformerModel",
+        {
+            "nemo_class": "SortformerEncLabelModel",
+            "tokenizer": "char",
+            "without": ("decoder", "labels"),
+            "preprocessor": {"features": 128, "normalize": "NA"},
+            "encoder": {"d_model": 32, "xscaling": True},
+            "sections": {**SORTFORMER_SECTIONS, "streaming_mode": True},
+        },
+        left_out=("sortformer_modules", "transformer_encoder"),
     ),
     Family(
         "sortformer",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from balance import balance_classes
 
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
@@ -46,41 +46,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def _balance_classes(model: Any, waveform: np.ndarray) -> None:
-    """
-    Centre the classes of random heads on a clip, so that many tokens and the blank win somewhere, as in trained ones.
-    """
-    samples = torch.from_numpy(waveform)[None]
-    with torch.no_grad():
-        features, lengths = model.preprocessor(input_signal=samples, length=torch.tensor([samples.shape[1]]))
-        encoded, encoder_lengths = model.encoder(audio_signal=features, length=lengths)
-        if hasattr(model, "ctc_decoder") or not hasattr(model, "joint"):
-            ctc_head = (model.ctc_decoder if hasattr(model, "ctc_decoder") else model.decoder).decoder_layers[0]
-            ctc_head.weight.mul_(3.0)
-            ctc_head.bias.sub_(ctc_head(encoded).mean(dim=(0, 2)))
-        if not hasattr(model, "joint"):
-            return
-        head, num_durations = model.joint.joint_net[-1], getattr(model.joint, "num_extra_outputs", 0)
-        blank = model.joint.num_classes_with_blank - 1 - num_durations
-        head.weight.mul_(3.0)
-        predictions, _ = model.decoder.predict(torch.full((1, 1), blank), None, add_sos=False)
-        frames = model.joint.project_encoder(encoded.transpose(1, 2))
-        logits = head(torch.relu(frames[0] + model.joint.project_prednet(predictions)[0]))  # (frames, classes)
-        head.bias.sub_(logits.mean(dim=0))
-        for _ in range(60):
-            hypothesis = model.decoding.rnnt_decoder_predictions_tensor(
-                encoded, encoder_lengths, return_hypotheses=True
-            )[0]
-            tokens_per_frame = len(hypothesis.y_sequence) / int(encoder_lengths[0])
-            if tokens_per_frame < 0.15:
-                head.bias[blank] -= 0.15
-            elif tokens_per_frame > 0.8:
-                head.bias[blank] += 0.2
-            else:
-                return
-    raise AssertionError(f"no balance: {tokens_per_frame} tokens a frame")
-
-
 def _check(nemo: NemoRunner, folder: Path, batches: dict[str, list[np.ndarray]]) -> list[StageOutputs]:
     """Every stage on every batch; the plain form of attention on the padded and the adversarial ones."""
     reference = [nemo.run(name, waveforms) for name, waveforms in batches.items()]
@@ -106,7 +71,7 @@ def test_family_equals_nemo(
 ) -> None:
     kind, overrides = FAMILIES[family]
     model = build_nemo_model(kind, **overrides)
-    _balance_classes(model, max((clips[0] for clips in speech_batches.values()), key=len))
+    balance_classes(model, max((clips[0] for clips in speech_batches.values()), key=len))
     archive, folder = tmp_path / "model.nemo", tmp_path / "converted"
     model.save_to(str(archive))
     convert_nemo_checkpoint(archive, folder)

@@ -318,7 +318,7 @@ def test_unread_sections_are_reported_and_stop_nothing(nemo_config):
     assert dropped["train_ds"] == dropped["optim"] == "training only"
 
 
-@pytest.mark.parametrize("key", ["prompt_kernel", "num_prompts"])
+@pytest.mark.parametrize("key", ["prompt_kernel"])
 def test_sections_that_bring_modules_along_are_refused(nemo_config, key):
     config = nemo_config("tdt") | {key: {"enabled": True}}
     with pytest.raises(ValueError, match=f"{key}={{'enabled': True}} is not supported; expected None"):
@@ -438,3 +438,47 @@ def test_every_row_has_a_fate(name):
         if isinstance(row, Drop):
             assert row.reason, key
             assert (row.accepts is None) <= (row.expected == ""), key
+
+
+PROMPT_DEFAULTS = {"initialize_prompt_feature": True, "prompt_dictionary": {"en-US": 0, "auto": 101}}
+
+
+def test_language_prompts(nemo_config):
+    config = nemo_config("rnnt") | {"target": "a.EncDecRNNTBPEModelWithPrompt", "model_defaults": PROMPT_DEFAULTS}
+    mapped = map_config(config).config
+    assert (mapped.num_prompts, mapped.default_language) == (128, "auto")
+    assert mapped.prompt_languages == {"en-US": 0, "auto": 101}
+    config["model_defaults"] = {**PROMPT_DEFAULTS, "num_prompts": 3, "prompt_dictionary": {"de": 2}}
+    mapped = map_config(config).config
+    assert (mapped.num_prompts, mapped.default_language, mapped.prompt_languages) == (3, None, {"de": 2})
+    config["model_defaults"] = {**PROMPT_DEFAULTS, "initialize_prompt_feature": False}
+    assert map_config(config).config.num_prompts == 0
+    # NeMo's other classes do not read them.
+    assert map_config(nemo_config("rnnt") | {"model_defaults": PROMPT_DEFAULTS}).config.num_prompts == 0
+
+
+@pytest.mark.parametrize(("languages", "name"), [({}, ""), (None, ""), ({False: 1}, ".False"), ({"de": "1"}, ".de")])
+def test_prompts_without_languages_are_refused(nemo_config, languages, name):
+    defaults = {**PROMPT_DEFAULTS, "prompt_dictionary": languages}
+    config = nemo_config("rnnt") | {"target": "a.EncDecRNNTBPEModelWithPrompt", "model_defaults": defaults}
+    with pytest.raises(ValueError, match=re.escape(f"model_defaults.prompt_dictionary{name}=")):
+        map_config(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"spk_kernel_layers": [0, 3]}, (True, True)),
+        ({"spk_kernel_layers": [0], "add_bg_spk_kernel": False}, (True, False)),
+        ({"spk_kernel_layers": [2]}, (False, False)),
+        ({}, (False, False)),
+    ],
+)
+@pytest.mark.parametrize("encoder_only", [False, True])
+def test_speaker_kernels(nemo_config, options, expected, encoder_only):
+    config = nemo_config("rnnt") | {"target": "a.EncDecMultiTalkerRNNTBPEModel", "spk_kernel_type": "ff", **options}
+    mapped = map_config(config, encoder_only=encoder_only).config
+    assert (mapped.has_speaker_kernel, mapped.has_background_kernel) == expected
+    config |= {"spk_kernel_type": "mha", "spk_kernel_layers": [0]}
+    with pytest.raises(ValueError, match="spk_kernel_type='mha' is not supported; expected 'ff'"):
+        map_config(config, encoder_only=encoder_only)

@@ -128,7 +128,7 @@ def test_dropped_tensors_have_reasons(nemo_config):
         row = map_name(name, config)
         assert isinstance(row, Drop)
         assert row.reason
-    assert len(DROPPED) == 4
+    assert len(DROPPED) == 6
 
 
 @pytest.fixture

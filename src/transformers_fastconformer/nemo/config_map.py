@@ -578,11 +578,25 @@ MODEL_CLASSES = {
     "EncDecRNNTBPEModel": "transducer",
     "EncDecHybridRNNTCTCModel": "hybrid",
     "EncDecHybridRNNTCTCBPEModel": "hybrid",
+    "EncDecRNNTBPEEOUModel": "transducer",
+    "EncDecHybridRNNTCTCBPEEOUModel": "hybrid",
+    "EncDecMultiTalkerRNNTBPEModel": "transducer",
+    "EncDecRNNTBPEModelWithPrompt": "transducer",
+    "EncDecHybridRNNTCTCBPEModelWithPrompt": "hybrid",
     "EncDecMultiTaskModel": "encoder",
     "SpeechEncDecSelfSupervisedModel": "encoder",
     "EncDecMaskedTokenPredModel": "encoder",
     "EncDecDenoiseMaskedTokenPredModel": "encoder",
     "SortformerEncLabelModel": "encoder",
+}
+
+PROMPTED_CLASSES = ("EncDecRNNTBPEModelWithPrompt", "EncDecHybridRNNTCTCBPEModelWithPrompt")
+
+MULTI_TALKER_CLASS = "EncDecMultiTalkerRNNTBPEModel"
+SPEAKER_KERNELS: Table = {
+    "spk_kernel_type": Read("_map_speaker_kernels"),
+    "spk_kernel_layers": Read("_map_speaker_kernels", (0,)),
+    "add_bg_spk_kernel": Read("_map_speaker_kernels", True),
 }
 
 # What is read where the encoder alone is converted. All other sections belong to parts that are left out.
@@ -592,7 +606,7 @@ ENCODER_ALONE: Table = {
     "encoder": Read("ENCODER", REQUIRED),
     "sample_rate": Read("map_config"),
     "adapters": Read("adapters.check_adapters"),
-    "spk_kernel_type": Pin((None,)),
+    **SPEAKER_KERNELS,
 }
 
 TOP_LEVEL: Table = {
@@ -608,7 +622,7 @@ TOP_LEVEL: Table = {
     "labels": Read("tokenizer_map"),
     "ctc_reduction": Read("AUX_CTC"),
     "sample_rate": Read("map_config"),
-    "model_defaults": Drop(SHAPE),
+    "model_defaults": Read("_map_prompts"),
     "train_ds": Drop(TRAINING),
     "validation_ds": Drop(TRAINING),
     "test_ds": Drop(TRAINING),
@@ -635,8 +649,9 @@ TOP_LEVEL: Table = {
     # Modules that change the numbers and have no counterpart here.
     "adapters": Read("adapters.check_adapters"),
     "prompt_kernel": Pin((None,)),
-    "num_prompts": Pin((None,)),
-    "spk_kernel_type": Pin((None,)),
+    "num_prompts": Drop("NeMo 3.0 writes that of model_defaults over it"),
+    "subsampling_factor": Drop("that of the encoder is in its section"),
+    **SPEAKER_KERNELS,
 }
 
 
@@ -791,6 +806,8 @@ def map_config(
     if arguments["num_mel_bins"] != num_features:
         raise reader.refuse("encoder.feat_in", encoder["feat_in"], f"the {num_features} features of the preprocessor")
 
+    arguments |= _map_speaker_kernels(sections, nemo_class, reader)
+
     durations: list[int] = []
     if heads == "encoder":
         pass
@@ -801,7 +818,7 @@ def map_config(
         _read_decoding(sections["decoding"], "decoding", reader)
     else:
         transducer_arguments, durations = _map_transducer(sections, reader)
-        arguments |= transducer_arguments
+        arguments |= transducer_arguments | _map_prompts(sections["model_defaults"], nemo_class, reader)
         if heads == "hybrid":
             arguments |= _map_auxiliary_ctc(sections["aux_ctc"], arguments["vocab_size"], reader)
         elif sections["aux_ctc"] is not None:
@@ -863,6 +880,45 @@ def _map_transducer(sections: Values, reader: _Reader) -> tuple[dict[str, Any], 
         arguments |= tdt_arguments
         arguments["durations"] = durations
     return arguments, durations
+
+
+def _map_speaker_kernels(sections: Values, nemo_class: str | None, reader: _Reader) -> dict[str, bool]:
+    """
+    Arguments of a multi-talker model. Its kernels behind the first block act where a speaker is chosen, alone (NeMo
+    3.0); the one before it always does.
+    """
+    kind, layers = sections["spk_kernel_type"], sections["spk_kernel_layers"]
+    if nemo_class != MULTI_TALKER_CLASS or not isinstance(layers, list):
+        return {}
+    if kind != "ff":
+        raise reader.refuse("spk_kernel_type", kind, "'ff'")
+    has_first = 0 in layers
+    return {
+        "has_speaker_kernel": has_first,
+        "has_background_kernel": has_first and bool(sections["add_bg_spk_kernel"]),
+    }
+
+
+def _map_prompts(defaults: Any, nemo_class: str | None, reader: _Reader) -> dict[str, Any]:
+    """
+    Arguments of language prompts. NeMo's `transcribe` takes the language `auto` unless it is told another, and the
+    `model_defaults` hold nothing else that the weights do not tell.
+    """
+    defaults = defaults if isinstance(defaults, Mapping) else {}
+    if nemo_class not in PROMPTED_CLASSES or not defaults.get("initialize_prompt_feature", False):
+        return {}
+    languages = defaults.get("prompt_dictionary")
+    name = "model_defaults.prompt_dictionary"
+    if not isinstance(languages, Mapping) or not languages:
+        raise reader.refuse(name, languages, "the code and the number of each language")
+    for code, number in languages.items():
+        if not isinstance(code, str) or isinstance(number, bool) or not isinstance(number, int):
+            raise reader.refuse(f"{name}.{code}", number, "a code that is a text, and its number")
+    return {
+        "num_prompts": defaults.get("num_prompts", 128),
+        "prompt_languages": dict(languages),
+        "default_language": "auto" if "auto" in languages else None,
+    }
 
 
 def _check_lstm_width(prediction: Values, reader: _Reader) -> None:

@@ -36,7 +36,8 @@ class ClipHypothesis:
         frame_indices: Encoder frame of each token.
         durations: TDT's durations; None for the others.
         text: The transcript.
-        timestamps: `char`, `word` and `segment`: lists of (text, first frame, last frame, start s, end s).
+        timestamps: `char`, `word` and `segment`: lists of (text, first frame, last frame, start s, end s). None
+            where NeMo cannot give any, that is with aggregate tokenizers.
     """
 
     tokens: list[int]
@@ -44,7 +45,7 @@ class ClipHypothesis:
     frame_indices: list[int]
     durations: list[int] | None
     text: str
-    timestamps: dict[str, list[tuple[str, int, int, float, float]]]
+    timestamps: dict[str, list[tuple[str, int, int, float, float]]] | None
 
 
 @dataclass
@@ -107,6 +108,8 @@ def load_stage_outputs(path: str | Path) -> tuple[list[StageOutputs], dict[str, 
 
 
 def _hypothesis_from_json(values: dict[str, Any]) -> ClipHypothesis:
+    if values["timestamps"] is None:
+        return ClipHypothesis(**values)
     timestamps = {level: [tuple(item) for item in items] for level, items in values["timestamps"].items()}
     return ClipHypothesis(**{**values, "timestamps": timestamps})
 
@@ -157,6 +160,16 @@ def keep_encoder_stages(
     outputs.keep("encoder", encoded, lengths)
 
 
+def require_nemo() -> None:
+    """Raise where NeMo is not installed, and say how to install it."""
+    try:
+        import nemo.collections  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"Verification runs NeMo beside this package, and NeMo is not installed: {INSTALL_NEMO}"
+        ) from error
+
+
 class NemoRunner:
     """
     A `.nemo` checkpoint in NeMo itself.
@@ -170,12 +183,7 @@ class NemoRunner:
     """
 
     def __init__(self, checkpoint: str | Path, device: str = "cpu") -> None:
-        try:
-            import nemo  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                f"Verification runs NeMo beside this package, and NeMo is not installed: {INSTALL_NEMO}"
-            ) from error
+        require_nemo()
         logging.getLogger("nemo_logger").setLevel(logging.ERROR)
         from nemo.collections.asr.models import ASRModel
         from nemo.utils import logging as nemo_logging
@@ -186,6 +194,8 @@ class NemoRunner:
         # What NeMo's `transcribe` sets before it computes features.
         self.model.preprocessor.featurizer.dither = 0.0
         self.heads = self._find_heads()
+        self.has_times = self.model.cfg.get("tokenizer", {}).get("type") != "agg"
+        self.has_prompts = bool(getattr(self.model, "concat", False))
 
     def _find_heads(self) -> list[str]:
         """The heads of speech recognition that this package knows; the first is the default one."""
@@ -200,7 +210,7 @@ class NemoRunner:
         return heads
 
     def _set_up_decoding(self, head: str, strategy: str) -> None:
-        """Timestamps on, greedy by the named strategy."""
+        """Timestamps on where NeMo has them, greedy by the named strategy."""
         import copy
 
         from omegaconf import open_dict
@@ -210,7 +220,7 @@ class NemoRunner:
         decoding = config.aux_ctc.decoding if is_hybrid and head == "ctc" else config.get("decoding", {})
         decoding = copy.deepcopy(decoding)
         with open_dict(decoding):
-            decoding.compute_timestamps = True
+            decoding.compute_timestamps = self.has_times
             decoding.preserve_alignments = None
             decoding.strategy = strategy
         if is_hybrid:
@@ -227,6 +237,7 @@ class NemoRunner:
         dtype: torch.dtype = torch.float32,
         joint_targets: list[list[int]] | None = None,
         strategy: str = "greedy_batch",
+        language: str | None = None,
     ) -> StageOutputs:
         """
         Args:
@@ -237,6 +248,7 @@ class NemoRunner:
             joint_targets: Tokens to evaluate the joint network for. Without them NeMo decodes, and the joint network
                 is evaluated for what it found.
             strategy: NeMo's `greedy` or `greedy_batch`.
+            language: Code of the language, for a model with language prompts.
         """
         outputs = StageOutputs(name)
         model = self.model
@@ -250,6 +262,14 @@ class NemoRunner:
             encoded, encoder_lengths = model.encoder(audio_signal=features.to(dtype), length=feature_lengths)
         frames = encoded.transpose(1, 2)
         keep_encoder_stages(outputs, captured, frames, encoder_lengths)
+        if self.has_prompts:
+            number = model.cfg.model_defaults.prompt_dictionary[language]
+            encoded, _ = model.forward(
+                processed_signal=features.to(dtype),
+                processed_signal_length=feature_lengths,
+                prompt_indices=torch.full((len(waveforms),), number, device=self.device),
+            )
+            outputs.keep("prompted frames", encoded.transpose(1, 2), encoder_lengths)
 
         ctc_log_probs = None
         if "ctc" in self.heads:
@@ -313,7 +333,7 @@ class NemoRunner:
         from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_outputs
 
         timestamp = hypothesis.timestamp if isinstance(hypothesis.timestamp, dict) else {}
-        frame_indices = timestamp.get("timestep", [])
+        frame_indices = timestamp.get("timestep", []) if self.has_times else hypothesis.timestamp
         durations = None
         if head == "tdt":
             durations = [int(duration) for duration in _as_list(getattr(hypothesis, "token_duration", None))]
@@ -338,9 +358,9 @@ class NemoRunner:
             frame_indices=[int(frame) for frame in _as_list(frame_indices)],
             durations=durations,
             text=hypothesis.text,
-            timestamps={
-                level: _read_offsets(level, timestamp.get(level, [])) for level in ("char", "word", "segment")
-            },
+            timestamps={level: _read_offsets(level, timestamp.get(level, [])) for level in ("char", "word", "segment")}
+            if self.has_times
+            else None,
         )
 
     def _frames_per_encoder_frame(self) -> int:

@@ -157,6 +157,7 @@ class ConvertedRunner:
         joint_targets: list[list[int]],
         dtype: torch.dtype = torch.float32,
         with_hypotheses: bool = True,
+        language: str | None = None,
     ) -> StageOutputs:
         """The stages of one batch; `joint_targets` are the tokens that NeMo's joint network was evaluated for."""
         outputs = StageOutputs(name, joint_targets=joint_targets)
@@ -168,6 +169,9 @@ class ConvertedRunner:
             encoded = model.encoder(**inputs)
         frames, lengths = encoded.last_hidden_state, encoded.encoder_lengths
         keep_encoder_stages(outputs, captured, frames, lengths)
+        if language is not None:
+            frames = model.apply_prompt(frames, language)
+            outputs.keep("prompted frames", frames, lengths)
         if "ctc" in self.heads:
             outputs.keep("CTC log-probabilities", model.ctc_head(frames).float().log_softmax(dim=-1), lengths)
         if joint_targets and hasattr(model, "joint"):
@@ -183,24 +187,31 @@ class ConvertedRunner:
             ]
         if with_hypotheses:
             for head in self.heads:
-                outputs.hypotheses[head] = self._decode(head, waveforms, inputs)
+                outputs.hypotheses[head] = self._decode(head, waveforms, inputs, language)
         return outputs
 
     def _features(self, waveforms: list[np.ndarray]) -> Any:
         extractor = self.feature_extractor
         return extractor(waveforms, sampling_rate=extractor.sampling_rate, return_tensors="pt", device=self.device)
 
-    def _decode(self, head: str, waveforms: list[np.ndarray], inputs: Any) -> list[ClipHypothesis]:
+    def _decode(
+        self, head: str, waveforms: list[np.ndarray], inputs: Any, language: str | None
+    ) -> list[ClipHypothesis]:
         model: Any = self.heads[head]
         assert self.processor is not None
-        in_batch: Any = model.generate(**inputs, return_dict_in_generate=True)
+        options = {"return_dict_in_generate": True} | ({} if language is None else {"language": language})
+        in_batch: Any = model.generate(**inputs, **options)
         results = []
         for index, waveform in enumerate(waveforms):
             output = in_batch
             if len(waveforms) > 1:
-                output = model.generate(**self._features([waveform]), return_dict_in_generate=True)
+                output = model.generate(**self._features([waveform]), **options)
             row = 0 if len(waveforms) > 1 else index
-            transcript: Any = self.processor.batch_decode(output, timestamps=["char", "word", "segment"])[row]
+            # NeMo has event tokens such as `<EOU>` in the text.
+            decoded: Any = self.processor.batch_decode(
+                output, skip_special_tokens=False, timestamps=["char", "word", "segment"]
+            )
+            transcript = decoded[row]
             count, batch_count = int(output.sequence_lengths[row]), int(in_batch.sequence_lengths[index])
             durations = output.durations
             results.append(
@@ -314,6 +325,8 @@ def _compare_hypotheses(head: str, pairs: list[tuple[ClipHypothesis, ClipHypothe
     }
     if head != "tdt":
         del columns["durations"]
+    if all(theirs.timestamps is None for theirs, _ in pairs):
+        del columns["timestamps"]
     rows = []
     for stage, read in columns.items():
         differing = [(read(theirs), read(mine)) for theirs, mine in pairs if read(theirs) != read(mine)]
@@ -399,13 +412,17 @@ def verify_conversion(
     converted = ConvertedRunner(folder, device, attn_implementation)
     if not converted.heads:  # the encoder of a model with heads
         nemo.heads = []
+    languages = getattr(converted.model.config, "prompt_languages", None)
+    language = min(languages) if languages else None  # any one will do
     batches = build_batches(clips, converted.feature_extractor.sampling_rate)
     allowed_tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
-        reference = [nemo.run(name, waveforms) for name, waveforms in batches.items()]
+        reference = [nemo.run(name, waveforms, language=language) for name, waveforms in batches.items()]
         ours = [
-            converted.run(outputs.name, batches[outputs.name], outputs.joint_targets, torch_dtype, is_float32)
+            converted.run(
+                outputs.name, batches[outputs.name], outputs.joint_targets, torch_dtype, is_float32, language
+            )
             for outputs in reference
         ]
         own = None
@@ -413,7 +430,7 @@ def verify_conversion(
             for outputs in reference:
                 outputs.hypotheses = {}
             own = [
-                nemo.run(outputs.name, batches[outputs.name], torch_dtype, outputs.joint_targets)
+                nemo.run(outputs.name, batches[outputs.name], torch_dtype, outputs.joint_targets, language=language)
                 for outputs in reference
             ]
     finally:

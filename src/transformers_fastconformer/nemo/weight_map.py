@@ -21,8 +21,9 @@ from .adapters import adapter_of_tensor
 Condition = Callable[[FastConformerConfig], bool]
 Shape = tuple[int, ...]
 
-# What stands for a part of a name in the rows: numbers of layers, and the rest of a parameter's name.
-PLACEHOLDERS = {"{n}": r"(?P<n>\d+)", "{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>[a-z_0-9]+)"}
+# What stands for a part of a name in the rows: numbers of layers (`{later}` is none that is mapped), and the rest of a
+# parameter's name.
+PLACEHOLDERS = {"{later}": r"[1-9]\d*", "{n}": r"(?P<n>\d+)", "{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>[a-z_0-9]+)"}
 
 
 def _always(config: FastConformerConfig) -> bool:
@@ -137,6 +138,14 @@ def _has_decoder(decoder_type: str) -> Condition:
     return condition
 
 
+def _has_speaker_kernel(config: FastConformerConfig) -> bool:
+    return config.has_speaker_kernel
+
+
+def _has_prompts(config: FastConformerConfig) -> bool:
+    return isinstance(config, FastConformerRNNTConfig) and config.num_prompts > 0
+
+
 def _has_joint_dropout(config: FastConformerConfig) -> bool:
     return isinstance(config, FastConformerRNNTConfig) and config.joint_dropout > 0
 
@@ -196,7 +205,17 @@ ROWS: tuple[Map, ...] = (
     ),
     Map("encoder.layers.{n}.self_attn.pos_bias_u", "encoder.layers.{n}.self_attn.bias_u"),
     Map("encoder.layers.{n}.self_attn.pos_bias_v", "encoder.layers.{n}.self_attn.bias_v"),
+    *(
+        Map(
+            f"{nemo}_kernels.0.{{i}}.{{p}}",
+            f"encoder.speaker_kernel.{ours}.{{i}}.{{p}}",
+            condition=_has_speaker_kernel,
+        )
+        for nemo, ours in (("spk", "speaker"), ("bg_spk", "background"))
+    ),
     Map("encoder.out_proj.{p}", "encoder.output_proj.{p}"),
+    Map("prompt_kernel.0.{p}", "prompt_kernel.input_proj.{p}", condition=_has_prompts),
+    Map("prompt_kernel.2.{p}", "prompt_kernel.output_proj.{p}", condition=_has_prompts),
     Map("decoder.decoder_layers.0.{p}", "ctc_head.{p}", is_pointwise=True, condition=_is_ctc),
     Map("ctc_decoder.decoder_layers.0.{p}", "ctc_head.{p}", is_pointwise=True, condition=_is_hybrid),
     Map(
@@ -221,11 +240,16 @@ DROPPED: tuple[Drop, ...] = (
     Drop(FILTERBANK, "rebuilt by the feature extractor, which is checked"),
     Drop(WINDOW, "rebuilt by the feature extractor, which is checked"),
     Drop("encoder.pos_enc.pe", "sinusoids, computed"),
+    *(
+        Drop(f"{kernels}.{{later}}.{{i}}.{{p}}", "acts where a speaker is chosen, alone")
+        for kernels in ("spk_kernels", "bg_spk_kernels")
+    ),
     Drop("encoder.pre_encode.masking.{p}", "hides frames in self-supervised training", _is_encoder_alone),
 )
 
 # Parts of a model that the encoder alone comes without.
 PART_LEFT_OUT = "not of the encoder"
+ENCODER_PARTS = ("preprocessor", "encoder", "spk_kernels", "bg_spk_kernels")
 
 
 def part_of_tensor(nemo_name: str) -> str:
@@ -249,7 +273,7 @@ def map_name(
             return drop
     if adapter_of_tensor(nemo_name) in adapters_off:
         return Drop(nemo_name, "an adapter that is switched off")
-    if _is_encoder_alone(config) and part_of_tensor(nemo_name) not in ("encoder", "preprocessor"):
+    if _is_encoder_alone(config) and part_of_tensor(nemo_name) not in ENCODER_PARTS:
         return Drop(nemo_name, PART_LEFT_OUT)
     for row in ROWS:
         match = row.nemo_pattern.fullmatch(nemo_name)
