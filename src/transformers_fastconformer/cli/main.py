@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from ..version import __version__
 from .convert import convert
 from .demo import demo
+from .inspect import inspect
 from .transcribe import transcribe
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(transcribe)
 app.command()(convert)
+app.command()(inspect)
 app.command()(demo)
 
 

@@ -7,16 +7,19 @@ loaded without running any code in them, and every fault is a `ValueError` that 
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
 import shutil
 import tarfile
+import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 import yaml
@@ -31,6 +34,17 @@ COPY_BYTES = 2**20
 MOST_BYTES_KEPT = 32 * 2**20
 INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
 PICKLED_GLOBAL = re.compile(r"GLOBAL (\S+)")
+
+ZIP_MAGIC = b"PK\x03\x04"
+STORAGE_DTYPES = {
+    "BFloat16Storage": "bfloat16",
+    "BoolStorage": "bool",
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "IntStorage": "int32",
+    "LongStorage": "int64",
+}
 
 _TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, OSError)
 
@@ -49,6 +63,7 @@ class NemoArchive:
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.source = Path(source)
+        self.is_gzip = False
         self._tar: tarfile.TarFile | None = None
         self._members: dict[str, tarfile.TarInfo | Path] = {}
         self._kept: dict[str, bytes] = {}
@@ -65,6 +80,7 @@ class NemoArchive:
             with open(self.source, "rb") as file:
                 is_gzip = file.read(2) == b"\x1f\x8b"
             self._tar = tarfile.open(self.source, "r:gz" if is_gzip else "r:")  # noqa: SIM115
+            self.is_gzip = is_gzip
             bytes_to_keep = MOST_BYTES_KEPT if is_gzip else 0
         except _TAR_ERRORS as error:
             raise ValueError(
@@ -214,6 +230,54 @@ class NemoArchive:
         finally:
             path.unlink(missing_ok=True)
 
+    def read_tensor_headers(self) -> dict[str, TensorHeader] | None:
+        """
+        Names, shapes and types of the weights, of which nothing else is read. None where that would mean to read them
+        all: in gzipped archives and in PyTorch's older format.
+
+        Raises:
+            ValueError: when the weights are no plain state dict.
+        """
+        if self._tar is not None and self.is_gzip:
+            return None
+        with self.open_member(WEIGHTS_MEMBER) as stream:
+            if stream.read(4) != ZIP_MAGIC:
+                return None
+            try:
+                with zipfile.ZipFile(stream) as weights:
+                    name = next(name for name in weights.namelist() if name.endswith("/data.pkl"))
+                    content = _HeaderUnpickler(io.BytesIO(weights.read(name))).load()
+            except (zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, TypeError, ValueError) as error:
+                raise ValueError(f"{self.source}: {WEIGHTS_MEMBER} cannot be read: {error}") from error
+        if not isinstance(content, dict) or not all(isinstance(header, TensorHeader) for header in content.values()):
+            raise ValueError(f"{self.source}: {WEIGHTS_MEMBER} is not a plain state dict; expected tensors only.")
+        return dict(content)
+
+
+class TensorHeader(NamedTuple):
+    """What a tensor is, without its values."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class _HeaderUnpickler(pickle.Unpickler):
+    """Reads a state dict for the headers of its tensors. It knows the few names that stand there, and runs none."""
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pid[1]  # ("storage", type, key, device, number of values)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) in (("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor")):
+            return lambda storage, offset, shape, *rest: TensorHeader(tuple(shape), storage)
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda header, *rest: header
+        if module == "torch" and name in STORAGE_DTYPES:
+            return STORAGE_DTYPES[name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
 
 class NemoWeights:
     """
@@ -228,7 +292,7 @@ class NemoWeights:
         self.path = path
         self.source = source
         with open(path, "rb") as file:
-            self.is_mappable = file.read(4) == b"PK\x03\x04"
+            self.is_mappable = file.read(4) == ZIP_MAGIC
 
     def read(self) -> dict[str, torch.Tensor]:
         """

@@ -153,7 +153,7 @@ def convert_nemo_checkpoint(
             processor = None
             if mapped.family != "encoder":
                 tokenizer = build_tokenizer(nemo_config, archive.read_member)
-                _check_vocabulary(tokenizer, config, str(archive_path))
+                check_vocabulary(tokenizer, config, str(archive_path))
                 processor = FastConformerProcessor(
                     feature_extractor,
                     tokenizer,
@@ -343,7 +343,8 @@ def build_feature_extractor(
     )
 
 
-def _check_vocabulary(tokenizer: FastConformerTokenizer, config: FastConformerConfig, source: str) -> None:
+def check_vocabulary(tokenizer: FastConformerTokenizer, config: FastConformerConfig, source: str) -> None:
+    """Raise a `ValueError` unless the head has a class for each token and one for the blank."""
     num_tokens, vocab_size = tokenizer.blank_token_id, getattr(config, "vocab_size", None)
     if num_tokens + 1 != vocab_size:
         raise ValueError(

@@ -1,0 +1,240 @@
+"""What is in a `.nemo` checkpoint and what a conversion would make of it, told without loading the weights."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..configuration_fastconformer import FastConformerConfig
+from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
+from ..tokenization_fastconformer import FastConformerTokenizer
+from .archive import WEIGHTS_MEMBER, NemoArchive, TensorHeader
+from .config_map import MappedConfig, map_config
+from .convert import check_vocabulary, describe_model, describe_parts_left_out, locate_archive
+from .tokenizer_map import build_tokenizer
+from .weight_map import Drop, map_name, plan_tensors
+
+# Told as sizes, or without influence on what the model computes.
+NO_OPTIONS = {
+    "activation_dropout",
+    "attention_context_probabilities",
+    "attention_dropout",
+    "blank_token_id",
+    "ctc_loss_reduction",
+    "ctc_loss_weight",
+    "decoder_dropout",
+    "decoder_hidden_size",
+    "dropout",
+    "dropout_positions",
+    "dropout_pre_encoder",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "joint_dropout",
+    "joint_hidden_size",
+    "layerdrop",
+    "layerdrop_mode",
+    "layerdrop_start_layer",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_mel_bins",
+    "omega",
+    "pad_token_id",
+    "prompt_languages",
+    "sigma",
+    "vocab_size",
+}
+# Raw keys that tell something where the configuration is refused.
+RAW_SIZES = {
+    "layers": ("encoder", "n_layers"),
+    "width": ("encoder", "d_model"),
+    "attention heads": ("encoder", "n_heads"),
+    "mels": ("preprocessor", "features"),
+    "subsampling": ("encoder", "subsampling_factor"),
+}
+TOKENIZER_KINDS = {"bpe": "SentencePiece", "wpe": "WordPiece", "agg": "aggregate"}
+
+
+@dataclass
+class Inspection:
+    """
+    What was found.
+
+    Args:
+        source: The Hub id, or the path of the archive.
+        archive_bytes: Its size.
+        nemo_class, nemo_version: As the archive says, if it does.
+        family, architecture: What it becomes; None where it is refused.
+        sizes: Name to number.
+        dtype: Type of most of the weights, None where they are not read.
+        num_parameters: Weights that are converted.
+        num_archive_tensors: Tensors in the archive, None where they are not read.
+        tokenizer: Kind and size in words.
+        options: Our options that are not the usual ones: name to value and usual value.
+        languages: Codes of language prompts.
+        parts_left_out: Parts of NeMo's model that are not converted, and what they hold.
+        dropped: Keys and tensors without influence, by the reason.
+        refusal: Why it is not converted, if it is not.
+    """
+
+    source: str
+    archive_bytes: int
+    nemo_class: str | None = None
+    nemo_version: str | None = None
+    family: str | None = None
+    architecture: str | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+    dtype: str | None = None
+    num_parameters: int | None = None
+    num_archive_tensors: int | None = None
+    tokenizer: str | None = None
+    options: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    languages: list[str] = field(default_factory=list)
+    parts_left_out: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    refusal: str | None = None
+
+    @property
+    def is_convertible(self) -> bool:
+        """Whether nothing was found that a conversion refuses."""
+        return self.refusal is None
+
+
+def inspect_checkpoint(
+    source: str | os.PathLike[str],
+    *,
+    encoder_only: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Inspection:
+    """
+    Look into a checkpoint. What a conversion would refuse is told in `refusal`.
+
+    Args:
+        source, encoder_only, revision, token, cache_dir: As in `convert_nemo_checkpoint`.
+
+    Raises:
+        ValueError: when there is no archive, or none that can be opened.
+    """
+    path, hub_id = locate_archive(source, revision=revision, token=token, cache_dir=cache_dir)
+    with NemoArchive(path) as archive:
+        archive_bytes = path.stat().st_size if path.is_file() else sum(map(archive.member_bytes, archive.member_names))
+        found = Inspection(hub_id or str(path), archive_bytes)
+        try:
+            config = archive.read_config()
+            _read_raw(found, config)
+            headers = archive.read_tensor_headers()
+            if headers is not None:
+                found.num_archive_tensors = len(headers)
+                values = Counter[str]()
+                for header in headers.values():
+                    if "float" in header.dtype:
+                        values[header.dtype] += _count(header)
+                found.dtype = values.most_common(1)[0][0] if values else None
+            else:
+                archive.find_member(WEIGHTS_MEMBER)
+            mapped = map_config(config, str(path), headers, encoder_only)
+            _read_mapped(found, mapped)
+            FastConformerFeatureExtractor(**mapped.feature_extractor_arguments)
+            if mapped.family != "encoder":
+                tokenizer = build_tokenizer(config, archive.read_member)
+                found.tokenizer = _describe_tokenizer(config, tokenizer)
+                check_vocabulary(tokenizer, mapped.config, str(path))
+            shapes, found.num_parameters, _ = describe_model(mapped)
+            if headers is not None:
+                _read_headers(found, mapped, headers, shapes, path, archive.member_names)
+        except ValueError as error:
+            found.refusal = str(error)
+    return found
+
+
+def _count(header: TensorHeader) -> int:
+    count = 1
+    for size in header.shape:
+        count *= size
+    return count
+
+
+def _read_raw(found: Inspection, config: Mapping[str, Any]) -> None:
+    """What stands in the configuration whether or not it is accepted."""
+    target = config.get("target")
+    found.nemo_class = None if target is None else str(target).rsplit(".", 1)[-1]
+    version = config.get("nemo_version")
+    found.nemo_version = None if version is None else str(version)
+    for name, (section, key) in RAW_SIZES.items():
+        content = config.get(section)
+        value = content.get(key) if isinstance(content, Mapping) else None
+        if isinstance(value, int):
+            found.sizes[name] = value
+
+
+def _read_mapped(found: Inspection, mapped: MappedConfig) -> None:
+    config: Any = mapped.config
+    found.family, found.architecture = mapped.family, mapped.architecture
+    found.sizes = {
+        "layers": config.num_hidden_layers,
+        "width": config.hidden_size,
+        "attention heads": config.num_attention_heads,
+        "feed-forward width": config.intermediate_size,
+        "mels": config.num_mel_bins,
+        "sampling rate (Hz)": mapped.feature_extractor_arguments["sampling_rate"],
+        "subsampling": config.total_subsampling_factor,
+    }
+    for name, attribute in (
+        ("vocabulary with the blank", "vocab_size"),
+        ("prediction network width", "decoder_hidden_size"),
+        ("joint network width", "joint_hidden_size"),
+    ):
+        if hasattr(config, attribute):
+            found.sizes[name] = getattr(config, attribute)
+    found.options = _unusual_options(config)
+    found.languages = sorted(getattr(config, "prompt_languages", None) or {})
+    for name, reason in mapped.dropped.items():
+        found.dropped.setdefault(reason, []).append(name)
+
+
+def _unusual_options(config: FastConformerConfig) -> dict[str, tuple[Any, Any]]:
+    """Options whose value is not the default of our configuration, that is of most checkpoints."""
+    usual: Any = type(config)()
+    inherited = {entry.name for entry in fields(PreTrainedConfig)}
+    names = {entry.name for entry in fields(type(config))} - inherited - NO_OPTIONS
+    return {
+        name: (getattr(config, name), getattr(usual, name))
+        for name in sorted(names)
+        if getattr(config, name) != getattr(usual, name)
+    }
+
+
+def _describe_tokenizer(config: Mapping[str, Any], tokenizer: FastConformerTokenizer) -> str:
+    section = config.get("tokenizer")
+    kind = TOKENIZER_KINDS[str(section["type"]).lower()] if section else "characters"
+    words = f"{kind}, {tokenizer.blank_token_id} tokens"
+    if tokenizer.event_tokens:
+        words += f", events {', '.join(tokenizer.event_tokens)}"
+    return words
+
+
+def _read_headers(
+    found: Inspection,
+    mapped: MappedConfig,
+    headers: Mapping[str, TensorHeader],
+    shapes: dict[str, tuple[int, ...]],
+    path: Path,
+    member_names: list[str],
+) -> None:
+    """Whether the tensors are those of the model, and which have no place in it."""
+    nemo_shapes = {name: header.shape for name, header in headers.items()}
+    plan_tensors(nemo_shapes, shapes, mapped.config, str(path), mapped.adapters_off)
+    rows = {name: map_name(name, mapped.config, mapped.adapters_off) for name in headers}
+    reasons = {name: row.reason for name, row in rows.items() if isinstance(row, Drop)}
+    found.parts_left_out = describe_parts_left_out(reasons, member_names)
+    for name, reason in reasons.items():
+        if name.partition(".")[0] not in found.parts_left_out:
+            found.dropped.setdefault(reason, []).append(name)

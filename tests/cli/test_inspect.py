@@ -1,0 +1,73 @@
+"""`fastconformer inspect` as a user meets it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from transformers_fastconformer.cli.main import main
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["fastconformer", "inspect", *arguments])
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def refused_checkpoint(tmp_path: Path) -> Path:
+    """The demonstration checkpoint with an option that nobody has."""
+    path = tmp_path / "refused.nemo"
+    with tarfile.open(CHECKPOINT_PATH) as source, tarfile.open(path, "w") as target:
+        for info in source:
+            if not info.isfile():
+                continue
+            stream = source.extractfile(info)
+            assert stream is not None
+            content = stream.read()
+            if info.name.endswith("model_config.yaml"):
+                config = yaml.safe_load(content)
+                config["encoder"]["self_attention_model"] = "rope"
+                content = yaml.safe_dump(config).encode()
+            info.size = len(content)
+            target.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, str(CHECKPOINT_PATH)) == 0
+    printed = capsys.readouterr().out
+    for words in ("hybrid_tdt_ctc", "ParakeetTDTForTDT", "SentencePiece, 48 tokens", "scale_input", "Convertible."):
+        assert words in printed
+
+
+def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, str(CHECKPOINT_PATH), "--json", "--encoder_only") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["is_convertible"], found["architecture"]) == (True, "FastConformerModel")
+    assert set(found["parts_left_out"]) == {"ctc_decoder", "decoder", "joint"}
+
+
+def test_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused_checkpoint: Path
+) -> None:
+    assert run(monkeypatch, str(refused_checkpoint)) == 1
+    printed = capsys.readouterr().out
+    assert "Refused: encoder.self_attention_model='rope' is not supported; expected" in printed
+    assert "EncDecHybridRNNTCTCBPEModel" in printed
+    assert run(monkeypatch, str(refused_checkpoint), "--json") == 1
+    assert json.loads(capsys.readouterr().out)["refusal"].startswith("encoder.self_attention_model='rope'")
+
+
+def test_no_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "missing.nemo") == 1
+    assert capsys.readouterr().err.startswith("error: missing.nemo: no such file or folder")
