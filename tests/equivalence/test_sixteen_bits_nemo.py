@@ -1,0 +1,63 @@
+"""The numerical contract in 16 bits: our error against NeMo in float32 is at most 1.1 times NeMo's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.nemo.verify import verify_conversion
+
+pytestmark = pytest.mark.nemo
+
+HEAD_STAGE = {
+    "ctc": "CTC log-probabilities",
+    "rnnt": "joint log-probabilities",
+    "tdt": "joint log-probabilities",
+}
+NUM_CLIPS = 4
+BLANK_DISADVANTAGE = 2.0
+
+
+def lower_blank(model: Any) -> None:
+    """Let a random transducer emit tokens, which the joint network is then compared on."""
+    blank = model.joint.num_classes_with_blank - 1 - model.joint.num_extra_outputs
+    with torch.no_grad():
+        model.joint.joint_net[-1].bias[blank] -= BLANK_DISADVANTAGE
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", HEAD_STAGE)
+def test_error_is_at_most_a_tenth_above_nemos_own(
+    kind: str,
+    dtype: str,
+    build_nemo_model: Callable[..., Any],
+    speech_batches: dict[str, list[np.ndarray]],
+    tmp_path: Path,
+) -> None:
+    model = build_nemo_model(kind)
+    singles = {name: clips[0] for name, clips in speech_batches.items() if name.startswith("read/")}
+    if kind != "ctc":
+        lower_blank(model)
+    archive, folder = tmp_path / "model.nemo", tmp_path / "converted"
+    model.save_to(str(archive))
+    assert convert_nemo_checkpoint(archive, folder, dtype=dtype).dtype == dtype
+
+    names = list(singles)[:: len(singles) // NUM_CLIPS][:NUM_CLIPS]
+    report = verify_conversion(archive, folder, {name: singles[name] for name in names}, dtype=dtype)
+
+    failures = [row for row in report.rows if not row.passed]
+    assert not failures, failures
+    rows = {row.stage: row for row in report.rows}
+    assert {"features", "subsampling", "block 0", "block 1", "encoder", HEAD_STAGE[kind]} == set(rows)
+    assert rows["features"].max_difference == 0
+    for stage, row in rows.items():
+        if stage != "features":
+            # Rounding is there: between equal float32 runs the limit would be 0.
+            assert 0 < row.mean_difference < 1
+            assert row.limit > torch.finfo(torch.float16).eps / 100
