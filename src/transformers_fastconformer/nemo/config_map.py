@@ -297,6 +297,8 @@ def _conv_norm(value: Any, values: Values) -> tuple[str, int | None]:
     name = str(value)
     groups = name.removeprefix("group_norm")
     if name.startswith("group_norm") and groups.isdigit():
+        if int(groups) == 0 or values["d_model"] % int(groups) != 0:
+            raise NotAcceptedError(f"a number of groups that divides d_model={values['d_model']}")
         return "group_norm", int(groups)
     accepted = ("batch_norm", "fused_batch_norm", "layer_norm", "instance_norm")
     if name not in accepted:
@@ -313,6 +315,8 @@ def _conv_context(value: Any, values: Values) -> list[int] | None:
         return [values["conv_kernel_size"] - 1, 0]
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise NotAcceptedError("'causal', null or [left, right] in frames")
+    if sum(value) + 1 != values["conv_kernel_size"]:
+        raise NotAcceptedError(f"frames that sum up to conv_kernel_size - 1 = {values['conv_kernel_size'] - 1}")
     return list(value)
 
 
@@ -804,7 +808,11 @@ def map_config(
     arguments, encoder = reader.apply(sections["encoder"], ENCODER, "encoder")
     num_features = extractor_arguments["feature_size"] * extractor_arguments["frame_splicing"]
     if arguments["num_mel_bins"] != num_features:
-        raise reader.refuse("encoder.feat_in", encoder["feat_in"], f"the {num_features} features of the preprocessor")
+        raise reader.refuse(
+            "encoder.feat_in",
+            encoder["feat_in"],
+            f"the {num_features} features of the preprocessor (features x frame_splicing)",
+        )
 
     arguments |= _map_speaker_kernels(sections, nemo_class, reader)
 
