@@ -681,3 +681,28 @@ def test_fresh_weights_are_sound(kind):
 def test_resizing_the_vocabulary_is_refused(kind):
     with pytest.raises(ValueError, match="resize_token_embeddings is not supported"):
         build_model(kind).resize_token_embeddings(20)
+
+
+@pytest.mark.parametrize("filler", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("subsampling_type", ["dw_striding", "stacking", "none"])
+def test_nothing_in_the_padding_reaches_a_real_frame(filler: float, subsampling_type: str) -> None:
+    model = build_model("encoder", subsampling_type=subsampling_type)
+    features, lengths = torch.randn(2, 90, model.config.num_mel_bins), torch.tensor([90, 41])
+    clean = features.clone()
+    clean[1, 41:] = 0.0
+    features[1, 41:] = filler
+    with torch.no_grad():
+        expected, found = (model(batch, input_lengths=lengths) for batch in (clean, features))
+    count = int(expected.encoder_lengths[1])
+    assert torch.equal(found.last_hidden_state[0], expected.last_hidden_state[0])
+    assert torch.equal(found.last_hidden_state[1, :count], expected.last_hidden_state[1, :count])
+
+
+def test_lengths_may_be_a_list_and_must_be_integers() -> None:
+    model = build_model("encoder")
+    features = torch.randn(2, 90, model.config.num_mel_bins)
+    with torch.no_grad():
+        expected = model(features, input_lengths=torch.tensor([90, 41])).last_hidden_state
+        assert torch.equal(model(features, input_lengths=[90, 41]).last_hidden_state, expected)
+        with pytest.raises(ValueError, match=r"input_lengths has dtype torch.float32"):
+            model(features, input_lengths=torch.tensor([90.0, 41.0]))

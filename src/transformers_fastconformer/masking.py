@@ -32,6 +32,9 @@ def resolve_lengths(
             host need not wait for it.
     """
     if input_lengths is not None:
+        input_lengths = torch.as_tensor(input_lengths)
+        if input_lengths.is_floating_point() or input_lengths.dtype == torch.bool:
+            raise ValueError(f"input_lengths has dtype {input_lengths.dtype}; expected integers, one length a clip.")
         if input_lengths.shape != (batch_size,):
             raise ValueError(
                 f"input_lengths has shape {tuple(input_lengths.shape)}; expected ({batch_size},), one length a clip."
@@ -46,6 +49,7 @@ def resolve_lengths(
         )
     if attention_mask is None:
         return input_lengths
+    attention_mask = torch.as_tensor(attention_mask)
     if attention_mask.shape != (batch_size, num_frames):
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)}; expected ({batch_size}, {num_frames}) like "
@@ -79,7 +83,7 @@ def _check(condition: torch.Tensor, message: object) -> None:
         if not condition:
             raise ValueError(message())  # type: ignore[operator]
     elif condition.device.type == "cuda":
-        torch._assert_async(condition)
+        torch._assert_async(condition, "attention_mask and input_lengths contradict each other or input_features")
 
 
 @dataclass(frozen=True)

@@ -397,6 +397,10 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
 
         context = self._choose_context()
         norm_frames = self._count_norm_frames(input_features, lengths)
+        if lengths is not None:
+            # Whatever stands in the padding, NaN too, must not reach a real frame.
+            padding = ~lengths_to_mask(lengths, input_features.shape[1])
+            input_features = input_features.masked_fill(padding[..., None], 0.0)
         hidden_states, lengths = self.subsampling(input_features.to(self.dtype), lengths)
         if self.config.scale_input:
             hidden_states = hidden_states * math.sqrt(self.config.hidden_size)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel
 
 from .auto import AutoModelForRNNT, AutoModelForTDT
@@ -44,7 +45,7 @@ def load_model(
     Model and processor of a checkpoint, ready to transcribe.
 
     Args:
-        source: A converted folder or its Hub repository, a `.nemo` file, or a folder or repository that holds one.
+        source: A converted folder or its Hub repository, a `.nemo` file, or a folder that holds one.
         head: `"ctc"`, `"transducer"`, or `"auto"`: the transducer where there is one.
         device: Where the model goes.
         dtype: `"auto"` (as stored), `"float32"`, `"float16"` or `"bfloat16"`.
@@ -54,12 +55,30 @@ def load_model(
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r} is not supported; expected one of {HEADS}.")
+    check_device(device)
     if is_nemo_source(source):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "converted"
             convert_nemo_checkpoint(source, folder)
             return _load_folder(folder, head, device, dtype)
     return _load_folder(source, head, device, dtype)
+
+
+def check_device(device: str) -> str:
+    """
+    The name of a device, if this machine has it.
+
+    Raises:
+        ValueError: for a name that torch does not know, and for a device that is not there.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            available.append("mps")
+        raise ValueError(f"device={device!r} is not available; this machine has {', '.join(available)}.") from error
+    return device
 
 
 def is_nemo_source(source: str | Path) -> bool:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+import transformers_fastconformer.cli.convert as convert_module
 from transformers_fastconformer import __version__
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.nemo.reference import INSTALL_NEMO
 
 TEXT = "three one four one five nine"
 
@@ -73,6 +75,9 @@ def test_transcribe_several_files_as_json(run_command: Callable[..., Any], tmp_p
         (["convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", "full"], "is not empty"),
         (["convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", "out", "--dtype", "int4"], "int4"),
         (["convert"], "nothing to do"),
+        (["convert", "--output_dir", "out", "--device", "cpu"], "give --verify too"),
+        (["convert", "--output_dir", "out", "--audio", str(CLIP_PATHS[0])], "give --verify too"),
+        (["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--device", "nodevice"], "device='nodevice'"),
     ],
 )
 def test_errors_are_one_clear_line(
@@ -88,6 +93,33 @@ def test_errors_are_one_clear_line(
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing", "message"),
+    [
+        ([], "nemo", "pip install 'transformers-fastconformer[nemo]'"),
+        (["--audio", "missing.wav"], None, "'missing.wav' does not exist"),
+        (["--device", "nodevice"], None, "device='nodevice' is not available"),
+    ],
+)
+def test_what_a_verification_needs_is_checked_before_anything_is_written(
+    run_command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    missing: str | None,
+    message: str,
+    tmp_path: Path,
+) -> None:
+    def require_nemo() -> None:
+        if missing == "nemo":
+            raise ImportError(f"NeMo is not installed: {INSTALL_NEMO}")
+
+    monkeypatch.setattr(convert_module, "require_nemo", require_nemo)
+    result = run_command("convert", "--verify", "--output_dir", "out", *arguments, folder=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_convert_refuses_to_do_nothing_quietly(run_command: Callable[..., Any], tmp_path: Path) -> None:

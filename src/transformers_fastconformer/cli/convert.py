@@ -16,7 +16,9 @@ from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..nemo.convert import convert_nemo_checkpoint
 from ..nemo.model_card import insert_verification
+from ..nemo.reference import require_nemo
 from ..nemo.verify import VerificationReport, describe_row, verify_conversion
+from ..pipeline_fastconformer import check_device
 
 
 def convert(
@@ -34,7 +36,7 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify", help="Run NeMo and this package side by side and compare every stage.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Where verification runs: cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="Where verification runs: cpu (default), cuda, cuda:1.")] = None,
     dtype: Annotated[
         str, typer.Option(help="Precision of the weights: auto (as stored), float32, float16, bfloat16.")
     ] = "auto",
@@ -49,16 +51,23 @@ def convert(
     source = model_name or str(CHECKPOINT_PATH)
     if output_dir is None and not verify and push_to_hub is None:
         raise ValueError("nothing to do: give --output_dir, --push_to_hub or --verify.")
+    if not verify and (device is not None or audio):
+        raise ValueError("--device and --audio belong to a verification; give --verify too.")
+    verification_device = check_device(device or "cpu")
+    if verify:  # all that can fail before anything is written
+        require_nemo()
+        for path in audio or []:
+            read_audio(path)
     with tempfile.TemporaryDirectory() as temporary:
         folder = output_dir or Path(temporary) / "converted"
         result = convert_nemo_checkpoint(source, folder, dtype=dtype, overwrite=overwrite)
-        console.print(f"Converted {source} to {folder if output_dir else 'a temporary folder'}.")
+        console.print(f"Converted {source} to {folder if output_dir else 'a temporary folder'}.", soft_wrap=True)
         passed = True
         if verify:
             clips = load_clips(audio or list(CLIP_PATHS), sampling_rate_of(folder))
             # Weights as stored are compared in float32, rounded ones with what rounding costs NeMo.
             precision = "float32" if dtype == "auto" else dtype
-            report = verify_conversion(result.archive_path, folder, clips, device=device, dtype=precision)
+            report = verify_conversion(result.archive_path, folder, clips, device=verification_device, dtype=precision)
             report.save(folder)
             insert_verification(folder, report.to_markdown())
             show_report(console, report)

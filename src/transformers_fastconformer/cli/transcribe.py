@@ -46,7 +46,7 @@ def transcribe(
     model: Annotated[
         str,
         typer.Option(
-            help="Converted folder, Hub repository or .nemo file; "
+            help="Converted folder or its Hub repository, or a .nemo file; "
             f"'{DEMONSTRATION_NAME}' is the spoken-digit model that the package carries."
         ),
     ],

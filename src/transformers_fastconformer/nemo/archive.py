@@ -161,6 +161,8 @@ class NemoArchive:
                 with extracted as stream:
                     yield stream
         except _TAR_ERRORS as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # a full disk, say, and no fault of the archive
             raise ValueError(f"{self.source} is truncated or damaged in member {reference!r}: {error}.") from error
 
     def member_bytes(self, reference: str) -> int:
