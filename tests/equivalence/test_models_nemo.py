@@ -20,8 +20,9 @@ from transformers_fastconformer.nemo.verify import ConvertedRunner, compare_outp
 
 pytestmark = pytest.mark.nemo
 
-# NeMo's `greedy` is run on this many of the batches.
-GREEDY_BATCHES = 20
+NUM_CLIPS = 40
+# `max_symbols` is 10; NeMo's `greedy` counts the blank too.
+FULL_FRAME = 9
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "ctc": ("ctc", {}),
@@ -82,36 +83,38 @@ def test_family_equals_nemo(
         assert len(tokens) > 500, f"{head} emitted {len(tokens)} tokens; the comparison would be empty"
         assert len(set(tokens)) > 4, f"{head} emitted only {set(tokens)}"
     if nemo.heads[0] != "ctc":
-        _check_greedy(nemo, folder, speech_batches, reference)
+        # Random weights fill a frame now and then; within half a second often not.
+        short = {name: [clips[0][:8000]] for name, clips in speech_batches.items() if len(clips) == 1}
+        _check_greedy(nemo, folder, short, fewest=5)
 
 
-def _check_greedy(
-    nemo: NemoRunner, folder: Path, batches: dict[str, list[np.ndarray]], greedy_batch: list[StageOutputs]
-) -> None:
+def _check_greedy(nemo: NemoRunner, folder: Path, clips: dict[str, list[np.ndarray]], fewest: int) -> None:
     """
-    NeMo's `greedy`, one clip after the other, finds the same; ours is compared with it too.
+    NeMo's `greedy`, one clip after the other, against ours.
 
-    Only where no frame is full: there the two strategies of NeMo differ from one another.
+    Only where no frame is full: there NeMo's own two strategies differ from one another.
     """
     head = nemo.heads[0]
     converted = ConvertedRunner(folder)
     compared = 0
-    for outputs in greedy_batch[:GREEDY_BATCHES]:
-        frames = [clip.frame_indices for clip in outputs.hypotheses[head]]
-        if any(clip.count(frame) >= 9 for clip in frames for frame in set(clip)):
-            continue
-        alone = nemo.run(outputs.name, batches[outputs.name], strategy="greedy")
-        ours = converted.run(outputs.name, batches[outputs.name], alone.joint_targets)
-        for theirs, mine in zip(alone.hypotheses[head], ours.hypotheses[head], strict=True):
-            assert mine.tokens == theirs.tokens
-            assert mine.frame_indices == theirs.frame_indices
-            assert mine.text == theirs.text
+    for name, waveforms in clips.items():
+        theirs = nemo.run(name, waveforms, strategy="greedy")
+        ours = converted.run(name, waveforms, theirs.joint_targets)
+        for expected, found in zip(theirs.hypotheses[head], ours.hypotheses[head], strict=True):
+            if any(found.frame_indices.count(frame) >= FULL_FRAME for frame in set(found.frame_indices)):
+                continue
+            assert found.tokens == expected.tokens
+            assert found.frame_indices == expected.frame_indices
+            assert found.text == expected.text
             compared += 1
-    assert compared >= 5
+    assert compared >= fewest
 
 
 def test_demonstration_checkpoint_equals_nemo(speech_batches: dict[str, list[np.ndarray]], tmp_path: Path) -> None:
     folder = tmp_path / "converted"
     convert_nemo_checkpoint(CHECKPOINT_PATH, folder)
-    reference = _check(NemoRunner(CHECKPOINT_PATH), folder, speech_batches)
+    nemo = NemoRunner(CHECKPOINT_PATH)
+    reference = _check(nemo, folder, speech_batches)
     assert sum(len(clip.tokens) for outputs in reference for clip in outputs.hypotheses["tdt"]) > 50
+    alone = {name: clips for name, clips in speech_batches.items() if len(clips) == 1}
+    _check_greedy(nemo, folder, alone, fewest=NUM_CLIPS)
