@@ -82,6 +82,16 @@ def test_rounding_passes_where_it_may() -> None:
     assert not rows["features"].passed  # bit-equal or nothing
 
 
+def test_stored_outputs_may_be_rounded_by_another_machine() -> None:
+    ours = make_outputs()
+    for clips in ours.tensors.values():
+        clips[0] *= 1 + 5e-5
+    assert all(row.passed for row in rows_of(ours, is_stored=True).values())
+    assert not any(rows_of(ours)[stage].passed for stage in ("features", "encoder"))
+    ours.tensors["features"][0] += 1e-2
+    assert not rows_of(ours, is_stored=True)["features"].passed
+
+
 def test_other_shape_and_missing_clips_fail() -> None:
     ours = make_outputs()
     ours.tensors["encoder"] = [ours.tensors["encoder"][0][:1]]

@@ -38,6 +38,9 @@ REPORT_NAME = "verification.json"
 
 # The numerical contract in float32: a share of the largest magnitude in the reference.
 FLOAT32_TOLERANCE = 5e-6
+# Beside outputs that another machine stored: Fourier transforms and matrix products round otherwise there, the features
+# too, which are bit-equal only on one machine.
+STORED_TOLERANCE = 1e-4
 # In 16 bits: our error against NeMo in float32 as a multiple of NeMo's own.
 SIXTEEN_BIT_RATIO = 1.1
 
@@ -252,7 +255,10 @@ def _model_class_of(folder: str | Path) -> tuple[Any, type[FastConformerConfig]]
 
 
 def compare_outputs(
-    reference: list[StageOutputs], ours: list[StageOutputs], reference_16_bit: list[StageOutputs] | None = None
+    reference: list[StageOutputs],
+    ours: list[StageOutputs],
+    reference_16_bit: list[StageOutputs] | None = None,
+    is_stored: bool = False,
 ) -> list[StageResult]:
     """
     One row for each stage over all the batches.
@@ -261,6 +267,7 @@ def compare_outputs(
         reference: NeMo in float32.
         ours: This package on the same batches.
         reference_16_bit: NeMo in the precision of `ours`, where that has 16 bits: its error is the measure then.
+        is_stored: The reference was stored, perhaps by another machine, and did not run beside ours.
     """
     stages = list(dict.fromkeys(stage for outputs in reference for stage in outputs.tensors))
     rows = [
@@ -269,6 +276,7 @@ def compare_outputs(
             _clips_of(stage, reference),
             _clips_of(stage, ours),
             None if reference_16_bit is None else _clips_of(stage, reference_16_bit),
+            is_stored,
         )
         for stage in stages
     ]
@@ -287,7 +295,11 @@ def _clips_of(stage: str, batches: list[StageOutputs]) -> list[torch.Tensor]:
 
 
 def _compare_tensors(
-    stage: str, reference: list[torch.Tensor], ours: list[torch.Tensor], reference_16_bit: list[torch.Tensor] | None
+    stage: str,
+    reference: list[torch.Tensor],
+    ours: list[torch.Tensor],
+    reference_16_bit: list[torch.Tensor] | None,
+    is_stored: bool,
 ) -> StageResult:
     if [clip.shape for clip in reference] != [clip.shape for clip in ours]:
         shapes = f"shapes {[tuple(clip.shape) for clip in ours]}, NeMo {[tuple(clip.shape) for clip in reference]}"
@@ -298,9 +310,8 @@ def _compare_tensors(
     difference = (expected - found).abs()
     difference = torch.where(expected == found, 0.0, difference)  # equal infinities
     max_difference, mean_difference = float(difference.max()), float(difference.mean())
-    if stage == "features":
+    if stage == "features" and not is_stored:
         limit = 0.0
-        # Bit-equal on a CPU; another device sums in another order.
         passed = max_difference <= limit
     elif reference_16_bit is not None:
         own = torch.cat([clip.flatten() for clip in reference_16_bit])
@@ -308,7 +319,11 @@ def _compare_tensors(
         passed = mean_difference <= limit
     else:
         finite = expected[expected.isfinite()]
-        limit = FLOAT32_TOLERANCE * float(finite.abs().max()) if finite.numel() else 0.0
+        limit = (
+            (STORED_TOLERANCE if is_stored else FLOAT32_TOLERANCE) * float(finite.abs().max())
+            if finite.numel()
+            else 0.0
+        )
         passed = max_difference <= limit
     # NaN compares false, so that it fails.
     return StageResult(stage, max_difference, mean_difference, limit, passed, len(reference))
@@ -380,7 +395,7 @@ def verify_against_stored(
         dtype="float32",
         device="cpu",
         batches=[batch.name for batch in reference],
-        rows=compare_outputs(reference, ours),
+        rows=compare_outputs(reference, ours, is_stored=True),
     )
 
 
