@@ -38,8 +38,8 @@ REPORT_NAME = "verification.json"
 
 # The numerical contract in float32: a share of the largest magnitude in the reference.
 FLOAT32_TOLERANCE = 5e-6
-# Beside outputs that another machine stored: Fourier transforms and matrix products round otherwise there, the features
-# too, which are bit-equal only on one machine.
+# Beside outputs that another machine stored: its Fourier transforms and matrix products round otherwise, so that
+# features too are bit-equal on one machine only.
 STORED_TOLERANCE = 1e-4
 # In 16 bits: our error against NeMo in float32 as a multiple of NeMo's own.
 SIXTEEN_BIT_RATIO = 1.1
