@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+TABLE_PATH = Path(__file__).resolve().parents[2] / "docs" / "supported-checkpoints.md"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -26,6 +28,7 @@ class Family:
         languages: Of prompted models: the language of each run.
         left_out: Parts that are not converted.
         done_right: Stages that NeMo 3.0 gets wrong and this package does not, which are not compared.
+        note: What the comparison leaves out, and why.
         strategy: NeMo's decoding that ours is compared with.
         is_alone_only: Compared clip by clip, as NeMo's result depends on the batch (see `differences-from-nemo.md`).
     """
@@ -38,6 +41,7 @@ class Family:
     build: dict[str, Any] = field(default_factory=dict)
     languages: tuple[str | None, ...] = (None,)
     left_out: tuple[str, ...] = ()
+    note: str = ""
     strategy: str = "greedy_batch"
     is_alone_only: bool = False
     done_right: tuple[str, ...] = ()
@@ -245,6 +249,7 @@ FAMILIES: tuple[Family, ...] = (
         "FastConformerForCTC",
         {"encoder": {"subsampling": "stacking_norm", "subsampling_factor": 4, "conv_norm_type": "group_norm4"}},
         is_alone_only=True,
+        note="clip by clip, as the number of frames that NeMo stacks depends on the padding of the batch",
     ),
     Family(
         "long-form ctc",
@@ -279,6 +284,7 @@ FAMILIES: tuple[Family, ...] = (
         },
         is_alone_only=True,
         done_right=("ctc: timestamps",),
+        note="clip by clip, as above; times are not compared, as those of NeMo forget the reduction",
     ),
     Family(
         "rnnt",
@@ -307,8 +313,8 @@ FAMILIES: tuple[Family, ...] = (
         "rnnt",
         "FastConformerForRNNT",
         {"decoder": {"blank_as_pad": False}, "joint": {"jointnet": {"activation": "sigmoid"}}},
-        # Until the first token, `greedy_batch` of NeMo 3.0 takes the embedding of token 0 for that of the blank here.
         strategy="greedy",
+        note="compared with NeMo's `greedy`, as its `greedy_batch` reads token 0 for the blank until the first token",
     ),
     Family(
         "rnnt, stateless",
@@ -528,3 +534,56 @@ FAMILIES: tuple[Family, ...] = (
         left_out=("sortformer_modules", "transformer_encoder"),
     ),
 )
+
+
+# The page
+
+
+COLUMNS = ("family", "published checkpoints", "particular options", "class", "largest error", "decoded")
+PAGE = """\
+# Supported checkpoints
+
+Every family of NeMo's FastConformer and Conformer checkpoints, with what a comparison with NeMo {nemo} found. A row is
+a small model of the family's shape with perturbed random weights, built and saved by NeMo, converted by this package,
+and run by both on {clips} batches of real speech, padded and odd ones among them; then saved, loaded and compared
+again, with both forms of attention. No row is made from the published weights themselves.
+
+- **Largest error**: the largest difference from NeMo in float32 on a CPU as a share of the largest magnitude in NeMo's
+  output; {tolerance:.0e} is allowed. Features are bit-equal in every row.
+- **Decoded**: what is identical for every clip, of tokens (alone and in a batch), frames, durations, times and text.
+
+Encoders alone (`FastConformerModel`) come from models whose other parts are not converted; the conversion names these.
+`fastconformer inspect FILE.nemo` tells what would become of a checkpoint.
+
+{table}
+
+## Notes
+
+{notes}
+- Aggregate tokenizers: NeMo 3.0 cannot give times with them, this package does; tokens, frames and text are compared.
+
+Written by `FASTCONFORMER_WRITE_TABLE=1 pytest -m nemo tests/equivalence/test_families_nemo.py`.
+"""
+
+
+def fixed_cells(family: Family) -> list[str]:
+    """The cells of a row that do not depend on a run."""
+    return [family.name, family.checkpoints, family.options, f"`{family.architecture}`"]
+
+
+def write_page(measured: dict[str, tuple[str, str]], nemo_version: str, num_batches: int, tolerance: float) -> None:
+    """
+    Write the page.
+
+    Args:
+        measured: Name of a family to the last two cells of its row.
+        nemo_version: Version that was compared with.
+        num_batches: Batches of clips.
+        tolerance: Share of the magnitude that is allowed.
+    """
+    rows = [COLUMNS, ("---",) * len(COLUMNS)]
+    rows += [(*fixed_cells(family), *measured[family.name]) for family in FAMILIES]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    notes = "\n".join(f"- {family.name}: {family.note}." for family in FAMILIES if family.note)
+    page = PAGE.format(nemo=nemo_version, clips=num_batches, tolerance=tolerance, table=table, notes=notes)
+    TABLE_PATH.write_text(page, encoding="utf-8")

@@ -97,6 +97,31 @@ def test_the_encoder_alone(convert, nemo_config, build_model, caplog, monkeypatc
     assert model.eval()(**inputs).last_hidden_state.shape == (1, 13, 16)
 
 
+def test_language_prompts_and_speaker_kernels(convert, nemo_config, build_model):
+    defaults = {"initialize_prompt_feature": True, "num_prompts": 5, "prompt_dictionary": {"en-US": 0, "de-DE": 4}}
+    for options in (
+        {"target": "a.EncDecRNNTBPEModelWithPrompt", "model_defaults": defaults},
+        {"target": "a.EncDecMultiTalkerRNNTBPEModel", "spk_kernel_type": "ff", "spk_kernel_layers": [0, 1]},
+    ):
+        config = nemo_config("rnnt") | options
+        later = {"bg_spk_kernels.1.0.weight": torch.ones(16, 16)} if "spk_kernel_type" in options else {}
+        add_later = {"change_tensors": lambda tensors, later=later: tensors.update(later)}
+        result = convert("rnnt", {"config": config, **add_later}, overwrite=True)
+        model = ARCHITECTURES[result.mapped.architecture].from_pretrained(result.output_dir)
+        expected = build_model(config).state_dict()
+        assert set(model.state_dict()) == set(expected)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+        assert all(result.dropped_tensors[name] == "acts where a speaker is chosen, alone" for name in later)
+        card = (result.output_dir / "README.md").read_text()
+        assert ('model.generate(**inputs, language="de-DE")' in card) == ("model_defaults" in options)
+        if "model_defaults" in options:
+            assert model.config.prompt_languages == {"en-US": 0, "de-DE": 4}
+            assert model.config.default_language is None
+            assert any(name.startswith("prompt_kernel.") for name in expected)
+        else:
+            assert any(name.startswith("encoder.speaker_kernel.background.") for name in expected)
+
+
 def test_adapters_that_are_off_are_left_out(convert, nemo_config):
     config = nemo_config("tdt") | {"adapters": {"accent": {"enabled": False}}}
     name = "encoder.layers.0.adapter_layer.accent.module.1.weight"

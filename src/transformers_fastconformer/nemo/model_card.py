@@ -96,7 +96,12 @@ def write_model_card(
     name = mapped.architecture
     # A model of 300 thousand parameters should not have "0 million".
     millions = f"{num_parameters / 1e6:.0f}" if num_parameters >= 10e6 else f"{num_parameters / 1e6:.2f}"
-    use = (ENCODER_USE if is_encoder else RECOGNISER_USE).format(name=name, size=config.output_size, arguments="")
+    languages = sorted(getattr(config, "prompt_languages", None) or {})
+    # A model with language prompts is told the language.
+    arguments = f', language="{languages[0]}"' if languages else ""
+    use = (ENCODER_USE if is_encoder else RECOGNISER_USE).format(
+        name=name, size=config.output_size, arguments=arguments
+    )
     kind = "encoder" if is_encoder else "recogniser"
     left_out = ""
     if parts_left_out:

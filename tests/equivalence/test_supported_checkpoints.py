@@ -1,0 +1,32 @@
+"""`docs/supported-checkpoints.md` says what the table of families says, and holds what the contract allows."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from families import COLUMNS, FAMILIES, TABLE_PATH, fixed_cells
+
+from transformers_fastconformer.nemo.verify import FLOAT32_TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[list[str]]:
+    lines = [line for line in TABLE_PATH.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
+    assert cells[0] == list(COLUMNS)
+    return cells[2:]
+
+
+def test_the_page_has_the_rows_of_the_table(rows: list[list[str]]) -> None:
+    assert [row[:4] for row in rows] == [fixed_cells(family) for family in FAMILIES]
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_the_errors_are_within_the_contract(rows: list[list[str]]) -> None:
+    for name, *_, errors, decoded in rows:
+        found = [float(number) for number in re.findall(r"\d+e-?\d+", errors)]
+        assert errors.startswith("encoder ")
+        assert max(found) <= FLOAT32_TOLERANCE, name
+        architecture = next(family.architecture for family in FAMILIES if family.name == name)
+        assert ("tokens, tokens in a batch, frame indices" in decoded) == (architecture != "FastConformerModel")
