@@ -119,9 +119,7 @@ class FastConformerProcessor(ProcessorMixin):
                 raise ValueError(f"sampling_rate={sampling_rate} needs audio; found text alone.")
             padding = {} if return_tensors is None else {"padding": True, "return_tensors": return_tensors}
             return self.tokenizer(text, **{**padding, **text_kwargs, **kwargs})
-        features = self.feature_extractor(
-            audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **kwargs
-        )
+        features = self.feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **kwargs)
         if text is None:
             return features
         rows = self.tokenizer([text] if isinstance(text, str) else list(text), **text_kwargs)["input_ids"]
