@@ -16,7 +16,13 @@ from transformers_fastconformer.nemo.verify import ConvertedRunner, compare_outp
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SHAPES = ("parakeet-tdt-0.6b-v2", "parakeet-tdt-0.6b-v3", "parakeet-tdt_ctc-110m", "parakeet-ctc-1.1b")
+SHAPES = (
+    "parakeet-tdt-0.6b-v2",
+    "parakeet-tdt-0.6b-v3",
+    "parakeet-tdt_ctc-110m",
+    "parakeet-ctc-1.1b",
+    "stt_en_fastconformer_hybrid_large_streaming_multi",
+)
 SECONDS_A_CLIP = 4
 
 
