@@ -16,10 +16,11 @@ class TransducerState:
         predictor_state: State of the prediction network, a tuple of tensors whose dimension 1 is the batch.
         predictor_output: (batch, joint_hidden_size), its last output, projected for the joint network.
         frames_ahead: (batch,), frames of the following call that a long last duration has already skipped.
-        symbols_on_frame: (batch,), tokens already emitted on the frame that comes next; limits their number.
+
+    Nothing is kept about the frame that comes next: a call decodes each of its frames to the end, so the count of
+    tokens on a frame starts anew.
     """
 
     predictor_state: tuple[torch.Tensor, ...]
     predictor_output: torch.Tensor
     frames_ahead: torch.Tensor
-    symbols_on_frame: torch.Tensor

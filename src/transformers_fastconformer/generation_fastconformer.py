@@ -1,14 +1,120 @@
-"""What `generate()` of the heads shares: refusing what it does not know, and the form of its result."""
+"""
+What `generate()` of the heads shares: refusing what it does not know, the fast forms of the transducers' networks, and
+the form of its result.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from .decoding.ctc import CTCHypotheses
-from .decoding.transducer_greedy import TransducerHypotheses
+from .decoding.transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
+from .decoding.transducer_networks import Joint, LSTMPredictor, StatelessPredictor
 from .modeling_outputs import FastConformerGenerateOutput
+
+# Modules whose fast forms are known to compute the same. A subclass, an adapter or a quantised layer is none of them.
+_PLAIN_LAYERS: tuple[type[nn.Module], ...] = (
+    nn.Dropout,
+    nn.Embedding,
+    nn.LSTM,
+    nn.LayerNorm,
+    nn.Linear,
+    nn.ModuleList,
+    nn.ReLU,
+    nn.Sigmoid,
+    nn.Tanh,
+)
+_SAMPLES_PER_PARAMETER = 16
+
+
+class DecodingNetworks(NamedTuple):
+    """Prediction and joint network as steps of greedy decoding take them."""
+
+    predict: PredictFunction
+    joint: JointFunction
+
+
+_derived: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], DecodingNetworks]] = weakref.WeakKeyDictionary()
+
+
+def derive_decoding_networks(
+    decoder: nn.Module, joint: nn.Module, containers: tuple[type[nn.Module], ...], blank_id: int
+) -> DecodingNetworks | None:
+    """
+    Fast forms of a prediction and a joint network, made from their parameters and made anew when those have changed.
+
+    Args:
+        decoder: `embedding` and `lstm`, or `embeddings` and `norm`.
+        joint: `decoder_proj`, `activation` and `head`.
+        containers: The classes that the two may have.
+        blank_id: Class of the blank.
+
+    Returns:
+        None where the modules are to be called as they are: in training, under autocast, with hooks, adapters,
+        quantised layers or several dtypes or devices.
+    """
+    modules = [*decoder.modules(), *joint.modules()]
+    parameters = [*decoder.parameters(), *joint.parameters()]
+    if not _are_plain(modules, parameters, containers):
+        return None
+    fingerprint = tuple(_fingerprint(parameter) for parameter in parameters)
+    known = _derived.get(decoder)
+    if known is not None and known[0] == fingerprint:
+        return known[1]
+    with torch.no_grad():
+        networks = _build_networks(decoder, joint, blank_id)
+    _derived[decoder] = (fingerprint, networks)
+    return networks
+
+
+def _are_plain(
+    modules: list[nn.Module], parameters: list[nn.Parameter], containers: tuple[type[nn.Module], ...]
+) -> bool:
+    first = parameters[0]
+    if first.is_meta or not first.is_floating_point() or torch.is_autocast_enabled(first.device.type):
+        return False
+    for module in modules:
+        has_hooks = bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+        if module.training or has_hooks or type(module) not in (*_PLAIN_LAYERS, *containers):
+            return False
+    return all(
+        type(parameter) is nn.Parameter and parameter.dtype == first.dtype and parameter.device == first.device
+        for parameter in parameters
+    )
+
+
+def _fingerprint(parameter: nn.Parameter) -> tuple[Any, ...]:
+    """
+    Changes with the values of a parameter: by its counter of versions, and, for changes through `.data`, which do not
+    count, by some of its values.
+    """
+    version = -1 if parameter.is_inference() else parameter._version
+    flat = parameter.detach().reshape(-1)
+    samples = flat[:: max(1, flat.numel() // _SAMPLES_PER_PARAMETER)].tolist()
+    return (parameter.data_ptr(), version, parameter.dtype, str(parameter.device), tuple(samples))
+
+
+def _build_networks(decoder: Any, joint: Any, blank_id: int) -> DecodingNetworks:
+    projection = (joint.decoder_proj.weight.detach(), joint.decoder_proj.bias.detach())
+    predict: PredictFunction
+    if hasattr(decoder, "lstm"):
+        layers = [
+            tuple(getattr(decoder.lstm, f"{name}_l{layer}").detach() for name in _LSTM_PARAMETERS)
+            for layer in range(decoder.lstm.num_layers)
+        ]
+        predict = LSTMPredictor(decoder.embedding.weight.detach(), layers, *projection)
+    else:
+        embeddings = [embedding.weight.detach() for embedding in decoder.embeddings]
+        predict = StatelessPredictor(embeddings, decoder.norm is not None, *projection, blank_id)
+    activation = type(joint.activation).__name__.lower()
+    return DecodingNetworks(predict, Joint(activation, joint.head.weight.detach(), joint.head.bias.detach()))
+
+
+_LSTM_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def refuse_unknown_options(options: dict[str, Any], accepted: tuple[str, ...]) -> None:

@@ -7,9 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from .cache_fastconformer import TransducerState
 from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
-from .decoding.transducer_greedy import transducer_greedy_decode
-from .generation_fastconformer import build_generate_output, refuse_unknown_options
+from .decoding.transducer_greedy import TransducerHypotheses
+from .decoding.transducer_label_looping import transducer_label_looping_decode
+from .generation_fastconformer import (
+    DecodingNetworks,
+    build_generate_output,
+    derive_decoding_networks,
+    refuse_unknown_options,
+)
 from .losses.ctc import ctc_loss, split_labels
 from .losses.rnnt import rnnt_loss
 from .losses.tdt import tdt_loss
@@ -120,6 +127,13 @@ class FastConformerJointNetwork(nn.Module):
     def forward(self, projected_frames: torch.Tensor, projected_predictions: torch.Tensor) -> torch.Tensor:
         """Broadcasting (..., joint_hidden_size) twice to logits (..., num_joint_outputs)."""
         return self.head(self.dropout(self.activation(projected_frames + projected_predictions)))
+
+
+PLAIN_NETWORKS = (
+    FastConformerLSTMPredictionNetwork,
+    FastConformerStatelessPredictionNetwork,
+    FastConformerJointNetwork,
+)
 
 
 class FastConformerTransducerPreTrainedModel(FastConformerPreTrainedModel):
@@ -282,6 +296,41 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         return self.joint.decoder_proj(output[:, 0]), state
 
     @torch.no_grad()
+    def decode_frames(
+        self,
+        last_hidden_state: torch.Tensor,
+        encoder_lengths: torch.Tensor,
+        max_symbols_per_step: int | None = None,
+        state: TransducerState | None = None,
+    ) -> tuple[TransducerHypotheses, TransducerState]:
+        """
+        Greedy decoding of encoder frames: what `generate` does behind the encoder.
+
+        Args:
+            last_hidden_state: (batch, frames, size), as `encode` and `forward` return it.
+            encoder_lengths: (batch,), frames of each clip that count.
+            max_symbols_per_step: As in `generate`.
+            state: What an earlier call returned for the frames before these; None at the start of the clips.
+
+        Returns:
+            The hypotheses, with frames counted from the first of these, and the state for the frames that follow.
+        """
+        networks = derive_decoding_networks(
+            self.decoder, self.joint, PLAIN_NETWORKS, self.config.blank_token_id
+        ) or DecodingNetworks(self._predict, self.joint)
+        return transducer_label_looping_decode(
+            self.joint.encoder_proj(last_hidden_state),
+            encoder_lengths,
+            predict=networks.predict,
+            joint=networks.joint,
+            blank_id=self.config.blank_token_id,
+            padding_id=self.config.pad_token_id,
+            durations=getattr(self.config, "durations", None),
+            max_symbols_per_step=max_symbols_per_step or self.config.max_symbols_per_step,
+            state=state,
+        )
+
+    @torch.no_grad()
     def generate(
         self,
         input_features: torch.Tensor,
@@ -316,16 +365,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         encoded: Any = self.encode(
             input_features, attention_mask=attention_mask, input_lengths=input_lengths, language=language
         )
-        hypotheses, _ = transducer_greedy_decode(
-            self.joint.encoder_proj(encoded.last_hidden_state),
-            encoded.encoder_lengths,
-            predict=self._predict,
-            joint=self.joint,
-            blank_id=self.config.blank_token_id,
-            padding_id=self.config.pad_token_id,
-            durations=getattr(self.config, "durations", None),
-            max_symbols_per_step=max_symbols_per_step,
-        )
+        hypotheses, _ = self.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths, max_symbols_per_step)
         return build_generate_output(hypotheses, encoded.encoder_lengths, self.decoder_type, return_dict_in_generate)
 
 

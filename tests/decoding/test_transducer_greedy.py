@@ -169,7 +169,7 @@ def test_the_state_passed_in_is_not_changed():
     networks = ScriptedTransducer(3, [0, 1, 2, 3, 4])
     rows, lengths = torch.arange(24).reshape(2, 12), torch.tensor([12, 7])
     _, state = networks.decode(rows, lengths)
-    parts = (*state.predictor_state, state.predictor_output, state.frames_ahead, state.symbols_on_frame)
+    parts = (*state.predictor_state, state.predictor_output, state.frames_ahead)
     before = [tensor.clone() for tensor in parts]
     first, _ = networks.decode(rows + 24, lengths, state=state)
     second, _ = networks.decode(rows + 24, lengths, state=state)
@@ -208,13 +208,15 @@ def test_no_limit_on_the_tokens_of_a_frame():
     assert max(found.frame_indices[0].bincount()) > 1
 
 
-def test_the_limit_counts_over_the_seam_of_two_calls():
-    """A frame is decoded to its end within a call, so that the next one starts with a count of zero."""
+def test_a_call_ends_the_frames_it_decodes():
+    """A frame on which the limit is reached is left within the call, so the next one starts with a count of zero."""
     networks = ScriptedTransducer(0, None)
     networks.table[...] = torch.eye(BLANK + 1)[2]
     rows = torch.zeros(1, 2, dtype=torch.int64)
-    _, state = networks.decode(rows, torch.tensor([2]), max_symbols_per_step=3)
-    assert state.symbols_on_frame.tolist() == [0]
+    found, state = networks.decode(rows, torch.tensor([2]), max_symbols_per_step=3)
+    assert state.frames_ahead.tolist() == [0]
+    again, _ = networks.decode(rows, torch.tensor([2]), max_symbols_per_step=3, state=state)
+    assert found.frame_indices.tolist() == again.frame_indices.tolist() == [[0, 0, 0, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("durations", [None, [0, 1, 2]])

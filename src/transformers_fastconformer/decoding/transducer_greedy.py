@@ -29,6 +29,7 @@ class TransducerHypotheses(NamedTuple):
         frame_indices: (batch, tokens), frame in which each token was emitted; 0 in the padding.
         durations: (batch, tokens), frames that TDT predicted with each token; None for RNN-T.
         log_probs: (batch, tokens), log-probability among tokens and blank; 0 in the padding.
+        scores: (batch, tokens, ...), what a score function made of each token's logits; 0 in the padding.
     """
 
     tokens: torch.Tensor
@@ -36,6 +37,7 @@ class TransducerHypotheses(NamedTuple):
     frame_indices: torch.Tensor
     durations: torch.Tensor | None
     log_probs: torch.Tensor
+    scores: torch.Tensor | None = None
 
 
 def transducer_greedy_decode(
@@ -79,10 +81,10 @@ def transducer_greedy_decode(
         blanks = torch.full((batch_size,), blank_id, dtype=torch.int64, device=device)
         predictor_output, predictor_state = predict(blanks, None)
         time = torch.zeros(batch_size, dtype=torch.int64, device=device)
-        symbols_on_frame = torch.zeros_like(time)
     else:
         predictor_output, predictor_state = state.predictor_output.clone(), state.predictor_state
-        time, symbols_on_frame = state.frames_ahead.clone(), state.symbols_on_frame.clone()
+        time = state.frames_ahead.clone()
+    symbols_on_frame = torch.zeros_like(time)  # a call leaves every frame it decodes, so each starts with none
     duration_values = None if durations is None else torch.tensor(durations, device=device)
 
     steps: list[tuple[torch.Tensor, ...]] = []
@@ -127,7 +129,6 @@ def transducer_greedy_decode(
         predictor_state=predictor_state,
         predictor_output=predictor_output,
         frames_ahead=time - encoder_lengths,
-        symbols_on_frame=symbols_on_frame,
     )
     return hypotheses, next_state
 

@@ -1,0 +1,195 @@
+"""
+Prediction and joint network in the form that decoding wants: one token at a time, as little read as possible.
+
+Made from plain tensors, knows no models. At one clip what binds is reading weights, and what is done around it: so the
+embedding and the first layer's input weights become a table over the vocabulary, the weights of a layer's input and
+state one matrix, and a step a handful of calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn import functional
+
+State = tuple[torch.Tensor, ...]
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": torch.relu_,
+    "tanh": torch.tanh_,
+    "sigmoid": torch.sigmoid_,
+}
+
+
+class Projection:
+    """
+    A linear layer for few rows.
+
+    Beside the weight as it is lies a transposed copy for single rows on a CPU in float32, where the matrix times
+    vector of torch's libraries is faster that way round (three times for 8192 classes).
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self.weight = weight.contiguous()
+        self.bias = bias.contiguous()
+        is_plain_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+        self.transposed = self.weight.t().contiguous() if is_plain_cpu else None
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.transposed is not None and rows.shape[0] == 1:
+            return torch.addmm(self.bias, rows, self.transposed)
+        return functional.linear(rows, self.weight, self.bias)
+
+
+class LSTMPredictor:
+    """
+    One step of an embedding, an LSTM and the projection for the joint network.
+
+    Args:
+        embedding: (vocabulary, size).
+        layers: For each layer its weights as `nn.LSTM` names them: input (4 * size, size), state (4 * size, size),
+            input bias and state bias (4 * size,).
+        projection_weight: (joint_hidden_size, size).
+        projection_bias: (joint_hidden_size,).
+    """
+
+    def __init__(
+        self,
+        embedding: torch.Tensor,
+        layers: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]],
+        projection_weight: torch.Tensor,
+        projection_bias: torch.Tensor,
+    ) -> None:
+        self.size = layers[0][1].shape[1]
+        # torch orders the gates in, forget, cell, out; with the three sigmoids side by side one call serves them.
+        gate = torch.arange(4 * self.size, device=embedding.device).reshape(4, self.size)
+        order = torch.cat([gate[0], gate[1], gate[3], gate[2]])
+
+        input_weight, state_weight, input_bias, state_bias = layers[0]
+        bias = input_bias.float() + state_bias.float()
+        # Not rounded to 16 bits: nothing of it is read but one row.
+        self.table = functional.linear(embedding.float(), input_weight.float(), bias)[
+            :, order
+        ]  # (vocabulary, 4 * size)
+        zeros = torch.zeros_like(state_bias)
+        self.layers = [Projection(state_weight[order], zeros)]
+        for input_weight, state_weight, input_bias, state_bias in layers[1:]:
+            both = torch.cat([input_weight, state_weight], dim=1)[order]  # (4 * size, 2 * size)
+            self.layers.append(Projection(both, (input_bias.float() + state_bias.float())[order].to(both.dtype)))
+        self.projection = Projection(projection_weight, projection_bias)
+        self.dtype = state_weight.dtype
+
+    def __call__(self, tokens: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
+        """
+        Args:
+            tokens: (n,).
+            state: Hidden and cell state, each (layers, n, size); None at the start.
+
+        Returns:
+            (n, joint_hidden_size) and the next state.
+        """
+        count, size = tokens.shape[0], self.size
+        if state is None:
+            nothing = torch.zeros(len(self.layers), count, size, dtype=self.dtype, device=tokens.device)
+            state = (nothing, nothing)
+        old_hidden, old_cell = state
+        hidden = torch.empty_like(old_hidden, memory_format=torch.contiguous_format)
+        cell = torch.empty_like(hidden)
+        below: torch.Tensor | None = None
+        for layer, projection in enumerate(self.layers):
+            if below is None:
+                gates = self._first_gates(tokens, old_hidden[0])
+            else:
+                gates = projection(torch.cat([below, old_hidden[layer]], dim=1)).float()
+            gates[:, : 3 * size].sigmoid_()
+            gates[:, 3 * size :].tanh_()
+            enter, forget, leave, update = gates.split(size, dim=1)
+            new_cell = (forget * old_cell[layer]).addcmul_(enter, update)
+            cell[layer] = new_cell
+            torch.mul(leave, new_cell.tanh_(), out=leave)
+            hidden[layer] = leave
+            below = hidden[layer]
+        assert below is not None
+        return self.projection(below), (hidden, cell)
+
+    def _first_gates(self, tokens: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Table row and the state's share, in float32: (n, 4 * size)."""
+        first, rows = self.layers[0], self.table.index_select(0, tokens)
+        if first.transposed is not None and len(rows) == 1:
+            return rows.addmm_(hidden, first.transposed)
+        return rows.add_(functional.linear(hidden, first.weight))
+
+
+class StatelessPredictor:
+    """
+    One step of embeddings of the last few tokens side by side, and the projection for the joint network.
+
+    Without a norm between them each embedding goes through its share of the projection once, for all tokens: a step
+    adds table rows and reads no weights.
+
+    Args:
+        embeddings: (vocabulary, width) for each place in the context, the newest first.
+        has_norm: Layer norm without parameters before the projection.
+        projection_weight: (joint_hidden_size, sum of widths).
+        projection_bias: (joint_hidden_size,).
+        blank_id: Stands before the start.
+    """
+
+    def __init__(
+        self,
+        embeddings: Sequence[torch.Tensor],
+        has_norm: bool,
+        projection_weight: torch.Tensor,
+        projection_bias: torch.Tensor,
+        blank_id: int,
+    ) -> None:
+        self.blank_id = blank_id
+        self.dtype = projection_weight.dtype
+        self.tables = list(embeddings)
+        self.projection = Projection(projection_weight, projection_bias) if has_norm else None
+        if not has_norm:
+            shares = projection_weight.float().split([table.shape[1] for table in embeddings], dim=1)
+            self.tables = [
+                functional.linear(table.float(), share) for table, share in zip(embeddings, shares, strict=True)
+            ]
+            self.tables[0] += projection_bias.float()
+
+    def __call__(self, tokens: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
+        """
+        Args:
+            tokens: (n,).
+            state: The tokens before, oldest first, (context - 1, n); None at the start.
+        """
+        if state is None:
+            state = (tokens.new_full((len(self.tables) - 1, tokens.shape[0]), self.blank_id),)
+        history = torch.cat([state[0], tokens[None]])  # (context, n)
+        parts = [table.index_select(0, history[-1 - age]) for age, table in enumerate(self.tables)]
+        if self.projection is None:
+            output = parts[0]
+            for part in parts[1:]:
+                output += part
+            return output.to(self.dtype), (history[1:],)
+        joined = torch.cat(parts, dim=1)
+        return self.projection(functional.layer_norm(joined, joined.shape[1:])), (history[1:],)
+
+
+class Joint:
+    """
+    Sum of projected frame and prediction, activation, linear layer.
+
+    Args:
+        activation: One of `ACTIVATIONS`.
+        weight: (classes, joint_hidden_size).
+        bias: (classes,).
+    """
+
+    def __init__(self, activation: str, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r} is not supported; expected one of {tuple(ACTIVATIONS)}.")
+        self.activate_in_place = ACTIVATIONS[activation]
+        self.head = Projection(weight, bias)
+
+    def __call__(self, frames: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
+        """(n, joint_hidden_size) and the same or (1, joint_hidden_size) to logits (n, classes)."""
+        return self.head(self.activate_in_place(frames + predictions))
