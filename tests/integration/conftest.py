@@ -102,3 +102,12 @@ def client(hub: HubServer, hf_home: Path, monkeypatch: pytest.MonkeyPatch) -> It
     huggingface_hub.close_session()
     yield hub
     huggingface_hub.close_session()
+
+
+@pytest.fixture(scope="session")
+def converted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demonstration checkpoint in our format."""
+    from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+    from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+
+    return convert_nemo_checkpoint(CHECKPOINT_PATH, tmp_path_factory.mktemp("converted") / "digits").output_dir

@@ -389,6 +389,14 @@ class HubServer:
         self.repositories[repo_id] = repository
         return as_json(answer)
 
+    def create_branch(self, user: str | None, body: bytes, repo: str, revision: str, **_: Any) -> Answer:
+        repository = self.writable(repo, user)
+        if revision in repository.branches:
+            raise RefusedError(409, f"Reference already exists: {revision}")
+        start = json.loads(body or b"{}").get("startingPoint", "main")
+        repository.branches[revision] = self.state(repository, start).oid
+        return as_json({})
+
     def preupload(self, user: str | None, body: bytes, repo: str, revision: str, **_: Any) -> Answer:
         commit = self.state(self.writable(repo, user), revision)
         files = []
@@ -531,6 +539,7 @@ ROUTES = [
         ("POST", f"/api/models/{REPO}/paths-info/{REVISION}", HubServer.paths_info),
         ("POST", f"/api/models/{REPO}/preupload/{REVISION}", HubServer.preupload),
         ("POST", f"/api/models/{REPO}/commit/{REVISION}", HubServer.commit),
+        ("POST", f"/api/models/{REPO}/branch/{REVISION}", HubServer.create_branch),
         ("GET", f"/api/models/{REPO}/refs", HubServer.refs),
         ("GET", f"/api/models/{REPO}/auth-check", HubServer.auth_check),
         ("GET", f"/api/models/{REPO}", HubServer.model_info),

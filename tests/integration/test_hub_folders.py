@@ -1,0 +1,181 @@
+"""Repositories in our format: loaded by their name, pushed, loaded again; those of others stay what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import READ_TOKEN, WRITE_TOKEN, Fault, HubServer, judge_card, read_card
+from huggingface_hub import constants
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForCTC,
+    AutoProcessor,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    Wav2Vec2FeatureExtractor,
+)
+
+from transformers_fastconformer import (
+    AutoModelForTDT,
+    FastConformerFeatureExtractor,
+    FastConformerForTDT,
+    FastConformerModel,
+    FastConformerProcessor,
+    FastConformerTDTConfig,
+    FastConformerTokenizer,
+    ParakeetTDTForCTC,
+)
+from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.cli.main import main
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+
+# Auto class, class of what it gives.
+LOADED = [
+    (AutoModelForTDT, FastConformerForTDT),
+    (AutoModelForCTC, ParakeetTDTForCTC),
+    (AutoModel, FastConformerModel),
+    (AutoConfig, FastConformerTDTConfig),
+    (AutoFeatureExtractor, FastConformerFeatureExtractor),
+    (AutoTokenizer, FastConformerTokenizer),
+    (AutoProcessor, FastConformerProcessor),
+]
+SPOKEN = "three one four one five nine"
+
+
+def transcribe(model: torch.nn.Module, processor: FastConformerProcessor) -> str:
+    inputs = processor(read_audio(CLIP_PATHS[0]), sampling_rate=16000, return_tensors="pt")
+    return processor.batch_decode(model.eval().generate(**inputs))[0]
+
+
+def test_every_auto_class_loads_by_name(client: HubServer, converted_folder: Path, monkeypatch) -> None:
+    commit = client.add_repository("org/digits", converted_folder).branches["main"]
+    loaded = {auto_class: auto_class.from_pretrained("org/digits") for auto_class, _ in LOADED}
+    for auto_class, expected in LOADED:
+        assert type(loaded[auto_class]) is expected
+    assert transcribe(loaded[AutoModelForTDT], loaded[AutoProcessor]) == SPOKEN
+    assert client.count("GET", "model.safetensors") == 1
+    fetched = [request.path for request in client.asked("GET", "/resolve/")]
+    assert len(fetched) == len(set(fetched))
+
+    # A second time nothing is fetched; by the commit or offline nothing is even asked.
+    client.forget_requests()
+    for auto_class, _ in LOADED:
+        auto_class.from_pretrained("org/digits")
+    assert client.count("GET", "/resolve/") + client.count("GET", "/objects/") == 0
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    client.forget_requests()
+    for auto_class, expected in LOADED:
+        assert type(auto_class.from_pretrained("org/digits")) is expected
+        assert type(auto_class.from_pretrained("org/digits", revision=commit)) is expected
+    assert client.requests == []
+
+
+def test_options_of_the_hub(client: HubServer, converted_folder: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in converted_folder.iterdir()}
+    narrow = {**files, "config.json": files["config.json"].replace(b'"float32"', b'"bfloat16"')}
+    client.add_repository("org/digits", {f"deep/{name}": content for name, content in files.items()}, gated=True)
+    client.add_commit("org/digits", narrow, branch="narrow")
+    client.repositories["org/digits"].members.add("reader")
+    with pytest.raises(OSError, match="gated"):
+        AutoModel.from_pretrained("org/digits", subfolder="deep")
+    with pytest.raises(OSError, match="gated"):
+        AutoModel.from_pretrained("org/digits", subfolder="deep", token=WRITE_TOKEN)
+    options = {"token": READ_TOKEN, "cache_dir": tmp_path / "cache"}
+    for auto_class, expected in LOADED:
+        in_folder = auto_class.from_pretrained("org/digits", subfolder="deep", **options)
+        of_branch = auto_class.from_pretrained("org/digits", revision="narrow", **options)
+        assert (type(in_folder), type(of_branch)) == (expected, expected)
+        if auto_class is AutoModel:
+            assert (in_folder.dtype, of_branch.dtype) == (torch.float32, torch.bfloat16)
+    assert not list(Path(constants.HF_HUB_CACHE).rglob("blobs/*"))
+    with pytest.raises(OSError, match="couldn't connect"):
+        AutoModel.from_pretrained("org/digits", revision="narrow", local_files_only=True)
+    AutoModel.from_pretrained("org/digits", revision="narrow", local_files_only=True, cache_dir=tmp_path / "cache")
+
+
+def test_push_and_load_again(client: HubServer, converted_folder: Path) -> None:
+    model = AutoModelForTDT.from_pretrained(converted_folder)
+    processor = AutoProcessor.from_pretrained(converted_folder)
+    with torch.no_grad():
+        model.encoder.layers[0].feed_forward1.linear1.weight.mul_(1.0 + 2**-10)
+    model.push_to_hub("writer/tuned", token=WRITE_TOKEN, tags=["digits"])
+    processor.push_to_hub("writer/tuned", token=WRITE_TOKEN)
+    repository = client.repositories["writer/tuned"]
+    files = repository.commits[repository.branches["main"]].files
+    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= set(files)
+    card = files["README.md"].content.decode()
+    assert judge_card(card)[0] == []
+    assert "digits" in read_card(card)["tags"]
+    again = AutoModelForTDT.from_pretrained("writer/tuned")
+    assert type(again) is FastConformerForTDT
+    truth = model.state_dict()
+    assert all(torch.equal(tensor, truth[name]) for name, tensor in again.state_dict().items())
+    assert transcribe(again, AutoProcessor.from_pretrained("writer/tuned")) == SPOKEN
+    # To a branch of its own, in 16 bits.
+    model.bfloat16().push_to_hub("writer/tuned", token=WRITE_TOKEN, revision="half")
+    assert AutoModelForTDT.from_pretrained("writer/tuned", revision="half").dtype == torch.bfloat16
+    assert AutoModelForTDT.from_pretrained("writer/tuned").dtype == torch.float32
+
+
+def test_convert_push_to_hub(client: HubServer, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    arguments = ["convert", "--model_name", str(CHECKPOINT_PATH), "--push_to_hub", "writer/converted"]
+    monkeypatch.setattr("sys.argv", ["fastconformer", *arguments])
+    monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
+    with pytest.raises(SystemExit) as finished:
+        main()
+    assert finished.value.code in (0, None)
+    assert "writer/converted" in capsys.readouterr().out
+    monkeypatch.delenv("HF_TOKEN")
+    repository = client.repositories["writer/converted"]
+    card = repository.commits[repository.branches["main"]].files["README.md"].content.decode()
+    assert judge_card(card) == ([], [])
+    assert read_card(card)["pipeline_tag"] == "automatic-speech-recognition"
+    model = AutoModelForTDT.from_pretrained("writer/converted")
+    assert transcribe(model, AutoProcessor.from_pretrained("writer/converted")) == SPOKEN
+    # Somebody who may not write there is told so.
+    monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
+    with pytest.raises(SystemExit) as finished:
+        main()
+    assert finished.value.code == 1
+    assert "403" in capsys.readouterr().err
+    assert len(repository.commits) == 2  # the first one is empty
+
+
+def test_a_download_of_weights_is_resumed(client: HubServer, converted_folder: Path, monkeypatch) -> None:
+    # The client keeps whole chunks of what it received, of 10 MB as a rule.
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
+    client.add_repository("org/digits", converted_folder)
+    client.faults.append(Fault("model.safetensors", cut_after_bytes=500_000))
+    assert transcribe(
+        AutoModelForTDT.from_pretrained("org/digits"), AutoProcessor.from_pretrained("org/digits")
+    ) == SPOKEN  # fmt: skip
+    size_bytes = (converted_folder / "model.safetensors").stat().st_size
+    asked = client.asked("GET", "model.safetensors")
+    assert [each.range for each in asked] == [None, f"bytes={500_000 // 2**16 * 2**16}-"]
+    assert sum(each.sent_bytes for each in asked) < size_bytes + 2**16
+
+
+def test_models_of_others_stay_what_they_are(client: HubServer, tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    torch.manual_seed(0)
+    model = BertModel(config)
+    model.save_pretrained(tmp_path / "bert")
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "bert")
+    client.add_repository("org/bert", tmp_path / "bert")
+    loaded = AutoModel.from_pretrained("org/bert")
+    assert type(loaded) is BertModel
+    truth = model.state_dict()
+    assert all(torch.equal(tensor, truth[name]) for name, tensor in loaded.state_dict().items())
+    assert type(AutoConfig.from_pretrained("org/bert")) is BertConfig
+    assert type(AutoFeatureExtractor.from_pretrained("org/bert")) is Wav2Vec2FeatureExtractor
+    # What Transformers itself says about what is not there.
+    client.add_repository("org/nothing", {"README.md": b"---\nlicense: mit\n---\n"})
+    with pytest.raises(ValueError, match="Unrecognized model in org/nothing"):
+        AutoModel.from_pretrained("org/nothing")
+    with pytest.raises(OSError, match="org/missing is not a local folder and is not a valid model identifier"):
+        AutoModel.from_pretrained("org/missing")
