@@ -1,0 +1,21 @@
+"""Checkpoints of other people's classes, read into our form and written from it."""
+
+from .transformers import (
+    ExportResult,
+    ImportResult,
+    TransformersCheckpoint,
+    convert_transformers_checkpoint,
+    export_to_transformers,
+    is_transformers_checkpoint,
+    read_transformers_checkpoint,
+)
+
+__all__ = [
+    "ExportResult",
+    "ImportResult",
+    "TransformersCheckpoint",
+    "convert_transformers_checkpoint",
+    "export_to_transformers",
+    "is_transformers_checkpoint",
+    "read_transformers_checkpoint",
+]

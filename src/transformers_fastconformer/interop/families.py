@@ -1,0 +1,95 @@
+"""The model types of Transformers that hold a FastConformer, and what each is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..configuration_fastconformer import (
+    FastConformerConfig,
+    FastConformerCTCConfig,
+    FastConformerRNNTConfig,
+    FastConformerTDTConfig,
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    A model type of Transformers.
+
+    Args:
+        model_type: Its name in `config.json`.
+        class_name: The class in `transformers` that saves and loads it.
+        config_class_name: The configuration of that class.
+        config_class: Our configuration.
+        architecture: Our class.
+        encoder_prefix: What stands before the names of the encoder's tensors in their files.
+        encoder_type: The model type of the encoder's configuration.
+        is_streaming: The encoder is the cache-aware one: causal, with layer norm and chunks of attention.
+        left_out: Beginnings of the names of tensors that are no part of ours, and the reason.
+        is_written: Whether our checkpoints are written in this form.
+    """
+
+    model_type: str
+    class_name: str
+    config_class_name: str
+    config_class: type[FastConformerConfig]
+    architecture: str
+    encoder_prefix: str = "encoder."
+    encoder_type: str = "parakeet_encoder"
+    is_streaming: bool = False
+    left_out: tuple[tuple[str, str], ...] = ()
+    is_written: bool = True
+
+    @property
+    def is_encoder_alone(self) -> bool:
+        """Whether the configuration is the encoder's own, with nothing around it."""
+        return self.model_type == self.encoder_type
+
+
+CANARY_DECODER = "of the prompted decoder; the encoder alone is read"
+STREAMING_ENCODER = "nemotron_asr_streaming_encoder"
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "parakeet_encoder",
+        "ParakeetEncoder",
+        "ParakeetEncoderConfig",
+        FastConformerConfig,
+        "FastConformerModel",
+        encoder_prefix="",
+    ),
+    Family("parakeet_ctc", "ParakeetForCTC", "ParakeetCTCConfig", FastConformerCTCConfig, "FastConformerForCTC"),
+    Family("parakeet_rnnt", "ParakeetForRNNT", "ParakeetRNNTConfig", FastConformerRNNTConfig, "FastConformerForRNNT"),
+    Family("parakeet_tdt", "ParakeetForTDT", "ParakeetTDTConfig", FastConformerTDTConfig, "FastConformerForTDT"),
+    Family(
+        STREAMING_ENCODER,
+        "NemotronAsrStreamingEncoder",
+        "NemotronAsrStreamingEncoderConfig",
+        FastConformerConfig,
+        "FastConformerModel",
+        encoder_prefix="",
+        encoder_type=STREAMING_ENCODER,
+        is_streaming=True,
+    ),
+    Family(
+        "nemotron_asr_streaming",
+        "NemotronAsrStreamingForRNNT",
+        "NemotronAsrStreamingConfig",
+        FastConformerRNNTConfig,
+        "FastConformerForRNNT",
+        encoder_type=STREAMING_ENCODER,
+        is_streaming=True,
+    ),
+    Family(
+        "canary",
+        "CanaryForConditionalGeneration",
+        "CanaryConfig",
+        FastConformerConfig,
+        "FastConformerModel",
+        encoder_prefix="model.encoder.",
+        left_out=(("model.decoder.", CANARY_DECODER), ("proj_out.", CANARY_DECODER)),
+        is_written=False,
+    ),
+)
+FAMILY_OF_TYPE = {family.model_type: family for family in FAMILIES}
