@@ -21,7 +21,7 @@ from .local_attention import (
     local_distances,
     select_global_tokens,
 )
-from .masking import FrameMask
+from .masking import FrameMask, is_loop_over_frames_allowed
 
 # Queries in a block of `sdpa_attention`, at most and, where few keys are seen, at least. The scores of one block are
 # (batch, heads, block, keys).
@@ -140,7 +140,8 @@ def sdpa_attention(
     The same as `eager_attention`, one `scaled_dot_product_attention` for each block of queries.
 
     A block of q queries and the k keys that it may see needs only `k + q - 1` distances, so that nothing of size
-    frames x frames exists; with a limited context the time is linear in the number of frames, too.
+    frames x frames exists; with a limited context the time is linear in the number of frames, too. A compiled or
+    exported graph has one block, whatever the number of frames.
     """
     num_frames = key.shape[-2]
     scale = 1.0 / math.sqrt(query_u.shape[-1])
@@ -148,9 +149,8 @@ def sdpa_attention(
         # A block sees the keys of its own frames too: with a narrow context a large one would see mostly those.
         seen_frames = mask.window.num_frames or QUERY_BLOCK_FRAMES
         block_frames = min(max(seen_frames, SMALLEST_BLOCK_FRAMES), QUERY_BLOCK_FRAMES)
-    # A number of frames that is a symbol (torch.export) is not looped over.
     blocks = [(0, num_frames, 0, num_frames)]
-    if isinstance(num_frames, int) and num_frames > block_frames:
+    if is_loop_over_frames_allowed(num_frames) and num_frames > block_frames:
         starts = range(0, num_frames, block_frames)
         stops = [min(start + block_frames, num_frames) for start in starts]
         blocks = [(start, stop, *mask.key_range(start, stop)) for start, stop in zip(starts, stops, strict=True)]

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: `strict` checks the types of the fields, and skips those in quotes.
 from dataclasses import fields
+from inspect import get_annotations
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -24,7 +25,7 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
 
 
 @strict
-class FastConformerConfig(PreTrainedConfig):
+class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
     r"""
     Configuration of the FastConformer encoder (Rekesh et al., 2023, "Fast Conformer with Linearly Scalable
     Attention"; NeMo's `ConformerEncoder`). The configurations of the heads inherit it, so that every checkpoint's
@@ -154,13 +155,35 @@ class FastConformerConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in Transformers; the encoder alone reads its part of a head's configuration, which is no mismatch."""
+        """
+        As in Transformers; that the encoder alone reads its part of a head's configuration, or a new head begins with
+        that of an encoder, is no mismatch.
+        """
         config_dict, unused = super().get_config_dict(*args, **kwargs)
-        if cls is FastConformerConfig and str(config_dict.get("model_type", "")).startswith(f"{cls.model_type}_"):
+        found, encoder_type = str(config_dict.get("model_type", "")), FastConformerConfig.model_type
+        if cls is FastConformerConfig and found.startswith(f"{encoder_type}_"):
             names = {field.name for field in fields(cls)}
             config_dict = {name: value for name, value in config_dict.items() if name in names}
+            config_dict["model_type"] = encoder_type
+        elif found == encoder_type:
             config_dict["model_type"] = cls.model_type
         return config_dict, unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        As in Transformers, but values given beside those of the dictionary are checked together with them, and the
+        blank follows a `vocab_size` that is given so.
+        """
+        classes = [base for base in cls.__mro__ if issubclass(base, FastConformerConfig)]
+        names = {name for base in classes for name in get_annotations(base)}
+        given = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+        config_dict = dict(config_dict)
+        if "vocab_size" in given:
+            old_blank_id = config_dict.pop("blank_token_id", None)
+            if config_dict.get("pad_token_id") == old_blank_id:
+                config_dict.pop("pad_token_id", None)
+        return super().from_dict({**config_dict, **given, "model_type": cls.model_type}, **kwargs)
 
     def _validate_encoder(self) -> None:
         for name in ("num_mel_bins", "hidden_size", "num_attention_heads", "intermediate_size", "conv_kernel_size"):

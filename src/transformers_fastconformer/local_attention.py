@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .masking import is_loop_over_frames_allowed
+
 # Frames whose scores exist at a time in `blocked_local_attention`: what bounds its memory beside input and output.
 GROUP_FRAMES = 4096
 
@@ -214,9 +216,8 @@ def blocked_local_attention(
         global_scores=global_scores,
         global_value=global_value,
     )
-    # A number of frames that is a symbol (torch.export) is not looped over.
-    group_blocks = max(group_frames // block_frames, 1) if isinstance(num_blocks, int) else num_blocks
-    if isinstance(num_blocks, int) and num_blocks > group_blocks:
+    group_blocks = max(group_frames // block_frames, 1)
+    if is_loop_over_frames_allowed(num_blocks) and num_blocks > group_blocks:
         outputs = [
             blocks.attend(slice(start, start + group_blocks), position_key, dropout)
             for start in range(0, num_blocks, group_blocks)

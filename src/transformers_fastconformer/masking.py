@@ -86,6 +86,15 @@ def _check(condition: torch.Tensor, message: object) -> None:
         torch._assert_async(condition, "attention_mask and input_lengths contradict each other or input_features")
 
 
+def is_loop_over_frames_allowed(num_frames: int) -> bool:
+    """
+    Whether Python may loop over blocks of so many frames.
+
+    Not while a graph is made (`torch.compile`, `torch.export`): the loop would tie it to one number of frames.
+    """
+    return isinstance(num_frames, int) and not torch.compiler.is_compiling()
+
+
 @dataclass(frozen=True)
 class ContextWindow:
     """

@@ -14,9 +14,10 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import QUERY_BLOCK_FRAMES, FastConformerAttention, build_position_table
+from .checkpoint_sources import LoadsFromSources
 from .configuration_fastconformer import FastConformerConfig
 from .frames import reduced_frames, subsampled_lengths
-from .masking import FrameMask, lengths_to_mask, resolve_context, resolve_lengths
+from .masking import FrameMask, is_loop_over_frames_allowed, lengths_to_mask, resolve_context, resolve_lengths
 from .modeling_outputs import FastConformerEncoderOutput
 from .subsampling import build_reduction, build_subsampling
 
@@ -143,9 +144,18 @@ class FastConformerConvolution(nn.Module):
         hidden_states = self.depthwise_conv(nn.functional.pad(hidden_states, self.padding))
         if isinstance(self.norm, nn.LayerNorm):
             hidden_states = self.norm(hidden_states.transpose(1, 2))  # (batch, frames, hidden_size)
+        elif self.training and _is_recomputed():
+            # Gradient checkpointing runs a block twice in a step, which must move the running statistics once.
+            statistics = {name: buffer.clone() for name, buffer in self.norm.named_buffers()}
+            hidden_states = torch.func.functional_call(self.norm, statistics, hidden_states).transpose(1, 2)
         else:
             hidden_states = self.norm(hidden_states).transpose(1, 2)
         return self.pointwise_conv2(self.activation(hidden_states))
+
+
+def _is_recomputed() -> bool:
+    """Whether the forward pass at hand is one that gradient checkpointing makes again, that is within a backward."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class FastConformerBlock(GradientCheckpointingLayer):
@@ -226,7 +236,7 @@ class FastConformerSpeakerKernel(nn.Module):
         return hidden_states
 
 
-class FastConformerPreTrainedModel(PreTrainedModel):
+class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
     """What all FastConformer models share: the configuration class, conventions and fresh weights."""
 
     config: FastConformerConfig
@@ -301,6 +311,20 @@ class FastConformerPreTrainedModel(PreTrainedModel):
         config.attention_context = context
         config.attention_context_style = style
         config.position_embedding_type = position_type
+
+    def get_input_embeddings(self) -> nn.Module:
+        """
+        The layer that brings mel frames to the width of the blocks; there are no embeddings of tokens at the input.
+
+        What asks for it, such as adapters (PEFT) with gradient checkpointing, wants the place where hidden states begin.
+        """
+        encoder: Any = self.base_model
+        return encoder.subsampling.linear
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another layer where `get_input_embeddings` finds it."""
+        encoder: Any = self.base_model
+        encoder.subsampling.linear = value
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Not supported: the vocabulary is the tokenizer's, and the blank is the class behind its last token."""
@@ -475,8 +499,8 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         mask = FrameMask(num_frames, resolve_context(self.config.attention_context_style, context), padding_mask)
         if self.config.position_embedding_type == "rel_pos_local_attn":
             return mask  # the window is no mask there
-        is_plain = self.config._attn_implementation == "eager" or not isinstance(num_frames, int)
-        return mask.materialize(hidden_states.device) if is_plain or num_frames <= QUERY_BLOCK_FRAMES else mask
+        is_whole = self.config._attn_implementation == "eager" or not is_loop_over_frames_allowed(num_frames)
+        return mask.materialize(hidden_states.device) if is_whole or num_frames <= QUERY_BLOCK_FRAMES else mask
 
     def _count_norm_frames(self, input_features: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor | None:
         """Encoder frames of each clip with one masked mel frame behind it, for the norms that count them: (batch,)."""
