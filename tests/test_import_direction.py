@@ -20,7 +20,17 @@ PACKAGE = "transformers_fastconformer"
 LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ("version",),
     ("demonstration", "frames", "configuration_*"),
-    ("modeling_outputs", "masking", "local_attention", "attention", "subsampling", "cache_*", "losses", "decoding"),
+    (
+        "windows",
+        "modeling_outputs",
+        "masking",
+        "local_attention",
+        "attention",
+        "subsampling",
+        "cache_*",
+        "losses",
+        "decoding",
+    ),
     ("audio", "feature_extraction_*", "tokenization_*", "generation_*"),
     (
         "processing_*",
@@ -30,7 +40,7 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         "modeling_fastconformer_hybrid",
     ),
     ("streaming", "nemo", "interop", "export"),
-    ("auto", "pipeline_*"),
+    ("pipeline_longform", "pipeline_recognition", "auto", "pipeline_fastconformer"),
     ("cli", "__main__"),
     ("__init__",),  # the public names; nothing inside imports them from here
 )
