@@ -19,7 +19,7 @@ PACKAGE = "transformers_fastconformer"
 # pattern of module names, a folder (and all in it), or several of them that may not import one another.
 LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ("version",),
-    ("demonstration", "frames", "configuration_*"),
+    ("demonstration", "frames", "checkpoint_sources", "configuration_*"),
     (
         "windows",
         "modeling_outputs",

@@ -1,14 +1,32 @@
-"""Registration with the Auto classes of Transformers, done once, when the package is imported."""
+"""
+What importing this package changes in Transformers, all of it, and how to take it back.
+
+- The Auto classes learn our configurations and classes, by their public `register`.
+- `from_pretrained` of `AutoConfig`, `AutoFeatureExtractor`, `AutoTokenizer`, `AutoProcessor` and of all `AutoModel...`
+  classes is wrapped, so that they accept `.nemo` checkpoints. The wrapper looks at what lies on disk; unless that is a
+  `.nemo` checkpoint, Transformers' own code runs with the very same arguments. Only where that ends in an error is the
+  Hub asked whether the repository holds a `.nemo` and no `config.json`; if not, the error goes on.
+- Our own classes are told where `.nemo` checkpoints come from (`checkpoint_sources.py`).
+
+`register()` runs at import; `unregister()` undoes it.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoProcessor, AutoTokenizer
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
+from .checkpoint_sources import load_from_folder, register_source, unregister_source
 from .configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -20,6 +38,7 @@ from .modeling_fastconformer import FastConformerModel
 from .modeling_fastconformer_ctc import FastConformerForCTC
 from .modeling_fastconformer_hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
 from .modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
+from .nemo.cache import resolve_nemo_checkpoint, resolved_once
 from .processing_fastconformer import FastConformerProcessor
 from .tokenization_fastconformer import FastConformerTokenizer
 
@@ -37,10 +56,23 @@ AutoModelForTDT = _auto_model_class("AutoModelForTDT", "token-and-duration trans
 AutoModelForRNNT = _auto_model_class("AutoModelForRNNT", "RNN transducers")
 
 
+NEMO = "nemo"
+CONFIG_CLASSES = (FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig, FastConformerTDTConfig)
+HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], type], ...] = (
+    (AutoModelForCTC, FastConformerCTCConfig, FastConformerForCTC),
+    (AutoModelForCTC, FastConformerRNNTConfig, FastConformerHybridForCTC),
+    (AutoModelForCTC, FastConformerTDTConfig, ParakeetTDTForCTC),
+    (AutoModelForRNNT, FastConformerRNNTConfig, FastConformerForRNNT),
+    (AutoModelForTDT, FastConformerTDTConfig, FastConformerForTDT),
+)
+_originals: dict[type, classmethod] = {}
+_is_registered = False
+
+
 def register() -> None:
-    """Make the Auto classes know every configuration and class of this package. Doing it again changes nothing."""
-    configs = (FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig, FastConformerTDTConfig)
-    for config_class in configs:
+    """Make the Auto classes know this package and `.nemo` checkpoints. Doing it again changes nothing."""
+    global _is_registered
+    for config_class in CONFIG_CLASSES:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         # Not `AutoModel.register`: it wants one model class for each configuration, and the bare model fits them all.
         bare_models: Any = AutoModel._model_mapping
@@ -48,11 +80,79 @@ def register() -> None:
         AutoFeatureExtractor.register(config_class, FastConformerFeatureExtractor, exist_ok=True)
         AutoTokenizer.register(config_class, fast_tokenizer_class=FastConformerTokenizer, exist_ok=True)
         AutoProcessor.register(config_class, FastConformerProcessor, exist_ok=True)
-    AutoModelForCTC.register(FastConformerCTCConfig, FastConformerForCTC, exist_ok=True)
-    AutoModelForCTC.register(FastConformerRNNTConfig, FastConformerHybridForCTC, exist_ok=True)
-    AutoModelForCTC.register(FastConformerTDTConfig, ParakeetTDTForCTC, exist_ok=True)
-    AutoModelForRNNT.register(FastConformerRNNTConfig, FastConformerForRNNT, exist_ok=True)
-    AutoModelForTDT.register(FastConformerTDTConfig, FastConformerForTDT, exist_ok=True)
+    for auto_class, config_class, model_class in HEAD_CLASSES:
+        auto_class.register(config_class, model_class, exist_ok=True)
+    register_source(NEMO, resolve_nemo_checkpoint)
+    for wrapped_class in (AutoConfig, AutoFeatureExtractor, AutoTokenizer, AutoProcessor, *_auto_model_classes()):
+        if wrapped_class not in _originals:
+            _originals[wrapped_class] = wrapped_class.__dict__["from_pretrained"]
+            wrapped_class.from_pretrained = _accepting_nemo(_originals[wrapped_class])  # type: ignore[attr-defined]
+    _is_registered = True
+
+
+def unregister() -> None:
+    """Leave the Auto classes as they are without this package. Our own classes read our own format then, no more."""
+    global _is_registered
+    _is_registered = False  # a wrapper that somebody has wrapped again cannot be taken out; it lets everything pass
+    for wrapped_class, original in list(_originals.items()):
+        if getattr(wrapped_class.__dict__["from_pretrained"], "_original", None) is original:
+            wrapped_class.from_pretrained = original  # type: ignore[attr-defined]
+            del _originals[wrapped_class]
+    unregister_source(NEMO)
+    mappings: list[Any] = [AutoModel._model_mapping, FEATURE_EXTRACTOR_MAPPING, TOKENIZER_MAPPING, PROCESSOR_MAPPING]
+    mappings += [auto_class._model_mapping for auto_class, _, _ in HEAD_CLASSES]
+    for config_class in CONFIG_CLASSES:
+        CONFIG_MAPPING._extra_content.pop(config_class.model_type, None)
+        for mapping in mappings:
+            mapping._extra_content.pop(config_class, None)
+
+
+def _auto_model_classes() -> list[type]:
+    """The base of the `AutoModel...` classes and those of them that have a `from_pretrained` of their own."""
+    found: list[type] = [_BaseAutoModelClass]
+    for auto_class in found:
+        found += [child for child in auto_class.__subclasses__() if child not in found]
+    return [auto_class for auto_class in found if "from_pretrained" in auto_class.__dict__]
+
+
+class _AcceptingNemo(classmethod):
+    """A `from_pretrained` of ours, known by what it stands for."""
+
+    _original: classmethod
+
+
+def _accepting_nemo(original: classmethod) -> classmethod:
+    """`from_pretrained` of an Auto class, with `.nemo` checkpoints beside everything that it takes already."""
+
+    @functools.wraps(original.__func__)
+    def from_pretrained(cls: type, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        load: Callable[..., Any] = original.__get__(None, cls)
+        name = pretrained_model_name_or_path
+        if not _is_registered or name is None:
+            return load(name, *args, **kwargs)
+        with resolved_once():
+            folder = resolve_nemo_checkpoint(name, cls, kwargs, only_if_known=True)
+            if folder is None:
+                try:
+                    return load(name, *args, **kwargs)
+                except (OSError, ValueError) as error:
+                    folder = _resolve_after(error, name, cls, kwargs)
+            return load_from_folder(load, folder, name, args, kwargs)
+
+    wrapper = _AcceptingNemo(from_pretrained)
+    wrapper._original = original
+    return wrapper
+
+
+def _resolve_after(error: Exception, name: Any, cls: type, options: dict[str, Any]) -> str:
+    """The folder of a `.nemo` checkpoint that Transformers cannot load; its own error where it is none."""
+    try:
+        folder = resolve_nemo_checkpoint(name, cls, options)
+    except (OSError, ValueError) as found:
+        raise found from error
+    if folder is None:
+        raise error
+    return folder
 
 
 register()

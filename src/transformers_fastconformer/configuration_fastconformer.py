@@ -9,6 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .checkpoint_sources import LoadsFromSources
+
 SUBSAMPLING_TYPES = ("dw_striding", "striding", "stacking", "stacking_norm", "none")
 POSITION_TYPES = ("rel_pos", "rel_pos_local_attn", "abs_pos")
 CONTEXT_STYLES = ("regular", "chunked_limited", "chunked_limited_with_rc")

@@ -14,6 +14,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from . import frames
+from .checkpoint_sources import LoadsFromSources
 
 logger = logging.get_logger(__name__)
 
@@ -75,7 +76,7 @@ def mel_filterbank(
     return filters
 
 
-class FastConformerFeatureExtractor(SequenceFeatureExtractor):
+class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
     r"""
     Constructs a FastConformer feature extractor: raw speech to (normalised) log-mel features.
 

@@ -10,6 +10,7 @@ import torch
 from transformers import BatchEncoding, BatchFeature, ProcessorMixin
 from transformers.utils import ModelOutput
 
+from .checkpoint_sources import LoadsFromSources
 from .decoding.timestamps import (
     SEGMENT_SEPARATORS,
     Span,
@@ -45,7 +46,7 @@ class FastConformerTranscription(ModelOutput):
     events: list[dict[str, Any]] | None = None
 
 
-class FastConformerProcessor(ProcessorMixin):
+class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
     """
     Joins a [`FastConformerFeatureExtractor`] and a [`FastConformerTokenizer`].
 

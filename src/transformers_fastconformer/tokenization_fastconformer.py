@@ -21,6 +21,8 @@ from typing import Any
 from tokenizers import Tokenizer, normalizers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
+from .checkpoint_sources import LoadsFromSources
+
 TEXT_RULES = ("sentencepiece", "character", "wordpiece", "aggregate")
 WORD_MARK = "▁"
 CONTINUATION_MARK = "##"
@@ -117,7 +119,7 @@ class LanguageSpan:
     size: int
 
 
-class FastConformerTokenizer(PreTrainedTokenizerFast):
+class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
     """
     Tokenizer of the FastConformer models.
 

@@ -25,7 +25,6 @@ from transformers_fastconformer.nemo.convert import (
     ARCHITECTURES,
     convert_nemo_checkpoint,
     insert_verification,
-    locate_archive,
 )
 from transformers_fastconformer.nemo.safetensors_writer import (
     TensorEntry,
@@ -483,15 +482,15 @@ def test_folders(make_archive, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "notes.txt").write_text("notes")
-    with pytest.raises(ValueError, match=r"model: expected exactly one \.nemo file; found none"):
-        locate_archive(folder)
+    with pytest.raises(ValueError, match=r"model: expected a \.nemo file in it; found none"):
+        convert_nemo_checkpoint(folder, tmp_path / "out")
     path = make_archive("ctc")
     path.rename(folder / "a.nemo")
-    assert locate_archive(folder) == (folder / "a.nemo", None)
     assert convert_nemo_checkpoint(folder, tmp_path / "out").archive_path == folder / "a.nemo"
     make_archive("ctc").rename(folder / "b.nemo")
-    with pytest.raises(ValueError, match=r"found a\.nemo, b\.nemo"):
-        locate_archive(folder)
+    with pytest.raises(ValueError, match=r"model holds 2 \.nemo files: a\.nemo, b\.nemo; name one"):
+        convert_nemo_checkpoint(folder, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_unpacked_archives(make_archive, tmp_path):
@@ -502,44 +501,6 @@ def test_unpacked_archives(make_archive, tmp_path):
     result = convert_nemo_checkpoint(tmp_path / "unpacked", tmp_path / "out")
     assert result.archive_path == tmp_path / "unpacked"
     assert (tmp_path / "unpacked" / "model_weights.ckpt").is_file()
-
-
-@pytest.mark.parametrize("name", ["absent.nemo", "./absent", "/no/such/folder", "a/b/c"])
-def test_absent_paths_are_not_looked_for_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr(convert_module, "HfApi", None)
-    with pytest.raises(
-        ValueError, match=r"no such file or folder; expected a \.nemo file, a folder with one or a Hub"
-    ):
-        locate_archive(name)
-
-
-def test_hub_repositories(make_archive, tmp_path, monkeypatch):
-    path = make_archive("hybrid_tdt_ctc", name="parakeet.nemo")
-    repositories = {"nvidia/one": ["README.md", "parakeet.nemo"], "nvidia/two": ["a.nemo", "b.nemo"], "solo": []}
-    asked = []
-
-    class Api:
-        def __init__(self, token):
-            asked.append(token)
-
-        def list_repo_files(self, name, revision):
-            asked.append(revision)
-            return repositories[name]
-
-    def download(name, file_name, revision, token, cache_dir):
-        asked.extend([name, file_name, revision, token, cache_dir])
-        return str(path)
-
-    monkeypatch.setattr(convert_module, "HfApi", Api)
-    monkeypatch.setattr(convert_module, "hf_hub_download", download)
-    result = convert_nemo_checkpoint("nvidia/one", tmp_path / "out", revision="main", token="t", cache_dir=tmp_path)
-    assert asked == ["t", "main", "nvidia/one", "parakeet.nemo", "main", "t", str(tmp_path)]
-    assert (result.hub_id, result.source) == ("nvidia/one", "nvidia/one")
-    assert "base_model: nvidia/one\n" in (result.output_dir / "README.md").read_text()
-    with pytest.raises(ValueError, match=r"nvidia/two: expected exactly one \.nemo file; found a\.nemo, b\.nemo"):
-        locate_archive("nvidia/two")
-    with pytest.raises(ValueError, match=r"solo: expected exactly one \.nemo file; found none"):
-        locate_archive("solo")
 
 
 # The model card

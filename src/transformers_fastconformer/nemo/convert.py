@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections import Counter
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, hf_hub_download
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -31,9 +29,10 @@ from ..modeling_fastconformer_hybrid import ParakeetTDTForTDT
 from ..modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
-from .archive import CONFIG_MEMBER, WEIGHTS_MEMBER, NemoArchive, NemoWeights
+from .archive import WEIGHTS_MEMBER, NemoArchive, NemoWeights
 from .config_map import MappedConfig, map_config
-from .model_card import insert_verification, write_model_card
+from .hub import FoundArchive, check_download, require_archive
+from .model_card import insert_verification, read_source_card, write_model_card
 from .safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
 from .tokenizer_map import build_tokenizer, timestamp_options
 from .weight_map import (
@@ -47,10 +46,18 @@ from .weight_map import (
     plan_tensors,
 )
 
-__all__ = ["ConversionResult", "convert_nemo_checkpoint", "insert_verification", "locate_archive"]
+__all__ = [
+    "CONVERSION_FORMAT",
+    "ConversionResult",
+    "convert_archive",
+    "convert_nemo_checkpoint",
+    "insert_verification",
+]
 
 logger = logging.get_logger(__name__)
 
+# What a conversion writes. Raise it with every change of that, so that cached conversions of before are made anew.
+CONVERSION_FORMAT = 1
 ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
     "FastConformerModel": FastConformerModel,
     "FastConformerForCTC": FastConformerForCTC,
@@ -62,7 +69,6 @@ WEIGHTS_SUFFIX = "_weights.ckpt"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Mapped bytes are counted as the process's memory, so the map is made anew after so many.
 MAPPED_BYTES = 64 * 2**20
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 
 
 @dataclass(frozen=True)
@@ -111,9 +117,7 @@ def convert_nemo_checkpoint(
     max_shard_size: int | str = "5GB",
     overwrite: bool = False,
     encoder_only: bool = False,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    **hub_options: Any,
 ) -> ConversionResult:
     """
     Convert a NeMo checkpoint. Nothing appears at `output_dir` before everything is written; then it appears whole.
@@ -125,24 +129,53 @@ def convert_nemo_checkpoint(
     the weights lie twice beside `output_dir` (once if the source is a folder or they are small).
 
     Args:
-        source: A `.nemo` file, a folder that holds one (or its unpacked members), or the id of a Hub repository with
-            one.
+        source: A `.nemo` file, a folder that holds one (or its unpacked members), the id of a Hub repository with
+            one, or `owner/repository/file.nemo` where it has several.
         output_dir: Folder to make. It must not exist, be empty, or be replaced on request.
         dtype: `"float32"`, `"float16"` or `"bfloat16"`; `None` or `"auto"` keeps what the archive has.
         max_shard_size: Most bytes of weights in a file, as a number or text such as `"5GB"`.
         overwrite: Replace what is at `output_dir`.
         encoder_only: Leave the heads out, of any model whose encoder is a FastConformer.
-        revision, token, cache_dir: For the Hub.
+        **hub_options: For the Hub, as in `from_pretrained`: `revision`, `token`, `cache_dir`, `subfolder`,
+            `force_download`, `local_files_only`, `proxies`.
 
     Raises:
         ValueError: for whatever is wrong with the source, an option that is not supported, or an output folder that
             is in use. The message names it; nothing is left behind.
+        OSError: for a repository that cannot be reached.
     """
+    _parse_dtype(dtype)
+    parse_bytes(max_shard_size)
+    _check_output(Path(output_dir), overwrite)
+    archive = require_archive(source, hub_options)
+    check_download(archive)
+    return convert_archive(
+        archive,
+        output_dir,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+        encoder_only=encoder_only,
+        hub_options=hub_options,
+    )
+
+
+def convert_archive(
+    found: FoundArchive,
+    output_dir: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+    overwrite: bool = False,
+    encoder_only: bool = False,
+    hub_options: Mapping[str, Any] | None = None,
+) -> ConversionResult:
+    """[`convert_nemo_checkpoint`] of an archive that is on this machine; `hub_options` serve to read its card."""
     target_dtype = _parse_dtype(dtype)
     most_shard_bytes = parse_bytes(max_shard_size)
     output_dir = Path(output_dir)
     _check_output(output_dir, overwrite)
-    archive_path, hub_id = locate_archive(source, revision=revision, token=token, cache_dir=cache_dir)
+    archive_path = found.path
     with NemoArchive(archive_path) as archive, _written_as_one(output_dir, overwrite) as folder:
         nemo_config = archive.read_config()
         with archive.open_weights(folder) as weights:
@@ -178,8 +211,8 @@ def convert_nemo_checkpoint(
         write_model_card(
             folder,
             mapped,
-            hub_id=hub_id,
-            archive_name=archive_path.name,
+            source=found,
+            source_card=read_source_card(found, hub_options or {}),
             num_parameters=num_parameters,
             parts_left_out=parts_left_out,
         )
@@ -193,7 +226,7 @@ def convert_nemo_checkpoint(
     return ConversionResult(
         output_dir=output_dir,
         archive_path=archive_path,
-        hub_id=hub_id,
+        hub_id=found.hub_id,
         mapped=mapped,
         dropped_tensors=dropped_tensors,
         parts_left_out=parts_left_out,
@@ -201,48 +234,6 @@ def convert_nemo_checkpoint(
         dtype=str(written_dtype).removeprefix("torch."),
         files=sorted(path.name for path in output_dir.iterdir()),
     )
-
-
-# The source
-
-
-def locate_archive(
-    source: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-) -> tuple[Path, str | None]:
-    """
-    Where the archive is, and the Hub id that it came from.
-
-    Args:
-        source: A `.nemo` file, a folder that holds exactly one or the members of one, or a Hub id. What exists on
-            disk comes first.
-        revision, token, cache_dir: For the Hub.
-    """
-    path = Path(source)
-    if path.is_dir():
-        if (path / CONFIG_MEMBER).is_file():
-            return path, None
-        return path / _only_archive([child.name for child in path.iterdir()], str(path)), None
-    if path.is_file():
-        return path, None
-    name = os.fspath(source)
-    if path.suffix == ".nemo" or not HUB_ID.fullmatch(name):
-        raise ValueError(f"{name}: no such file or folder; expected a .nemo file, a folder with one or a Hub id.")
-    files = HfApi(token=token).list_repo_files(name, revision=revision)
-    archive_name = _only_archive(files, name)
-    cache = None if cache_dir is None else os.fspath(cache_dir)
-    return Path(hf_hub_download(name, archive_name, revision=revision, token=token, cache_dir=cache)), name
-
-
-def _only_archive(names: list[str], source: str) -> str:
-    archives = sorted(name for name in names if name.endswith(".nemo"))
-    if len(archives) != 1:
-        found = ", ".join(archives) if archives else "none"
-        raise ValueError(f"{source}: expected exactly one .nemo file; found {found}.")
-    return archives[0]
 
 
 # The output
@@ -349,7 +340,7 @@ def check_vocabulary(tokenizer: FastConformerTokenizer, config: FastConformerCon
     if num_tokens + 1 != vocab_size:
         raise ValueError(
             f"{source}: the tokenizer has {num_tokens} tokens and the head {vocab_size} classes; expected one class "
-            "more, the blank."
+            "more, the blank (tokenizer, labels or vocabulary)."
         )
 
 

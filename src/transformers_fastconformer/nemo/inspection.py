@@ -16,7 +16,8 @@ from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..tokenization_fastconformer import FastConformerTokenizer
 from .archive import WEIGHTS_MEMBER, NemoArchive, TensorHeader
 from .config_map import MappedConfig, map_config
-from .convert import check_vocabulary, describe_model, describe_parts_left_out, locate_archive
+from .convert import check_vocabulary, describe_model, describe_parts_left_out
+from .hub import require_archive
 from .tokenizer_map import build_tokenizer
 from .weight_map import Drop, map_name, plan_tensors
 
@@ -110,23 +111,22 @@ def inspect_checkpoint(
     source: str | os.PathLike[str],
     *,
     encoder_only: bool = False,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    **hub_options: Any,
 ) -> Inspection:
     """
     Look into a checkpoint. What a conversion would refuse is told in `refusal`.
 
     Args:
-        source, encoder_only, revision, token, cache_dir: As in `convert_nemo_checkpoint`.
+        source, encoder_only, **hub_options: As in `convert_nemo_checkpoint`.
 
     Raises:
         ValueError: when there is no archive, or none that can be opened.
     """
-    path, hub_id = locate_archive(source, revision=revision, token=token, cache_dir=cache_dir)
+    located = require_archive(source, hub_options)
+    path = located.path
     with NemoArchive(path) as archive:
         archive_bytes = path.stat().st_size if path.is_file() else sum(map(archive.member_bytes, archive.member_names))
-        found = Inspection(hub_id or str(path), archive_bytes)
+        found = Inspection(located.source, archive_bytes)
         try:
             config = archive.read_config()
             _read_raw(found, config)

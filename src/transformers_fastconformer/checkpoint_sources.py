@@ -1,0 +1,113 @@
+"""
+Where checkpoints in other formats come from, behind the `from_pretrained` of this package's classes.
+
+A source is a function that knows one other format: given what the user typed it answers with a folder in our format,
+or None. The modules that know those formats stand above the classes, so they register themselves here (`auto.py` does
+it) and nothing below imports them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+# What says which files of which repository are meant; a folder found by a source needs none of it any more.
+HUB_OPTIONS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+    "_commit_hash",
+)
+
+Name = str | os.PathLike[str]
+
+
+class CheckpointSource(Protocol):
+    """A function that finds checkpoints of one other format."""
+
+    def __call__(self, name: str, loaded_class: type, options: Mapping[str, Any]) -> str | os.PathLike[str] | None:
+        """
+        Args:
+            name: What the user gave: a path or the id of a Hub repository.
+            loaded_class: The class that `from_pretrained` was called on.
+            options: All keyword arguments of the call, those of `HUB_OPTIONS` among them.
+
+        Returns:
+            A folder in our format, or None for what is not this source's.
+
+        Raises:
+            ValueError: for a checkpoint that is this source's and cannot be had.
+            OSError: for one that cannot be reached.
+        """
+
+
+_sources: dict[str, CheckpointSource] = {}
+
+
+def register_source(format_name: str, source: CheckpointSource) -> None:
+    """Ask `source` from now on, after those registered before it. A name that is taken is given the new function."""
+    _sources[format_name] = source
+
+
+def unregister_source(format_name: str) -> None:
+    """Do not ask the source of that name any more; one that is not registered is no error."""
+    _sources.pop(format_name, None)
+
+
+def registered_sources() -> dict[str, CheckpointSource]:
+    """Name to source, in the order in which they are asked."""
+    return dict(_sources)
+
+
+def resolve_checkpoint(name: Name, loaded_class: type, options: Mapping[str, Any]) -> str | None:
+    """The folder of the first source that knows the checkpoint, or None; see [`CheckpointSource`]."""
+    for source in list(_sources.values()):
+        folder = source(os.fspath(name), loaded_class, options)
+        if folder is not None:
+            return os.fspath(folder)
+    return None
+
+
+def load_from_folder(
+    load: Callable[..., Any], folder: str, name: Name, arguments: tuple[Any, ...], options: Mapping[str, Any]
+) -> Any:
+    """
+    Call `load(folder, ...)` without the options that only name a repository, and let the result keep its name.
+
+    The name is what goes into adapters and model cards as the base model, where a folder of a cache has no place.
+    """
+    loaded = load(folder, *arguments, **{key: value for key, value in options.items() if key not in HUB_OPTIONS})
+    # `output_loading_info` and `return_unused_kwargs` give a pair.
+    _rename(loaded[0] if isinstance(loaded, tuple) else loaded, folder, os.fspath(name))
+    return loaded
+
+
+def _rename(loaded: Any, folder: str, name: str) -> None:
+    for part in (loaded, getattr(loaded, "config", None), getattr(loaded, "tokenizer", None)):
+        if getattr(part, "name_or_path", None) == folder:
+            part.name_or_path = name
+            if isinstance(getattr(part, "init_kwargs", None), dict):  # a tokenizer keeps it twice
+                part.init_kwargs["name_or_path"] = name
+
+
+class LoadsFromSources:
+    """Mixin that stands before a class of Transformers and lets its `from_pretrained` read the registered formats."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        As in Transformers. Beside a folder or Hub repository in our format it takes the formats that are registered:
+        `.nemo` files, folders and repositories that hold one (see `docs/hub.md`), and more as they come.
+        """
+        load = super().from_pretrained  # type: ignore[misc]
+        if pretrained_model_name_or_path is None:
+            return load(None, *args, **kwargs)
+        folder = resolve_checkpoint(pretrained_model_name_or_path, cls, kwargs)
+        if folder is None:
+            return load(pretrained_model_name_or_path, *args, **kwargs)
+        return load_from_folder(load, folder, pretrained_model_name_or_path, args, kwargs)

@@ -1,0 +1,386 @@
+"""
+Converted `.nemo` archives, kept and found again by the content of the archive.
+
+    <cache>/v<format>/<sha-256 of the archive>/     a folder that `from_pretrained` loads
+    <cache>/v<format>/<sha-256 of the archive>.json its record: names it was asked for by, when; touched at each use
+    <cache>/digests.json                            digests of local files, by path, size, times and inode
+    <cache>/locks/                                  one lock for each archive
+
+A folder is there whole or not at all. The format is `CONVERSION_FORMAT`: what an older version of this package wrote
+is not read, and is removed when a newer version converts something.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from huggingface_hub import constants
+from transformers.utils import logging
+
+from .hub import SHA256, FoundArchive, file_digest, find_archive
+
+logger = logging.get_logger(__name__)
+
+CACHE_VARIABLE = "TRANSFORMERS_FASTCONFORMER_CACHE"
+CACHE_NAME = "transformers_fastconformer"
+FORMAT_PREFIX = "v"
+CONFIG_FILE = "config.json"
+DIGESTS_FILE = "digests.json"
+LOCKS_FOLDER = "locks"
+# A file that was written just now may be written again without its times showing it.
+SETTLED_SECONDS = 2.0
+PATIENCE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class CachedConversion:
+    """
+    One entry of the cache.
+
+    Args:
+        digest: SHA-256 of the archive.
+        folder: What `from_pretrained` loads.
+        format: `CONVERSION_FORMAT` of the version that wrote it.
+        sources: What it was asked for by: Hub ids and paths, the newest last.
+        architecture: Class of the model, where the configuration names one.
+        num_bytes: Size on disk.
+        last_used: Seconds since the epoch.
+    """
+
+    digest: str
+    folder: Path
+    format: int
+    sources: tuple[str, ...]
+    architecture: str | None
+    num_bytes: int
+    last_used: float
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """
+    Where converted archives lie: in the `cache_dir` of the call, else where `TRANSFORMERS_FASTCONFORMER_CACHE` says,
+    else beside the caches of Hugging Face.
+    """
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser() / CACHE_NAME
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path(constants.HF_HOME) / CACHE_NAME
+
+
+def resolve_nemo_checkpoint(
+    name: str | os.PathLike[str],
+    loaded_class: type | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    only_if_known: bool = False,
+) -> str | None:
+    """
+    The folder that a `.nemo` checkpoint loads from, converted if that was not done before; None for anything else.
+
+    It is the source of `.nemo` checkpoints behind every `from_pretrained`, see `checkpoint_sources`.
+
+    Args:
+        name: A `.nemo` file, a folder or Hub repository with one and without `config.json`, or
+            `owner/repository/file.nemo`.
+        loaded_class: Not used: every class loads from the same folder.
+        options, only_if_known: As in [`find_archive`].
+
+    Raises:
+        ValueError: for several archives, and for one that cannot be converted.
+        OSError: for one that cannot be downloaded, or a cache that cannot be written.
+    """
+    options = options or {}
+    memory = _within_call.get()
+    key = _memory_key(name, options)
+    if memory is not None and key in memory:
+        remembered = memory[key]
+        if isinstance(remembered, Exception):
+            raise remembered
+        return remembered
+    try:
+        archive = find_archive(name, options, only_if_known=only_if_known)
+        folder = None if archive is None else str(converted_folder(archive, options))
+    except (ValueError, OSError) as error:
+        if memory is not None:
+            memory[key] = error
+        raise
+    if memory is not None and (folder is not None or not only_if_known):
+        memory[key] = folder
+    return folder
+
+
+# What was resolved since the outermost call began: the Auto classes call one another, and the Hub is asked once.
+_within_call: ContextVar[dict[tuple[str, ...], str | Exception | None] | None] = ContextVar(
+    "within_call", default=None
+)
+
+
+@contextmanager
+def resolved_once() -> Iterator[None]:
+    """Inside the block every checkpoint is resolved once, and what went wrong is said again instead of tried again."""
+    if _within_call.get() is not None:
+        yield
+        return
+    token = _within_call.set({})
+    try:
+        yield
+    finally:
+        _within_call.reset(token)
+
+
+def _memory_key(name: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str, ...]:
+    revision = options.get("revision")
+    asked = getattr(revision, "initial", revision)  # Transformers hands the commit on together with what was asked
+    return (
+        os.fspath(name),
+        *(str(value or "") for value in (asked, options.get("subfolder"), options.get("cache_dir"))),
+    )
+
+
+# Entries
+
+
+def converted_folder(archive: FoundArchive, options: Mapping[str, Any] | None = None) -> Path:
+    """
+    The converted form of an archive in the cache; made if it is not there. Of several processes one converts and the
+    others wait.
+
+    Args:
+        archive: The archive.
+        options: Of the call; `cache_dir` chooses the cache, the others serve to read the card on the Hub.
+    """
+    from .convert import CONVERSION_FORMAT
+
+    options = options or {}
+    root = cache_folder(options.get("cache_dir"))
+    digest = archive.expected_digest or local_digest(archive.path, root)
+    folder = root / f"{FORMAT_PREFIX}{CONVERSION_FORMAT}" / digest
+    if not _is_whole(folder):
+        try:
+            with _locked(root, digest, archive.source):
+                if not _is_whole(folder):
+                    _convert_into(folder, archive, options)
+        except PermissionError as error:
+            raise PermissionError(
+                error.errno,
+                f"the converted form of {archive.source} cannot be written; {CACHE_VARIABLE} or cache_dir chooses "
+                "another place",
+                str(error.filename or folder),
+            ) from error
+    _record_use(folder, archive.source)
+    return folder
+
+
+def list_conversions(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedConversion]:
+    """All entries, those of older formats too, the one used last first."""
+    entries = []
+    for folder in _entry_folders(cache_folder(cache_dir)):
+        record = _read_json(_record_path(folder))
+        config = _read_json(folder / CONFIG_FILE)
+        architectures = config.get("architectures") or [None]
+        entries.append(
+            CachedConversion(
+                digest=folder.name,
+                folder=folder,
+                format=int(folder.parent.name.removeprefix(FORMAT_PREFIX)),
+                sources=tuple(record.get("sources", ())),
+                architecture=architectures[0],
+                num_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+                last_used=_last_used(folder),
+            )
+        )
+    return sorted(entries, key=lambda entry: -entry.last_used)
+
+
+def clear_conversions(
+    names: list[str] | None = None, cache_dir: str | os.PathLike[str] | None = None
+) -> list[CachedConversion]:
+    """
+    Remove entries; the archives themselves stay where they are.
+
+    Args:
+        names: Hub ids, paths, or beginnings of digests (8 characters or more); all entries without them.
+        cache_dir: As in [`cache_folder`].
+
+    Returns:
+        What was removed.
+
+    Raises:
+        ValueError: for a name without an entry; nothing is removed then.
+    """
+    entries = list_conversions(cache_dir)
+    chosen = entries
+    if names:
+        chosen = [entry for entry in entries if any(_is_named(entry, name) for name in names)]
+        for name in names:
+            if not any(_is_named(entry, name) for entry in entries):
+                known = sorted({source for entry in entries for source in entry.sources})
+                raise ValueError(f"{name} is not in the cache; there are {', '.join(known) or 'no conversions'}.")
+    root = cache_folder(cache_dir)
+    for entry in chosen:
+        with _locked(root, entry.digest, str(entry.folder)):
+            _remove_entry(entry.folder)
+    return chosen
+
+
+def _is_named(entry: CachedConversion, name: str) -> bool:
+    resolved = os.path.realpath(name)
+    is_digest = len(name) >= 8 and entry.digest.startswith(name.lower())
+    return is_digest or any(source in (name, resolved) for source in entry.sources)
+
+
+def _entry_folders(root: Path) -> Iterator[Path]:
+    for format_folder in root.glob(f"{FORMAT_PREFIX}*"):
+        if format_folder.name.removeprefix(FORMAT_PREFIX).isdigit():
+            yield from (path for path in format_folder.iterdir() if SHA256.fullmatch(path.name) and path.is_dir())
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file()
+
+
+def _convert_into(folder: Path, archive: FoundArchive, options: Mapping[str, Any]) -> None:
+    """Convert; the caller holds the lock of the entry."""
+    from .convert import convert_archive
+    from .hub import check_download
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    _check_space(folder.parent, archive)
+    check_download(archive)
+    logger.warning(f"Converting {archive.source}, once; it is loaded from {folder} from now on.")
+    convert_archive(archive, folder, overwrite=True, hub_options=options)
+    _remove_older_formats(folder.parent)
+
+
+def _check_space(folder: Path, archive: FoundArchive) -> None:
+    """A conversion has the weights on disk twice while it runs."""
+    needed, free = 2 * archive.path.stat().st_size, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{archive.source} needs {needed / 1e9:.1f} GB to be converted and {free / 1e9:.1f} GB are free; "
+            f"{CACHE_VARIABLE} or cache_dir chooses another place",
+            str(folder),
+        )
+
+
+def _remove_older_formats(current: Path) -> None:
+    own_format = int(current.name.removeprefix(FORMAT_PREFIX))
+    for folder in list(_entry_folders(current.parent)):
+        if int(folder.parent.name.removeprefix(FORMAT_PREFIX)) < own_format:
+            logger.info(f"{folder} was written by an older version; it is removed.")
+            _remove_entry(folder)
+            with suppress(OSError):
+                folder.parent.rmdir()  # when it was the last
+
+
+def _remove_entry(folder: Path) -> None:
+    """Take an entry away in one step, so that nobody sees half of it."""
+    doomed = folder.with_name(f".{folder.name}.removed-{os.getpid()}")
+    with suppress(FileNotFoundError):
+        folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+    _record_path(folder).unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(root: Path, digest: str, source: str) -> Iterator[None]:
+    folder = root / LOCKS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{digest}.lock")
+    try:
+        lock.acquire(timeout=PATIENCE_SECONDS)
+    except Timeout:
+        logger.warning(f"Waiting for another process that is converting {source}.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# Records
+
+
+def _record_path(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _last_used(folder: Path) -> float:
+    record = _record_path(folder)
+    return (record if record.is_file() else folder).stat().st_mtime
+
+
+def _record_use(folder: Path, source: str) -> None:
+    """Note the name and the time. A cache that cannot be written, as a shared one may be, is good to be read from."""
+    path = _record_path(folder)
+    source = os.path.realpath(source) if os.path.exists(source) else source
+    try:
+        record = _read_json(path)
+        sources = record.get("sources", [])
+        if sources[-1:] == [source]:
+            os.utime(path)
+        else:
+            record["sources"] = [*(name for name in sources if name != source), source]
+            _write_json(path, record)
+    except OSError:
+        logger.debug(f"{path} cannot be written.", exc_info=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none or it is damaged, as nothing depends on it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    replacement = path.with_name(f".{path.name}.{os.getpid()}")
+    replacement.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    replacement.replace(path)
+
+
+# Digests of local files
+
+
+def local_digest(path: Path, root: Path) -> str:
+    """
+    SHA-256 of a local file. Gigabytes are not read again at every load: it is remembered for as long as path, size,
+    times and inode stay as they are.
+    """
+    path = Path(os.path.realpath(path))
+    index_path = root / DIGESTS_FILE
+    index = _read_json(index_path)
+    state = _file_state(path)
+    remembered = index.get(str(path))
+    if isinstance(remembered, list) and len(remembered) == len(state) + 1 and remembered[:-1] == state:
+        return str(remembered[-1])
+    digest = file_digest(path)
+    if _file_state(path) == state and time.time() - path.stat().st_mtime > SETTLED_SECONDS:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            kept = {name: value for name, value in _read_json(index_path).items() if os.path.exists(name)}
+            _write_json(index_path, {**kept, str(path): [*state, digest]})
+        except OSError:
+            logger.debug(f"{index_path} cannot be written.", exc_info=True)
+    return digest
+
+
+def _file_state(path: Path) -> list[int]:
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
