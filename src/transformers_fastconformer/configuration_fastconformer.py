@@ -409,6 +409,9 @@ class FastConformerRNNTConfig(FastConformerConfig):
         max_symbols_per_step (`int`, defaults to 10): Most tokens in one frame in greedy decoding.
         ctc_loss_weight (`float`, defaults to 0.3): Share of the CTC loss in a hybrid's training loss.
         ctc_loss_reduction, ctc_zero_infinity: As in [`FastConformerCTCConfig`].
+        transducer_zero_infinity (`bool`, defaults to `True`):
+            A clip that no alignment fits adds nothing to the transducer's loss: one with tokens but no frames, or one
+            whose number of frames no sum of TDT durations is (an odd one and durations 0, 2, 4, 8).
         num_prompts (`int`, defaults to 0):
             Languages that a prompted model has room for: its heads see the encoder's output after a network that is
             told the language. 0: no prompts.
@@ -436,6 +439,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
     ctc_loss_weight: float | int = 0.3
     ctc_loss_reduction: str = "mean"
     ctc_zero_infinity: bool = True
+    transducer_zero_infinity: bool = True
     num_prompts: int = 0
     prompt_languages: dict[str, int] | None = None
     default_language: str | None = None

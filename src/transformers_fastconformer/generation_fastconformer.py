@@ -1,6 +1,6 @@
 """
-What `generate()` of the heads shares: refusing what it does not know, the fast forms of the transducers' networks, and
-the form of its result.
+What `generate()` of the heads shares: refusing what it does not know and what is not finite, the fast forms of the
+transducers' networks, and the form of its result.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import nn
 from .decoding.ctc import CTCHypotheses
 from .decoding.transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
 from .decoding.transducer_networks import Joint, LSTMPredictor, StatelessPredictor
+from .masking import lengths_to_mask
 from .modeling_outputs import FastConformerGenerateOutput
 
 # Modules whose fast forms are known to compute the same. A subclass, an adapter or a quantised layer is none of them.
@@ -124,6 +125,44 @@ def refuse_unknown_options(options: dict[str, Any], accepted: tuple[str, ...]) -
         raise ValueError(
             f"generate() does not know {', '.join(unknown)}; greedy decoding accepts {', '.join(accepted)}."
         )
+
+
+# For what a model has computed from finite features.
+OVERFLOW_HINT = " Such weights may need another dtype: float16 ends at 65504."
+
+
+class FiniteCheck:
+    """
+    Refuses clips whose real frames hold NaN or an infinite value: decoded, they would be tokens without a meaning.
+
+    On a CPU that is at once. Elsewhere `finish` does it, to be called when decoding has waited for the device anyway.
+
+    Args:
+        name: Of the values, for the message.
+        values: (batch, frames, size).
+        lengths: (batch,), frames of each clip that count; None for all of them.
+        hint: End of the message: what may have made them so.
+
+    Raises:
+        ValueError: naming the clips.
+    """
+
+    def __init__(self, name: str, values: torch.Tensor, lengths: torch.Tensor | None, hint: str = "") -> None:
+        is_broken = ~torch.isfinite(values)
+        if lengths is not None:
+            is_broken &= lengths_to_mask(lengths.to(values.device), values.shape[1])[..., None]
+        self.name, self.hint = name, hint
+        self.is_broken = is_broken.flatten(1).any(dim=1)  # (batch,)
+        if values.device.type == "cpu":
+            self.finish()
+
+    def finish(self) -> None:
+        """Raise where there is a reason."""
+        clips = self.is_broken.nonzero()[:, 0].tolist()
+        if clips:
+            raise ValueError(
+                f"{self.name} holds NaN or infinite values in clips {clips}; expected finite ones.{self.hint}"
+            )
 
 
 def build_generate_output(

@@ -17,6 +17,7 @@ from .attention import QUERY_BLOCK_FRAMES, FastConformerAttention, build_positio
 from .checkpoint_sources import LoadsFromSources
 from .configuration_fastconformer import FastConformerConfig
 from .frames import reduced_frames, subsampled_lengths
+from .generation_fastconformer import FiniteCheck
 from .masking import FrameMask, is_loop_over_frames_allowed, lengths_to_mask, resolve_context, resolve_lengths
 from .modeling_outputs import FastConformerEncoderOutput
 from .subsampling import build_reduction, build_subsampling
@@ -316,7 +317,7 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
         """
         The layer that brings mel frames to the width of the blocks; there are no embeddings of tokens at the input.
 
-        What asks for it, such as adapters (PEFT) with gradient checkpointing, wants the place where hidden states begin.
+        What asks for it, such as adapters (PEFT) under gradient checkpointing, wants the place where frames come in.
         """
         encoder: Any = self.base_model
         return encoder.subsampling.linear
@@ -332,6 +333,16 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
             f"resize_token_embeddings is not supported by {type(self).__name__}; expected the vocabulary that the "
             "checkpoint was trained with. For another one build a model from a configuration with its vocab_size."
         )
+
+    @staticmethod
+    def _check_features(
+        input_features: torch.Tensor, attention_mask: torch.Tensor | None, input_lengths: torch.Tensor | None
+    ) -> FiniteCheck:
+        """What `generate` asks of its features; of another shape they are the encoder's to refuse."""
+        lengths = None
+        if input_features.ndim == 3:
+            lengths = resolve_lengths(attention_mask, input_lengths, *input_features.shape[:2])
+        return FiniteCheck("input_features", input_features, lengths)
 
     def _return_dict(self, return_dict: bool | None) -> bool:
         return bool(self.config.return_dict) if return_dict is None else return_dict

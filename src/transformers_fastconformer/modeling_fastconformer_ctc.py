@@ -9,7 +9,7 @@ from torch import nn
 
 from .configuration_fastconformer import FastConformerCTCConfig
 from .decoding.ctc import ctc_greedy_decode
-from .generation_fastconformer import build_generate_output, refuse_unknown_options
+from .generation_fastconformer import OVERFLOW_HINT, FiniteCheck, build_generate_output, refuse_unknown_options
 from .losses.ctc import ctc_loss, split_labels
 from .modeling_fastconformer import FastConformerEncoder, FastConformerPreTrainedModel
 from .modeling_outputs import FastConformerCTCOutput, FastConformerGenerateOutput
@@ -109,20 +109,24 @@ class FastConformerForCTC(FastConformerPreTrainedModel):
             Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
 
         Raises:
-            ValueError: for an option that greedy decoding does not have.
+            ValueError: for an option that greedy decoding does not have, and for features that are not finite.
         """
         refuse_unknown_options(kwargs, ("return_dict_in_generate",))
+        features_check = self._check_features(input_features, attention_mask, input_lengths)
         output = self(input_features, attention_mask=attention_mask, input_lengths=input_lengths, return_dict=True)
-        return self._decode_greedily(output, return_dict_in_generate)
+        return self._decode_greedily(output, return_dict_in_generate, features_check)
 
     def _decode_greedily(
-        self, output: Any, return_dict_in_generate: bool | None
+        self, output: Any, return_dict_in_generate: bool | None, features_check: FiniteCheck
     ) -> FastConformerGenerateOutput | torch.Tensor:
         """What `generate` returns of a [`FastConformerCTCOutput`]."""
+        logits_check = FiniteCheck("logits", output.logits, output.encoder_lengths, OVERFLOW_HINT)
         hypotheses = ctc_greedy_decode(
             output.logits.float().log_softmax(dim=-1),
             output.encoder_lengths,
             self.config.blank_token_id,
             self.config.pad_token_id,
         )
+        features_check.finish()
+        logits_check.finish()
         return build_generate_output(hypotheses, output.encoder_lengths, "ctc", return_dict_in_generate)

@@ -79,6 +79,7 @@ class FastConformerHybridForCTC(FastConformerTransducerPreTrainedModel):
     ) -> FastConformerGenerateOutput | torch.Tensor:
         """As [`FastConformerForCTC.generate`], with a `language` in models with prompts."""
         refuse_unknown_options(kwargs, ("return_dict_in_generate", "language"))
+        features_check = self._check_features(input_features, attention_mask, input_lengths)
         output = self(
             input_features,
             attention_mask=attention_mask,
@@ -86,7 +87,9 @@ class FastConformerHybridForCTC(FastConformerTransducerPreTrainedModel):
             language=language,
             return_dict=True,
         )
-        return FastConformerForCTC._decode_greedily(self, output, return_dict_in_generate)  # type: ignore[arg-type]
+        return FastConformerForCTC._decode_greedily(  # type: ignore[arg-type]
+            self, output, return_dict_in_generate, features_check
+        )
 
 
 class ParakeetTDTForCTC(FastConformerHybridForCTC):

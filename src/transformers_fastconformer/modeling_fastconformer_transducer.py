@@ -12,7 +12,9 @@ from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerT
 from .decoding.transducer_greedy import TransducerHypotheses
 from .decoding.transducer_label_looping import transducer_label_looping_decode
 from .generation_fastconformer import (
+    OVERFLOW_HINT,
     DecodingNetworks,
+    FiniteCheck,
     build_generate_output,
     derive_decoding_networks,
     refuse_unknown_options,
@@ -245,7 +247,10 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
                 labels, input_features.shape[0], self.config.blank_token_id, self.config.pad_token_id
             )
             logits = self.compute_joint_logits(encoded.last_hidden_state, targets)
-            loss = self._transducer_loss(logits, targets, encoded.encoder_lengths, target_lengths)
+            losses = self._transducer_losses(logits, targets, encoded.encoder_lengths, target_lengths)  # (batch,)
+            if self.config.transducer_zero_infinity:
+                losses = losses.masked_fill(losses.isinf(), 0.0)
+            loss = losses.mean()
             if self.ctc_head is not None:
                 weight = self.config.ctc_loss_weight
                 loss_of_ctc = ctc_loss(
@@ -285,10 +290,12 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             self.joint.encoder_proj(last_hidden_state)[:, :, None], self.joint.decoder_proj(predictions)[:, None]
         )
 
-    def _transducer_loss(
+    def _transducer_losses(
         self, logits: torch.Tensor, targets: torch.Tensor, encoder_lengths: torch.Tensor, target_lengths: torch.Tensor
     ) -> torch.Tensor:
-        return rnnt_loss(logits, targets, encoder_lengths, target_lengths, self.config.blank_token_id)
+        return rnnt_loss(
+            logits, targets, encoder_lengths, target_lengths, self.config.blank_token_id, reduction="none"
+        )
 
     def _predict(self, tokens: torch.Tensor, state: PredictorState | None) -> tuple[torch.Tensor, PredictorState]:
         """One step of the prediction network for decoding: (clips,) to (clips, joint_hidden_size)."""
@@ -315,10 +322,12 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         Returns:
             The hypotheses, with frames counted from the first of these, and the state for the frames that follow.
         """
+        max_symbols_per_step = self._resolve_max_symbols(max_symbols_per_step)
+        frames_check = FiniteCheck("last_hidden_state", last_hidden_state, encoder_lengths, OVERFLOW_HINT)
         networks = derive_decoding_networks(
             self.decoder, self.joint, PLAIN_NETWORKS, self.config.blank_token_id
         ) or DecodingNetworks(self._predict, self.joint)
-        return transducer_label_looping_decode(
+        decoded = transducer_label_looping_decode(
             self.joint.encoder_proj(last_hidden_state),
             encoder_lengths,
             predict=networks.predict,
@@ -326,9 +335,21 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             blank_id=self.config.blank_token_id,
             padding_id=self.config.pad_token_id,
             durations=getattr(self.config, "durations", None),
-            max_symbols_per_step=max_symbols_per_step or self.config.max_symbols_per_step,
+            max_symbols_per_step=max_symbols_per_step,
             state=state,
         )
+        frames_check.finish()
+        return decoded
+
+    def _resolve_max_symbols(self, max_symbols_per_step: int | None) -> int:
+        """The limit to decode by: that of the configuration where none is given."""
+        if max_symbols_per_step is None:
+            return self.config.max_symbols_per_step
+        if isinstance(max_symbols_per_step, bool) or not isinstance(max_symbols_per_step, int):
+            raise ValueError(f"max_symbols_per_step={max_symbols_per_step!r} is not supported; expected an integer.")
+        if max_symbols_per_step < 1:
+            raise ValueError(f"max_symbols_per_step={max_symbols_per_step} is not supported; expected 1 or more.")
+        return max_symbols_per_step
 
     @torch.no_grad()
     def generate(
@@ -354,18 +375,17 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
 
         Raises:
-            ValueError: for an option that greedy decoding does not have, and for a language that the model does not
-                know.
+            ValueError: for an option that greedy decoding does not have, a language that the model does not know, and
+                for features that are not finite.
         """
         refuse_unknown_options(kwargs, ("max_symbols_per_step", "return_dict_in_generate", "language"))
-        if max_symbols_per_step is None:
-            max_symbols_per_step = self.config.max_symbols_per_step
-        if max_symbols_per_step < 1:
-            raise ValueError(f"max_symbols_per_step={max_symbols_per_step} is not supported; expected 1 or more.")
+        max_symbols_per_step = self._resolve_max_symbols(max_symbols_per_step)
+        features_check = self._check_features(input_features, attention_mask, input_lengths)
         encoded: Any = self.encode(
             input_features, attention_mask=attention_mask, input_lengths=input_lengths, language=language
         )
         hypotheses, _ = self.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths, max_symbols_per_step)
+        features_check.finish()
         return build_generate_output(hypotheses, encoded.encoder_lengths, self.decoder_type, return_dict_in_generate)
 
 
@@ -391,7 +411,7 @@ class FastConformerForTDT(FastConformerForTransducer):
     config_class = FastConformerTDTConfig
     decoder_type = "tdt"
 
-    def _transducer_loss(
+    def _transducer_losses(
         self, logits: torch.Tensor, targets: torch.Tensor, encoder_lengths: torch.Tensor, target_lengths: torch.Tensor
     ) -> torch.Tensor:
         return tdt_loss(
@@ -404,4 +424,5 @@ class FastConformerForTDT(FastConformerForTransducer):
             sigma=self.config.sigma,
             # The plain RNN-T loss is taken by chance while training only: an evaluation loss must not be random.
             omega=self.config.omega if self.training else 0.0,
+            reduction="none",
         )
