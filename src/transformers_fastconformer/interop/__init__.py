@@ -1,5 +1,6 @@
 """Checkpoints of other people's classes, read into our form and written from it."""
 
+from .sources import resolve_transformers_checkpoint
 from .transformers import (
     ExportResult,
     ImportResult,
@@ -18,4 +19,5 @@ __all__ = [
     "export_to_transformers",
     "is_transformers_checkpoint",
     "read_transformers_checkpoint",
+    "resolve_transformers_checkpoint",
 ]

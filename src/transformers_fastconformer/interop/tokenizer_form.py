@@ -85,6 +85,7 @@ def tokenizer_from_transformers(
     }
     state["added_tokens"] = [*kept, blank_entry]
     state["truncation"] = state["padding"] = None
+    state["decoder"] = _our_decoder(options["text_rule"], state.get("decoder"))
     backend = Tokenizer.from_str(json.dumps(state))
     arguments = {"event_tokens": events, "unk_token": unknown, **options, "pad_token": blank}
     return FastConformerTokenizer(tokenizer_object=backend, **arguments)
@@ -112,6 +113,17 @@ def _guess_options(
         "byte_tokens": all(f"<0x{byte:02X}>" in vocabulary for byte in range(256)),
         "add_dummy_prefix": has_prefix,
     }
+
+
+def _our_decoder(text_rule: str, decoder: Any) -> dict[str, Any] | None:
+    """The decoder that our class keeps: the step of WordPiece is used, the others are for whoever reads the file."""
+    fuse = {"type": "Fuse"}
+    if text_rule == "wordpiece":
+        return next((step for step in _steps(decoder, "decoders") if step["type"] == "WordPiece"), None)
+    if text_rule == "character":
+        return fuse
+    mark: dict[str, Any] = {"type": "Replace", "pattern": {"String": WORD_MARK}, "content": " "}
+    return {"type": "Sequence", "decoders": [mark, {"type": "ByteFallback"}, fuse]}
 
 
 def _steps(component: Mapping[str, Any] | None, name: str) -> list[Any]:

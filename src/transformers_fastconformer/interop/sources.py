@@ -1,0 +1,134 @@
+"""Checkpoints of Transformers' own classes behind the `from_pretrained` of ours: found, converted once, kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.utils import logging
+from transformers.utils.hub import cached_file
+
+from ..configuration_fastconformer import FastConformerConfig
+from ..nemo.cache import FORMAT_PREFIX, _is_whole, _locked, _record_use, cache_folder, local_digest
+from ..nemo.convert import CONVERSION_FORMAT
+from ..nemo.hub import ARCHIVE_SUFFIX, DOWNLOAD_OPTIONS, HUB_ID, SHA256
+from ..nemo.safetensors_writer import INDEX_FILE, SINGLE_FILE
+from .families import FAMILY_OF_TYPE
+from .transformers import (
+    CONFIG_FILE,
+    EXTRACTOR_FILE,
+    PROCESSOR_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    convert_transformers_checkpoint,
+    is_transformers_checkpoint,
+)
+
+logger = logging.get_logger(__name__)
+
+OPTIONAL_FILES = (PROCESSOR_FILE, EXTRACTOR_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+# Raised when this module gives other files for the same input than before.
+INTEROP_FORMAT = 1
+
+
+def resolve_transformers_checkpoint(
+    name: str | os.PathLike[str], loaded_class: type | None = None, options: Mapping[str, Any] | None = None
+) -> str | None:
+    """
+    The folder in our form for a checkpoint of Transformers' own classes, converted if that was not done before; None
+    for anything else. A source of `checkpoint_sources`.
+
+    Args:
+        name: A folder or the id of a Hub repository.
+        loaded_class: The class that is loading; a model with a head must be that of the checkpoint.
+        options: Those of `from_pretrained`: `revision`, `token`, `subfolder` and others as everywhere in Transformers.
+
+    Raises:
+        ValueError: for a checkpoint that cannot be read, and for another head than it has.
+        OSError: for weights that cannot be downloaded, in the words of Transformers.
+    """
+    options = options or {}
+    folder = _find_folder(os.fspath(name), options)
+    if folder is None:
+        return None
+    _check_class(folder, str(name), loaded_class)
+    return str(_converted_folder(folder, os.fspath(name), options))
+
+
+def _find_folder(name: str, options: Mapping[str, Any]) -> Path | None:
+    """The folder of a checkpoint of theirs, downloaded where it is on the Hub."""
+    subfolder = str(options.get("subfolder") or "")
+    path = Path(name)
+    if path.exists():
+        folder = path / subfolder
+        return folder if folder.is_dir() and is_transformers_checkpoint(folder) else None
+    if not HUB_ID.fullmatch(name) or name.endswith(ARCHIVE_SUFFIX):
+        return None
+    download = {key: options[key] for key in DOWNLOAD_OPTIONS if options.get(key) is not None}
+    download["subfolder"] = subfolder
+    missing_is_none = {
+        "_raise_exceptions_for_gated_repo": False,
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    try:
+        config_path = cached_file(name, CONFIG_FILE, **download, **missing_is_none)
+    except OSError:
+        return None  # whoever loads it in the usual way says why
+    if config_path is None or not is_transformers_checkpoint(Path(config_path).parent):
+        return None
+    for file_name in OPTIONAL_FILES:
+        cached_file(name, file_name, **download, **missing_is_none)
+    if cached_file(name, SINGLE_FILE, **download, **missing_is_none) is None:
+        index_path = cached_file(name, INDEX_FILE, **download)
+        assert index_path is not None  # it raises for what is missing
+        for shard in sorted(set(json.loads(Path(index_path).read_text(encoding="utf-8"))["weight_map"].values())):
+            cached_file(name, shard, **download)
+    return Path(config_path).parent
+
+
+def _check_class(folder: Path, name: str, loaded_class: type | None) -> None:
+    """Raise for a model class whose head the checkpoint does not have: it would be made up at random."""
+    if loaded_class is None or not issubclass(loaded_class, PreTrainedModel):
+        return
+    family = FAMILY_OF_TYPE[json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_type"]]
+    if loaded_class.config_class not in (FastConformerConfig, family.config_class):
+        raise ValueError(
+            f"{name} holds a {family.class_name}, which {loaded_class.__name__} does not load; expected "
+            f"{family.architecture}{'' if family.architecture == 'FastConformerModel' else ' or FastConformerModel'}."
+        )
+
+
+def _converted_folder(folder: Path, source: str, options: Mapping[str, Any]) -> Path:
+    """The converted form in the cache; of several processes one converts and the others wait."""
+    root = cache_folder(options.get("cache_dir"))
+    digest = _digest_of(folder, root)
+    target = root / f"{FORMAT_PREFIX}{CONVERSION_FORMAT}" / digest
+    if not _is_whole(target):
+        with _locked(root, digest, source):
+            if not _is_whole(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                for leftover in target.parent.glob(f".{digest}.*"):  # of a process that was killed
+                    shutil.rmtree(leftover, ignore_errors=True)
+                logger.warning(f"Converting {source}, once; it is loaded from {target} from now on.")
+                convert_transformers_checkpoint(folder, target, overwrite=True)
+    _record_use(target, source)
+    return target
+
+
+def _digest_of(folder: Path, root: Path) -> str:
+    """One digest for the files that are read."""
+    digest = hashlib.sha256(f"transformers {INTEROP_FORMAT}".encode())
+    for path in sorted(folder.iterdir()):
+        is_read = path.name in (CONFIG_FILE, INDEX_FILE, *OPTIONAL_FILES) or path.suffix == ".safetensors"
+        if is_read and path.is_file():
+            blob = path.resolve()
+            known = blob.parent.name == "blobs" and SHA256.fullmatch(blob.name)
+            digest.update(f"\n{path.name} {blob.name if known else local_digest(path, root)}".encode())
+    return digest.hexdigest()

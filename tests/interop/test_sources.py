@@ -1,0 +1,100 @@
+"""Checkpoints of Transformers' own classes behind `from_pretrained` of ours, converted once into the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from models import build_model
+from their_models import build_their_model
+from transformers import AutoModel
+
+from transformers_fastconformer import (
+    FastConformerConfig,
+    FastConformerEncoder,
+    FastConformerForCTC,
+    FastConformerForRNNT,
+    FastConformerForTDT,
+    FastConformerModel,
+    FastConformerTDTConfig,
+)
+from transformers_fastconformer.checkpoint_sources import register_source, registered_sources, unregister_source
+from transformers_fastconformer.interop import export_to_transformers, resolve_transformers_checkpoint
+
+NAME = "a test's transformers"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache for this test alone, with the source registered."""
+    monkeypatch.setenv("TRANSFORMERS_FASTCONFORMER_CACHE", str(tmp_path / "cache"))
+    if resolve_transformers_checkpoint not in registered_sources().values():
+        register_source(NAME, resolve_transformers_checkpoint)
+    yield tmp_path / "cache"
+    unregister_source(NAME)
+
+
+@pytest.fixture
+def their_folder(tmp_path: Path) -> Path:
+    build_their_model("ParakeetForTDT").save_pretrained(tmp_path / "theirs")
+    return tmp_path / "theirs"
+
+
+def conversions(cache: Path) -> list[Path]:
+    return [path.parent for path in cache.glob("v*/*/config.json")]
+
+
+def test_every_class_of_ours_loads_their_folder(cache: Path, their_folder: Path) -> None:
+    model = FastConformerForTDT.from_pretrained(their_folder)
+    assert model.config.name_or_path == str(their_folder)
+    (entry,) = conversions(cache)
+    for encoder_class in (FastConformerModel, FastConformerEncoder):
+        encoder = encoder_class.from_pretrained(their_folder)
+        weight = encoder.state_dict()[next(name for name in encoder.state_dict() if "q_proj" in name)]
+        assert torch.equal(weight, model.encoder.layers[0].self_attn.q_proj.weight)
+    assert FastConformerTDTConfig.from_pretrained(their_folder).to_dict() == model.config.to_dict()
+    assert FastConformerConfig.from_pretrained(their_folder).hidden_size == 16
+    assert conversions(cache) == [entry]
+    bfloat16 = FastConformerForTDT.from_pretrained(their_folder, dtype="bfloat16")
+    assert bfloat16.dtype == torch.bfloat16
+
+
+def test_other_files_are_another_entry(cache: Path, their_folder: Path) -> None:
+    FastConformerForTDT.from_pretrained(their_folder)
+    config = their_folder / "config.json"
+    config.write_text(config.read_text().replace('"max_symbols_per_step": 3', '"max_symbols_per_step": 4'))
+    assert FastConformerForTDT.from_pretrained(their_folder).config.max_symbols_per_step == 4
+    assert len(conversions(cache)) == 2
+
+
+def test_a_subfolder_is_found(cache: Path, tmp_path: Path) -> None:
+    export_to_transformers(build_model("ctc"), tmp_path / "repository" / "deep")
+    assert resolve_transformers_checkpoint(tmp_path / "repository") is None
+    model = FastConformerForCTC.from_pretrained(tmp_path / "repository", subfolder="deep")
+    assert isinstance(model, FastConformerForCTC)
+
+
+@pytest.mark.parametrize("model_class", [FastConformerForCTC, FastConformerForRNNT])
+def test_another_head_is_refused(cache: Path, their_folder: Path, model_class: type) -> None:
+    with pytest.raises(
+        ValueError, match=f"ParakeetForTDT, which {model_class.__name__} does not load; expected FastC"
+    ):
+        model_class.from_pretrained(their_folder)  # type: ignore[attr-defined]
+    assert conversions(cache) == []
+
+
+def test_what_is_not_theirs_is_left_alone(cache: Path, saved_model, tmp_path: Path) -> None:
+    _, folder = saved_model("ctc")
+    assert resolve_transformers_checkpoint(folder) is None
+    assert resolve_transformers_checkpoint(tmp_path / "nothing") is None
+    assert resolve_transformers_checkpoint("archive.nemo") is None
+    (tmp_path / "config.json").write_text("{broken")
+    assert resolve_transformers_checkpoint(tmp_path) is None
+    assert conversions(cache) == []
+
+
+def test_auto_classes_stay_theirs(cache: Path, their_folder: Path) -> None:
+    assert type(AutoModel.from_pretrained(their_folder)).__name__ == "ParakeetForTDT"
+    assert conversions(cache) == []
