@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelInfo, constants, try_to_load_from_cache
+from huggingface_hub import HfApi, ModelInfo, constants, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, is_offline_mode
@@ -113,9 +113,7 @@ def find_archive(
         return None
     is_offline = bool(options.get("local_files_only")) or is_offline_mode()
     known, has_config = _known_archives(name, subfolder, options)
-    if has_config:
-        known = []
-    if not known and (only_if_known or is_offline):
+    if has_config or (not known and (only_if_known or is_offline)):
         return None
     if is_offline:
         return _download(name, str(only_archive(known, name)), options)
