@@ -128,11 +128,15 @@ class LSTMPredictor:
             gates[:, : 3 * size].sigmoid_()
             gates[:, 3 * size :].tanh_()
             enter, forget, leave, update = gates.split(size, dim=1)
-            new_cell = (forget * old_cell[layer]).addcmul_(enter, update)
-            cell[layer] = new_cell
-            torch.mul(leave, new_cell.tanh_(), out=leave)
-            hidden[layer] = leave
-            below = hidden[layer]
+            new_cell, new_hidden = cell[layer], hidden[layer]
+            if new_cell.dtype == gates.dtype:
+                torch.mul(forget, old_cell[layer], out=new_cell).addcmul_(enter, update)
+                torch.mul(leave, new_cell.tanh(), out=new_hidden)
+            else:  # 16 bits: the gates are float32, only what is kept is rounded
+                full_cell = (forget * old_cell[layer]).addcmul_(enter, update)
+                new_cell.copy_(full_cell)
+                new_hidden.copy_(full_cell.tanh_().mul_(leave))
+            below = new_hidden
         assert below is not None
         return self.projection(below), (hidden, cell)
 
