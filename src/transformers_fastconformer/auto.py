@@ -6,6 +6,10 @@ What importing this package changes in Transformers, all of it, and how to take 
   classes is wrapped, so that they accept `.nemo` checkpoints. The wrapper looks at what lies on disk; unless that is a
   `.nemo` checkpoint, Transformers' own code runs with the very same arguments. Only where that ends in an error is the
   Hub asked whether the repository holds a `.nemo` and no `config.json`; if not, the error goes on.
+- So is `FeatureExtractionMixin.get_feature_extractor_dict`, which `transformers.pipeline` calls beside them; and two
+  functions that it calls on any name (`cached_file`, `find_adapter_config_file`) answer None for a name that ends in
+  `.nemo`, which they would take for the id of a repository.
+- `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models (`pipeline_recognition.py`).
 - Our own classes are told where `.nemo` checkpoints come from (`checkpoint_sources.py`).
 
 `register()` runs at import; `unregister()` undoes it.
@@ -14,12 +18,22 @@ What importing this package changes in Transformers, all of it, and how to take 
 from __future__ import annotations
 
 import functools
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForCTC,
+    AutoProcessor,
+    AutoTokenizer,
+    FeatureExtractionMixin,
+    pipelines,
+)
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
@@ -39,6 +53,8 @@ from .modeling_fastconformer_ctc import FastConformerForCTC
 from .modeling_fastconformer_hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
 from .modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.cache import resolve_nemo_checkpoint, resolved_once
+from .nemo.hub import ARCHIVE_SUFFIX
+from .pipeline_recognition import register_pipeline
 from .processing_fastconformer import FastConformerProcessor
 from .tokenization_fastconformer import FastConformerTokenizer
 
@@ -65,7 +81,8 @@ HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], 
     (AutoModelForRNNT, FastConformerRNNTConfig, FastConformerForRNNT),
     (AutoModelForTDT, FastConformerTDTConfig, FastConformerForTDT),
 )
-_originals: dict[type, classmethod] = {}
+# What stands in place of what: (class or module, name) to the original and ours.
+_replaced: dict[tuple[Any, str], tuple[Any, Any]] = {}
 _is_registered = False
 
 
@@ -82,11 +99,13 @@ def register() -> None:
         AutoProcessor.register(config_class, FastConformerProcessor, exist_ok=True)
     for auto_class, config_class, model_class in HEAD_CLASSES:
         auto_class.register(config_class, model_class, exist_ok=True)
+    register_pipeline()
     register_source(NEMO, resolve_nemo_checkpoint)
-    for wrapped_class in (AutoConfig, AutoFeatureExtractor, AutoTokenizer, AutoProcessor, *_auto_model_classes()):
-        if wrapped_class not in _originals:
-            _originals[wrapped_class] = wrapped_class.__dict__["from_pretrained"]
-            wrapped_class.from_pretrained = _accepting_nemo(_originals[wrapped_class])  # type: ignore[attr-defined]
+    for auto_class in (AutoConfig, AutoFeatureExtractor, AutoTokenizer, AutoProcessor, *_auto_model_classes()):
+        _replace(auto_class, "from_pretrained", _accepting_nemo)
+    _replace(FeatureExtractionMixin, "get_feature_extractor_dict", _accepting_nemo)
+    for name in ("cached_file", "find_adapter_config_file"):
+        _replace(pipelines, name, _passing_over_nemo)
     _is_registered = True
 
 
@@ -94,10 +113,10 @@ def unregister() -> None:
     """Leave the Auto classes as they are without this package. Our own classes read our own format then, no more."""
     global _is_registered
     _is_registered = False  # a wrapper that somebody has wrapped again cannot be taken out; it lets everything pass
-    for wrapped_class, original in list(_originals.items()):
-        if getattr(wrapped_class.__dict__["from_pretrained"], "_original", None) is original:
-            wrapped_class.from_pretrained = original  # type: ignore[attr-defined]
-            del _originals[wrapped_class]
+    for (holder, name), (original, ours) in list(_replaced.items()):
+        if vars(holder)[name] is ours:
+            setattr(holder, name, original)
+            del _replaced[holder, name]
     unregister_source(NEMO)
     mappings: list[Any] = [AutoModel._model_mapping, FEATURE_EXTRACTOR_MAPPING, TOKENIZER_MAPPING, PROCESSOR_MAPPING]
     mappings += [auto_class._model_mapping for auto_class, _, _ in HEAD_CLASSES]
@@ -115,14 +134,17 @@ def _auto_model_classes() -> list[type]:
     return [auto_class for auto_class in found if "from_pretrained" in auto_class.__dict__]
 
 
-class _AcceptingNemo(classmethod):
-    """A `from_pretrained` of ours, known by what it stands for."""
-
-    _original: classmethod
+def _replace(holder: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put `make(original)` in place of an attribute, once; versions of Transformers that lack it are left alone."""
+    if (holder, name) not in _replaced and name in vars(holder):
+        original = vars(holder)[name]
+        ours = make(original)
+        setattr(holder, name, ours)
+        _replaced[holder, name] = (original, ours)
 
 
 def _accepting_nemo(original: classmethod) -> classmethod:
-    """`from_pretrained` of an Auto class, with `.nemo` checkpoints beside everything that it takes already."""
+    """A class method that loads by name, with `.nemo` checkpoints beside everything that it takes already."""
 
     @functools.wraps(original.__func__)
     def from_pretrained(cls: type, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -139,9 +161,7 @@ def _accepting_nemo(original: classmethod) -> classmethod:
                     folder = _resolve_after(error, name, cls, kwargs)
             return load_from_folder(load, folder, name, args, kwargs)
 
-    wrapper = _AcceptingNemo(from_pretrained)
-    wrapper._original = original
-    return wrapper
+    return classmethod(from_pretrained)
 
 
 def _resolve_after(error: Exception, name: Any, cls: type, options: dict[str, Any]) -> str:
@@ -153,6 +173,18 @@ def _resolve_after(error: Exception, name: Any, cls: type, options: dict[str, An
     if folder is None:
         raise error
     return folder
+
+
+def _passing_over_nemo(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that looks for a file of a repository, without the names that mean a `.nemo` file."""
+
+    @functools.wraps(original)
+    def find(path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_registered and str(path_or_repo_id).endswith(ARCHIVE_SUFFIX) and not os.path.isdir(path_or_repo_id):
+            return None
+        return original(path_or_repo_id, *args, **kwargs)
+
+    return find
 
 
 register()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel
+from transformers import PreTrainedModel
 
-from .auto import AutoModelForRNNT, AutoModelForTDT
-from .configuration_fastconformer import FastConformerCTCConfig, FastConformerRNNTConfig, FastConformerTDTConfig
 from .frames import seconds_from_samples
-from .nemo.convert import convert_nemo_checkpoint
+from .pipeline_longform import extract_clip, plan_chunks, transcribe_features
+from .pipeline_recognition import HEADS, AutoModelForFastConformer, choose_head
 from .processing_fastconformer import FastConformerProcessor
-
-HEADS = ("auto", "ctc", "transducer")
 
 
 @dataclass
@@ -45,23 +41,24 @@ def load_model(
     Model and processor of a checkpoint, ready to transcribe.
 
     Args:
-        source: A converted folder or its Hub repository, a `.nemo` file, or a folder that holds one.
+        source: What `from_pretrained` takes: a folder or Hub repository in our format, or a `.nemo` file and a folder
+            or repository that holds one, which is converted once into a cache.
         head: `"ctc"`, `"transducer"`, or `"auto"`: the transducer where there is one.
         device: Where the model goes.
         dtype: `"auto"` (as stored), `"float32"`, `"float16"` or `"bfloat16"`.
 
     Raises:
         ValueError: when the checkpoint lacks the head.
+        FileNotFoundError: there is no such archive.
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r} is not supported; expected one of {HEADS}.")
     check_device(device)
-    if is_nemo_source(source):
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "converted"
-            convert_nemo_checkpoint(source, folder)
-            return _load_folder(folder, head, device, dtype)
-    return _load_folder(source, head, device, dtype)
+    if str(source).endswith(".nemo") and not Path(source).exists():
+        raise FileNotFoundError(f"{str(source)!r} does not exist; expected a .nemo archive.")
+    model = choose_head(AutoModelForFastConformer.from_pretrained(source, dtype=dtype), head)
+    processor = FastConformerProcessor.from_pretrained(source)
+    return model.eval().to(device), processor
 
 
 def check_device(device: str) -> str:
@@ -81,40 +78,16 @@ def check_device(device: str) -> str:
     return device
 
 
-def is_nemo_source(source: str | Path) -> bool:
-    """Whether a path is a `.nemo` file, or a folder with one and without a `config.json`."""
-    path = Path(source)
-    if path.is_dir():
-        return not (path / "config.json").exists() and any(path.glob("*.nemo"))
-    return path.suffix == ".nemo"
-
-
-def _load_folder(
-    source: str | Path, head: str, device: str, dtype: str
-) -> tuple[PreTrainedModel, FastConformerProcessor]:
-    config = AutoConfig.from_pretrained(source)
-    if not isinstance(config, FastConformerCTCConfig | FastConformerRNNTConfig):
-        raise ValueError(
-            f"{source} holds a model of type {config.model_type!r}, which has no head to transcribe with; expected "
-            "'fastconformer_ctc', 'fastconformer_rnnt' or 'fastconformer_tdt'."
-        )
-    is_transducer = isinstance(config, FastConformerRNNTConfig)
-    if head == "transducer" and not is_transducer:
-        raise ValueError(f"{source} is a CTC model without a transducer head; use head='ctc'.")
-    if head == "ctc" or not is_transducer:
-        auto_class: Any = AutoModelForCTC
-    else:
-        auto_class = AutoModelForTDT if isinstance(config, FastConformerTDTConfig) else AutoModelForRNNT
-    model = auto_class.from_pretrained(source, config=config, dtype=dtype)
-    processor = FastConformerProcessor.from_pretrained(source)
-    return model.eval().to(device), processor
-
-
 def transcribe_waveforms(
     model: PreTrainedModel,
     processor: FastConformerProcessor,
     waveforms: Sequence[np.ndarray],
     timestamps: bool | Sequence[str] = False,
+    language: str | None = None,
+    chunk_length_s: float | None = None,
+    stride_length_s: float | Sequence[float] | None = None,
+    max_symbols_per_step: int | None = None,
+    batch_size: int | None = None,
 ) -> list[Transcript]:
     """
     Transcribe one batch of clips.
@@ -124,19 +97,28 @@ def transcribe_waveforms(
         processor: Its processor.
         waveforms: Samples of each clip, float, at the rate of the processor's feature extractor.
         timestamps: Levels of times to return, or True for all.
+        language: Code of the language, for models with language prompts.
+        chunk_length_s: Seconds that the encoder sees at once; None: whole clips.
+        stride_length_s: How much of a chunk is context on each side, see `plan_chunks`.
+        max_symbols_per_step: Most tokens on one frame, for transducers.
+        batch_size: Clips or chunks that the encoder sees at a time; None: as many as there are clips.
     """
-    extractor = processor.feature_extractor
-    inputs = extractor(
-        list(waveforms), sampling_rate=extractor.sampling_rate, return_tensors="pt", device=model.device
+    config: Any = model.config
+    plan = plan_chunks(config, processor.frame_seconds, chunk_length_s, stride_length_s)
+    output = transcribe_features(
+        model,
+        [extract_clip(processor.feature_extractor, waveform) for waveform in waveforms],
+        plan,
+        batch_size=len(waveforms) if batch_size is None else batch_size,
+        language=language,
+        max_symbols_per_step=max_symbols_per_step,
     )
-    generate: Any = model.generate
-    output = generate(**inputs, return_dict_in_generate=True)
     decoded: list[Any] = processor.batch_decode(output, timestamps=timestamps if timestamps else ["word"])
     return [
         Transcript(
             text=item["text"],
             timestamps=item["timestamps"] if timestamps else None,
-            duration_seconds=seconds_from_samples(len(waveform), extractor.sampling_rate),
+            duration_seconds=seconds_from_samples(len(waveform), processor.feature_extractor.sampling_rate),
         )
         for item, waveform in zip(decoded, waveforms, strict=True)
     ]

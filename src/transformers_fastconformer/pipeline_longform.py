@@ -1,0 +1,351 @@
+"""
+Features of clips of any length to tokens: windows through the encoder, their frames joined, one decoding per clip.
+
+Nothing is merged. Windows overlap, each encoder frame of a clip is taken from one of them, and decoding goes over the
+frames in order with its state carried along, as if the encoder had seen the clip at once. What differs from that is
+the context of each frame alone: what lies beyond its window.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+from .cache_fastconformer import TransducerState
+from .configuration_fastconformer import FastConformerConfig
+from .decoding.ctc import ctc_greedy_decode
+from .decoding.transducer_greedy import transducer_greedy_decode
+from .frames import reduced_lengths, subsampled_lengths
+from .masking import resolve_context
+from .modeling_fastconformer_transducer import FastConformerForTransducer, FastConformerTransducerPreTrainedModel
+from .modeling_outputs import FastConformerGenerateOutput
+from .windows import Window, WindowPlan, plan_windows
+
+# Context on each side of a window, where nothing else is asked for: a share of it, but what a word needs, as long as
+# a third is left in the middle. With less, words at the borders are lost (see `docs/usage.md` for the figures).
+DEFAULT_STRIDE_SHARE = 1 / 6
+DEFAULT_STRIDE_LEAST_SECONDS = 0.8
+DEFAULT_STRIDE_MOST_SHARE = 1 / 3
+
+
+class ClipFeatures(NamedTuple):
+    """
+    Log-mel features of one whole clip.
+
+    Args:
+        input_features: (mel frames, mels), with a masked frame or more behind those that count.
+        mel_length: Mel frames that count.
+    """
+
+    input_features: torch.Tensor
+    mel_length: int
+
+
+@dataclass
+class _Decoded:
+    """What decoding has found so far in one clip."""
+
+    tokens: list[int] = field(default_factory=list)
+    frame_indices: list[int] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    num_frames: int = 0
+
+
+def extract_clip(feature_extractor: Any, waveform: Any) -> ClipFeatures:
+    """Features of one whole clip at the model's rate, on the CPU; the same in whatever batch the clip is."""
+    features = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
+    return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]))
+
+
+def mel_frames_per_encoder_frame(config: FastConformerConfig) -> int:
+    """Mel frames from one encoder frame to the next, a reduction among the blocks included."""
+    front_factor = 1 if config.subsampling_type == "none" else config.subsampling_factor
+    return front_factor * (config.reduction_factor if config.reduction_type else 1)
+
+
+def count_encoder_frames(config: FastConformerConfig, mel_length: int) -> int:
+    """Encoder frames of a clip, as the encoder counts them when it sees the clip at once."""
+    frames = subsampled_lengths(
+        mel_length, config.subsampling_type, config.subsampling_factor, config.causal_downsampling
+    )
+    return reduced_lengths(frames, config.reduction_type, config.reduction_factor)
+
+
+def plan_chunks(
+    config: FastConformerConfig,
+    frame_seconds: float,
+    chunk_length_s: float | None,
+    stride_length_s: float | Sequence[float] | None = None,
+) -> WindowPlan | None:
+    """
+    How clips are cut for a model.
+
+    Args:
+        config: The model's.
+        frame_seconds: Seconds from one encoder frame to the next, as the processor has it.
+        chunk_length_s: Seconds that the encoder sees at once, context included; None or 0: whole clips.
+        stride_length_s: Seconds of context on each side, one number for both or (left, right); None: a sixth of the
+            chunk, at least 0.8 s, at most a third of the chunk.
+
+    Returns:
+        The plan, or None for whole clips.
+
+    Raises:
+        ValueError: for lengths that are no lengths, a stride without a chunk, and a chunk that is all context.
+    """
+    if not (chunk_length_s is None or _is_duration(chunk_length_s)):
+        raise ValueError(f"chunk_length_s={chunk_length_s!r} is not supported; expected seconds, 0 or more, or None.")
+    strides: list[Any] = list(stride_length_s) if isinstance(stride_length_s, list | tuple) else [stride_length_s] * 2
+    if stride_length_s is not None and not (len(strides) == 2 and all(map(_is_duration, strides))):
+        raise ValueError(
+            f"stride_length_s={stride_length_s!r} is not supported; expected seconds, 0 or more, one number for both "
+            "sides or two."
+        )
+    if not chunk_length_s:
+        if stride_length_s:
+            raise ValueError(
+                f"stride_length_s={stride_length_s} needs chunk_length_s; found chunk_length_s={chunk_length_s}."
+            )
+        return None
+    if config.reduction_type == "pooling" and config.reduction_factor > 2:
+        # Its lengths are no multiples of the frames (see `reduced_lengths`): a window would be masked in its middle.
+        raise ValueError(
+            f"chunk_length_s={chunk_length_s} is not supported for a model with reduction_type='pooling' and "
+            f"reduction_factor={config.reduction_factor}; expected None."
+        )
+    default_seconds = min(
+        max(chunk_length_s * DEFAULT_STRIDE_SHARE, DEFAULT_STRIDE_LEAST_SECONDS),
+        chunk_length_s * DEFAULT_STRIDE_MOST_SHARE,
+    )
+    left_seconds, right_seconds = (default_seconds if stride is None else stride for stride in strides)
+    is_local = config.position_embedding_type == "rel_pos_local_attn"
+    context = resolve_context(config.attention_context_style, config.attention_context)
+    align_frames = 1 if is_local else context.chunk_frames
+    return plan_windows(chunk_length_s, left_seconds, right_seconds, frame_seconds, align_frames)
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+
+
+@torch.no_grad()
+def transcribe_features(
+    model: PreTrainedModel,
+    clips: Sequence[ClipFeatures],
+    plan: WindowPlan | None = None,
+    batch_size: int = 1,
+    language: str | None = None,
+    max_symbols_per_step: int | None = None,
+) -> FastConformerGenerateOutput:
+    """
+    Greedy decoding of whole clips or of their windows; what `generate` returns for a batch of whole clips.
+
+    Frames of windows are decoded as they come and then dropped, so that memory does not grow with the length of the
+    clips beyond their features and their tokens.
+
+    Args:
+        model: A model with a head.
+        clips: Features of whole clips, so that normalisation is over the whole clip.
+        plan: How clips are cut; None: not at all.
+        batch_size: Most windows, or clips, that the encoder sees at a time.
+        language: Code of the language, for models with prompts.
+        max_symbols_per_step: Most tokens on one frame, for transducers; None is `config.max_symbols_per_step`.
+
+    Returns:
+        [`FastConformerGenerateOutput`] on the CPU; frames count from the start of each clip.
+
+    Raises:
+        ValueError: for options that the model does not have.
+    """
+    config: Any = model.config
+    is_transducer = isinstance(model, FastConformerForTransducer)
+    check_decoding_options(model, language, max_symbols_per_step)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is not supported; expected 1 or more.")
+    if plan is None:
+        plan = WindowPlan(max((count_encoder_frames(config, clip.mel_length) for clip in clips), default=1) + 1, 0, 0)
+    decoded = [_Decoded() for _ in clips]
+    for first in range(0, len(clips), batch_size):
+        group = slice(first, min(first + batch_size, len(clips)))
+        state: Any = None
+        for pieces in _encode_in_rounds(model, clips[group], plan, batch_size, language):
+            if is_transducer:
+                state = _decode_transducer(model, pieces, state, max_symbols_per_step, decoded[group])
+            else:
+                state = _decode_ctc(model, pieces, state, decoded[group])
+    decoder_type = model.decoder_type if isinstance(model, FastConformerForTransducer) else "ctc"
+    return _join(decoded, config.pad_token_id, decoder_type)
+
+
+def check_decoding_options(model: PreTrainedModel, language: str | None, max_symbols_per_step: int | None) -> None:
+    """Raise a `ValueError` for options of decoding that the model does not have, before anything is computed."""
+    config: Any = model.config
+    if language is not None and getattr(config, "num_prompts", 0) == 0:
+        raise ValueError(f"language={language!r} is not supported: this model has no language prompts; expected None.")
+    if language is not None and language not in config.prompt_languages:
+        expected = sorted(config.prompt_languages)
+        raise ValueError(f"language={language!r} is not supported by this model; expected one of {expected}.")
+    if max_symbols_per_step is None:
+        return
+    if not isinstance(model, FastConformerForTransducer):
+        raise ValueError(f"max_symbols_per_step={max_symbols_per_step} is not supported by a CTC head; expected None.")
+    if isinstance(max_symbols_per_step, bool) or not isinstance(max_symbols_per_step, int) or max_symbols_per_step < 1:
+        raise ValueError(f"max_symbols_per_step={max_symbols_per_step!r} is not supported; expected 1 or more.")
+
+
+# The encoder
+
+
+def _encode_in_rounds(
+    model: PreTrainedModel,
+    clips: Sequence[ClipFeatures],
+    plan: WindowPlan,
+    batch_size: int,
+    language: str | None,
+) -> Iterator[list[torch.Tensor | None]]:
+    """
+    The next kept frames of every clip, (frames, size) each, until there are none; None for a clip that has ended.
+
+    A round has about `batch_size` windows: several of each clip where there are few clips left.
+    """
+    config: Any = model.config
+    waiting = [list(plan.windows(count_encoder_frames(config, clip.mel_length))) for clip in clips]
+    while any(waiting):
+        active = sum(1 for windows in waiting if windows)
+        windows_each = max(batch_size // active, 1)
+        chosen = [
+            (index, window, window is windows[-1])
+            for index, windows in enumerate(waiting)
+            for window in windows[:windows_each]
+        ]
+        kept: list[list[torch.Tensor]] = [[] for _ in clips]
+        for (index, _, _), frames in zip(chosen, _encode(model, clips, chosen, language), strict=True):
+            kept[index].append(frames)
+        waiting = [windows[windows_each:] for windows in waiting]
+        yield [torch.cat(frames) if frames else None for frames in kept]
+
+
+def _encode(
+    model: PreTrainedModel,
+    clips: Sequence[ClipFeatures],
+    chosen: Sequence[tuple[int, Window, bool]],
+    language: str | None,
+) -> list[torch.Tensor]:
+    """Kept encoder frames of some windows, each the number of a clip, the window, and whether it is its last."""
+    config: Any = model.config
+    pieces, mel_lengths = [], []
+    for index, window, is_last in chosen:
+        features, mel_length = clips[index]
+        start, stop = window.mel_range(mel_frames_per_encoder_frame(config), mel_length, is_last)
+        # A masked frame of the clip follows its last one: a clip without frames is not an empty tensor.
+        pieces.append(features[start : stop + 1 if is_last else stop])
+        mel_lengths.append(stop - start)
+    batch = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(model.device)  # (windows, mel frames, mels)
+    inputs: dict[str, Any] = {"input_features": batch, "input_lengths": torch.tensor(mel_lengths, device=model.device)}
+    if isinstance(model, FastConformerTransducerPreTrainedModel):
+        encoded: Any = model.encode(**inputs, language=language)
+    else:
+        encoder: Any = model.encoder
+        encoded = encoder(**inputs, return_dict=True)
+    rows = encoded.last_hidden_state  # (windows, frames, size)
+    return [rows[row, window.kept_rows] for row, (_, window, _) in enumerate(chosen)]
+
+
+# The heads
+
+
+def _pad_pieces(pieces: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(clips, frames, size) and the frames of each clip that count."""
+    some = next(piece for piece in pieces if piece is not None)
+    filled = [some[:0] if piece is None else piece for piece in pieces]
+    lengths = torch.tensor([piece.shape[0] for piece in filled], device=some.device)
+    return torch.nn.utils.rnn.pad_sequence(filled, batch_first=True), lengths
+
+
+def _decode_transducer(
+    model: Any,
+    pieces: Sequence[torch.Tensor | None],
+    state: TransducerState | None,
+    max_symbols_per_step: int | None,
+    decoded: Sequence[_Decoded],
+) -> TransducerState:
+    """Decode the next frames of every clip from where the state stands; what is found is added to `decoded`."""
+    frames, lengths = _pad_pieces(pieces)
+    config = model.config
+    hypotheses, state = transducer_greedy_decode(
+        model.joint.encoder_proj(frames),
+        lengths,
+        predict=model._predict,
+        joint=model.joint,
+        blank_id=config.blank_token_id,
+        padding_id=config.pad_token_id,
+        durations=getattr(config, "durations", None),
+        max_symbols_per_step=max_symbols_per_step or config.max_symbols_per_step,
+        state=state,
+    )
+    _add(decoded, hypotheses, lengths.tolist())
+    return state
+
+
+def _decode_ctc(
+    model: Any, pieces: Sequence[torch.Tensor | None], last_frames: torch.Tensor | None, decoded: Sequence[_Decoded]
+) -> torch.Tensor:
+    """
+    The same for CTC. The last frame before goes in again, and the token it would give is dropped: that joins a token
+    on both sides of a border before repetitions are merged.
+
+    Args:
+        last_frames: (clips, 1, classes), log-probabilities of the frame before; None at the start, a blank.
+    """
+    frames, lengths = _pad_pieces(pieces)
+    config = model.config
+    log_probs = model.ctc_head(frames).float().log_softmax(dim=-1)  # (clips, frames, classes)
+    if last_frames is None:
+        last_frames = log_probs.new_full((len(pieces), 1, log_probs.shape[2]), float("-inf"))
+        last_frames[..., config.blank_token_id] = 0.0
+    joined = torch.cat([last_frames, log_probs], dim=1)
+    hypotheses = ctc_greedy_decode(joined, lengths + 1, config.blank_token_id, config.pad_token_id)
+    _add(decoded, hypotheses, lengths.tolist(), repeated_frames=1)
+    return joined[torch.arange(len(pieces), device=lengths.device), lengths][:, None]
+
+
+def _add(decoded: Sequence[_Decoded], hypotheses: Any, num_frames: Sequence[int], repeated_frames: int = 0) -> None:
+    """Add what was found in the next frames of each clip; tokens of frames that went in before are dropped."""
+    columns = {name: getattr(hypotheses, name, None) for name in ("tokens", "frame_indices", "durations", "log_probs")}
+    rows = {name: None if values is None else values.tolist() for name, values in columns.items()}
+    for clip, (found, token_length) in enumerate(zip(decoded, hypotheses.token_lengths.tolist(), strict=True)):
+        frame_indices = (rows["frame_indices"] or [])[clip][:token_length]
+        first = sum(1 for frame in frame_indices if frame < repeated_frames)
+        found.frame_indices += [frame - repeated_frames + found.num_frames for frame in frame_indices[first:]]
+        for name in ("tokens", "durations", "log_probs"):
+            values = rows[name]
+            if values is not None:
+                getattr(found, name).extend(values[clip][first:token_length])
+        found.num_frames += num_frames[clip]
+
+
+def _join(decoded: Sequence[_Decoded], padding_id: int, decoder_type: str) -> FastConformerGenerateOutput:
+    """Padded tensors of all clips."""
+    num_tokens = max((len(clip.tokens) for clip in decoded), default=0)
+
+    def table(name: str, fill: float, dtype: torch.dtype) -> torch.Tensor:
+        rows = [getattr(clip, name) for clip in decoded]
+        padded = [row + [fill] * (num_tokens - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=dtype).reshape(len(decoded), num_tokens)
+
+    return FastConformerGenerateOutput(
+        sequences=table("tokens", padding_id, torch.int64),
+        sequence_lengths=torch.tensor([len(clip.tokens) for clip in decoded], dtype=torch.int64),
+        frame_indices=table("frame_indices", 0, torch.int64),
+        durations=table("durations", 0, torch.int64) if decoder_type == "tdt" else None,
+        log_probs=table("log_probs", 0.0, torch.float32),
+        encoder_lengths=torch.tensor([clip.num_frames for clip in decoded], dtype=torch.int64),
+        decoder_type=decoder_type,
+    )
