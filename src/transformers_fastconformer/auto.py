@@ -10,7 +10,8 @@ What importing this package changes in Transformers, all of it, and how to take 
   functions that it calls on any name (`cached_file`, `find_adapter_config_file`) answer None for a name that ends in
   `.nemo`, which they would take for the id of a repository.
 - `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models (`pipeline_recognition.py`).
-- Our own classes are told where `.nemo` checkpoints come from (`checkpoint_sources.py`).
+- Our own classes are told where `.nemo` checkpoints and those of Transformers' own FastConformer classes come from
+  (`checkpoint_sources.py`); the Auto classes give Transformers' classes for the latter, as before.
 
 `register()` runs at import; `unregister()` undoes it.
 """
@@ -48,13 +49,14 @@ from .configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
+from .interop.sources import resolve_transformers_checkpoint
 from .modeling_fastconformer import FastConformerModel
 from .modeling_fastconformer_ctc import FastConformerForCTC
 from .modeling_fastconformer_hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
 from .modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.cache import resolve_nemo_checkpoint, resolved_once
 from .nemo.hub import ARCHIVE_SUFFIX
-from .pipeline_recognition import register_pipeline
+from .pipeline_recognition import register_pipeline, unregister_pipeline
 from .processing_fastconformer import FastConformerProcessor
 from .tokenization_fastconformer import FastConformerTokenizer
 
@@ -72,7 +74,7 @@ AutoModelForTDT = _auto_model_class("AutoModelForTDT", "token-and-duration trans
 AutoModelForRNNT = _auto_model_class("AutoModelForRNNT", "RNN transducers")
 
 
-NEMO = "nemo"
+NEMO, TRANSFORMERS = "nemo", "transformers"  # the formats of `checkpoint_sources.py`
 CONFIG_CLASSES = (FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig, FastConformerTDTConfig)
 HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], type], ...] = (
     (AutoModelForCTC, FastConformerCTCConfig, FastConformerForCTC),
@@ -101,6 +103,7 @@ def register() -> None:
         auto_class.register(config_class, model_class, exist_ok=True)
     register_pipeline()
     register_source(NEMO, resolve_nemo_checkpoint)
+    register_source(TRANSFORMERS, resolve_transformers_checkpoint)
     for auto_class in (AutoConfig, AutoFeatureExtractor, AutoTokenizer, AutoProcessor, *_auto_model_classes()):
         _replace(auto_class, "from_pretrained", _accepting_nemo)
     _replace(FeatureExtractionMixin, "get_feature_extractor_dict", _accepting_nemo)
@@ -117,7 +120,9 @@ def unregister() -> None:
         if vars(holder)[name] is ours:
             setattr(holder, name, original)
             del _replaced[holder, name]
+    unregister_pipeline()
     unregister_source(NEMO)
+    unregister_source(TRANSFORMERS)
     mappings: list[Any] = [AutoModel._model_mapping, FEATURE_EXTRACTOR_MAPPING, TOKENIZER_MAPPING, PROCESSOR_MAPPING]
     mappings += [auto_class._model_mapping for auto_class, _, _ in HEAD_CLASSES]
     for config_class in CONFIG_CLASSES:

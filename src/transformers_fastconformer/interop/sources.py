@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from ..configuration_fastconformer import FastConformerConfig
-from ..nemo.cache import FORMAT_PREFIX, _is_whole, _locked, _record_use, cache_folder, local_digest
-from ..nemo.convert import CONVERSION_FORMAT
+from ..nemo.cache import cache_folder, cached_conversion, local_digest
 from ..nemo.hub import ARCHIVE_SUFFIX, DOWNLOAD_OPTIONS, HUB_ID, SHA256
 from ..nemo.safetensors_writer import INDEX_FILE, SINGLE_FILE
 from .families import FAMILY_OF_TYPE
@@ -108,18 +106,11 @@ def _check_class(folder: Path, name: str, loaded_class: type | None) -> None:
 def _converted_folder(folder: Path, source: str, options: Mapping[str, Any]) -> Path:
     """The converted form in the cache; of several processes one converts and the others wait."""
     root = cache_folder(options.get("cache_dir"))
-    digest = _digest_of(folder, root)
-    target = root / f"{FORMAT_PREFIX}{CONVERSION_FORMAT}" / digest
-    if not _is_whole(target):
-        with _locked(root, digest, source):
-            if not _is_whole(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                for leftover in target.parent.glob(f".{digest}.*"):  # of a process that was killed
-                    shutil.rmtree(leftover, ignore_errors=True)
-                logger.warning(f"Converting {source}, once; it is loaded from {target} from now on.")
-                convert_transformers_checkpoint(folder, target, overwrite=True)
-    _record_use(target, source)
-    return target
+
+    def convert(target: Path) -> None:
+        convert_transformers_checkpoint(folder, target, overwrite=True)
+
+    return cached_conversion(_digest_of(folder, root), source, convert, root)
 
 
 def _digest_of(folder: Path, root: Path) -> str:

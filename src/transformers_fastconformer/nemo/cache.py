@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,7 +28,8 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants
 from transformers.utils import logging
 
-from .hub import SHA256, FoundArchive, file_digest, find_archive
+from .convert import CONVERSION_FORMAT, convert_archive
+from .hub import SHA256, FoundArchive, check_download, file_digest, find_archive
 
 logger = logging.get_logger(__name__)
 
@@ -153,32 +154,55 @@ def _memory_key(name: str | os.PathLike[str], options: Mapping[str, Any]) -> tup
 
 def converted_folder(archive: FoundArchive, options: Mapping[str, Any] | None = None) -> Path:
     """
-    The converted form of an archive in the cache; made if it is not there. Of several processes one converts and the
-    others wait.
+    The converted form of an archive in the cache, see [`cached_conversion`].
 
     Args:
         archive: The archive.
         options: Of the call; `cache_dir` chooses the cache, the others serve to read the card on the Hub.
     """
-    from .convert import CONVERSION_FORMAT
-
     options = options or {}
     root = cache_folder(options.get("cache_dir"))
-    digest = archive.expected_digest or local_digest(archive.path, root)
+
+    def convert(folder: Path) -> None:
+        _check_space(folder.parent, archive)
+        check_download(archive)
+        convert_archive(archive, folder, overwrite=True, hub_options=options)
+
+    return cached_conversion(
+        archive.expected_digest or local_digest(archive.path, root), archive.source, convert, root
+    )
+
+
+def cached_conversion(digest: str, source: str, convert: Callable[[Path], None], root: Path) -> Path:
+    """
+    A folder of the cache, made if it is not there. Of several processes one converts and the others wait.
+
+    Args:
+        digest: 64 hexadecimal digits that stand for the content of the checkpoint.
+        source: What the user gave.
+        convert: Writes a checkpoint in our format to the folder that it is given, whole or not at all; nothing is
+            there but what another process left half done.
+        root: Where the cache lies, see [`cache_folder`].
+    """
     folder = root / f"{FORMAT_PREFIX}{CONVERSION_FORMAT}" / digest
     if not _is_whole(folder):
         try:
-            with _locked(root, digest, archive.source):
+            with _locked(root, digest, source):
                 if not _is_whole(folder):
-                    _convert_into(folder, archive, options)
+                    folder.parent.mkdir(parents=True, exist_ok=True)
+                    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+                        shutil.rmtree(leftover, ignore_errors=True)
+                    logger.warning(f"Converting {source}, once; it is loaded from {folder} from now on.")
+                    convert(folder)
+                    _remove_older_formats(folder.parent)
         except PermissionError as error:
             raise PermissionError(
                 error.errno,
-                f"the converted form of {archive.source} cannot be written; {CACHE_VARIABLE} or cache_dir chooses "
-                "another place",
+                f"the converted form of {source} cannot be written; {CACHE_VARIABLE} or cache_dir chooses another "
+                "place",
                 str(error.filename or folder),
             ) from error
-    _record_use(folder, archive.source)
+    _record_use(folder, source)
     return folder
 
 
@@ -248,21 +272,6 @@ def _entry_folders(root: Path) -> Iterator[Path]:
 
 def _is_whole(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
-
-
-def _convert_into(folder: Path, archive: FoundArchive, options: Mapping[str, Any]) -> None:
-    """Convert; the caller holds the lock of the entry."""
-    from .convert import convert_archive
-    from .hub import check_download
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    _check_space(folder.parent, archive)
-    check_download(archive)
-    logger.warning(f"Converting {archive.source}, once; it is loaded from {folder} from now on.")
-    convert_archive(archive, folder, overwrite=True, hub_options=options)
-    _remove_older_formats(folder.parent)
 
 
 def _check_space(folder: Path, archive: FoundArchive) -> None:
