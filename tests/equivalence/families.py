@@ -201,6 +201,29 @@ def two_languages_tokenizer(folder: Path) -> dict[str, Any]:
     return {"dir": None, "type": "agg", "langs": parts}
 
 
+WORDPIECES = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "one", "two", "three", "dog", "don", "t", "a", "Hello", "he",
+    "##er", "##s", "##ing", "##'", "##.", "##ll", "'", ".", ",", "!", "?", "-", "...", "child", "##ren", "again", "o",
+]  # fmt: skip
+
+
+def wordpiece_tokenizer(folder: Path) -> dict[str, Any]:
+    """A WordPiece vocabulary. NeMo asks for `bert-base-cased` beside it: see `write_bert_base`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(WORDPIECES) + "\n", encoding="utf-8")
+    return {"dir": str(folder), "type": "wpe"}
+
+
+def write_bert_base(folder: Path) -> Path:
+    """Put a folder `bert-base-cased` into `folder`: in that working directory it answers NeMo in place of the Hub."""
+    model = folder / "bert-base-cased"
+    model.mkdir(parents=True, exist_ok=True)
+    (model / "vocab.txt").write_text("\n".join(WORDPIECES) + "\n", encoding="utf-8")
+    (model / "config.json").write_text('{"model_type": "bert"}')
+    (model / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
+    return folder
+
+
 STATELESS = "nemo.collections.asr.modules.StatelessTransducerDecoder"
 STREAMING = {
     "causal_downsampling": True,
@@ -470,6 +493,24 @@ FAMILIES: tuple[Family, ...] = (
         "rnnt",
         "FastConformerForRNNT",
         {"tokenizer": two_languages_tokenizer},
+    ),
+    Family(
+        "several languages, hybrid",
+        "stt_multilingual_fastconformer_hybrid_large_pc, its CTC head",
+        "two SentencePiece models behind one another, both heads",
+        "hybrid_rnnt_ctc",
+        "FastConformerForRNNT",
+        {"tokenizer": two_languages_tokenizer},
+        done_right=("ctc: text",),
+        note="NeMo 3.0 has no text of the CTC head; its tokens and frames are compared",
+    ),
+    Family(
+        "word pieces",
+        "models of the `wpe` recipes",
+        "WordPiece vocabulary from `vocab.txt`",
+        "hybrid_tdt_ctc",
+        "ParakeetTDTForTDT",
+        {"tokenizer": wordpiece_tokenizer},
     ),
     Family(
         "canary",

@@ -55,13 +55,20 @@ def rewrite(source: Path, target: Path, change: Callable[[dict[str, Any]], Any],
     return target
 
 
-def build_with_adapter(build_nemo_model: Callable[..., Any], enabled: bool, target: str) -> Any:
+def build_with_adapter(build_nemo_model: Callable[..., Any], enabled: bool, target: str, kind: str) -> Any:
+    from nemo.collections.asr.parts.submodules import adapters
     from nemo.collections.common.parts.adapter_modules import LinearAdapterConfig
 
     model = build_nemo_model(
         "rnnt", encoder={"_target_": "nemo.collections.asr.modules.conformer_encoder.ConformerEncoderAdapter"}
     )
-    model.add_adapter(target, cfg=LinearAdapterConfig(in_features=32, dim=4))
+    options = {
+        "LinearAdapter": lambda: LinearAdapterConfig(in_features=32, dim=4),
+        "RelPositionMultiHeadAttentionAdapter": lambda: adapters.RelPositionMultiHeadAttentionAdapterConfig(
+            n_head=4, n_feat=32, dropout_rate=0.0, proj_dim=8
+        ),
+    }
+    model.add_adapter(target, cfg=options[kind]())
     for name, parameter in model.named_parameters():
         if "adapter_layer" in name:
             torch.nn.init.normal_(parameter)
@@ -69,21 +76,33 @@ def build_with_adapter(build_nemo_model: Callable[..., Any], enabled: bool, targ
     return model.eval()
 
 
-@pytest.mark.parametrize("target", ["accent", "encoder:accent"])
+@pytest.mark.parametrize(
+    ("target", "kind", "tensors_in_block"),
+    [
+        ("accent", "LinearAdapter", 4),  # norm with two tensors, two linear layers
+        ("encoder:accent", "LinearAdapter", 4),
+        ("accent", "RelPositionMultiHeadAttentionAdapter", 13),
+    ],
+)
 def test_an_adapter_in_use_is_refused_and_one_that_is_off_left_out(
-    build_nemo_model: Callable[..., Any], clips: list[np.ndarray], tmp_path: Path, target: str
+    build_nemo_model: Callable[..., Any],
+    clips: list[np.ndarray],
+    tmp_path: Path,
+    target: str,
+    kind: str,
+    tensors_in_block: int,
 ) -> None:
     for enabled in (True, False):
         path = tmp_path / f"{enabled}.nemo"
-        build_with_adapter(build_nemo_model, enabled, target).save_to(str(path))
+        build_with_adapter(build_nemo_model, enabled, target, kind).save_to(str(path))
         if enabled:
-            with pytest.raises(ValueError, match=r"adapters\.accent \(LinearAdapter\) is in use and not supported"):
+            with pytest.raises(ValueError, match=rf"adapters\.accent \({kind}\) is in use and not supported"):
                 convert_nemo_checkpoint(path, tmp_path / "out")
             assert "is in use and not supported" in str(inspect_checkpoint(path).refusal)
             continue
         result = convert_nemo_checkpoint(path, tmp_path / "out")
         dropped = [name for name in result.dropped_tensors if ".adapter_layer.accent." in name]
-        assert len(dropped) == 2 * 4  # two blocks; norm with two tensors, two linear layers
+        assert len(dropped) == 2 * tensors_in_block
         assert_equal_to_nemo(path, tmp_path / "out", clips)
 
 

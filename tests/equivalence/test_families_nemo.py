@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from balance import balance_classes
-from families import FAMILIES, Family, write_page
+from families import FAMILIES, Family, write_bert_base, write_page
 from transformers import AutoModel
 
 from transformers_fastconformer.nemo.convert import ARCHITECTURES, ConversionResult, convert_nemo_checkpoint
@@ -42,6 +42,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline_bert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """NeMo asks for `bert-base-cased` by name; without a network a folder of that name answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(write_bert_base(tmp_path_factory.mktemp("bert")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +125,13 @@ def test_family_equals_nemo(
     measured: dict[str, tuple[str, str]],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if "ctc: text" in family.done_right:
+        # NeMo 3.0 fails there, as the tokenizer wants to be told the language.
+        from nemo.collections.common.tokenizers import AggregateTokenizer
+
+        monkeypatch.setattr(AggregateTokenizer, "tokens_to_text", lambda self, tokens, lang_id=None: "")
     if family.is_alone_only:
         batches = {name: clips for name, clips in batches.items() if len(clips) == 1}
     archive, folder, again = tmp_path / "model.nemo", tmp_path / "converted", tmp_path / "again"

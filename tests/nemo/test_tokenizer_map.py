@@ -50,7 +50,10 @@ def test_wordpiece_reads_its_vocabulary(members: dict[str, bytes]) -> None:
     tokenizer = build_tokenizer({"tokenizer": section}, reader(members))
     assert tokenizer("the dogs The").input_ids == [5, 6, 7, 1]
     section["hf_kwargs"] = {"pretrained_model_name": "bert-base-uncased", "unk_token": "[UNK]"}
-    assert build_tokenizer({"tokenizer": section}, reader(members))("The").input_ids == [5]
+    # NeMo reads the name of the base model in the parts of an aggregate alone.
+    assert build_tokenizer({"tokenizer": section}, reader(members))("The").input_ids == [1]
+    aggregate = build_tokenizer({"tokenizer": {"type": "agg", "langs": {"en": section}}}, reader(members))
+    assert aggregate("The", language="en").input_ids == [5]
 
 
 def test_aggregates_keep_the_order_of_the_configuration(members: dict[str, bytes]) -> None:

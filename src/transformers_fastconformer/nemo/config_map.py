@@ -519,7 +519,7 @@ DECODING: Table = {
     "confidence_method_cfg": Drop(REPORTING),
     "rnnt_timestamp_type": Drop(REPORTING),
     "ctc_timestamp_type": Drop(REPORTING),
-    "batch_dim_index": Drop("where NeMo's tensors have the batch"),
+    "batch_dim_index": Pin((0, None)),
     "fused_batch_size": Drop(SPEED),
 }
 
@@ -559,6 +559,7 @@ TDT_LOSS: Table = {
 
 def _ctc_reduction(value: Any, values: Values) -> str:
     # Of the training loss alone; the means differ in what each clip weighs.
+    _one_of("none", "mean", "sum", "mean_batch", "mean_volume")(value, values)
     return "sum" if value == "sum" else "mean"
 
 
@@ -814,7 +815,7 @@ def map_config(
             f"the {num_features} features of the preprocessor (features x frame_splicing)",
         )
 
-    arguments |= _map_speaker_kernels(sections, nemo_class, reader)
+    arguments |= _map_speaker_kernels(sections, nemo_class, encoder["n_layers"], tensor_names, reader)
 
     durations: list[int] = []
     if heads == "encoder":
@@ -822,13 +823,13 @@ def map_config(
     elif heads == "ctc":
         head_arguments, _ = reader.apply(sections["decoder"], CTC_DECODER, "decoder")
         arguments |= head_arguments
-        arguments["ctc_loss_reduction"] = _ctc_reduction(sections["ctc_reduction"], {})
+        arguments["ctc_loss_reduction"] = _plain_ctc_reduction(sections["ctc_reduction"], reader)
         _read_decoding(sections["decoding"], "decoding", reader)
     else:
         transducer_arguments, durations = _map_transducer(sections, reader)
         arguments |= transducer_arguments | _map_prompts(sections["model_defaults"], nemo_class, reader)
         if heads == "hybrid":
-            arguments |= _map_auxiliary_ctc(sections["aux_ctc"], arguments["vocab_size"], reader)
+            arguments |= _map_auxiliary_ctc(sections["aux_ctc"], arguments["vocab_size"], sections["decoding"], reader)
         elif sections["aux_ctc"] is not None:
             reader.dropped["aux_ctc"] = f"{nemo_class or 'the model'} has no CTC head"
 
@@ -839,6 +840,14 @@ def map_config(
         raise ValueError(f"{source}: {error}") from error
     mapped.architectures = [architecture]
     return MappedConfig(mapped, architecture, family, extractor_arguments, nemo_class, reader.dropped, adapters_off)
+
+
+def _plain_ctc_reduction(value: Any, reader: _Reader) -> str:
+    """As `ctc_reduction` in `aux_ctc`, of a model with a CTC head alone."""
+    try:
+        return _ctc_reduction("mean_batch" if value is None else value, {})
+    except NotAcceptedError as error:
+        raise reader.refuse("ctc_reduction", value, str(error)) from None
 
 
 def _heads_of(
@@ -890,7 +899,9 @@ def _map_transducer(sections: Values, reader: _Reader) -> tuple[dict[str, Any], 
     return arguments, durations
 
 
-def _map_speaker_kernels(sections: Values, nemo_class: str | None, reader: _Reader) -> dict[str, bool]:
+def _map_speaker_kernels(
+    sections: Values, nemo_class: str | None, num_layers: int, tensor_names: Iterable[str] | None, reader: _Reader
+) -> dict[str, bool]:
     """
     Arguments of a multi-talker model. Its kernels behind the first block act where a speaker is chosen, alone (NeMo
     3.0); the one before it always does.
@@ -900,6 +911,13 @@ def _map_speaker_kernels(sections: Values, nemo_class: str | None, reader: _Read
         return {}
     if kind != "ff":
         raise reader.refuse("spk_kernel_type", kind, "'ff'")
+    if any(isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= num_layers for layer in layers):
+        raise reader.refuse("spk_kernel_layers", layers, f"numbers of blocks, 0 to {num_layers}")
+    if tensor_names is not None:
+        prefixes = ("spk_kernels.", "bg_spk_kernels.")
+        stored = {int(name.split(".")[1]) for name in tensor_names if name.startswith(prefixes)}
+        if stored != set(layers):
+            raise reader.refuse("spk_kernel_layers", layers, f"those of the weights, {sorted(stored)}")
     has_first = 0 in layers
     return {
         "has_speaker_kernel": has_first,
@@ -919,11 +937,14 @@ def _map_prompts(defaults: Any, nemo_class: str | None, reader: _Reader) -> dict
     name = "model_defaults.prompt_dictionary"
     if not isinstance(languages, Mapping) or not languages:
         raise reader.refuse(name, languages, "the code and the number of each language")
+    num_prompts = defaults.get("num_prompts", 128)
     for code, number in languages.items():
         if not isinstance(code, str) or isinstance(number, bool) or not isinstance(number, int):
             raise reader.refuse(f"{name}.{code}", number, "a code that is a text, and its number")
+        if not 0 <= number < num_prompts:
+            raise reader.refuse(f"{name}.{code}", number, f"0 to {num_prompts - 1}, as num_prompts={num_prompts}")
     return {
-        "num_prompts": defaults.get("num_prompts", 128),
+        "num_prompts": num_prompts,
         "prompt_languages": dict(languages),
         "default_language": "auto" if "auto" in languages else None,
     }
@@ -974,7 +995,24 @@ def _max_symbols(greedy: Values, reader: _Reader) -> int:
     return limit
 
 
-def _map_auxiliary_ctc(section: Any, vocab_size: int, reader: _Reader) -> dict[str, Any]:
+# How times of words and segments are formed, with the defaults of NeMo 3.0.
+TIME_DEFAULTS: Values = {
+    "word_seperator": " ",
+    "segment_seperators": [".", "?", "!"],
+    "segment_gap_threshold": None,
+}
+
+
+def _check_times_alike(transducer: Values, ctc: Values, reader: _Reader) -> None:
+    """One checkpoint has one rule for words and segments: refuse a hybrid whose heads have two."""
+    for key, default in TIME_DEFAULTS.items():
+        of_transducer, of_ctc = (default if values[key] is None else values[key] for values in (transducer, ctc))
+        same = set(of_transducer) == set(of_ctc) if isinstance(default, list) else of_transducer == of_ctc
+        if not same:
+            raise reader.refuse(f"aux_ctc.decoding.{key}", of_ctc, f"that of decoding, which is {of_transducer!r}")
+
+
+def _map_auxiliary_ctc(section: Any, vocab_size: int, transducer_section: Any, reader: _Reader) -> dict[str, Any]:
     """Arguments of the CTC head of a hybrid, whose classes are those of the transducer."""
     if section is None:
         raise reader.refuse("aux_ctc", None, "a section, in a hybrid model")
@@ -982,5 +1020,7 @@ def _map_auxiliary_ctc(section: Any, vocab_size: int, reader: _Reader) -> dict[s
     head_arguments, head = reader.apply(values["decoder"], CTC_DECODER, "aux_ctc.decoder")
     if head_arguments["vocab_size"] != vocab_size:
         raise reader.refuse("aux_ctc.decoder.num_classes", head["num_classes"], f"{vocab_size - 1}, as the transducer")
-    _read_decoding(values["decoding"], "aux_ctc.decoding", reader)
+    ctc_decoding, _ = _read_decoding(values["decoding"], "aux_ctc.decoding", reader)
+    transducer_decoding, _ = _read_decoding(transducer_section, "decoding", reader)
+    _check_times_alike(transducer_decoding, ctc_decoding, reader)
     return {**arguments, "has_ctc_head": True}

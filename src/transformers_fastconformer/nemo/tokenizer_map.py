@@ -5,6 +5,7 @@ Every key of the `tokenizer` section is mapped, pinned or dropped with a reason 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ EVENT_TOKENS = ("<EOU>", "<EOB>")
 LANGUAGE_TAG_PATTERN = r"\s*<[a-z]{2}-[A-Z]{2}>"  # what NeMo 3.0.0 strips unless the configuration says otherwise
 WORDPIECE_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SUPPORTED_TYPES = ("bpe", "wpe", "agg")
+TOKENIZER_CLASSES = ("EncDecCTCModelBPE", "EncDecRNNTBPEModel", "EncDecHybridRNNTCTCBPEModel")
+CHARACTER_CLASSES = ("EncDecCTCModel", "EncDecRNNTModel", "EncDecHybridRNNTCTCModel")
 
 MAPPED_KEYS = {
     "type": "which of the readers below",
@@ -31,14 +34,17 @@ PINNED_KEYS: dict[str, Any] = {"special_tokens": None}
 DROPPED_KEYS = {
     "dir": "a folder of the machine that trained the model; the artifacts are in the archive",
     "spe_tokenizer_vocab": "the pieces of the SentencePiece model again, as text",
-    "custom_tokenizer": "a class of NeMo for prompted decoders; the SentencePiece models and their ids are the same",
+    "custom_tokenizer": "one of CUSTOM_TOKENIZERS: the SentencePiece models and their ids are the same",
 }
+# Classes of NeMo for prompted decoders, and the plain ones by name.
+CUSTOM_TOKENIZERS = ("CanaryTokenizer", "CanaryBPETokenizer", "AggregateTokenizer", "SentencePieceTokenizer")
 HF_KWARGS_MAPPED = {
-    "pretrained_model_name": "'uncased' in it lowers the letters",
+    "pretrained_model_name": "'uncased' in it lowers the letters, in an aggregate; NeMo 3.0 takes no other alone",
     "unk_token": "what unknown words become",
 }
 HF_KWARGS_DROPPED = {"use_fast": "which implementation runs, not what it gives"}
-# A special token that is not in the vocabulary would be added to it and move the blank.
+# A special token that is not in the vocabulary would be added to it and move the blank; one that is a word would cut
+# other words where it stands in them.
 HF_KWARGS_IN_VOCABULARY = ("unk_token", "mask_token", "bos_token", "eos_token", "pad_token", "sep_token", "cls_token")
 
 
@@ -54,8 +60,14 @@ def build_tokenizer(config: Mapping[str, Any], read_artifact: ReadArtifact) -> F
     decoding = config.get("decoding") or {}
     if decoding.get("strip_lang_tags"):
         options["language_tag_pattern"] = decoding.get("lang_tag_pattern") or LANGUAGE_TAG_PATTERN
+        _check_pattern(options["language_tag_pattern"])
+    nemo_class = str(config.get("target") or "").rsplit(".", 1)[-1]
     section = config.get("tokenizer")
+    if nemo_class in CHARACTER_CLASSES:
+        section = None  # NeMo does not read it
     if section is None:
+        if nemo_class in TOKENIZER_CLASSES:
+            raise ValueError(f"tokenizer=None is not supported in a model of {nemo_class}; expected a section.")
         return character_tokenizer(character_labels(config), **options)
     kind = _tokenizer_type(section, "tokenizer")
     if kind != "agg":
@@ -73,6 +85,15 @@ def build_tokenizer(config: Mapping[str, Any], read_artifact: ReadArtifact) -> F
     )
 
 
+def _check_pattern(pattern: Any) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(
+            f"decoding.lang_tag_pattern={pattern!r} is not supported; expected a regular expression ({error})."
+        ) from None
+
+
 def timestamp_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `FastConformerProcessor` that say how times of words and segments are formed."""
     decoding = config.get("decoding") or {}
@@ -85,20 +106,41 @@ def timestamp_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def character_labels(config: Mapping[str, Any]) -> list[str]:
-    """Vocabulary of a character model, which has no `tokenizer` section."""
-    sections = (
-        ("labels", config.get("labels")),
-        ("joint.vocabulary", (config.get("joint") or {}).get("vocabulary")),
-        ("decoder.vocabulary", (config.get("decoder") or {}).get("vocabulary")),
-    )
+    """
+    Vocabulary of a character model, which has no `tokenizer` section.
+
+    NeMo 3.0 writes the `labels` of a transducer into its joint network; a CTC model goes by the vocabulary of its head
+    alone, and so does the CTC head of a hybrid, which is not supported with other labels than the transducer's.
+    """
+    has_joint = config.get("joint") is not None
+    of_labels = ("labels", config.get("labels"))
+    of_joint = ("joint.vocabulary", (config.get("joint") or {}).get("vocabulary"))
+    of_decoder = ("decoder.vocabulary", (config.get("decoder") or {}).get("vocabulary"))
+    sections = (of_labels, of_joint, of_decoder) if has_joint else (of_decoder, of_labels)
     for name, labels in sections:
         if not labels:
             continue
         wrong = [label for label in labels if not isinstance(label, str)]
         if wrong:
             raise ValueError(f"{name}: {wrong[0]!r} is not supported; expected strings (quoted in YAML).")
+        if len(set(labels)) != len(labels):
+            repeated = sorted({label for label in labels if labels.count(label) > 1})
+            raise ValueError(f"{name}: {repeated} stand there twice; expected different characters.")
+        _check_ctc_labels(config, name, labels)
         return list(labels)
     raise ValueError("tokenizer, labels: not found; expected a tokenizer section, labels or decoder.vocabulary.")
+
+
+def _check_ctc_labels(config: Mapping[str, Any], name: str, labels: Sequence[str]) -> None:
+    """Refuse a hybrid whose CTC head has other labels than its transducer."""
+    if str(config.get("target") or "").rsplit(".", 1)[-1] != "EncDecHybridRNNTCTCModel":
+        return
+    found = ((config.get("aux_ctc") or {}).get("decoder") or {}).get("vocabulary")
+    if found and list(found) != list(labels):
+        raise ValueError(
+            f"aux_ctc.decoder.vocabulary={list(found)!r} is not supported; expected the {len(labels)} labels of "
+            f"{name}."
+        )
 
 
 def _tokenizer_type(section: Mapping[str, Any], name: str) -> str:
@@ -110,6 +152,10 @@ def _tokenizer_type(section: Mapping[str, Any], name: str) -> str:
 
 def _check_keys(section: Mapping[str, Any], name: str) -> None:
     for key, value in section.items():
+        if key == "custom_tokenizer" and value is not None:
+            target = value.get("_target_") if isinstance(value, Mapping) else value
+            if str(target).rsplit(".", 1)[-1] not in CUSTOM_TOKENIZERS:
+                raise ValueError(f"{name}.{key}={value!r} is not supported; expected one of {CUSTOM_TOKENIZERS}.")
         if key in PINNED_KEYS and value != PINNED_KEYS[key]:
             raise ValueError(f"{name}.{key}={value!r} is not supported; expected {PINNED_KEYS[key]!r}.")
         if key not in MAPPED_KEYS and key not in PINNED_KEYS and key not in DROPPED_KEYS:
@@ -121,7 +167,12 @@ def _artifact(section: Mapping[str, Any], key: str, name: str, read_artifact: Re
     value = section.get(key)
     if not isinstance(value, str) or not value.startswith("nemo:"):
         raise ValueError(f"{name}.{key}={value!r} is not supported; expected 'nemo:' and the name of a member.")
-    return read_artifact(value.removeprefix("nemo:"))
+    try:
+        return read_artifact(value.removeprefix("nemo:"))
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{name}.{key}={value!r} is not supported; expected a member of the archive: {error}"
+        ) from None
 
 
 def _single_tokenizer(
@@ -143,7 +194,12 @@ def _single_tokenizer(
     missing = [token for token in (*WORDPIECE_SPECIAL_TOKENS, *named) if token not in lines]
     if missing:
         raise ValueError(f"{name}.vocab_path: special tokens {missing} are missing; expected them in the vocabulary.")
-    base_model = hf_kwargs.get("pretrained_model_name") or "bert-base-cased"
+    for key in HF_KWARGS_IN_VOCABULARY:
+        token = hf_kwargs.get(key)
+        if token is not None and not (token[:1] in "[<" and token[-1:] in "]>"):
+            raise ValueError(f"{name}.hf_kwargs.{key}={token!r} is not supported; expected a token like '[UNK]'.")
+    # NeMo 3.0 reads the name in the parts of an aggregate alone.
+    base_model = "bert-base-cased" if name == "tokenizer" else hf_kwargs.get("pretrained_model_name") or ""
     unknown = hf_kwargs.get("unk_token") or "[UNK]"
     return wordpiece_tokenizer(lines, unk_token=unknown, lowercases="uncased" in base_model, **options)
 
@@ -297,9 +353,6 @@ def _split_behind_first(pieces: Iterable[str]) -> pre_tokenizers.PreTokenizer:
 
 def character_tokenizer(labels: Sequence[str], **options: Any) -> FastConformerTokenizer:
     """Tokenizer of a list of characters. What is not among them is left out when encoding, as NeMo's parser does."""
-    if len(set(labels)) != len(labels):
-        repeated = sorted({label for label in labels if labels.count(label) > 1})
-        raise ValueError(f"labels: {repeated} stand there twice; expected different characters.")
     vocabulary = {label: label_id for label_id, label in enumerate(labels)}
     backend = Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
     backend.pre_tokenizer = pre_tokenizers.Split(" ", behavior="isolated")  # a label of several characters is a word
