@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,3 +113,25 @@ def converted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 
     return convert_nemo_checkpoint(CHECKPOINT_PATH, tmp_path_factory.mktemp("converted") / "digits").output_dir
+
+
+@pytest.fixture(scope="session")
+def nemo_bytes() -> bytes:
+    """The demonstration checkpoint as NeMo wrote it."""
+    from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+
+    return CHECKPOINT_PATH.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def other_nemo_bytes(nemo_bytes: bytes) -> bytes:
+    """The same weights with another `ctc_loss_weight` (0.4 in place of 0.3), to tell revisions and files apart."""
+    output = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(nemo_bytes)) as source, tarfile.open(fileobj=output, mode="w") as target:
+        for member in source:
+            content = source.extractfile(member)
+            data = content.read() if content else b""
+            if member.name.endswith("model_config.yaml"):
+                data = data.replace(b"ctc_loss_weight: 0.3", b"ctc_loss_weight: 0.4")
+            target.addfile(member, io.BytesIO(data))
+    return output.getvalue()

@@ -22,15 +22,17 @@ import json
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
+
+Result = TypeVar("Result")
 
 READ_TOKEN = "hf_reader"
 WRITE_TOKEN = "hf_writer"
@@ -473,6 +475,18 @@ class HubServer:
         if sha256 not in self.objects:
             raise RefusedError(404, "no such object")
         return Answer(200, self.objects[sha256], {"ETag": f'"{sha256}"', "Accept-Ranges": "bytes"})
+
+
+def call_again_if_cut(download: Callable[[], Result]) -> Result:
+    """Call once more when a cut connection is raised: before `huggingface_hub` 2 only the next call resumes."""
+    try:
+        return download()
+    except Exception as error:
+        # A cut connection is `httpx.RemoteProtocolError` or what a caller makes of it.
+        causes = [error, error.__cause__, error.__context__]
+        if not any("RemoteProtocolError" in type(cause).__name__ for cause in causes):
+            raise
+        return download()
 
 
 def is_lfs_name(name: str, size_bytes: int) -> bool:

@@ -6,56 +6,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import READ_TOKEN, WRITE_TOKEN, Fault, HubServer, judge_card, read_card
+from digits import CLASSES, SPOKEN, transcribe
+from hub_server import READ_TOKEN, WRITE_TOKEN, HubServer, judge_card, read_card
 from huggingface_hub import constants
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
-    AutoModelForCTC,
     AutoProcessor,
-    AutoTokenizer,
     BertConfig,
     BertModel,
     Wav2Vec2FeatureExtractor,
 )
 
-from transformers_fastconformer import (
-    AutoModelForTDT,
-    FastConformerFeatureExtractor,
-    FastConformerForTDT,
-    FastConformerModel,
-    FastConformerProcessor,
-    FastConformerTDTConfig,
-    FastConformerTokenizer,
-    ParakeetTDTForCTC,
-)
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer import AutoModelForTDT, FastConformerForTDT
 from transformers_fastconformer.cli.main import main
-from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-
-# Auto class, class of what it gives.
-LOADED = [
-    (AutoModelForTDT, FastConformerForTDT),
-    (AutoModelForCTC, ParakeetTDTForCTC),
-    (AutoModel, FastConformerModel),
-    (AutoConfig, FastConformerTDTConfig),
-    (AutoFeatureExtractor, FastConformerFeatureExtractor),
-    (AutoTokenizer, FastConformerTokenizer),
-    (AutoProcessor, FastConformerProcessor),
-]
-SPOKEN = "three one four one five nine"
-
-
-def transcribe(model: torch.nn.Module, processor: FastConformerProcessor) -> str:
-    inputs = processor(read_audio(CLIP_PATHS[0]), sampling_rate=16000, return_tensors="pt")
-    return processor.batch_decode(model.eval().generate(**inputs))[0]
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 
 
 def test_every_auto_class_loads_by_name(client: HubServer, converted_folder: Path, monkeypatch) -> None:
     commit = client.add_repository("org/digits", converted_folder).branches["main"]
-    loaded = {auto_class: auto_class.from_pretrained("org/digits") for auto_class, _ in LOADED}
-    for auto_class, expected in LOADED:
+    loaded = {auto_class: auto_class.from_pretrained("org/digits") for auto_class in CLASSES}
+    for auto_class, expected in CLASSES.items():
         assert type(loaded[auto_class]) is expected
     assert transcribe(loaded[AutoModelForTDT], loaded[AutoProcessor]) == SPOKEN
     assert client.count("GET", "model.safetensors") == 1
@@ -64,12 +36,12 @@ def test_every_auto_class_loads_by_name(client: HubServer, converted_folder: Pat
 
     # A second time nothing is fetched; by the commit or offline nothing is even asked.
     client.forget_requests()
-    for auto_class, _ in LOADED:
+    for auto_class in CLASSES:
         auto_class.from_pretrained("org/digits")
     assert client.count("GET", "/resolve/") + client.count("GET", "/objects/") == 0
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     client.forget_requests()
-    for auto_class, expected in LOADED:
+    for auto_class, expected in CLASSES.items():
         assert type(auto_class.from_pretrained("org/digits")) is expected
         assert type(auto_class.from_pretrained("org/digits", revision=commit)) is expected
     assert client.requests == []
@@ -86,7 +58,7 @@ def test_options_of_the_hub(client: HubServer, converted_folder: Path, tmp_path:
     with pytest.raises(OSError, match="gated"):
         AutoModel.from_pretrained("org/digits", subfolder="deep", token=WRITE_TOKEN)
     options = {"token": READ_TOKEN, "cache_dir": tmp_path / "cache"}
-    for auto_class, expected in LOADED:
+    for auto_class, expected in CLASSES.items():
         in_folder = auto_class.from_pretrained("org/digits", subfolder="deep", **options)
         of_branch = auto_class.from_pretrained("org/digits", revision="narrow", **options)
         assert (type(in_folder), type(of_branch)) == (expected, expected)
@@ -144,20 +116,6 @@ def test_convert_push_to_hub(client: HubServer, monkeypatch: pytest.MonkeyPatch,
     assert finished.value.code == 1
     assert "403" in capsys.readouterr().err
     assert len(repository.commits) == 2  # the first one is empty
-
-
-def test_a_download_of_weights_is_resumed(client: HubServer, converted_folder: Path, monkeypatch) -> None:
-    # The client keeps whole chunks of what it received, of 10 MB as a rule.
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
-    client.add_repository("org/digits", converted_folder)
-    client.faults.append(Fault("model.safetensors", cut_after_bytes=500_000))
-    assert transcribe(
-        AutoModelForTDT.from_pretrained("org/digits"), AutoProcessor.from_pretrained("org/digits")
-    ) == SPOKEN  # fmt: skip
-    size_bytes = (converted_folder / "model.safetensors").stat().st_size
-    asked = client.asked("GET", "model.safetensors")
-    assert [each.range for each in asked] == [None, f"bytes={500_000 // 2**16 * 2**16}-"]
-    assert sum(each.sent_bytes for each in asked) < size_bytes + 2**16
 
 
 def test_models_of_others_stay_what_they_are(client: HubServer, tmp_path: Path) -> None:

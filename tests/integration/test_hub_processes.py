@@ -1,0 +1,173 @@
+"""Two processes at once, and the snippets of the design, the README and the docs, as users run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from digits import PUBLISHED_NAME, SPARE_FILES, SPOKEN
+from hub_server import HubServer
+
+from transformers_fastconformer.demonstration import CLIP_PATHS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Published names; the server gives the demonstration checkpoint under each of them.
+PUBLISHED = re.compile(r"nvidia/[\w.\-]+")
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# What a user types, as the design of this package has it. `raw_audio`, `audio_lengths` and the recording are given.
+SNIPPET = """
+import torch
+import transformers_fastconformer            # registers everything below with the Auto classes
+from transformers import AutoModel, AutoFeatureExtractor, pipeline
+
+model = AutoModel.from_pretrained("nvidia/parakeet-tdt-0.6b-v2")              # the Hub holds only a .nemo: it loads
+feature_extractor = AutoFeatureExtractor.from_pretrained("nvidia/parakeet-tdt-0.6b-v2")
+features = feature_extractor(raw_audio, audio_lengths=audio_lengths, sampling_rate=16000, return_tensors="pt")
+outputs = model(input_features=features.input_features, attention_mask=features.attention_mask,
+                input_lengths=features.input_lengths)
+outputs.last_hidden_state                    # (batch, frames, hidden_size): the encoder
+
+asr = pipeline("automatic-speech-recognition", model="nvidia/parakeet-tdt-0.6b-v2")
+asr("two-hour-talk.wav", return_timestamps="word")
+"""
+
+GIVEN = """
+import torch
+from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.demonstration import CLIP_PATHS
+clips = [torch.from_numpy(read_audio(path)) for path in CLIP_PATHS]
+raw_audio = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+audio_lengths = [len(clip) for clip in clips]
+"""
+
+
+def serve(hub: HubServer, nemo_bytes: bytes, names: set[str]) -> None:
+    for name in names:
+        hub.add_repository(name, {f"{name.rsplit('/', 1)[-1]}.nemo": nemo_bytes, **SPARE_FILES})
+
+
+def test_two_processes_at_once(
+    hub: HubServer, hub_environment: dict[str, str], nemo_bytes: bytes, hf_home: Path, tmp_path: Path
+) -> None:
+    serve(hub, nemo_bytes, {PUBLISHED_NAME})
+    # Both have imported everything before either begins.
+    code = f"""
+import sys, time
+from pathlib import Path
+import transformers_fastconformer
+from transformers import AutoModel
+mine, other = sys.argv[1:]
+Path(mine).touch()
+while not Path(other).exists():
+    time.sleep(0.01)
+model = AutoModel.from_pretrained({PUBLISHED_NAME!r})
+print(sum(parameter.double().abs().sum() for parameter in model.parameters()).item())
+"""
+    ready = [str(tmp_path / "a"), str(tmp_path / "b")]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *order],
+            env=hub_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for order in (ready, ready[::-1])
+    ]
+    finished = [(*process.communicate(timeout=300), process.returncode) for process in processes]
+    assert [status for *_, status in finished] == [0, 0], [errors[-2000:] for _, errors, _ in finished]
+    sums = {output.split()[-1] for output, _, _ in finished}
+    assert len(sums) == 1
+    # One download and one conversion; nothing half-written, nothing temporary.
+    assert sum(request.sent_bytes for request in hub.asked("GET", ".nemo")) == len(nemo_bytes)
+    assert sum("Converting" in errors for _, errors, _ in finished) == 1
+    assert len(list(hf_home.rglob("model.safetensors"))) == 1
+    leftovers = [path for path in hf_home.rglob("*") if re.search(r"incomplete|converting|removed|tmp", path.name)]
+    assert leftovers == []
+
+
+def test_the_snippet_of_the_design(
+    client: HubServer, nemo_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(client, nemo_bytes, {PUBLISHED_NAME})
+    shutil.copy(CLIP_PATHS[0], tmp_path / "two-hour-talk.wav")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(GIVEN + SNIPPET, names)
+    clips, _, hidden_size = names["outputs"].last_hidden_state.shape
+    assert (clips, hidden_size) == (len(CLIP_PATHS), names["model"].config.hidden_size)
+    result = names["asr"]("two-hour-talk.wav", return_timestamps="word")
+    assert result["text"] == SPOKEN
+    assert [chunk["text"].strip() for chunk in result["chunks"]] == SPOKEN.split()
+    assert sum(request.sent_bytes for request in client.asked("GET", ".nemo")) == len(nemo_bytes)
+
+
+@pytest.mark.slow
+def test_the_snippet_of_the_design_offline_in_new_processes(
+    hub: HubServer, nemo_bytes: bytes, run_python: Run, tmp_path: Path
+) -> None:
+    serve(hub, nemo_bytes, {PUBLISHED_NAME})
+    shutil.copy(CLIP_PATHS[0], tmp_path / "two-hour-talk.wav")
+    code = GIVEN + SNIPPET + "\nprint(tuple(outputs.last_hidden_state.shape))\nprint(asr('two-hour-talk.wav')['text'])"
+    for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
+        hub.forget_requests()
+        result = run_python(code, **variables)
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert result.stdout.splitlines()[-1] == SPOKEN
+    assert hub.requests == []
+
+
+def blocks_of(page: Path, language: str) -> list[str]:
+    return [code for name, code in BLOCK.findall(page.read_text(encoding="utf-8")) if name == language]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(PUBLISHED.search(code) for code in blocks_of(page, "python"))],
+    ids=lambda page: page.stem,
+)
+def test_python_examples_with_published_names(
+    page: Path, hub: HubServer, nemo_bytes: bytes, run_python: Run, tmp_path: Path
+) -> None:
+    """`tests/test_docs.py` runs those that need no network."""
+    code = "\n".join(blocks_of(page, "python"))
+    serve(hub, nemo_bytes, set(PUBLISHED.findall(code)))
+    for name in {"clip.wav", *re.findall(r"[\w\-]+\.wav", code)}:
+        shutil.copy(CLIP_PATHS[0], tmp_path / name)
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_command_lines_with_published_names(
+    page: Path, hub: HubServer, nemo_bytes: bytes, hub_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """As they stand, but `--verify`, which needs NeMo and is tested beside it, and formats that need ffmpeg."""
+    lines = [line for code in blocks_of(page, "bash") for line in code.splitlines() if PUBLISHED.search(line)]
+    serve(hub, nemo_bytes, {name for line in lines for name in PUBLISHED.findall(line)})
+    for line in lines:
+        words = [word for word in shlex.split(line, comments=True) if word != "--verify"]
+        for index, word in enumerate(words):
+            if re.fullmatch(r"[\w\-]+\.(wav|mp3|flac)", word):
+                words[index] = str(Path(word).with_suffix(".wav"))
+                shutil.copy(CLIP_PATHS[0], tmp_path / words[index])
+        if words[0] == "fastconformer":
+            command = [sys.executable, "-m", "transformers_fastconformer.cli.main", *words[1:]]
+        else:
+            assert words[0] == "python", line
+            command = [sys.executable, os.fspath(ROOT / words[1]), *words[2:]]
+        result = subprocess.run(command, cwd=tmp_path, env=hub_environment, capture_output=True, text=True)
+        assert result.returncode == 0, f"{line}: {result.stderr[-2000:]}"
