@@ -123,7 +123,7 @@ def test_what_their_class_cannot_say_is_refused() -> None:
     with pytest.raises(ValueError, match="text_rule='aggregate' is not supported by ParakeetTokenizer"):
         tokenizer_to_transformers(aggregate_tokenizer({"en": part, "de": part}), family)
     tagged = sentencepiece_tokenizer(train_sentencepiece_model(), language_tag_pattern=r"\s*<[a-z]+>")
-    with pytest.raises(ValueError, match="language_tag_pattern=.* is not supported by ParakeetTokenizer"):
+    with pytest.raises(ValueError, match=r"language_tag_pattern=.* is not supported by ParakeetTokenizer"):
         tokenizer_to_transformers(tagged, family)
 
 

@@ -1,4 +1,4 @@
-"""`fastconformer convert`: a `.nemo` checkpoint to a Transformers folder, with proof."""
+"""`fastconformer convert`: a `.nemo` checkpoint to a Transformers folder, with proof; or from and to other forms."""
 
 from __future__ import annotations
 
@@ -14,11 +14,22 @@ from rich.table import Table
 from ..audio import read_audio
 from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
+from ..interop import (
+    ExportResult,
+    check_output,
+    convert_transformers_checkpoint,
+    export_to_transformers,
+    is_transformers_checkpoint,
+)
 from ..nemo.convert import convert_nemo_checkpoint
 from ..nemo.model_card import insert_verification
 from ..nemo.reference import require_nemo
 from ..nemo.verify import VerificationReport, describe_row, verify_conversion
 from ..pipeline_fastconformer import check_device
+
+CONFIG_FILE = "config.json"
+OWN_FORMAT = "fastconformer"
+TRANSFORMERS_FORMAT = "transformers"
 
 
 def convert(
@@ -26,8 +37,8 @@ def convert(
         str | None,
         typer.Option(
             "--model_name",
-            help="Hub repository, .nemo file, or folder that holds one. "
-            "Without it the demonstration checkpoint of the package.",
+            help="Hub repository, .nemo file, or folder that holds one; or the folder of a checkpoint of this package "
+            "or of Transformers' own Parakeet classes. Without it the demonstration checkpoint of the package.",
         ),
     ] = None,
     output_dir: Annotated[
@@ -45,6 +56,18 @@ def convert(
     push_to_hub: Annotated[
         str | None, typer.Option("--push_to_hub", help="Hub repository to upload the folder to.")
     ] = None,
+    output_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="What to write: fastconformer (for the classes of this package) or transformers (for Transformers' "
+            "own ParakeetFor... and NemotronAsrStreaming... classes).",
+        ),
+    ] = OWN_FORMAT,
+    head: Annotated[
+        str | None,
+        typer.Option(help="With --format transformers, the head of a hybrid to write: transducer or ctc."),
+    ] = None,
 ) -> None:
     """Convert a .nemo checkpoint to a folder that Transformers loads; --verify proves that the numbers are NeMo's."""
     console = Console(highlight=False)
@@ -53,16 +76,28 @@ def convert(
         raise ValueError("nothing to do: give --output_dir, --push_to_hub or --verify.")
     if not verify and (device is not None or audio):
         raise ValueError("--device and --audio belong to a verification; give --verify too.")
+    is_export = _check_format(output_format, head)
+    is_archive = _check_source(source, is_export, verify, dtype)
     verification_device = check_device(device or "cpu")
     if verify:  # all that can fail before anything is written
         require_nemo()
         for path in audio or []:
             read_audio(path)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = output_dir or Path(temporary) / "converted"
-        result = convert_nemo_checkpoint(source, folder, dtype=dtype, overwrite=overwrite)
-        console.print(f"Converted {source} to {folder if output_dir else 'a temporary folder'}.", soft_wrap=True)
+    if is_export and output_dir is not None:
+        check_output(output_dir, overwrite)
+    with tempfile.TemporaryDirectory(dir=_nearest_folder(output_dir) if is_export else None) as temporary:
+        written = output_dir or Path(temporary) / "written"
+        folder = Path(temporary) / "converted" if is_export else written
+        place = written if output_dir else "a temporary folder"
         passed = True
+        if is_archive:
+            result = convert_nemo_checkpoint(source, folder, dtype=dtype, overwrite=overwrite)
+        elif is_transformers_checkpoint(source):
+            convert_transformers_checkpoint(source, folder, overwrite=overwrite)
+        else:
+            folder = Path(source)
+        if not is_export:
+            console.print(f"Converted {source} to {place}.", soft_wrap=True)
         if verify:
             clips = load_clips(audio or list(CLIP_PATHS), sampling_rate_of(folder))
             # Weights as stored are compared in float32, rounded ones with what rounding costs NeMo.
@@ -72,11 +107,49 @@ def convert(
             insert_verification(folder, report.to_markdown())
             show_report(console, report)
             passed = report.passed
+        if is_export and passed:
+            show_export(console, export_to_transformers(folder, written, head=head, overwrite=overwrite), str(place))
         if push_to_hub is not None and passed:
-            _push(folder, push_to_hub)
+            _push(written, push_to_hub)
             console.print(f"Uploaded to {push_to_hub}.")
     if not passed:
         raise typer.Exit(1)
+
+
+def _check_format(output_format: str, head: str | None) -> bool:
+    """Whether to write what Transformers' own classes load."""
+    if output_format not in (OWN_FORMAT, TRANSFORMERS_FORMAT):
+        raise ValueError(f"--format {output_format} is not supported; expected {OWN_FORMAT} or {TRANSFORMERS_FORMAT}.")
+    if head is not None and output_format == OWN_FORMAT:
+        raise ValueError("--head belongs to --format transformers; this package keeps both heads of a hybrid.")
+    return output_format == TRANSFORMERS_FORMAT
+
+
+def _check_source(source: str, is_export: bool, verify: bool, dtype: str) -> bool:
+    """Whether the source is a `.nemo` checkpoint, and not a folder in another form."""
+    if not (Path(source) / CONFIG_FILE).is_file():
+        return True
+    if not is_export and not is_transformers_checkpoint(source):
+        raise ValueError(f"{source} is in the form of this package or of others already; expected a .nemo checkpoint.")
+    if verify or dtype != "auto":
+        option = "--verify" if verify else f"--dtype {dtype}"
+        raise ValueError(f"{option} belongs to a .nemo checkpoint; {source} is a folder of another form.")
+    return False
+
+
+def _nearest_folder(path: Path | None) -> Path | None:
+    """The folder that is there already, to write beside the output and not where temporary files have little room."""
+    return next((parent for parent in path.absolute().parents if parent.is_dir()), None) if path else None
+
+
+def show_export(console: Console, result: ExportResult, place: str) -> None:
+    """Say what was written for Transformers' own classes, and what they have no place for."""
+    console.print(f"Wrote a checkpoint of {result.class_name} to {place}.", soft_wrap=True)
+    for option, reason in result.options_left_out.items():
+        console.print(f"Left out: {option} ({reason}); it matters for training alone.", markup=False, soft_wrap=True)
+    parts = sorted({name.partition(".")[0] for name in result.tensors_left_out})
+    if parts:
+        console.print(f"Left out: the other head ({', '.join(parts)}).", markup=False, soft_wrap=True)
 
 
 def _push(folder: Path, repository: str) -> None:

@@ -417,8 +417,10 @@ def options_left_out(config: FastConformerConfig, family: Family) -> dict[str, s
     }
     if config.dropout_pre_encoder == config.dropout:
         left_out.pop("dropout_pre_encoder", None)
-    if not config.layerdrop:
-        left_out = {name: reason for name, reason in left_out.items() if not name.startswith("layerdrop")}
+    without = ["layerdrop"] if not config.layerdrop else []
+    if not issubclass(family.config_class, FastConformerRNNTConfig):
+        without += ["decoder_", "joint_", "sigma", "omega", "ctc_loss_weight"]  # of the other head of a hybrid
+    left_out = {name: reason for name, reason in left_out.items() if not name.startswith(tuple(without))}
     contexts = [list(context) for context in config.attention_contexts or []]
     if any(context[0] != config.attention_context[0] for context in contexts) or (
         contexts and not family.is_streaming

@@ -29,7 +29,9 @@ from ..configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
-from ..nemo.convert import ARCHITECTURES, _check_output, _written_as_one
+from ..nemo.cache import resolve_nemo_checkpoint
+from ..nemo.convert import ARCHITECTURES, _written_as_one
+from ..nemo.convert import _check_output as check_output
 from ..nemo.safetensors_writer import INDEX_FILE, SINGLE_FILE, TensorEntry, parse_bytes, write_checkpoint
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
@@ -42,6 +44,7 @@ from .config_tables import (
     options_left_out,
 )
 from .families import FAMILY_OF_TYPE, Family
+from .model_card import CARD_FILE, write_card
 from .tokenizer_form import tokenizer_from_transformers, tokenizer_to_transformers
 from .weight_names import Row, can_widen, our_name_of, rows_for, their_name_of, widen
 
@@ -347,7 +350,7 @@ def convert_transformers_checkpoint(
     """
     most_shard_bytes = parse_bytes(max_shard_size)
     output_dir = Path(output_dir)
-    _check_output(output_dir, overwrite)
+    check_output(output_dir, overwrite)
     checkpoint = read_transformers_checkpoint(folder)
     config, stored = checkpoint.config, StoredTensors(checkpoint.folder)
     their_name = {ours: theirs for theirs, ours in checkpoint.names.items()}
@@ -417,7 +420,8 @@ def export_to_transformers(
     `ParakeetEncoder`, `NemotronAsrStreamingForRNNT` or `NemotronAsrStreamingEncoder`, whichever the model is one of.
 
     Args:
-        source: A folder in our form, or one of our models.
+        source: A folder in our form, one of our models, or a `.nemo` checkpoint (a file, a folder or Hub repository
+            with one), which is converted into the cache first.
         output_dir: Folder to make. It must not exist, be empty, or be replaced on request.
         head: Of a hybrid, the head to write: `"transducer"` or `"ctc"`.
         processor: Beside a model, its processor or (for an encoder) feature extractor; a folder has its own.
@@ -430,8 +434,9 @@ def export_to_transformers(
     """
     most_shard_bytes = parse_bytes(max_shard_size)
     output_dir = Path(output_dir)
-    _check_output(output_dir, overwrite)
+    check_output(output_dir, overwrite)
     tensors: StoredTensors | ModelTensors
+    source_card = None
     if isinstance(source, PreTrainedModel):
         if not isinstance(source.config, FastConformerConfig):
             raise ValueError(
@@ -441,9 +446,11 @@ def export_to_transformers(
     else:
         if processor is not None:
             raise ValueError("processor: a folder has its own; expected None with a folder.")
-        folder = Path(source)
+        folder = Path(resolve_nemo_checkpoint(source) or source)
         config, tensors = _our_config(folder), StoredTensors(folder)
         processor = _our_processor(folder)
+        card = folder / CARD_FILE
+        source_card = card.read_text(encoding="utf-8") if card.is_file() else None
     family, values = config_to_transformers(config, head)
     model_class, their_config = _their_class(family), _their_class_of(family.config_class_name, family)(**values)
     sources, left_out = _plan_export(family, config, tensors, model_class, their_config)
@@ -464,6 +471,7 @@ def export_to_transformers(
         generation_config = _generation_config(their_config, family)
         if generation_config is not None:
             generation_config.save_pretrained(target)
+        write_card(target, family, source_card)
         their_config.architectures = [family.class_name]
         their_config.dtype = _main_dtype(entries)
         their_config.save_pretrained(target)
@@ -477,6 +485,8 @@ def export_to_transformers(
 
 
 def _our_config(folder: Path) -> FastConformerConfig:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; expected a converted or saved checkpoint, or a .nemo checkpoint.")
     config_dict = _read_json(folder / CONFIG_FILE)
     model_type = config_dict.get("model_type")
     if model_type not in OUR_CONFIGS:
