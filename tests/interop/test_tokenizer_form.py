@@ -122,9 +122,19 @@ def test_what_their_class_cannot_say_is_refused() -> None:
     part = build_ours("bpe")
     with pytest.raises(ValueError, match="text_rule='aggregate' is not supported by ParakeetTokenizer"):
         tokenizer_to_transformers(aggregate_tokenizer({"en": part, "de": part}), family)
-    tagged = sentencepiece_tokenizer(train_sentencepiece_model(), language_tag_pattern=r"\s*<[a-z]+>")
-    with pytest.raises(ValueError, match=r"language_tag_pattern=.* is not supported by ParakeetTokenizer"):
-        tokenizer_to_transformers(tagged, family)
+
+
+def test_language_tags_are_left_out_of_texts_there_too(tmp_path: Path) -> None:
+    symbols = {"user_defined_symbols": ("<en-US>", "<de-DE>")}
+    pattern = r"\s*<[a-z]{2}-[A-Z]{2}>"
+    ours = sentencepiece_tokenizer(train_sentencepiece_model(**symbols), language_tag_pattern=pattern)
+    theirs = save_theirs(ours, "parakeet_tdt", tmp_path)
+    for row in random_rows(ours.blank_token_id, set()):
+        row.insert(len(row) // 2, ours.convert_tokens_to_ids("<de-DE>"))
+        found = theirs.decode(row, skip_special_tokens=True, group_tokens=False)
+        assert found == ours.decode(row, skip_special_tokens=True)
+        assert "<de-DE>" not in found
+    assert read_ours(tmp_path, ours.blank_token_id).language_tag_pattern == pattern
 
 
 def test_a_vocabulary_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,12 @@ from transformers_fastconformer.interop.weight_names import our_name_of, rows_fo
 
 LENGTHS = [97, 64, 33, 17]
 TOLERANCE = 5e-6  # of the largest magnitude
-TRANSDUCERS = ("ParakeetForRNNT", "ParakeetForTDT", "NemotronAsrStreamingForRNNT")
+TRANSDUCERS = ("ParakeetForRNNT", "ParakeetForTDT", "NemotronAsrStreamingForRNNT", "Nemotron3_5AsrForRNNT")
+PROMPTS: dict[str, Any] = {
+    "num_prompts": 4,
+    "prompt_languages": {"en-US": 0, "de-DE": 1, "auto": 3},
+    "default_language": "auto",
+}
 STREAMING: dict[str, Any] = {
     "causal_downsampling": True,
     "conv_norm_type": "layer_norm",
@@ -62,6 +67,7 @@ WRITTEN: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "rnnt, narrow joint": ("rnnt", {"joint_hidden_size": 9, "joint_activation": "sigmoid"}, None),
     "tdt": ("tdt", {"joint_hidden_size": 12}, None),
     "streaming rnnt": ("rnnt", {"joint_hidden_size": 12, **STREAMING}, None),
+    "prompted streaming rnnt": ("rnnt", {"joint_hidden_size": 12, **STREAMING, **PROMPTS}, None),
     "transducer of a hybrid": ("tdt_hybrid", {"joint_hidden_size": 12}, "transducer"),
     "ctc of a hybrid": ("tdt_hybrid_ctc", {}, "ctc"),
     "ctc of an rnnt hybrid": ("rnnt_hybrid_ctc", {}, "ctc"),
@@ -227,6 +233,26 @@ def test_the_look_aheads_come_from_the_processor(tmp_path: Path) -> None:
     assert config.attention_context == [8, 3]
 
 
+def test_the_languages_come_from_the_processor(tmp_path: Path) -> None:
+    theirs = build_their_model("Nemotron3_5AsrForRNNT")
+    theirs.save_pretrained(tmp_path / "theirs")
+    config = read_transformers_checkpoint(tmp_path / "theirs").config
+    assert (config.prompt_languages, config.default_language) == ({"auto": 2}, "auto")
+    languages = {"en-US": 0, "en": 0, "de-DE": 1, "fr-FR": 2}
+    (tmp_path / "theirs" / "processor_config.json").write_text(json.dumps({"prompt_dictionary": languages}))
+    convert_transformers_checkpoint(tmp_path / "theirs", tmp_path / "ours")
+    ours = load_ours(tmp_path / "ours")
+    assert (ours.config.prompt_languages, ours.config.default_language) == (languages, "fr-FR")
+    features, mask = masked_features()
+    prompts = torch.tensor([1, 0, 2, 1])
+    with torch.no_grad():
+        expected = theirs.get_audio_features(features, attention_mask=mask, prompt_ids=prompts).pooler_output
+        encoded = ours.encode(features, attention_mask=mask, language=["de-DE", "en", "fr-FR", "de-DE"])
+        found = ours.joint.encoder_proj(encoded.last_hidden_state)
+    for clip, frames in enumerate(encoded.encoder_lengths):
+        assert_close(found[clip, :frames], expected[clip, :frames])
+
+
 def test_auto_model_of_their_folder_stays_theirs(tmp_path: Path) -> None:
     theirs = build_their_model("ParakeetForCTC")
     theirs.save_pretrained(tmp_path)
@@ -272,7 +298,7 @@ def expected_class(name: str) -> str:
     if "model" in name or name == "encoder":
         return "NemotronAsrStreamingEncoder" if "streaming" in name else "ParakeetEncoder"
     if "streaming" in name:
-        return "NemotronAsrStreamingForRNNT"
+        return "Nemotron3_5AsrForRNNT" if "prompted" in name else "NemotronAsrStreamingForRNNT"
     if name.startswith("rnnt"):
         return "ParakeetForRNNT"
     return "ParakeetForTDT" if name in ("tdt", "transducer of a hybrid") else "ParakeetForCTC"
@@ -350,7 +376,9 @@ REFUSED: tuple[tuple[str, dict[str, Any], str | None, str], ...] = (
     ("rnnt", {**STREAMING, "conv_context": [2, 2]}, None, r"conv_context=\[2, 2\].*\[4, 0\]"),
     ("rnnt", {**STREAMING, "attention_context": [-1, 3]}, None, r"attention_context=\[-1, 3\]"),
     ("rnnt_stateless", {}, None, "decoder_type='stateless'.*'lstm'"),
-    ("rnnt", {"num_prompts": 2, "prompt_languages": {"en-US": 0}}, None, "num_prompts=2"),
+    ("rnnt", PROMPTS, None, "num_prompts=4.*ParakeetForRNNT.*0"),
+    ("rnnt_hybrid", {**STREAMING, **PROMPTS}, "ctc", "causal_downsampling=True.*head='ctc'"),
+    ("rnnt", {**STREAMING, **PROMPTS, "default_language": None}, None, "default_language=None.*'auto', 'de-DE'"),
     ("tdt_far", {}, None, r"durations=\[0, 2, 4, 8\].*\[0, 1, 2, 3\]"),
     ("tdt_hybrid", {}, None, "has_ctc_head=True.*head='transducer' or head='ctc'"),
     ("tdt", {}, "ctc", "head='ctc'.*None"),

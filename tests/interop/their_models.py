@@ -39,6 +39,16 @@ THEIR_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ParakeetForTDT": ("ParakeetTDTConfig", {**TRANSDUCER, "num_decoder_layers": 1, "encoder_config": ENCODER}),
     "NemotronAsrStreamingEncoder": ("NemotronAsrStreamingEncoderConfig", STREAMING_ENCODER),
     "NemotronAsrStreamingForRNNT": ("NemotronAsrStreamingConfig", {**TRANSDUCER, "encoder_config": STREAMING_ENCODER}),
+    "Nemotron3_5AsrForRNNT": (
+        "Nemotron3_5AsrConfig",
+        {
+            **TRANSDUCER,
+            "num_prompts": 4,
+            "default_prompt_id": 2,
+            "prompt_intermediate_size": 32,
+            "encoder_config": STREAMING_ENCODER,
+        },
+    ),
     "CanaryForConditionalGeneration": (
         "CanaryConfig",
         {"vocab_size": 16, "encoder_config": ENCODER, "decoder_config": CANARY_DECODER},

@@ -55,6 +55,7 @@ HEAD_KEYS: dict[str, dict[str, str]] = {
     "parakeet_rnnt": RNNT_KEYS,
     "parakeet_tdt": TDT_KEYS,
     "nemotron_asr_streaming": RNNT_KEYS,
+    "nemotron3_5_asr": {**RNNT_KEYS, "num_prompts": "num_prompts"},
     "canary": {},
 }
 # What they may leave out of a file, as their classes have it.
@@ -95,6 +96,7 @@ HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
     "parakeet_rnnt": {"vocab_size": 8193, **TRANSDUCER_DEFAULTS},
     "parakeet_tdt": {"vocab_size": 8193, **TRANSDUCER_DEFAULTS, "durations": [0, 1, 2, 3, 4]},
     "nemotron_asr_streaming": {"vocab_size": 1025, **TRANSDUCER_DEFAULTS},
+    "nemotron3_5_asr": {"vocab_size": 13088, **TRANSDUCER_DEFAULTS, "num_prompts": 128},
     "canary": {},
 }
 # The blank where a file does not say it: of CTC it is the padding.
@@ -103,7 +105,12 @@ BLANK_DEFAULTS = {
     "parakeet_rnnt": ("blank_token_id", 8192),
     "parakeet_tdt": ("blank_token_id", 8192),
     "nemotron_asr_streaming": ("blank_token_id", 1024),
+    "nemotron3_5_asr": ("blank_token_id", 13087),
 }
+# Of models with language prompts: the number of the language where none is given, and a width.
+DEFAULT_PROMPT, DEFAULT_PROMPT_ID = "default_prompt_id", 101
+PROMPT_WIDTH, DEFAULT_PROMPT_WIDTH = "prompt_intermediate_size", 2048
+AUTOMATIC_LANGUAGE = "auto"
 DROPPED_ENCODER_KEYS = {
     "max_position_embeddings": "positions are computed for the length at hand",
     "num_key_value_heads": "checked: one for each head",
@@ -117,6 +124,10 @@ DROPPED_HEAD_KEYS = {
     "blank_token_id": "checked: the last class",
     "initializer_range": "the encoder's",
     "encoder_config": "mapped key by key",
+}
+DROPPED_PROMPT_KEYS = {
+    DEFAULT_PROMPT: "default_language, by its number",
+    PROMPT_WIDTH: "checked: twice the width of the encoder",
 }
 DROPPED_CANARY_KEYS = {
     "decoder_config": "the encoder alone is read",
@@ -177,7 +188,8 @@ STREAMING_PINS: dict[str, tuple[Any, ...]] = {
     "conv_norm_type": ("layer_norm",),
     "attention_context_style": ("chunked_limited",),
 }
-TRANSDUCER_PINS: dict[str, tuple[Any, ...]] = {"decoder_type": ("lstm",), "num_prompts": (0,)}
+TRANSDUCER_PINS: dict[str, tuple[Any, ...]] = {"decoder_type": ("lstm",)}
+NO_PROMPTS: dict[str, tuple[Any, ...]] = {"num_prompts": (0,)}
 # Ours, of training alone: their classes do not have it, so a loaded checkpoint trains by their rules.
 TRAINING_ONLY = {
     "dropout_pre_encoder": "their dropout of the first block's input is 'dropout'",
@@ -229,6 +241,8 @@ def config_from_transformers(
             raise ValueError(f"{source}: encoder_config={section!r} is not supported; expected a section of values.")
         values.update(_map_head(config_dict, family, source))
     values.update(_map_encoder(section, family, processor_dict or {}, source))
+    if family.has_prompts:
+        values.update(_map_prompts(config_dict, values["hidden_size"], processor_dict or {}, source))
     try:
         return family, family.config_class(**values)
     except ValueError as error:
@@ -272,9 +286,26 @@ def _map_encoder(
     return values
 
 
+def _map_prompts(
+    config_dict: Mapping[str, Any], hidden_size: int, processor_dict: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    width = config_dict.get(PROMPT_WIDTH, DEFAULT_PROMPT_WIDTH)
+    if width != 2 * hidden_size:
+        raise refuse(f"{source}: {PROMPT_WIDTH}", width, "this package", f"{2 * hidden_size}, twice hidden_size")
+    number = config_dict.get(DEFAULT_PROMPT, DEFAULT_PROMPT_ID)
+    # The codes are known to the processor alone.
+    languages = processor_dict.get("prompt_dictionary") or {AUTOMATIC_LANGUAGE: number}
+    codes = sorted(
+        (code for code in languages if languages[code] == number), key=lambda code: code != AUTOMATIC_LANGUAGE
+    )
+    return {"prompt_languages": dict(languages), "default_language": codes[0] if codes else None}
+
+
 def _map_head(config_dict: Mapping[str, Any], family: Family, source: str) -> dict[str, Any]:
     keys = HEAD_KEYS[family.model_type]
-    dropped = DROPPED_HEAD_KEYS | (DROPPED_CANARY_KEYS if family.model_type == "canary" else {})
+    dropped = {**DROPPED_HEAD_KEYS, **(DROPPED_PROMPT_KEYS if family.has_prompts else {})}
+    if family.model_type == "canary":
+        dropped |= DROPPED_CANARY_KEYS
     _check_known(config_dict, {*keys, *dropped}, source)
     stored = {**HEAD_DEFAULTS[family.model_type], **config_dict}
     values = {ours: stored[theirs] for theirs, ours in keys.items()}
@@ -321,7 +352,8 @@ def family_of_config(config: FastConformerConfig, head: str | None = None) -> Fa
         )
     if head is not None and not is_hybrid:
         raise ValueError(f"head={head!r} is not supported; expected None, as this checkpoint has no two heads.")
-    by_class = {family.config_class.model_type: family for family in _written(config.causal_downsampling)}
+    has_prompts = getattr(config, "num_prompts", 0) > 0
+    by_class = {family.config_class.model_type: family for family in _written(config.causal_downsampling, has_prompts)}
     family = by_class.get("fastconformer_ctc" if head == "ctc" else kind.model_type)
     if family is None:
         have = ", ".join(sorted(family.class_name for family in by_class.values()))
@@ -333,8 +365,12 @@ def family_of_config(config: FastConformerConfig, head: str | None = None) -> Fa
     return family
 
 
-def _written(is_streaming: bool) -> list[Family]:
-    return [family for family in FAMILIES if family.is_written and family.is_streaming == is_streaming]
+def _written(is_streaming: bool, has_prompts: bool) -> list[Family]:
+    """Classes for one kind of encoder; with prompts those that have them come last, and so win in a dictionary."""
+    found = [family for family in FAMILIES if family.is_written and family.is_streaming == is_streaming]
+    return [family for family in found if not family.has_prompts] + [
+        family for family in found if family.has_prompts and has_prompts
+    ]
 
 
 def config_to_transformers(config: FastConformerConfig, head: str | None = None) -> tuple[Family, dict[str, Any]]:
@@ -379,7 +415,7 @@ def config_to_transformers(config: FastConformerConfig, head: str | None = None)
     blank_token_id = values["vocab_size"] - 1
     values["pad_token_id"] = blank_token_id
     if isinstance(config, FastConformerRNNTConfig) and head != "ctc":
-        _check_pins(config, TRANSDUCER_PINS, name)
+        _check_pins(config, TRANSDUCER_PINS if family.has_prompts else TRANSDUCER_PINS | NO_PROMPTS, name)
         # Theirs has one width for prediction and joint network: the narrower one is filled up, see `widen`.
         values["decoder_hidden_size"] = max(config.decoder_hidden_size, config.joint_hidden_size)
         durations = list(values.get("durations", []))
@@ -387,8 +423,13 @@ def config_to_transformers(config: FastConformerConfig, head: str | None = None)
             expected = f"{list(range(len(durations)))}: it takes the number of a class for the duration"
             raise refuse("durations", durations, name, expected)
         values["blank_token_id"] = blank_token_id
+        if family.has_prompts:
+            languages = config.prompt_languages or {}
+            if config.default_language is None:
+                raise refuse("default_language", None, name, f"one of {sorted(languages)}, as it must have one")
+            values |= {DEFAULT_PROMPT: languages[config.default_language], PROMPT_WIDTH: 2 * config.hidden_size}
     elif isinstance(config, FastConformerRNNTConfig):
-        _check_pins(config, {"num_prompts": (0,)}, name)
+        _check_pins(config, NO_PROMPTS, name)
     return family, values
 
 

@@ -26,6 +26,7 @@ class Family:
         encoder_prefix: What stands before the names of the encoder's tensors in their files.
         encoder_type: The model type of the encoder's configuration.
         is_streaming: The encoder is the cache-aware one: causal, with layer norm and chunks of attention.
+        has_prompts: The model is told the language.
         left_out: Beginnings of the names of tensors that are no part of ours, and the reason.
         is_written: Whether our checkpoints are written in this form.
     """
@@ -38,6 +39,7 @@ class Family:
     encoder_prefix: str = "encoder."
     encoder_type: str = "parakeet_encoder"
     is_streaming: bool = False
+    has_prompts: bool = False
     left_out: tuple[tuple[str, str], ...] = ()
     is_written: bool = True
 
@@ -80,6 +82,16 @@ FAMILIES: tuple[Family, ...] = (
         "FastConformerForRNNT",
         encoder_type=STREAMING_ENCODER,
         is_streaming=True,
+    ),
+    Family(
+        "nemotron3_5_asr",
+        "Nemotron3_5AsrForRNNT",
+        "Nemotron3_5AsrConfig",
+        FastConformerRNNTConfig,
+        "FastConformerForRNNT",
+        encoder_type=STREAMING_ENCODER,
+        is_streaming=True,
+        has_prompts=True,
     ),
     Family(
         "canary",

@@ -148,10 +148,6 @@ def tokenizer_to_transformers(tokenizer: FastConformerTokenizer, family: Family)
         raise ValueError(
             f"text_rule={tokenizer.text_rule!r} is not supported by {name}; expected one of {WRITTEN_RULES}."
         )
-    if tokenizer.language_tag_pattern is not None:
-        raise ValueError(
-            f"language_tag_pattern={tokenizer.language_tag_pattern!r} is not supported by {name}; expected None."
-        )
     backend = tokenizer.complete_backend()
     state = json.loads(backend.to_str())
     vocabulary = backend.get_vocab(with_added_tokens=False)
@@ -168,7 +164,11 @@ def tokenizer_to_transformers(tokenizer: FastConformerTokenizer, family: Family)
     arguments = {
         "pad_token": blank,
         "clean_up_tokenization_spaces": False,
-        OPTIONS_KEY: {**kept_options, "event_tokens": tokenizer.event_tokens},
+        OPTIONS_KEY: {
+            **kept_options,
+            "event_tokens": tokenizer.event_tokens,
+            "language_tag_pattern": tokenizer.language_tag_pattern,
+        },
     }
     return backend, arguments
 
@@ -196,4 +196,8 @@ def _decoders(tokenizer: FastConformerTokenizer, decoder: Any) -> list[dict[str,
     else:
         steps += [decoder] if tokenizer.text_rule == "wordpiece" and decoder is not None else []
         steps.append({"type": "Fuse"})
-    return [*steps, *(replace(f" {mark}", mark) for mark in sorted(tokenizer.punctuation))]
+    steps += (replace(f" {mark}", mark) for mark in sorted(tokenizer.punctuation))
+    if tokenizer.language_tag_pattern is not None:
+        tags = {"type": "Replace", "pattern": {"Regex": tokenizer.language_tag_pattern}, "content": ""}
+        steps += [tags, {"type": "Strip", "content": " ", "start": MANY_SPACES, "stop": MANY_SPACES}]
+    return steps

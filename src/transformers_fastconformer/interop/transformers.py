@@ -586,9 +586,12 @@ def _their_processor(processor: Any, family: Family, config: FastConformerConfig
         options["default_num_lookahead_tokens"] = config.attention_context[1]
     else:
         options["decoder_type"] = family.model_type.removeprefix("parakeet_")
-    processor_class: Callable[..., Any] = _their_class_of(
-        "NemotronAsrStreamingProcessor" if family.is_streaming else "ParakeetProcessor", family
-    )
+    processor_name = "NemotronAsrStreamingProcessor" if family.is_streaming else "ParakeetProcessor"
+    if family.has_prompts:
+        processor_name = "Nemotron3_5AsrProcessor"
+        options["prompt_dictionary"] = dict(getattr(config, "prompt_languages", None) or {})
+        options["num_prompts"] = getattr(config, "num_prompts", 0)
+    processor_class: Callable[..., Any] = _their_class_of(processor_name, family)
     accepted: Mapping[str, Any] = inspect.signature(processor_class).parameters
     options["blank_token"] = arguments["pad_token"]
     options = {name: value for name, value in options.items() if name in accepted}

@@ -68,6 +68,10 @@ TRANSDUCER_HEAD = (
     Row("decoder.lstm.{p}", "decoder.lstm.{p}"),
     Row("joint.head.{p}", "joint.head.{p}"),
 )
+PROMPTS = (
+    Row("prompt_projector.linear_1.{p}", "prompt_kernel.input_proj.{p}"),
+    Row("prompt_projector.linear_2.{p}", "prompt_kernel.output_proj.{p}"),
+)
 
 
 def streaming_front(num_stages: int) -> tuple[Row, ...]:
@@ -97,7 +101,7 @@ def rows_for(family: Family, config: FastConformerConfig) -> tuple[Row, ...]:
     if issubclass(family.config_class, FastConformerCTCConfig):
         head = CTC_HEAD
     elif issubclass(family.config_class, FastConformerRNNTConfig):
-        head = TRANSDUCER_HEAD
+        head = (*TRANSDUCER_HEAD, *(PROMPTS if family.has_prompts else ()))
     return (*encoder, *head)
 
 
