@@ -9,16 +9,47 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import PROMPTS, STATELESS, STREAMING
 
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.nemo.verify import verify_conversion
 
 pytestmark = pytest.mark.nemo
 
-HEAD_STAGE = {
-    "ctc": "CTC log-probabilities",
-    "rnnt": "joint log-probabilities",
-    "tdt": "joint log-probabilities",
+CTC, JOINT, PROMPTED = "CTC log-probabilities", "joint log-probabilities", "prompted frames"
+# What is built, and the stages behind its encoder.
+MODELS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "ctc": ("ctc", {}, {CTC}),
+    "rnnt": ("rnnt", {}, {JOINT}),
+    "tdt": ("tdt", {}, {JOINT}),
+    "streaming hybrid": (
+        "hybrid_rnnt_ctc",
+        {"preprocessor": {"normalize": "NA"}, "encoder": {**STREAMING, "att_context_size": [14, 1]}},
+        {JOINT, CTC},
+    ),
+    "local attention with global tokens": (
+        "ctc",
+        {
+            "encoder": {
+                "self_attention_model": "rel_pos_local_attn",
+                "att_context_size": [8, 8],
+                "global_tokens": 1,
+                "global_attn_separate": True,
+            }
+        },
+        {CTC},
+    ),
+    "plain Conformer": (
+        "ctc",
+        {"encoder": {"subsampling": "striding", "subsampling_factor": 4, "conv_kernel_size": 31}},
+        {CTC},
+    ),
+    "language prompts": (
+        "rnnt",
+        {"nemo_class": "EncDecRNNTBPEModelWithPrompt", **PROMPTS},
+        {JOINT, PROMPTED},
+    ),
+    "stateless": ("rnnt", {"decoder": {"_target_": STATELESS, "context_size": 2}}, {JOINT}),
 }
 NUM_CLIPS = 4
 BLANK_DISADVANTAGE = 2.0
@@ -32,16 +63,17 @@ def lower_blank(model: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("kind", HEAD_STAGE)
+@pytest.mark.parametrize("name", MODELS)
 def test_error_is_at_most_a_tenth_above_nemos_own(
-    kind: str,
+    name: str,
     dtype: str,
     build_nemo_model: Callable[..., Any],
     speech_batches: dict[str, list[np.ndarray]],
     tmp_path: Path,
 ) -> None:
-    model = build_nemo_model(kind)
-    singles = {name: clips[0] for name, clips in speech_batches.items() if name.startswith("read/")}
+    kind, options, head_stages = MODELS[name]
+    model = build_nemo_model(kind, **options)
+    singles = {clip: clips[0] for clip, clips in speech_batches.items() if clip.startswith("read/")}
     if kind != "ctc":
         lower_blank(model)
     archive, folder = tmp_path / "model.nemo", tmp_path / "converted"
@@ -54,7 +86,7 @@ def test_error_is_at_most_a_tenth_above_nemos_own(
     failures = [row for row in report.rows if not row.passed]
     assert not failures, failures
     rows = {row.stage: row for row in report.rows}
-    assert {"features", "subsampling", "block 0", "block 1", "encoder", HEAD_STAGE[kind]} == set(rows)
+    assert {"features", "subsampling", "block 0", "block 1", "encoder"} | head_stages == set(rows)
     assert rows["features"].max_difference == 0
     for stage, row in rows.items():
         if stage != "features":
