@@ -62,6 +62,11 @@ def transducer_label_looping_decode(
         predictor_output, predictor_state = state.predictor_output, state.predictor_state
         start = state.frames_ahead.cpu().numpy().astype(np.int64)
     lengths = encoder_lengths.cpu().numpy().astype(np.int64)
+    if batch_size and lengths.max() > encoder_frames.shape[1]:
+        raise ValueError(
+            f"encoder_lengths={lengths.tolist()} is not supported; expected at most the {encoder_frames.shape[1]} "
+            "frames of encoder_frames."
+        )
     walk = _Walk(
         frames=encoder_frames,
         predict=predict,

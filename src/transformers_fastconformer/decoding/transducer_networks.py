@@ -141,7 +141,6 @@ class LSTMPredictor:
         return self.projection(below), (hidden, cell)
 
 
-
 class StatelessPredictor:
     """
     One step of embeddings of the last few tokens side by side, and the projection for the joint network.

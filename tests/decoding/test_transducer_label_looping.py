@@ -1,0 +1,382 @@
+"""Label looping equals the readable loop: scripted networks, random ones, and the fast forms of a model's networks."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from models import BLANK as MODEL_BLANK
+from models import TRANSDUCERS, build_model
+from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer, emissions_of
+from torch import nn
+
+from transformers_fastconformer.cache_fastconformer import TransducerState
+from transformers_fastconformer.decoding.transducer_greedy import TransducerHypotheses, transducer_greedy_decode
+from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
+from transformers_fastconformer.decoding.transducer_networks import Joint, Projection
+from transformers_fastconformer.generation_fastconformer import derive_decoding_networks
+from transformers_fastconformer.modeling_fastconformer_transducer import PLAIN_NETWORKS
+
+ROWS_PER_JOINT = (1, 5)
+
+
+def assert_equal(found: TransducerHypotheses, expected: TransducerHypotheses, tolerance: float = 1e-5) -> None:
+    for name in ("tokens", "token_lengths", "frame_indices", "durations"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        if theirs is None:
+            assert ours is None
+            continue
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs), name
+    assert found.log_probs.dtype == expected.log_probs.dtype
+    torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=0, atol=tolerance)
+
+
+def assert_states_equal(found: TransducerState, expected: TransducerState, tolerance: float = 0.0) -> None:
+    assert torch.equal(found.frames_ahead, expected.frames_ahead)
+    torch.testing.assert_close(found.predictor_output, expected.predictor_output, rtol=0, atol=tolerance)
+    for ours, theirs in zip(found.predictor_state, expected.predictor_state, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("rows_per_joint", ROWS_PER_JOINT)
+@pytest.mark.parametrize("name", DURATIONS)
+def test_equals_the_readable_loop(name, rows_per_joint):
+    """Random batches with an empty clip, with one much longer than the others, and with the limit reached."""
+    generator = torch.Generator().manual_seed(1)
+    label_looping = partial(transducer_label_looping_decode, rows_per_joint=rows_per_joint)
+    num_tokens = num_stuck = 0
+    for case in range(36):
+        networks = ScriptedTransducer(case, DURATIONS[name], blank_bonus=[-3.0, 0.0, 1.0, 3.0][case % 4])
+        max_symbols = [1, 2, 3, 10][case // 4 % 4]
+        batch_size = 1 + case % 5
+        lengths = torch.randint(0, 12, (batch_size,), generator=generator)
+        if case % 3 == 0:
+            lengths[0] = 0
+        if case % 7 == 0:
+            lengths[-1] = 40
+        rows = torch.randint(0, 64, (batch_size, int(lengths.max()) + case % 2), generator=generator)
+        expected, expected_state = networks.decode(rows, lengths, max_symbols_per_step=max_symbols)
+        found, state = networks.decode(rows, lengths, label_looping, max_symbols_per_step=max_symbols)
+        assert_equal(found, expected)
+        assert_states_equal(state, expected_state)
+        num_tokens += int(found.token_lengths.sum())
+        num_stuck += any(
+            (clip[:count].bincount() >= max_symbols).any()
+            for clip, count in zip(found.frame_indices, found.token_lengths.tolist(), strict=True)
+        )
+    assert num_tokens > 120
+    assert num_stuck > 5 or name == "tdt_without_0"
+
+
+@pytest.mark.parametrize("duration", [0, 4])
+@pytest.mark.parametrize("blank_bonus", [-100.0, 0.0, 100.0])
+def test_one_duration_always(duration, blank_bonus):
+    """All zero and all the longest, with tokens alone, both, and blanks alone."""
+    durations = [0, 2, 4, 8] if duration else [0, 1]
+    for rows_per_joint in ROWS_PER_JOINT:
+        networks = ScriptedTransducer(2, durations, blank_bonus)
+        networks.table[..., BLANK + 1 + (durations.index(duration) if duration else 0)] = 100.0
+        rows, lengths = torch.arange(60).reshape(3, 20), torch.tensor([20, 1, 9])
+        for clips in (slice(0, 3), slice(0, 1)):
+            expected, _ = networks.decode(rows[clips], lengths[clips], max_symbols_per_step=4)
+            found, _ = networks.decode(
+                rows[clips],
+                lengths[clips],
+                transducer_label_looping_decode,
+                max_symbols_per_step=4,
+                rows_per_joint=rows_per_joint,
+            )
+            assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("rows_per_joint", [1, 8])
+@pytest.mark.parametrize("name", DURATIONS)
+def test_split_at_every_point(name, rows_per_joint):
+    label_looping = partial(transducer_label_looping_decode, rows_per_joint=rows_per_joint)
+    picker = random.Random(5)
+    for batch_size in (1, 3):
+        networks = ScriptedTransducer(batch_size, DURATIONS[name], blank_bonus=0.5)
+        rows = torch.tensor([[picker.randrange(64) for _ in range(9)] for _ in range(batch_size)])
+        lengths = torch.tensor([9, 6, 8][:batch_size])
+        whole, final_state = networks.decode(rows, lengths)
+        for cut in range(10):
+            first_lengths = lengths.clamp(max=cut)
+            first, state = networks.decode(rows[:, :cut], first_lengths, label_looping)
+            second, state = networks.decode(rows[:, cut:], lengths - first_lengths, label_looping, state=state)
+            for clip in range(batch_size):
+                later = [(token, frame + cut, duration) for token, frame, duration in emissions_of(second, clip)]
+                assert emissions_of(first, clip) + later == emissions_of(whole, clip)
+            assert_states_equal(state, final_state)
+
+
+def test_the_state_passed_in_is_not_changed():
+    for batch_size in (1, 2):
+        networks = ScriptedTransducer(3, [0, 1, 2, 3, 4])
+        rows, lengths = torch.arange(24).reshape(2, 12)[:batch_size], torch.tensor([12, 7])[:batch_size]
+        _, state = networks.decode(rows, lengths, transducer_label_looping_decode)
+        parts = (*state.predictor_state, state.predictor_output, state.frames_ahead)
+        before = [tensor.clone() for tensor in parts]
+        first, _ = networks.decode(rows + 24, lengths, transducer_label_looping_decode, state=state)
+        second, _ = networks.decode(rows + 24, lengths, transducer_label_looping_decode, state=state)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(before, parts, strict=True))
+        assert torch.equal(first.tokens, second.tokens)
+
+
+def test_the_prediction_network_runs_once_a_round():
+    """Three clips of one token a frame, at different times: as many calls as the longest has tokens, and the start."""
+    networks = ScriptedTransducer(0, [0, 1])
+    networks.table[...] = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0])  # always token 2, which lasts a frame
+    networks.table[0] = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0])  # but a blank on frames of row 0
+    calls: list[int] = []
+    predict = networks.predict
+    networks.predict = lambda tokens, state: (calls.append(len(tokens)), predict(tokens, state))[1]  # type: ignore
+    rows = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [0, 0, 0, 1, 0]])
+    networks.decode(rows, torch.tensor([5, 5, 5]), transducer_label_looping_decode)
+    assert calls == [3, 3, 2]
+
+
+def test_many_frames_a_look_means_fewer_looks():
+    counts = {}
+    for rows_per_joint in (1, 8):
+        networks = ScriptedTransducer(0, None, blank_bonus=100.0)
+        networks.decode(
+            torch.zeros(1, 40, dtype=torch.int64),
+            torch.tensor([40]),
+            transducer_label_looping_decode,
+            rows_per_joint=rows_per_joint,
+        )
+        counts[rows_per_joint] = networks.clips_asked
+    assert counts == {1: [1] * 40, 8: [8] * 5}
+
+
+@pytest.mark.parametrize("durations", [None, [0, 1, 2]])
+def test_empty_batch_and_empty_clips(durations):
+    networks = ScriptedTransducer(0, durations)
+    for batch_size, num_frames in ((0, 4), (1, 0), (2, 0)):
+        rows, lengths = torch.zeros(batch_size, num_frames, dtype=torch.int64), torch.zeros(batch_size).long()
+        found, state = networks.decode(rows, lengths, transducer_label_looping_decode)
+        expected, expected_state = networks.decode(rows, lengths)
+        assert_equal(found, expected)
+        assert_states_equal(state, expected_state)
+
+
+def test_lengths_beyond_the_frames_are_refused():
+    networks = ScriptedTransducer(0, None)
+    with pytest.raises(ValueError, match=r"encoder_lengths=\[3, 5\]"):
+        networks.decode(torch.zeros(2, 4).long(), torch.tensor([3, 5]), transducer_label_looping_decode)
+
+
+def readable(model: Any, frames: torch.Tensor, lengths: torch.Tensor, **options: Any):
+    with torch.no_grad():
+        return transducer_greedy_decode(
+            model.joint.encoder_proj(frames),
+            lengths,
+            predict=model._predict,
+            joint=model.joint,
+            blank_id=MODEL_BLANK,
+            padding_id=MODEL_BLANK,
+            durations=getattr(model.config, "durations", None),
+            **options,
+        )
+
+
+def derive(model: Any):
+    return derive_decoding_networks(model.decoder, model.joint, PLAIN_NETWORKS, MODEL_BLANK)
+
+
+def make_frames(batch_size: int, num_frames: int, seed: int) -> torch.Tensor:
+    return 2.0 * torch.randn(batch_size, num_frames, 16, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", TRANSDUCERS)
+def test_a_models_fast_networks_equal_its_modules(kind):
+    num_tokens = 0
+    for seed in range(2):
+        model = build_model(kind, seed)
+        assert derive(model) is not None
+        frames, lengths = make_frames(5, 14, seed), torch.tensor([14, 0, 3, 14, 9])
+        expected, expected_state = readable(model, frames, lengths)
+        found, state = model.decode_frames(frames, lengths)
+        assert_equal(found, expected)
+        assert_states_equal(state, expected_state, tolerance=1e-5)
+        num_tokens += int(found.token_lengths.sum())
+        for clip in range(5):
+            alone, _ = model.decode_frames(frames[clip : clip + 1], lengths[clip : clip + 1])
+            assert emissions(alone, 0) == emissions(found, clip)
+    assert num_tokens > 10
+
+
+def emissions(hypotheses: TransducerHypotheses, clip: int) -> list[tuple[int, int]]:
+    count = int(hypotheses.token_lengths[clip])
+    return list(
+        zip(hypotheses.tokens[clip, :count].tolist(), hypotheses.frame_indices[clip, :count].tolist(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("overrides", [{"joint_activation": "tanh"}, {"joint_activation": "sigmoid"}])
+def test_other_activations(overrides):
+    model = build_model("tdt", **overrides)
+    frames, lengths = make_frames(3, 20, 0), torch.tensor([20, 5, 13])
+    assert_equal(model.decode_frames(frames, lengths)[0], readable(model, frames, lengths)[0])
+
+
+@pytest.mark.parametrize("overrides", [{"decoder_layer_norm": True}, {"decoder_context_size": 1}])
+def test_other_stateless_networks(overrides):
+    model = build_model("rnnt_stateless", **overrides)
+    frames, lengths = make_frames(3, 20, 0), torch.tensor([20, 5, 13])
+    assert_equal(model.decode_frames(frames, lengths)[0], readable(model, frames, lengths)[0])
+
+
+def test_fast_networks_follow_the_parameters():
+    model = build_model("tdt")
+    frames, lengths = make_frames(2, 25, 1), torch.tensor([25, 18])
+    first = derive(model)
+    assert derive(model) is first
+    with torch.no_grad():
+        model.decoder.lstm.weight_hh_l0.mul_(-1.0)
+    assert derive(model) is not first
+    assert_equal(model.decode_frames(frames, lengths)[0], readable(model, frames, lengths)[0])
+    second = derive(model)
+    model.joint.head.weight.data.mul_(-1.0)  # does not count as a new version
+    assert derive(model) is not second
+    assert_equal(model.decode_frames(frames, lengths)[0], readable(model, frames, lengths)[0])
+    model.load_state_dict(build_model("tdt", seed=7).state_dict())
+    assert_equal(model.decode_frames(frames, lengths)[0], readable(model, frames, lengths)[0])
+
+
+def test_fast_networks_leave_no_trace_on_the_model():
+    model = build_model("rnnt")
+    before = set(model.state_dict())
+    model.decode_frames(make_frames(1, 5, 0), torch.tensor([5]))
+    assert set(model.state_dict()) == before
+    assert not [name for name in vars(model.decoder) if "derive" in name or "fast" in name]
+
+
+class LoudLinear(nn.Linear):
+    """As an adapter would be: a linear layer with something added."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) + torch.arange(self.out_features)
+
+
+def test_what_is_not_plain_is_called_as_it_is():
+    model = build_model("tdt")
+    frames, lengths = make_frames(2, 20, 2), torch.tensor([20, 11])
+    plain = model.decode_frames(frames, lengths)[0]
+    loud = LoudLinear(14, model.joint.head.out_features)
+    loud.load_state_dict(model.joint.head.state_dict())
+    model.joint.head = loud
+    assert derive(model) is None
+    found = model.decode_frames(frames, lengths)[0]
+    assert_equal(found, readable(model, frames, lengths)[0])
+    assert not torch.equal(found.tokens, plain.tokens)
+
+
+def test_hooks_training_and_autocast_are_not_passed_by():
+    model = build_model("rnnt")
+    assert derive(model) is not None
+    handle = model.decoder.lstm.register_forward_hook(lambda *_: None)
+    assert derive(model) is None
+    handle.remove()
+    assert derive(model) is not None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert derive(model) is None
+    assert derive(model.train()) is None
+
+
+def test_bfloat16_is_as_near_to_float32_as_the_modules_are():
+    """What the prediction and the joint network give over twenty tokens, beside float32 from the same weights."""
+    errors = {"fast": 0.0, "modules": 0.0}
+    for seed in range(8):
+        model = build_model("rnnt_two_layers", seed).bfloat16()
+        exact = build_model("rnnt_two_layers", seed)
+        exact.load_state_dict({name: value.float() for name, value in model.state_dict().items()})
+        networks = derive(model)
+        assert networks is not None
+        tokens = torch.randint(0, MODEL_BLANK, (20, 3), generator=torch.Generator().manual_seed(seed))
+        frame = torch.randn(3, 14, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            states: dict[str, Any] = {"fast": None, "modules": None, "exact": None}
+            for row in tokens:
+                logits = {}
+                output, states["exact"] = exact._predict(row, states["exact"])
+                logits["exact"] = exact.joint(frame, output)
+                output, states["modules"] = model._predict(row, states["modules"])
+                logits["modules"] = model.joint(frame.bfloat16(), output)
+                output, states["fast"] = networks.predict(row, states["fast"])
+                logits["fast"] = networks.joint(frame.bfloat16(), output)
+                assert output.dtype == states["fast"][1].dtype == torch.bfloat16
+                for name in errors:
+                    errors[name] += float((logits[name].float() - logits["exact"]).abs().mean())
+    assert 0.0 < errors["fast"] < 1.05 * errors["modules"]
+
+
+@pytest.mark.parametrize("kind", ["rnnt", "tdt_far", "rnnt_stateless"])
+def test_bfloat16_split_at_every_point(kind):
+    """
+    One clip, projected before: in 16 bits logits tie often, and a matrix product over other rows may round otherwise.
+    """
+    model = build_model(kind).bfloat16()
+    networks = derive(model)
+    assert networks is not None
+    with torch.no_grad():
+        frames = model.joint.encoder_proj(make_frames(1, 8, 3).bfloat16())
+
+    def decode(frames: torch.Tensor, state: TransducerState | None = None):
+        return transducer_label_looping_decode(
+            frames,
+            torch.tensor([frames.shape[1]]),
+            networks.predict,
+            networks.joint,
+            MODEL_BLANK,
+            MODEL_BLANK,
+            getattr(model.config, "durations", None),
+            state=state,
+        )
+
+    whole, _ = decode(frames)
+    assert whole.log_probs.dtype == torch.float32
+    assert int(whole.token_lengths.sum()) > 0
+    for cut in range(9):
+        first, state = decode(frames[:, :cut])
+        second, _ = decode(frames[:, cut:], state)
+        later = [(token, frame + cut) for token, frame in emissions(second, 0)]
+        assert emissions(first, 0) + later == emissions(whole, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_rows", [1, 2, 7, 8, 33])
+def test_projection_equals_the_linear_layer(dtype, num_rows):
+    generator = torch.Generator().manual_seed(num_rows)
+    weight, bias = torch.randn(70, 48, generator=generator), torch.randn(70, generator=generator)
+    rows = torch.randn(num_rows, 48, generator=generator)
+    weight, bias, rows = weight.to(dtype), bias.to(dtype), rows.to(dtype)
+    expected = torch.nn.functional.linear(rows.double(), weight.double(), bias.double())
+    found = Projection(weight, bias)(rows)
+    assert found.dtype == dtype
+    largest = float(expected.abs().max())
+    assert float((found.double() - expected).abs().max()) <= 8 * torch.finfo(dtype).eps * largest
+
+
+def test_without_packed_weights_the_linear_layer_is_used(monkeypatch):
+    import transformers_fastconformer.decoding.transducer_networks as networks
+
+    model = build_model("rnnt_two_layers")
+    frames, lengths = make_frames(2, 20, 4), torch.tensor([20, 11])
+    packed, _ = model.decode_frames(frames, lengths)
+    monkeypatch.setattr(networks, "pack_weight", lambda weight: None)
+    other = build_model("rnnt_two_layers")
+    found, _ = other.decode_frames(frames, lengths)
+    fast = derive(other)
+    assert fast is not None
+    assert fast.joint.head.packed is None  # type: ignore[attr-defined]
+    assert_equal(found, packed)
+
+
+def test_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="activation='swish'"):
+        Joint("swish", torch.zeros(3, 2), torch.zeros(3))
