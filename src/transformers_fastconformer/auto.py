@@ -134,8 +134,8 @@ def unregister() -> None:
 def _auto_model_classes() -> list[type]:
     """The base of the `AutoModel...` classes and those of them that have a `from_pretrained` of their own."""
     found: list[type] = [_BaseAutoModelClass]
-    for auto_class in found:
-        found += [child for child in auto_class.__subclasses__() if child not in found]
+    for auto_class in found:  # it grows on the way
+        found.extend(set(auto_class.__subclasses__()).difference(found))
     return [auto_class for auto_class in found if "from_pretrained" in auto_class.__dict__]
 
 

@@ -88,7 +88,8 @@ def load_from_folder(
 
 
 def _rename(loaded: Any, folder: str, name: str) -> None:
-    for part in (loaded, getattr(loaded, "config", None), getattr(loaded, "tokenizer", None)):
+    parts: list[Any] = [loaded, getattr(loaded, "config", None), getattr(loaded, "tokenizer", None)]
+    for part in parts:
         if getattr(part, "name_or_path", None) == folder:
             part.name_or_path = name
             if isinstance(getattr(part, "init_kwargs", None), dict):  # a tokenizer keeps it twice

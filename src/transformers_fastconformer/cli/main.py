@@ -10,6 +10,7 @@ from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
 from ..version import __version__
+from .cache import cache
 from .convert import convert
 from .demo import demo
 from .inspect import inspect
@@ -25,6 +26,7 @@ app.command()(transcribe)
 app.command()(convert)
 app.command()(inspect)
 app.command()(demo)
+app.add_typer(cache, name="cache")
 
 
 def _show_version(wanted: bool) -> None:
