@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from models import build_model
 from their_models import build_their_model
 from transformers import AutoModel
@@ -98,3 +100,36 @@ def test_what_is_not_theirs_is_left_alone(cache: Path, saved_model, tmp_path: Pa
 def test_auto_classes_stay_theirs(cache: Path, their_folder: Path) -> None:
     assert type(AutoModel.from_pretrained(their_folder)).__name__ == "ParakeetForTDT"
     assert conversions(cache) == []
+
+
+@pytest.mark.parametrize("max_shard_size", ["5GB", "10KB"])
+def test_a_repository_is_downloaded_once_and_found_offline(
+    client: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_shard_size: str
+) -> None:
+    theirs = build_their_model("ParakeetForTDT")
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size=max_shard_size)
+    client.add_repository("org/parakeet", tmp_path / "theirs")
+    monkeypatch.setenv("TRANSFORMERS_FASTCONFORMER_CACHE", str(cache))  # the client begins without such settings
+    model = FastConformerForTDT.from_pretrained("org/parakeet")
+    assert model.name_or_path == "org/parakeet"
+    assert torch.equal(model.joint.head.weight, theirs.joint.head.weight)
+
+    client.forget_requests()
+    FastConformerModel.from_pretrained("org/parakeet")
+    assert [request.method for request in client.requests] == ["HEAD"]  # of config.json
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    client.forget_requests()
+    FastConformerForTDT.from_pretrained("org/parakeet")
+    assert client.requests == []
+    assert len(conversions(cache)) == 1
+
+
+def test_a_repository_in_our_form_or_of_nobody_is_loaded_in_the_usual_way(
+    client: Any, cache: Path, saved_model: Any, tmp_path: Path
+) -> None:
+    _, folder = saved_model("ctc")
+    client.add_repository("org/ours", folder)
+    assert isinstance(FastConformerForCTC.from_pretrained("org/ours"), FastConformerForCTC)
+    with pytest.raises(OSError, match="org/nothing"):
+        FastConformerForCTC.from_pretrained("org/nothing")
+    assert not cache.exists()

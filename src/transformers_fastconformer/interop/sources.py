@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from .transformers import (
 logger = logging.get_logger(__name__)
 
 OPTIONAL_FILES = (PROCESSOR_FILE, EXTRACTOR_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 # Raised when this module gives other files for the same input than before.
 INTEROP_FORMAT = 1
 
@@ -81,6 +83,10 @@ def _find_folder(name: str, options: Mapping[str, Any]) -> Path | None:
         return None  # whoever loads it in the usual way says why
     if config_path is None or not is_transformers_checkpoint(Path(config_path).parent):
         return None
+    snapshot = SNAPSHOT.search(str(config_path))
+    if snapshot:
+        # The other files of the same commit: what is in the cache is not asked for again.
+        download["revision"] = snapshot[1]
     for file_name in OPTIONAL_FILES:
         cached_file(name, file_name, **download, **missing_is_none)
     if cached_file(name, SINGLE_FILE, **download, **missing_is_none) is None:
