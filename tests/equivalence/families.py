@@ -612,6 +612,16 @@ def fixed_cells(family: Family) -> list[str]:
     return [family.name, family.checkpoints, family.options, f"`{family.architecture}`"]
 
 
+def read_page() -> dict[str, tuple[str, str]]:
+    """The last two cells of each row of the page as it is."""
+    cells = {}
+    for line in TABLE_PATH.read_text(encoding="utf-8").splitlines():
+        row = tuple(cell.strip() for cell in line.strip().strip("|").split(" | "))
+        if len(row) == len(COLUMNS):
+            cells[row[0]] = (row[-2], row[-1])
+    return cells
+
+
 def write_page(measured: dict[str, tuple[str, str]], nemo_version: str, num_batches: int, tolerance: float) -> None:
     """
     Write the page.
