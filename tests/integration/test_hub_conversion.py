@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from digits import CTC_LOSS_WEIGHT, OTHER_CTC_LOSS_WEIGHT, PUBLISHED_NAME, SPARE_FILES
+from digits import CARD, CTC_LOSS_WEIGHT, OTHER_CTC_LOSS_WEIGHT, PUBLISHED_NAME, SPARE_FILES
 from hub_server import READ_TOKEN, WRITE_TOKEN, Fault, HubServer, judge_card, read_card
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -100,8 +100,17 @@ def test_offline_after_the_first_time(client: HubServer, tmp_path: Path, nemo_by
     convert_nemo_checkpoint("org/nemo", tmp_path / "without-server")
 
 
-def test_pushing_what_was_converted(client: HubServer, nemo_bytes: bytes, monkeypatch, capsys) -> None:
-    client.add_repository(PUBLISHED_NAME, {"parakeet.nemo": nemo_bytes, **SPARE_FILES})
+LICENSES = {
+    "common": {"license": "cc-by-4.0"},
+    "own": {"license": "other", "license_name": "a-model-license", "license_link": "https://example.org/license"},
+}
+
+
+@pytest.mark.parametrize("terms", LICENSES.values(), ids=LICENSES)
+def test_pushing_what_was_converted(client: HubServer, nemo_bytes: bytes, monkeypatch, capsys, terms) -> None:
+    lines = "".join(f"{key}: {value}\n" for key, value in terms.items())
+    source_card = CARD.replace(b"license: cc-by-4.0\n", lines.encode())
+    client.add_repository(PUBLISHED_NAME, {"parakeet.nemo": nemo_bytes, "README.md": source_card})
     arguments = ["convert", "--model_name", PUBLISHED_NAME, "--push_to_hub", "writer/parakeet-hf"]
     monkeypatch.setattr("sys.argv", ["fastconformer", *arguments])
     monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
@@ -113,7 +122,8 @@ def test_pushing_what_was_converted(client: HubServer, nemo_bytes: bytes, monkey
     assert judge_card(text) == ([], [])
     card = read_card(text)
     # What the source says of itself, and where this comes from.
-    assert (card["license"], card["language"], card["base_model"]) == ("cc-by-4.0", ["en"], PUBLISHED_NAME)
+    assert {key: card[key] for key in terms} == terms
+    assert (card["language"], card["base_model"]) == (["en"], PUBLISHED_NAME)
     assert (card["library_name"], card["pipeline_tag"]) == ("transformers", "automatic-speech-recognition")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -13,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from digits import PUBLISHED_NAME, SPARE_FILES, SPOKEN
 from hub_server import HubServer
+from transformers import AutoModel
 
+from transformers_fastconformer import FastConformerModel
+from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -40,7 +46,7 @@ outputs = model(input_features=features.input_features, attention_mask=features.
 outputs.last_hidden_state                    # (batch, frames, hidden_size): the encoder
 
 asr = pipeline("automatic-speech-recognition", model="nvidia/parakeet-tdt-0.6b-v2")
-asr("two-hour-talk.wav", return_timestamps="word")
+asr("two-hour-talk.mp3", return_timestamps="word")
 """
 
 GIVEN = """
@@ -56,6 +62,10 @@ audio_lengths = [len(clip) for clip in clips]
 def serve(hub: HubServer, nemo_bytes: bytes, names: set[str]) -> None:
     for name in names:
         hub.add_repository(name, {f"{name.rsplit('/', 1)[-1]}.nemo": nemo_bytes, **SPARE_FILES})
+
+
+def write_mp3(path: Path) -> None:
+    soundfile.write(path, read_audio(CLIP_PATHS[0]), 16000, format="MP3")
 
 
 def test_two_processes_at_once(
@@ -100,16 +110,55 @@ def test_the_snippet_of_the_design(
     client: HubServer, nemo_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(client, nemo_bytes, {PUBLISHED_NAME})
-    shutil.copy(CLIP_PATHS[0], tmp_path / "two-hour-talk.wav")
+    write_mp3(tmp_path / "two-hour-talk.mp3")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(GIVEN + SNIPPET, names)
     clips, _, hidden_size = names["outputs"].last_hidden_state.shape
     assert (clips, hidden_size) == (len(CLIP_PATHS), names["model"].config.hidden_size)
-    result = names["asr"]("two-hour-talk.wav", return_timestamps="word")
+    result = names["asr"]("two-hour-talk.mp3", return_timestamps="word")
     assert result["text"] == SPOKEN
     assert [chunk["text"].strip() for chunk in result["chunks"]] == SPOKEN.split()
     assert sum(request.sent_bytes for request in client.asked("GET", ".nemo")) == len(nemo_bytes)
+
+
+NO_SUBTITLES = pytest.mark.xfail(strict=True, reason="fastconformer transcribe writes text and JSON alone")
+
+
+@pytest.mark.parametrize("form", ["text", pytest.param("srt", marks=NO_SUBTITLES)])
+def test_the_command_of_the_design(client: HubServer, nemo_bytes: bytes, tmp_path, monkeypatch, capsys, form) -> None:
+    line = "fastconformer transcribe talk.mp3 --model nvidia/parakeet-tdt-0.6b-v3 --format srt".replace("srt", form)
+    serve(client, nemo_bytes, set(PUBLISHED.findall(line)))
+    write_mp3(tmp_path / "talk.mp3")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", shlex.split(line))
+    with pytest.raises(SystemExit) as finished:
+        main()
+    printed = capsys.readouterr()
+    assert not finished.value.code, printed.err
+    assert SPOKEN in " ".join(printed.out.split())
+    assert ("-->" in printed.out) == (form == "srt")
+
+
+@pytest.mark.nemo
+def test_the_conversion_of_the_design(
+    client: HubServer, nemo_bytes: bytes, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    pytest.importorskip("nemo.collections.asr")
+    line = (
+        "python conversion/convert_nemo_fastconformer_to_hf.py --model_name nvidia/parakeet-tdt-0.6b-v2 "
+        "--output_dir ./fastconformer-hf --verify"
+    )
+    serve(client, nemo_bytes, {PUBLISHED_NAME})
+    monkeypatch.chdir(tmp_path)
+    _, script, *arguments = shlex.split(line)
+    monkeypatch.setattr("sys.argv", [script, *arguments])
+    with pytest.raises(SystemExit) as finished:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    printed = capsys.readouterr()
+    assert not finished.value.code, printed.err
+    assert "stages agree" in printed.out
+    assert type(AutoModel.from_pretrained("./fastconformer-hf")) is FastConformerModel
 
 
 @pytest.mark.slow
@@ -117,8 +166,8 @@ def test_the_snippet_of_the_design_offline_in_new_processes(
     hub: HubServer, nemo_bytes: bytes, run_python: Run, tmp_path: Path
 ) -> None:
     serve(hub, nemo_bytes, {PUBLISHED_NAME})
-    shutil.copy(CLIP_PATHS[0], tmp_path / "two-hour-talk.wav")
-    code = GIVEN + SNIPPET + "\nprint(tuple(outputs.last_hidden_state.shape))\nprint(asr('two-hour-talk.wav')['text'])"
+    write_mp3(tmp_path / "two-hour-talk.mp3")
+    code = GIVEN + SNIPPET + "\nprint(tuple(outputs.last_hidden_state.shape))\nprint(asr('two-hour-talk.mp3')['text'])"
     for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
         hub.forget_requests()
         result = run_python(code, **variables)
