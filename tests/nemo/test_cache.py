@@ -1,0 +1,315 @@
+"""
+Converted archives in the cache: by content, whole or not at all, and found again.
+
+Two processes that want the same at once stand in `integration/test_hub_processes.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from transformers_fastconformer import FastConformerForCTC, FastConformerForTDT, FastConformerProcessor
+from transformers_fastconformer.nemo import cache as cache_module
+from transformers_fastconformer.nemo import convert as convert_module
+from transformers_fastconformer.nemo.cache import (
+    cache_folder,
+    cached_conversion,
+    clear_conversions,
+    converted_folder,
+    list_conversions,
+    local_digest,
+    resolve_nemo_checkpoint,
+    resolved_once,
+)
+from transformers_fastconformer.nemo.convert import CONVERSION_FORMAT
+from transformers_fastconformer.nemo.hub import FoundArchive, file_digest
+
+OFFLINE = {"local_files_only": True}
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of this test."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv(cache_module.CACHE_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Folders that archives were converted to, in order."""
+    converted = []
+    original = cache_module.convert_archive
+
+    def convert(archive, folder, **options):
+        converted.append(Path(folder))
+        return original(archive, folder, **options)
+
+    monkeypatch.setattr(cache_module, "convert_archive", convert)
+    return converted
+
+
+def age(path: Path, seconds: float = 60.0) -> Path:
+    """Let a file look as if it had been written a while ago."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+    return path
+
+
+def test_an_archive_is_converted_once(make_archive, root, conversions):
+    path = make_archive("tdt")
+    first = resolve_nemo_checkpoint(path)
+    assert first == str(root / f"v{CONVERSION_FORMAT}" / file_digest(path))
+    assert resolve_nemo_checkpoint(str(path)) == first
+    model = FastConformerForTDT.from_pretrained(path)
+    truth = FastConformerForTDT.from_pretrained(first)
+    assert all(torch.equal(tensor, truth.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert FastConformerProcessor.from_pretrained(path).feature_extractor.feature_size == 16
+    assert len(conversions) == 1
+
+
+def test_the_content_decides_and_not_the_name(make_archive, tmp_path, conversions):
+    path = make_archive("ctc")
+    first = resolve_nemo_checkpoint(path)
+    copy = tmp_path / "copy.nemo"
+    copy.write_bytes(path.read_bytes())
+    assert resolve_nemo_checkpoint(copy) == first
+    make_archive("rnnt").replace(path)
+    second = resolve_nemo_checkpoint(path)
+    assert second != first
+    assert len(conversions) == 2
+
+
+def test_what_is_loaded_keeps_its_name(make_archive):
+    path = make_archive("ctc")
+    model = FastConformerForCTC.from_pretrained(path)
+    processor = FastConformerProcessor.from_pretrained(path)
+    names = (model.name_or_path, model.config.name_or_path, processor.tokenizer.name_or_path)
+    assert names == (str(path),) * 3
+
+
+def test_where_the_cache_lies(root, tmp_path, monkeypatch):
+    assert cache_folder() == root
+    assert cache_folder(tmp_path / "other") == tmp_path / "other" / "transformers_fastconformer"
+    monkeypatch.delenv(cache_module.CACHE_VARIABLE)
+    monkeypatch.setattr(cache_module.constants, "HF_HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / "transformers_fastconformer"
+
+
+def test_cache_dir_of_the_call(make_archive, root, tmp_path):
+    path = make_archive("ctc")
+    model = FastConformerForCTC.from_pretrained(path, cache_dir=tmp_path / "here")
+    assert isinstance(model, FastConformerForCTC)
+    assert [entry.sources for entry in list_conversions(tmp_path / "here")] == [(str(path),)]
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_what_fails_leaves_nothing(make_archive, root, is_broken, monkeypatch):
+    path = make_archive("ctc", **({"weights": b"no weights"} if is_broken else {}))
+
+    def fail(*_args, **_options):
+        raise OSError("full")
+
+    if not is_broken:
+        monkeypatch.setattr(convert_module, "write_model_card", fail)
+    with pytest.raises((ValueError, OSError)):
+        resolve_nemo_checkpoint(path)
+    assert list_conversions() == []
+    assert [child.name for child in (root / f"v{CONVERSION_FORMAT}").iterdir()] == []
+    monkeypatch.undo()
+    monkeypatch.setenv(cache_module.CACHE_VARIABLE, str(root))
+    if not is_broken:
+        assert Path(str(resolve_nemo_checkpoint(path)), "config.json").is_file()
+
+
+def test_leftovers_of_a_killed_process_are_removed(make_archive, root):
+    path = make_archive("ctc")
+    digest = file_digest(path)
+    half = root / f"v{CONVERSION_FORMAT}" / f".{digest}.converting-abc"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    (root / f"v{CONVERSION_FORMAT}" / digest).mkdir()  # and one that has no config.json
+    folder = resolve_nemo_checkpoint(path)
+    assert not half.exists()
+    FastConformerForCTC.from_pretrained(folder)
+
+
+def test_who_finds_it_locked_waits(make_archive, root, conversions, monkeypatch):
+    monkeypatch.setattr(cache_module, "PATIENCE_SECONDS", 0.05)
+    path = make_archive("ctc")
+    (root / "locks").mkdir(parents=True)
+    found: list[str | None] = []
+    thread = threading.Thread(target=lambda: found.append(resolve_nemo_checkpoint(path)))
+    with FileLock(root / "locks" / f"{file_digest(path)}.lock"):
+        thread.start()
+        time.sleep(0.3)
+        assert found == []
+        assert conversions == []
+    thread.join(30)
+    assert found == [str(conversions[0])]
+
+
+def test_a_local_file_is_hashed_once(make_archive, root, monkeypatch):
+    path = age(make_archive("ctc"))
+    hashed = []
+    monkeypatch.setattr(cache_module, "file_digest", lambda path: hashed.append(path) or file_digest(path))
+    assert local_digest(path, root) == local_digest(path, root) == file_digest(path)
+    assert hashed == [path]
+    # Other content of the same size, and times set back to what they were.
+    state = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert local_digest(path, root) == file_digest(path)
+    assert len(hashed) == 2
+    # One that was written just now may change again unseen: its digest is not kept.
+    path.write_bytes(path.read_bytes())
+    for _ in range(2):
+        local_digest(path, root)
+    assert len(hashed) == 4
+
+
+@pytest.mark.parametrize("content", ["", "no json", "[]", '{"x": 1}'])
+def test_a_damaged_index_is_no_obstacle(make_archive, root, content):
+    path = age(make_archive("ctc"))
+    root.mkdir()
+    (root / "digests.json").write_text(content)
+    assert local_digest(path, root) == file_digest(path)
+    assert str(path) in json.loads((root / "digests.json").read_text())
+
+
+def test_a_cache_that_cannot_be_written(make_archive, root, monkeypatch):
+    """As a shared one is: what is in it loads, what is not is an error that says where to go."""
+    path = age(make_archive("ctc"))
+    folder = resolve_nemo_checkpoint(path)
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied", str(root))
+
+    monkeypatch.setattr(cache_module, "_write_json", refuse)
+    monkeypatch.setattr(cache_module.os, "utime", refuse)
+    assert resolve_nemo_checkpoint(path) == folder
+    monkeypatch.setattr(cache_module, "FileLock", refuse)
+    with pytest.raises(PermissionError, match="TRANSFORMERS_FASTCONFORMER_CACHE or cache_dir chooses another place"):
+        resolve_nemo_checkpoint(make_archive("rnnt", name="other.nemo"))
+
+
+def test_a_full_disk_is_told_before_anything_is_written(make_archive, root, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=r"needs 0\.0 GB to be converted .* TRANSFORMERS_FASTCONFORMER_CACHE"):
+        resolve_nemo_checkpoint(make_archive("ctc"))
+    assert list((root / f"v{CONVERSION_FORMAT}").iterdir()) == []
+
+
+def test_a_download_is_found_by_the_name_of_its_blob_and_checked_once(make_archive, tmp_path, root, conversions):
+    content = make_archive("ctc").read_bytes()
+    archive = store_as_download(tmp_path / "hub", content)
+    folder = converted_folder(archive, OFFLINE)
+    assert folder.name == archive.expected_digest == file_digest(archive.path)
+    archive.path.resolve().write_bytes(b"spoilt later")  # it is not read again
+    assert converted_folder(archive, OFFLINE) == folder
+    assert len(conversions) == 1
+    damaged = store_as_download(tmp_path / "damaged", content[:-1] + b"x", digest=f"{7:064x}")
+    with pytest.raises(ValueError, match=r"org/name: the download of model\.nemo is damaged.*force_download=True"):
+        converted_folder(damaged, OFFLINE)
+    assert [entry.digest for entry in list_conversions()] == [folder.name]
+
+
+def store_as_download(hub_cache: Path, content: bytes, digest: str | None = None) -> FoundArchive:
+    """A file as `huggingface_hub` keeps it: a link in a snapshot to a blob that is named by the content."""
+    snapshot = hub_cache / "snapshots" / ("a" * 40)
+    (hub_cache / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    blob = hub_cache / "blobs" / "new"
+    blob.write_bytes(content)
+    blob = blob.rename(blob.with_name(digest or file_digest(blob)))
+    (snapshot / "model.nemo").symlink_to(blob)
+    return FoundArchive(snapshot / "model.nemo", "org/name", "model.nemo", "a" * 40)
+
+
+def test_list_and_clear(make_archive, tmp_path):
+    first, second = make_archive("ctc", name="first.nemo"), make_archive("tdt", name="second.nemo")
+    link = tmp_path / "alias.nemo"
+    link.hardlink_to(first)
+    for path in (first, link, second):
+        resolve_nemo_checkpoint(path)
+    entries = list_conversions()
+    assert [entry.sources for entry in entries] == [(str(second),), (str(first), str(link))]
+    assert [entry.architecture for entry in entries] == ["FastConformerForTDT", "FastConformerForCTC"]
+    for entry in entries:
+        assert entry.num_bytes == sum(path.stat().st_size for path in entry.folder.iterdir())
+        assert time.time() - entry.last_used < 60
+    with pytest.raises(ValueError, match=r"org/absent is not in the cache; there are .*alias\.nemo"):
+        clear_conversions([str(first), "org/absent"])
+    assert len(list_conversions()) == 2
+    assert [entry.digest for entry in clear_conversions([str(link)])] == [entries[1].digest]
+    assert not entries[1].folder.exists()
+    assert [entry.digest for entry in list_conversions()] == [entries[0].digest]
+    assert len(clear_conversions([entries[0].digest[:12]])) == 1
+    assert list_conversions() == [] == clear_conversions()
+    assert first.is_file()
+
+
+def test_using_moves_an_entry_to_the_front(make_archive):
+    paths = [make_archive(kind, name=f"{kind}.nemo") for kind in ("ctc", "rnnt")]
+    for path in paths:
+        resolve_nemo_checkpoint(path)
+    for entry in list_conversions():
+        age(entry.folder.with_name(f"{entry.digest}.json"), 1000)
+    resolve_nemo_checkpoint(paths[0])
+    assert list_conversions()[0].sources == (str(paths[0]),)
+    assert list_conversions()[0].last_used - list_conversions()[1].last_used > 900
+
+
+def test_older_formats_are_not_read_and_removed(make_archive, root, monkeypatch, conversions):
+    path = make_archive("ctc")
+    old = Path(str(resolve_nemo_checkpoint(path)))
+    monkeypatch.setattr(cache_module, "CONVERSION_FORMAT", CONVERSION_FORMAT + 1)
+    new = Path(str(resolve_nemo_checkpoint(path)))
+    assert new == root / f"v{CONVERSION_FORMAT + 1}" / old.name
+    assert not old.parent.exists()
+    assert [entry.format for entry in list_conversions()] == [CONVERSION_FORMAT + 1]
+    assert len(conversions) == 2
+    # Going back to the older version does not touch what the newer one keeps.
+    monkeypatch.setattr(cache_module, "CONVERSION_FORMAT", CONVERSION_FORMAT)
+    resolve_nemo_checkpoint(path)
+    assert {entry.format for entry in list_conversions()} == {CONVERSION_FORMAT, CONVERSION_FORMAT + 1}
+
+
+def test_another_format_shares_the_cache(root):
+    """What `interop` keeps there lies beside the archives."""
+
+    def convert(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text('{"architectures": ["X"]}')
+
+    for _ in range(2):
+        folder = cached_conversion("f" * 64, "org/theirs", convert, root)
+    assert [(entry.folder, entry.sources) for entry in list_conversions()] == [(folder, ("org/theirs",))]
+
+
+def test_within_one_call_a_failure_is_said_again_and_not_tried_again(make_archive, conversions):
+    path = make_archive("ctc", weights=b"no weights")
+    with resolved_once():
+        errors = [raised(lambda: resolve_nemo_checkpoint(path)) for _ in range(2)]
+    assert errors[0] is errors[1]
+    assert len(conversions) == 1
+    assert raised(lambda: resolve_nemo_checkpoint(path)) is not errors[0]
+
+
+def raised(call: Callable[[], object]) -> Exception:
+    with pytest.raises(ValueError, match=r"\.nemo") as caught:
+        call()
+    return caught.value
