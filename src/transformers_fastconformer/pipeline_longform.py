@@ -4,6 +4,11 @@ Features of clips of any length to tokens: windows through the encoder, their fr
 Nothing is merged. Windows overlap, each encoder frame of a clip is taken from one of them, and decoding goes over the
 frames in order with its state carried along, as if the encoder had seen the clip at once. What differs from that is
 the context of each frame alone: what lies beyond its window.
+
+One thing follows from that for transducers with full attention: to an encoder whose window starts behind the last
+token, the next word is the first of an utterance, and it is encoded as such. A prediction network that remembers the
+words before the pause does not expect that, and the word is lost (see `docs/usage.md` for figures). So it starts anew
+where the window does not hold the last token.
 """
 
 from __future__ import annotations
@@ -11,7 +16,8 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -62,6 +68,19 @@ def extract_clip(feature_extractor: Any, waveform: Any) -> ClipFeatures:
     """Features of one whole clip at the model's rate, on the CPU; the same in whatever batch the clip is."""
     features = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
     return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]))
+
+
+class _Piece(NamedTuple):
+    """
+    Encoder frames of a clip that are decoded at a time.
+
+    Args:
+        window_start: First frame of the clip that the encoder saw for them.
+        frames: (frames, size), those that are kept of its output.
+    """
+
+    window_start: int
+    frames: torch.Tensor
 
 
 def mel_frames_per_encoder_frame(config: FastConformerConfig) -> int:
@@ -177,6 +196,8 @@ def transcribe_features(
         state: Any = None
         for pieces in _encode_in_rounds(model, clips[group], plan, batch_size, language):
             if is_transducer:
+                if state is not None and _sees_all(config):
+                    state = _restart(model, state, pieces, decoded[group])
                 state = _decode_transducer(model, pieces, state, max_symbols_per_step, decoded[group])
             else:
                 state = _decode_ctc(model, pieces, state, decoded[group])
@@ -209,11 +230,11 @@ def _encode_in_rounds(
     plan: WindowPlan,
     batch_size: int,
     language: str | None,
-) -> Iterator[list[torch.Tensor | None]]:
+) -> Iterator[list[_Piece | None]]:
     """
-    The next kept frames of every clip, (frames, size) each, until there are none; None for a clip that has ended.
+    The kept frames of the next window of every clip, until there are none; None for a clip that has ended.
 
-    A round has about `batch_size` windows: several of each clip where there are few clips left.
+    The encoder sees about `batch_size` windows at a time: several of each clip where there are few clips left.
     """
     config: Any = model.config
     waiting = [list(plan.windows(count_encoder_frames(config, clip.mel_length))) for clip in clips]
@@ -225,11 +246,12 @@ def _encode_in_rounds(
             for index, windows in enumerate(waiting)
             for window in windows[:windows_each]
         ]
-        kept: list[list[torch.Tensor]] = [[] for _ in clips]
-        for (index, _, _), frames in zip(chosen, _encode(model, clips, chosen, language), strict=True):
-            kept[index].append(frames)
         waiting = [windows[windows_each:] for windows in waiting]
-        yield [torch.cat(frames) if frames else None for frames in kept]
+        pieces: list[list[_Piece | None]] = [[] for _ in clips]
+        for (index, window, _), frames in zip(chosen, _encode(model, clips, chosen, language), strict=True):
+            pieces[index].append(_Piece(window.start, frames))
+        for following in zip_longest(*pieces):
+            yield list(following)
 
 
 def _encode(
@@ -261,17 +283,48 @@ def _encode(
 # The heads
 
 
-def _pad_pieces(pieces: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad_pieces(pieces: Sequence[_Piece | None]) -> tuple[torch.Tensor, torch.Tensor]:
     """(clips, frames, size) and the frames of each clip that count."""
-    some = next(piece for piece in pieces if piece is not None)
-    filled = [some[:0] if piece is None else piece for piece in pieces]
-    lengths = torch.tensor([piece.shape[0] for piece in filled], device=some.device)
+    some = next(piece.frames for piece in pieces if piece is not None)
+    filled = [some[:0] if piece is None else piece.frames for piece in pieces]
+    lengths = torch.tensor([frames.shape[0] for frames in filled], device=some.device)
     return torch.nn.utils.rnn.pad_sequence(filled, batch_first=True), lengths
+
+
+def _sees_all(config: Any) -> bool:
+    """Whether a frame of the encoder depends on all that is in front of it in its window."""
+    if config.position_embedding_type == "rel_pos_local_attn":
+        return False
+    return resolve_context(config.attention_context_style, config.attention_context).left_frames is None
+
+
+def _restart(
+    model: Any, state: TransducerState, pieces: Sequence[_Piece | None], decoded: Sequence[_Decoded]
+) -> TransducerState:
+    """The state with the prediction network at its start for clips whose window does not hold their last token."""
+    forgotten = [
+        clip
+        for clip, (piece, found) in enumerate(zip(pieces, decoded, strict=True))
+        if piece is not None and found.frame_indices and found.frame_indices[-1] < piece.window_start
+    ]
+    if not forgotten:
+        return state
+    device = state.frames_ahead.device
+    clips = torch.tensor(forgotten, device=device)
+    blanks = torch.full((len(forgotten),), model.config.blank_token_id, dtype=torch.int64, device=device)
+    output, parts = model._predict(blanks, None)
+    return replace(
+        state,
+        predictor_output=state.predictor_output.index_copy(0, clips, output),
+        predictor_state=tuple(
+            part.index_copy(1, clips, new) for part, new in zip(state.predictor_state, parts, strict=True)
+        ),
+    )
 
 
 def _decode_transducer(
     model: Any,
-    pieces: Sequence[torch.Tensor | None],
+    pieces: Sequence[_Piece | None],
     state: TransducerState | None,
     max_symbols_per_step: int | None,
     decoded: Sequence[_Decoded],
@@ -295,7 +348,7 @@ def _decode_transducer(
 
 
 def _decode_ctc(
-    model: Any, pieces: Sequence[torch.Tensor | None], last_frames: torch.Tensor | None, decoded: Sequence[_Decoded]
+    model: Any, pieces: Sequence[_Piece | None], last_frames: torch.Tensor | None, decoded: Sequence[_Decoded]
 ) -> torch.Tensor:
     """
     The same for CTC. The last frame before goes in again, and the token it would give is dropped: that joins a token
