@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .decoding.confidence import ConfidenceOptions
 from .decoding.ctc import CTCHypotheses
 from .decoding.transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
 from .decoding.transducer_networks import Joint, LSTMPredictor, StatelessPredictor
@@ -118,6 +119,16 @@ def _build_networks(decoder: Any, joint: Any, blank_id: int) -> DecodingNetworks
 _LSTM_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
+def check_confidence(confidence: ConfidenceOptions | None, return_dict_in_generate: bool | None) -> None:
+    """Raise for confidences of another kind than `ConfidenceOptions`, and for those that nothing would return."""
+    if confidence is None:
+        return
+    if not isinstance(confidence, ConfidenceOptions):
+        raise ValueError(f"confidence={confidence!r} is not supported; expected ConfidenceOptions or None.")
+    if not return_dict_in_generate:
+        raise ValueError("confidence needs return_dict_in_generate=True; found token ids alone asked for.")
+
+
 def refuse_unknown_options(options: dict[str, Any], accepted: tuple[str, ...]) -> None:
     """Raise for options that decoding would have to ignore; `None` values are no options."""
     unknown = sorted(name for name, value in options.items() if value is not None)
@@ -170,6 +181,7 @@ def build_generate_output(
     encoder_lengths: torch.Tensor,
     decoder_type: str,
     return_dict_in_generate: bool | None,
+    confidence: ConfidenceOptions | None = None,
 ) -> FastConformerGenerateOutput | torch.Tensor:
     """The token ids alone, or with `return_dict_in_generate` everything that decoding found."""
     if not return_dict_in_generate:
@@ -180,6 +192,8 @@ def build_generate_output(
         frame_indices=hypotheses.frame_indices,
         durations=getattr(hypotheses, "durations", None),
         log_probs=hypotheses.log_probs,
+        token_confidences=hypotheses.scores,
+        confidence_aggregation=None if confidence is None else confidence.aggregation,
         encoder_lengths=encoder_lengths,
         decoder_type=decoder_type,
     )

@@ -8,8 +8,15 @@ import torch
 from torch import nn
 
 from .configuration_fastconformer import FastConformerCTCConfig
+from .decoding.confidence import ConfidenceOptions, ctc_confidence
 from .decoding.ctc import ctc_greedy_decode
-from .generation_fastconformer import OVERFLOW_HINT, FiniteCheck, build_generate_output, refuse_unknown_options
+from .generation_fastconformer import (
+    OVERFLOW_HINT,
+    FiniteCheck,
+    build_generate_output,
+    check_confidence,
+    refuse_unknown_options,
+)
 from .losses.ctc import ctc_loss, split_labels
 from .modeling_fastconformer import FastConformerEncoder, FastConformerPreTrainedModel
 from .modeling_outputs import FastConformerCTCOutput, FastConformerGenerateOutput
@@ -96,6 +103,7 @@ class FastConformerForCTC(FastConformerPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         input_lengths: torch.Tensor | None = None,
         return_dict_in_generate: bool | None = None,
+        confidence: ConfidenceOptions | None = None,
         **kwargs: Any,
     ) -> FastConformerGenerateOutput | torch.Tensor:
         r"""
@@ -104,6 +112,8 @@ class FastConformerForCTC(FastConformerPreTrainedModel):
         Args:
             input_features, attention_mask, input_lengths: As in [`FastConformerEncoder.forward`].
             return_dict_in_generate (`bool`, *optional*): Return frames and log-probabilities too.
+            confidence ([`ConfidenceOptions`], *optional*):
+                Return `token_confidences` too, by these of NeMo's measures.
 
         Returns:
             Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
@@ -111,22 +121,30 @@ class FastConformerForCTC(FastConformerPreTrainedModel):
         Raises:
             ValueError: for an option that greedy decoding does not have, and for features that are not finite.
         """
-        refuse_unknown_options(kwargs, ("return_dict_in_generate",))
+        refuse_unknown_options(kwargs, ("return_dict_in_generate", "confidence"))
+        check_confidence(confidence, return_dict_in_generate)
         features_check = self._check_features(input_features, attention_mask, input_lengths)
         output = self(input_features, attention_mask=attention_mask, input_lengths=input_lengths, return_dict=True)
-        return self._decode_greedily(output, return_dict_in_generate, features_check)
+        return self._decode_greedily(output, return_dict_in_generate, features_check, confidence)
 
     def _decode_greedily(
-        self, output: Any, return_dict_in_generate: bool | None, features_check: FiniteCheck
+        self,
+        output: Any,
+        return_dict_in_generate: bool | None,
+        features_check: FiniteCheck,
+        confidence: ConfidenceOptions | None = None,
     ) -> FastConformerGenerateOutput | torch.Tensor:
         """What `generate` returns of a [`FastConformerCTCOutput`]."""
         logits_check = FiniteCheck("logits", output.logits, output.encoder_lengths, OVERFLOW_HINT)
+        log_probs = output.logits.float().log_softmax(dim=-1)
         hypotheses = ctc_greedy_decode(
-            output.logits.float().log_softmax(dim=-1),
-            output.encoder_lengths,
-            self.config.blank_token_id,
-            self.config.pad_token_id,
+            log_probs, output.encoder_lengths, self.config.blank_token_id, self.config.pad_token_id
         )
+        if confidence is not None:
+            scores = ctc_confidence(
+                log_probs, output.encoder_lengths, hypotheses.frame_indices, hypotheses.token_lengths, confidence
+            )
+            hypotheses = hypotheses._replace(scores=scores)
         features_check.finish()
         logits_check.finish()
-        return build_generate_output(hypotheses, output.encoder_lengths, "ctc", return_dict_in_generate)
+        return build_generate_output(hypotheses, output.encoder_lengths, "ctc", return_dict_in_generate, confidence)

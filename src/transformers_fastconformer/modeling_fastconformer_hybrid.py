@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
-from .generation_fastconformer import refuse_unknown_options
+from .decoding.confidence import ConfidenceOptions
+from .generation_fastconformer import check_confidence, refuse_unknown_options
 from .modeling_fastconformer_ctc import FastConformerForCTC
 from .modeling_fastconformer_prompt import Language
 from .modeling_fastconformer_transducer import (
@@ -75,10 +76,12 @@ class FastConformerHybridForCTC(FastConformerTransducerPreTrainedModel):
         input_lengths: torch.Tensor | None = None,
         language: Language | None = None,
         return_dict_in_generate: bool | None = None,
+        confidence: ConfidenceOptions | None = None,
         **kwargs: Any,
     ) -> FastConformerGenerateOutput | torch.Tensor:
         """As [`FastConformerForCTC.generate`], with a `language` in models with prompts."""
-        refuse_unknown_options(kwargs, ("return_dict_in_generate", "language"))
+        refuse_unknown_options(kwargs, ("return_dict_in_generate", "language", "confidence"))
+        check_confidence(confidence, return_dict_in_generate)
         features_check = self._check_features(input_features, attention_mask, input_lengths)
         output = self(
             input_features,
@@ -88,7 +91,7 @@ class FastConformerHybridForCTC(FastConformerTransducerPreTrainedModel):
             return_dict=True,
         )
         return FastConformerForCTC._decode_greedily(  # type: ignore[arg-type]
-            self, output, return_dict_in_generate, features_check
+            self, output, return_dict_in_generate, features_check, confidence
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from .cache_fastconformer import TransducerState
 from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
+from .decoding.confidence import ConfidenceOptions, transducer_confidence
 from .decoding.transducer_greedy import TransducerHypotheses
 from .decoding.transducer_label_looping import transducer_label_looping_decode
 from .generation_fastconformer import (
@@ -16,6 +18,7 @@ from .generation_fastconformer import (
     DecodingNetworks,
     FiniteCheck,
     build_generate_output,
+    check_confidence,
     derive_decoding_networks,
     refuse_unknown_options,
 )
@@ -309,6 +312,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         encoder_lengths: torch.Tensor,
         max_symbols_per_step: int | None = None,
         state: TransducerState | None = None,
+        confidence: ConfidenceOptions | None = None,
     ) -> tuple[TransducerHypotheses, TransducerState]:
         """
         Greedy decoding of encoder frames: what `generate` does behind the encoder.
@@ -318,6 +322,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             encoder_lengths: (batch,), frames of each clip that count.
             max_symbols_per_step: As in `generate`.
             state: What an earlier call returned for the frames before these; None at the start of the clips.
+            confidence: As in `generate`; returned as `scores` of the hypotheses.
 
         Returns:
             The hypotheses, with frames counted from the first of these, and the state for the frames that follow.
@@ -337,9 +342,13 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             durations=getattr(self.config, "durations", None),
             max_symbols_per_step=max_symbols_per_step,
             state=state,
+            score=None if confidence is None else partial(self._measure, confidence),
         )
         frames_check.finish()
         return decoded
+
+    def _measure(self, confidence: ConfidenceOptions, logits: torch.Tensor) -> torch.Tensor:
+        return transducer_confidence(logits, self.config.blank_token_id, confidence)
 
     def _resolve_max_symbols(self, max_symbols_per_step: int | None) -> int:
         """The limit to decode by: that of the configuration where none is given."""
@@ -360,6 +369,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         language: Language | None = None,
         max_symbols_per_step: int | None = None,
         return_dict_in_generate: bool | None = None,
+        confidence: ConfidenceOptions | None = None,
         **kwargs: Any,
     ) -> FastConformerGenerateOutput | torch.Tensor:
         r"""
@@ -370,6 +380,8 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             language (`str` or `list[str]`, *optional*): As in `forward`.
             max_symbols_per_step (`int`, *optional*): Most tokens on one frame; default `config.max_symbols_per_step`.
             return_dict_in_generate (`bool`, *optional*): Return frames, durations and log-probabilities too.
+            confidence ([`ConfidenceOptions`], *optional*):
+                Return `token_confidences` too, by these of NeMo's measures.
 
         Returns:
             Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
@@ -378,15 +390,20 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             ValueError: for an option that greedy decoding does not have, a language that the model does not know, and
                 for features that are not finite.
         """
-        refuse_unknown_options(kwargs, ("max_symbols_per_step", "return_dict_in_generate", "language"))
+        refuse_unknown_options(kwargs, ("max_symbols_per_step", "return_dict_in_generate", "language", "confidence"))
+        check_confidence(confidence, return_dict_in_generate)
         max_symbols_per_step = self._resolve_max_symbols(max_symbols_per_step)
         features_check = self._check_features(input_features, attention_mask, input_lengths)
         encoded: Any = self.encode(
             input_features, attention_mask=attention_mask, input_lengths=input_lengths, language=language
         )
-        hypotheses, _ = self.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths, max_symbols_per_step)
+        hypotheses, _ = self.decode_frames(
+            encoded.last_hidden_state, encoded.encoder_lengths, max_symbols_per_step, confidence=confidence
+        )
         features_check.finish()
-        return build_generate_output(hypotheses, encoded.encoder_lengths, self.decoder_type, return_dict_in_generate)
+        return build_generate_output(
+            hypotheses, encoded.encoder_lengths, self.decoder_type, return_dict_in_generate, confidence
+        )
 
 
 class FastConformerForRNNT(FastConformerForTransducer):

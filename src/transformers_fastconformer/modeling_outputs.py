@@ -88,6 +88,10 @@ class FastConformerGenerateOutput(ModelOutput):
             Frames that each token lasts: TDT's predicted durations. `None` for CTC and RNN-T.
         log_probs (`torch.FloatTensor` of shape `(batch, tokens)`):
             Log-probability of each token among the vocabulary and the blank, in the frame it was emitted in.
+        token_confidences (`torch.FloatTensor` of shape `(batch, tokens)`, *optional*, returned with `confidence`):
+            How sure decoding was of each token; 0 in the padding.
+        confidence_aggregation (`str`, *optional*):
+            How the confidences of tokens become that of a word or a clip: `"mean"`, `"min"`, `"max"` or `"prod"`.
         encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
         decoder_type (`str`): `"ctc"`, `"rnnt"` or `"tdt"`; decides how times are read off the frames.
     """
@@ -97,5 +101,7 @@ class FastConformerGenerateOutput(ModelOutput):
     frame_indices: torch.Tensor | None = None
     durations: torch.Tensor | None = None
     log_probs: torch.Tensor | None = None
+    token_confidences: torch.Tensor | None = None
+    confidence_aggregation: str | None = None
     encoder_lengths: torch.Tensor | None = None
     decoder_type: str | None = None

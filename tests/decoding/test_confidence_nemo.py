@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from models import BLANK, build_model
 
 from transformers_fastconformer.decoding.confidence import (
     AGGREGATIONS,
@@ -148,3 +149,65 @@ def test_ctc_tokens(confidence_utils, aggregation):
         assert (confidences[clip, count:] == 0).all()
         num_tokens += count
     assert num_tokens > 60
+
+
+@pytest.mark.parametrize(
+    ("family", "include_durations"), [("rnnt", False), ("tdt", False), ("tdt", True)], ids=["rnnt", "tdt", "durations"]
+)
+def test_transducer_tokens(confidence_utils, family, include_durations):
+    """NeMo's `greedy_batch` over the same prediction and joint network, and its own aggregation."""
+    from nemo.collections.asr.modules.rnnt import RNNTDecoder, RNNTJoint
+    from nemo.collections.asr.parts.submodules.rnnt_decoding import RNNTDecoding
+
+    omegaconf = pytest.importorskip("omegaconf")
+    vocabulary = [chr(ord("a") + number) for number in range(BLANK)]
+    model = build_model(family)
+    size, joint_size = model.config.decoder_hidden_size, model.config.joint_hidden_size
+    decoder = RNNTDecoder({"pred_hidden": size, "pred_rnn_layers": 1, "dropout": 0.0}, vocab_size=BLANK)
+    joint = RNNTJoint(
+        {"joint_hidden": joint_size, "activation": "relu", "encoder_hidden": 16, "pred_hidden": size, "dropout": 0.2},
+        num_classes=BLANK,
+        num_extra_outputs=5 if family == "tdt" else 0,
+        vocabulary=vocabulary,
+    )
+    decoder.eval().prediction["embed"].load_state_dict(model.decoder.embedding.state_dict())
+    decoder.prediction["dec_rnn"].lstm.load_state_dict(model.decoder.lstm.state_dict())
+    joint.eval().enc.load_state_dict(model.joint.encoder_proj.state_dict())
+    joint.pred.load_state_dict(model.joint.decoder_proj.state_dict())
+    joint.joint_net[-1].load_state_dict(model.joint.head.state_dict())
+    durations = {"model_type": "tdt", "durations": [0, 1, 2, 3, 4]} if family == "tdt" else {}
+    theirs = RNNTDecoding(
+        omegaconf.OmegaConf.create(
+            {
+                "strategy": "greedy_batch",
+                **durations,
+                "compute_timestamps": False,
+                "greedy": {"max_symbols": 10},
+                "confidence_cfg": {
+                    "preserve_token_confidence": True,
+                    "exclude_blank": True,
+                    "aggregation": "prod",
+                    "tdt_include_duration": include_durations,
+                    "method_cfg": {"name": "entropy", "entropy_type": "gibbs", "alpha": 0.5, "entropy_norm": "exp"},
+                },
+            }
+        ),
+        decoder,
+        joint,
+        vocabulary,
+    )
+    frames = 2.0 * torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(4))
+    lengths = torch.tensor([16, 1, 9])
+    with torch.no_grad():
+        expected = theirs.rnnt_decoder_predictions_tensor(frames.transpose(1, 2), lengths, return_hypotheses=True)
+    options = ConfidenceOptions("entropy", "gibbs", 0.5, "exp", "prod", include_durations)
+    found, _ = model.decode_frames(frames, lengths, 10, confidence=options)
+    assert found.scores is not None
+    num_tokens = 0
+    for clip, hypothesis in enumerate(expected):
+        count = int(found.token_lengths[clip])
+        assert found.tokens[clip, :count].tolist() == [int(token) for token in hypothesis.y_sequence]
+        theirs_of_clip = [float(value) for value in hypothesis.token_confidence]
+        assert found.scores[clip, :count].tolist() == pytest.approx(theirs_of_clip, abs=1e-5)
+        num_tokens += count
+    assert num_tokens > 10

@@ -1,10 +1,10 @@
 """
 How sure greedy decoding was: of each token, word and clip.
 
-Pure functions over log-probabilities, by the measures of NeMo 3.0 (`ConfidenceMethodMixin`, `ConfidenceMixin`; Laptev and
-Ginsburg, 2023, "Fast entropy-based methods of word-level confidence estimation"). Every measure is 1 where one class
-has all the probability and 0 where all classes have the same; `tests/decoding/test_confidence_nemo.py` runs NeMo's
-beside ours.
+Pure functions over log-probabilities, by the measures of NeMo 3.0 (`ConfidenceMethodMixin`, `ConfidenceMixin`; Laptev
+and Ginsburg, 2023, "Fast entropy-based methods of word-level confidence estimation"). Every measure is 1 where one
+class has all the probability and 0 where all classes have the same; `tests/decoding/test_confidence_nemo.py` runs
+NeMo's beside ours. As by default in NeMo, blanks are left out.
 """
 
 from __future__ import annotations

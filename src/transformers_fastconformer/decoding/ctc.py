@@ -16,12 +16,14 @@ class CTCHypotheses(NamedTuple):
         token_lengths: (batch,).
         frame_indices: (batch, tokens), first frame of each token; 0 in the padding.
         log_probs: (batch, tokens), log-probability of each token in that frame; 0 in the padding.
+        scores: (batch, tokens), what was made of each token's frames beside it, such as confidences.
     """
 
     tokens: torch.Tensor
     token_lengths: torch.Tensor
     frame_indices: torch.Tensor
     log_probs: torch.Tensor
+    scores: torch.Tensor | None = None
 
 
 def ctc_greedy_decode(
