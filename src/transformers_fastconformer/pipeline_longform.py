@@ -26,7 +26,6 @@ from transformers import PreTrainedModel
 from .cache_fastconformer import TransducerState
 from .configuration_fastconformer import FastConformerConfig
 from .decoding.ctc import ctc_greedy_decode
-from .decoding.transducer_greedy import transducer_greedy_decode
 from .frames import reduced_lengths, subsampled_lengths
 from .masking import resolve_context
 from .modeling_fastconformer_transducer import FastConformerForTransducer, FastConformerTransducerPreTrainedModel
@@ -311,13 +310,15 @@ def _restart(
         return state
     device = state.frames_ahead.device
     clips = torch.tensor(forgotten, device=device)
-    blanks = torch.full((len(forgotten),), model.config.blank_token_id, dtype=torch.int64, device=device)
-    output, parts = model._predict(blanks, None)
+    frames, _ = _pad_pieces([pieces[clip] for clip in forgotten])
+    no_frames = torch.zeros(len(forgotten), dtype=torch.int64, device=device)
+    _, start = model.decode_frames(frames[:, :1], no_frames)
     return replace(
         state,
-        predictor_output=state.predictor_output.index_copy(0, clips, output),
+        predictor_output=state.predictor_output.index_copy(0, clips, start.predictor_output),
         predictor_state=tuple(
-            part.index_copy(1, clips, new) for part, new in zip(state.predictor_state, parts, strict=True)
+            part.index_copy(1, clips, new)
+            for part, new in zip(state.predictor_state, start.predictor_state, strict=True)
         ),
     )
 
@@ -331,18 +332,7 @@ def _decode_transducer(
 ) -> TransducerState:
     """Decode the next frames of every clip from where the state stands; what is found is added to `decoded`."""
     frames, lengths = _pad_pieces(pieces)
-    config = model.config
-    hypotheses, state = transducer_greedy_decode(
-        model.joint.encoder_proj(frames),
-        lengths,
-        predict=model._predict,
-        joint=model.joint,
-        blank_id=config.blank_token_id,
-        padding_id=config.pad_token_id,
-        durations=getattr(config, "durations", None),
-        max_symbols_per_step=max_symbols_per_step or config.max_symbols_per_step,
-        state=state,
-    )
+    hypotheses, state = model.decode_frames(frames, lengths, max_symbols_per_step, state)
     _add(decoded, hypotheses, lengths.tolist())
     return state
 
