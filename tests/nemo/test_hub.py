@@ -1,0 +1,246 @@
+"""From a name to a `.nemo` file; what the real client and a server do together is in `integration/test_hub_nemo.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from transformers_fastconformer.nemo import hub as hub_module
+from transformers_fastconformer.nemo.hub import (
+    FoundArchive,
+    check_download,
+    file_digest,
+    find_archive,
+    require_archive,
+)
+
+COMMIT = "b" * 40
+
+
+class FakeHub:
+    """Takes the place of the two functions that reach the Hub, and notes what they are asked."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.files: dict[str, list[str]] = {}
+        self.pipeline_tags: dict[str, str] = {}
+        self.error: Exception | None = None
+        self.asked: list[tuple[Any, ...]] = []
+
+    def model_info(self, hub_id: str, *, revision: str | None, token: Any) -> SimpleNamespace:
+        self.asked.append(("info", hub_id, revision, token))
+        if self.error is not None:
+            raise self.error
+        siblings = [SimpleNamespace(rfilename=name) for name in self.files[hub_id]]
+        return SimpleNamespace(sha=COMMIT, siblings=siblings, pipeline_tag=self.pipeline_tags.get(hub_id))
+
+    def cached_file(self, hub_id: str, file_name: str, **options: Any) -> str:
+        self.asked.append(("file", hub_id, file_name, options))
+        if file_name not in self.files.get(hub_id, ()):
+            raise OSError(f"{hub_id} does not appear to have a file named {file_name}.")
+        return str(self.store(hub_id, file_name))
+
+    def store(self, hub_id: str, file_name: str, commit: str = COMMIT) -> Path:
+        """Put a file into the cache of the Hub as if it had been downloaded."""
+        repository = self.cache / f"models--{hub_id.replace('/', '--')}"
+        path = repository / "snapshots" / commit / file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"content")
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(commit)
+        return path
+
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    fake = FakeHub(tmp_path / "hub")
+    monkeypatch.setattr(hub_module, "HfApi", lambda: fake)
+    monkeypatch.setattr(hub_module, "cached_file", fake.cached_file)
+    monkeypatch.setattr(hub_module.constants, "HF_HUB_CACHE", str(fake.cache))
+    monkeypatch.setattr(hub_module, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(
+        hub_module,
+        "try_to_load_from_cache",
+        lambda hub_id, name, *, cache_dir, revision: next(
+            (str(path) for path in fake.cache.rglob(name) if revision in path.parts), None
+        ),
+    )
+    return fake
+
+
+# On disk
+
+
+def test_paths(tmp_path, hub):
+    archive = tmp_path / "a.nemo"
+    archive.write_bytes(b"a")
+    (tmp_path / "config.yaml").write_text("")
+    assert find_archive(archive) == find_archive(str(archive)) == FoundArchive(archive)
+    assert find_archive(tmp_path) == FoundArchive(archive)
+    assert find_archive(tmp_path / "config.yaml") is None
+    assert find_archive(tmp_path.parent, {"subfolder": tmp_path.name}) == FoundArchive(archive)
+    assert find_archive(tmp_path, {"subfolder": "absent"}) is None
+    (tmp_path / "config.json").write_text("{}")
+    assert find_archive(tmp_path) is None
+    assert require_archive(tmp_path) == find_archive(archive) == FoundArchive(archive)
+    assert hub.asked == []
+
+
+def test_several_in_a_folder(tmp_path):
+    for name in ("b.nemo", "a.nemo"):
+        (tmp_path / name).write_bytes(b"")
+    message = rf"{tmp_path} holds 2 \.nemo files: a\.nemo, b\.nemo; name one of them, such as '{tmp_path}/a\.nemo'"
+    for find in (find_archive, require_archive):
+        with pytest.raises(ValueError, match=message):
+            find(tmp_path)
+
+
+def test_an_unpacked_archive_is_for_conversions(tmp_path):
+    (tmp_path / "model_config.yaml").write_text("")
+    assert find_archive(tmp_path) is None
+    assert require_archive(tmp_path) == FoundArchive(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["absent.nemo", "./absent", "/no/such/folder", "a/b/c", "a/b.nemo", "a b/c", "", "."])
+def test_what_is_no_name_of_a_repository_is_not_looked_for(name, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_archive(name) is None
+    with pytest.raises(
+        ValueError, match=r"no such file or folder; expected a \.nemo file|expected a \.nemo file in it"
+    ):
+        require_archive(name)
+    assert hub.asked == []
+
+
+# On the Hub
+
+
+def test_a_repository_is_asked_once(hub):
+    hub.files["org/name"] = ["README.md", "model.nemo"]
+    found = find_archive("org/name", {"token": "t", "revision": "v1", "force_download": False, "dtype": "auto"})
+    assert found == FoundArchive(
+        hub.cache / f"models--org--name/snapshots/{COMMIT}/model.nemo", "org/name", "model.nemo", COMMIT
+    )
+    assert found.source == "org/name"
+    assert hub.asked == [
+        ("info", "org/name", "v1", "t"),
+        ("file", "org/name", "model.nemo", {"token": "t", "revision": "v1", "force_download": False}),
+    ]
+    hub.asked.clear()
+    assert find_archive("org/name", {"revision": "v1"}) == found
+    assert hub.asked == [("info", "org/name", "v1", None)]  # the file is there
+    find_archive("org/name", {"revision": "v1", "force_download": True})
+    assert hub.asked[-1] == ("file", "org/name", "model.nemo", {"revision": "v1", "force_download": True})
+
+
+@pytest.mark.parametrize("files", [["config.json", "model.nemo"], ["README.md"], []])
+def test_repositories_of_another_kind(hub, files):
+    hub.files["org/name"] = files
+    assert find_archive("org/name") is None
+    assert [question[0] for question in hub.asked] == ["info"]
+
+
+def test_archives_of_texts_are_left_alone(hub):
+    hub.files["org/name"] = ["model.nemo"]
+    hub.pipeline_tags["org/name"] = "text-generation"
+    assert find_archive("org/name") is None
+    assert [question[0] for question in hub.asked] == ["info"]
+
+
+def test_a_conversion_takes_the_archive_beside_a_configuration(hub):
+    hub.files["org/name"] = ["config.json", "model.nemo"]
+    assert require_archive("org/name").file_name == "model.nemo"
+    with pytest.raises(TypeError, match="dtype is no option; expected one of"):
+        require_archive("org/name", {"dtype": "auto"})
+    hub.files["org/name"] = ["config.json"]
+    with pytest.raises(ValueError, match=r"org/name: expected a \.nemo file in it; found none"):
+        require_archive("org/name")
+
+
+def test_several_in_a_repository(hub):
+    hub.files["org/name"] = ["b.nemo", "a.nemo", "deep/c.nemo"]
+    message = r"org/name holds 2 \.nemo files: a\.nemo, b\.nemo; name one of them, such as 'org/name/a\.nemo'"
+    for find in (find_archive, require_archive):
+        with pytest.raises(ValueError, match=message):
+            find("org/name")
+    assert find_archive("org/name/b.nemo").file_name == "b.nemo"
+    assert find_archive("org/name/deep/c.nemo").file_name == "deep/c.nemo"
+    assert find_archive("org/name", {"subfolder": "deep"}).file_name == "deep/c.nemo"
+    assert find_archive("org/name/c.nemo", {"subfolder": "deep"}).file_name == "deep/c.nemo"
+    with pytest.raises(OSError, match=r"does not appear to have a file named no\.nemo"):
+        find_archive("org/name/no.nemo")
+    hub.files["org/name"] = ["deep/c.nemo"]
+    with pytest.raises(
+        ValueError, match=r"in folders alone: deep/c\.nemo; name one of them, such as 'org/name/deep/c"
+    ):
+        find_archive("org/name")
+
+
+def test_the_configuration_of_a_subfolder_counts(hub):
+    hub.files["org/name"] = ["config.json", "deep/model.nemo"]
+    assert find_archive("org/name", {"subfolder": "deep"}).file_name == "deep/model.nemo"
+    hub.files["org/name"] = ["model.nemo", "deep/config.json", "deep/model.nemo"]
+    assert find_archive("org/name", {"subfolder": "deep"}) is None
+    assert find_archive("org/name").file_name == "model.nemo"
+
+
+def test_only_what_is_known_is_not_asked_for(hub):
+    hub.files["org/name"] = ["model.nemo"]
+    assert find_archive("org/name", only_if_known=True) is None
+    assert hub.asked == []
+    hub.store("org/name", "model.nemo")
+    assert find_archive("org/name", only_if_known=True).file_name == "model.nemo"
+    assert find_archive("org/name", {"revision": "other"}, only_if_known=True) is None
+    hub.asked.clear()
+    hub.store("org/name", "config.json")
+    assert find_archive("org/name") is None  # loaded in the usual way before
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("is_option", [True, False])
+def test_offline(hub, is_option, monkeypatch):
+    options = {"local_files_only": True} if is_option else {}
+    monkeypatch.setattr(hub_module, "is_offline_mode", lambda: not is_option)
+    hub.files["org/name"] = ["model.nemo"]
+    assert find_archive("org/name", options) is None
+    hub.store("org/name", "model.nemo")
+    for revision in (None, "main", COMMIT, SimpleNamespace(initial=None, resolved=COMMIT)):
+        assert find_archive("org/name", {**options, "revision": revision}).commit == COMMIT
+        assert require_archive("org/name", {**options, "revision": revision}).commit == COMMIT
+    assert find_archive("org/name", {**options, "revision": "c" * 40}) is None
+    assert not [question for question in hub.asked if question[0] == "info"]
+
+
+def test_a_hub_that_does_not_answer(hub):
+    hub.files["org/name"] = ["model.nemo"]
+    hub.error = ConnectionError("no network")
+    assert find_archive("org/name") is None  # the usual way of loading says why
+    with pytest.raises(OSError, match=r"org/name does not appear to have a file named config\.json"):
+        require_archive("org/name")
+    hub.store("org/name", "model.nemo")
+    assert find_archive("org/name").file_name == "model.nemo"
+
+
+# The content
+
+
+def test_damaged_downloads(tmp_path):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / COMMIT
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    (tmp_path / "content").write_bytes(b"content" * 1000)
+    digest = file_digest(tmp_path / "content")
+    blob = (tmp_path / "content").rename(blobs / digest)
+    (snapshot / "model.nemo").symlink_to(blob)
+    archive = FoundArchive(snapshot / "model.nemo", "org/name", "model.nemo", COMMIT)
+    assert archive.expected_digest == digest
+    check_download(archive)
+    blob.write_bytes(b"c0ntent" * 1000)
+    with pytest.raises(ValueError, match=rf"org/name: the download of model\.nemo is damaged.*expected {digest}"):
+        check_download(archive)
+    local = FoundArchive(snapshot / "model.nemo")
+    assert local.expected_digest is None
+    check_download(local)
