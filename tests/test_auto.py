@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +230,8 @@ def write_checkpoints_of_others(folder: Path) -> dict[str, Path]:
     """Tiny checkpoints of other models, and folders that are none."""
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     BertModel(BertConfig(vocab_size=9, **shape)).save_pretrained(folder / "bert")
-    (folder / "bert" / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"])
-    )
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
+    (folder / "bert" / "vocab.txt").write_text("\n".join(vocabulary))
     wav2vec2 = Wav2Vec2Config(
         vocab_size=5, conv_dim=(8,), conv_kernel=(10,), conv_stride=(5,), num_conv_pos_embeddings=4,
         num_conv_pos_embedding_groups=2, **shape
@@ -258,7 +258,8 @@ def describe_loading(loader: Any, name: Any) -> tuple[Any, ...]:
     try:
         loaded = loader.from_pretrained(name)
     except Exception as error:
-        return type(error), str(error), type(error.__cause__)
+        # Lists of what is known hold our names while we are registered.
+        return type(error), re.sub(r",? ?fastconformer\w*", "", str(error), flags=re.IGNORECASE), type(error.__cause__)
     weights = loaded.state_dict() if hasattr(loaded, "state_dict") else {}
     config = loaded.to_dict() if hasattr(loaded, "to_dict") else getattr(loaded, "config", None)
     return type(loaded), str(config), {key: value.tolist() for key, value in weights.items()}
@@ -306,7 +307,7 @@ def test_unregistering_takes_everything_back(saved_model, cache):
             AutoConfig.from_pretrained(saved_model("tdt")[1])
         with pytest.raises(ValueError, match="Unrecognized configuration class"):
             AutoModelForTDT.from_config(build_config("tdt"))
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"\.nemo"):
             FastConformerModel.from_pretrained(CHECKPOINT_PATH)
         assert type(FastConformerForTDT.from_pretrained(saved_model("tdt")[1])) is FastConformerForTDT
         assert registered_sources() == {}
@@ -317,7 +318,7 @@ def test_unregistering_takes_everything_back(saved_model, cache):
         AutoConfig.from_pretrained = monkeyed
         unregister()
         assert vars(AutoConfig)["from_pretrained"] is monkeyed
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"\.nemo"):
             AutoConfig.from_pretrained(CHECKPOINT_PATH)
         AutoConfig.from_pretrained = wrapper
         register()

@@ -1,4 +1,4 @@
-"""From a name to a `.nemo` file; what the real client and a server do together is in `integration/test_hub_nemo.py`."""
+"""From a name to a `.nemo` file; the real client and a server are in `integration/test_hub_nemo.py`."""
 
 from __future__ import annotations
 
