@@ -153,3 +153,14 @@ def test_the_command_refuses_what_does_not_go_with_a_folder(
         assert code == 1
         assert message in printed
     assert not any(tmp_path.iterdir())
+
+
+def test_an_archive_beside_a_configuration_is_converted(
+    convert: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "digits.nemo").symlink_to(CHECKPOINT_PATH)
+    (tmp_path / "repository" / "config.json").write_text('{"model_type": "parakeet_tdt"}')
+    code, _ = convert("--model_name", tmp_path / "repository", "--output_dir", tmp_path / "ours")
+    assert code == 0
+    assert (tmp_path / "ours" / "model.safetensors").is_file()

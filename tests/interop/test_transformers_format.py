@@ -16,7 +16,7 @@ from their_models import THEIR_MODELS, build_their_model, calm_joint, class_of_t
 from transformers import AutoModel, PreTrainedModel
 
 import transformers_fastconformer
-from transformers_fastconformer import FastConformerFeatureExtractor
+from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerProcessor
 from transformers_fastconformer.interop import (
     convert_transformers_checkpoint,
     export_to_transformers,
@@ -35,6 +35,7 @@ from transformers_fastconformer.interop.config_tables import (
 )
 from transformers_fastconformer.interop.families import FAMILIES, FAMILY_OF_TYPE
 from transformers_fastconformer.interop.weight_names import our_name_of, rows_for, their_name_of
+from transformers_fastconformer.nemo.tokenizer_map import character_tokenizer
 
 LENGTHS = [97, 64, 33, 17]
 TOLERANCE = 5e-6  # of the largest magnitude
@@ -393,6 +394,19 @@ def test_what_their_classes_cannot_express_is_refused_by_name(
     with pytest.raises(ValueError, match=f"(?s){message}"):
         export_to_transformers(build_model(kind, **overrides), tmp_path / "theirs", head=head)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_timestamps_alone_need_is_left_out_and_named(tmp_path: Path) -> None:
+    build_their_extractor(class_of_transformers("ParakeetFeatureExtractor"), 8)
+    tokenizer = character_tokenizer(list("abcdefghij"))
+    extractor = FastConformerFeatureExtractor(feature_size=8)
+    processor = FastConformerProcessor(extractor, tokenizer, word_separator="|", segment_gap_frames=4)
+    result = export_to_transformers(build_model("ctc"), tmp_path / "theirs", processor=processor)
+    assert set(result.options_left_out) == {"word_separator", "segment_gap_frames"}
+    read = read_transformers_checkpoint(tmp_path / "theirs")
+    again = read.read_processor()
+    assert again is not None
+    assert again.tokenizer.text_options == tokenizer.text_options
 
 
 def test_what_training_alone_needs_is_left_out_and_named(tmp_path: Path) -> None:

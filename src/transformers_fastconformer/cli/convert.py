@@ -21,7 +21,9 @@ from ..interop import (
     export_to_transformers,
     is_transformers_checkpoint,
 )
+from ..nemo.archive import CONFIG_MEMBER
 from ..nemo.convert import convert_nemo_checkpoint
+from ..nemo.hub import ARCHIVE_SUFFIX
 from ..nemo.model_card import insert_verification
 from ..nemo.reference import require_nemo
 from ..nemo.verify import VerificationReport, describe_row, verify_conversion
@@ -127,7 +129,9 @@ def _check_format(output_format: str, head: str | None) -> bool:
 
 def _check_source(source: str, is_export: bool, verify: bool, dtype: str) -> bool:
     """Whether the source is a `.nemo` checkpoint, and not a folder in another form."""
-    if not (Path(source) / CONFIG_FILE).is_file():
+    folder = Path(source)
+    holds_archive = (folder / CONFIG_MEMBER).is_file() or any(folder.glob(f"*{ARCHIVE_SUFFIX}"))
+    if holds_archive or not (folder / CONFIG_FILE).is_file():
         return True
     if not is_export and not is_transformers_checkpoint(source):
         raise ValueError(f"{source} is in the form of this package or of others already; expected a .nemo checkpoint.")
@@ -146,7 +150,7 @@ def show_export(console: Console, result: ExportResult, place: str) -> None:
     """Say what was written for Transformers' own classes, and what they have no place for."""
     console.print(f"Wrote a checkpoint of {result.class_name} to {place}.", soft_wrap=True)
     for option, reason in result.options_left_out.items():
-        console.print(f"Left out: {option} ({reason}); it matters for training alone.", markup=False, soft_wrap=True)
+        console.print(f"Left out: {option} ({reason}).", markup=False, soft_wrap=True)
     parts = sorted({name.partition(".")[0] for name in result.tensors_left_out})
     if parts:
         console.print(f"Left out: the other head ({', '.join(parts)}).", markup=False, soft_wrap=True)

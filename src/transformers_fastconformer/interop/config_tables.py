@@ -449,10 +449,10 @@ def look_aheads_of(config: FastConformerConfig) -> list[int]:
 
 
 def options_left_out(config: FastConformerConfig, family: Family) -> dict[str, str]:
-    """Options that the written form has no place for and that inference does not need: name, and the reason."""
+    """Options that the written form has no place for and that give no other numbers: name, and the reason."""
     default = type(config)()
     left_out = {
-        name: reason
+        name: f"of training alone; {reason}"
         for name, reason in TRAINING_ONLY.items()
         if hasattr(config, name) and getattr(config, name) not in (getattr(default, name), None)
     }
@@ -469,6 +469,9 @@ def options_left_out(config: FastConformerConfig, family: Family) -> dict[str, s
         left_out["attention_contexts"] = f"{family.class_name} has one left context, that of attention_context"
     return left_out
 
+
+# Of our processor: how words and segments of timestamps are told apart, which theirs does not do.
+TIMESTAMP_OPTIONS = ("word_separator", "segment_separators", "segment_gap_frames")
 
 # Feature extractors
 

@@ -36,6 +36,7 @@ from ..nemo.safetensors_writer import INDEX_FILE, SINGLE_FILE, TensorEntry, pars
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
 from .config_tables import (
+    TIMESTAMP_OPTIONS,
     config_from_transformers,
     config_to_transformers,
     extractor_from_transformers,
@@ -394,7 +395,7 @@ class ExportResult:
     Args:
         output_dir: The folder that `class_name` loads.
         class_name: The class of Transformers.
-        options_left_out: Options of ours that it has no place for and inference does not need, with the reasons.
+        options_left_out: Options of ours that it has no place for, of training and of timestamps, with the reasons.
         tensors_left_out: Tensors of ours that are not written (the other head of a hybrid), with the reasons.
         files: Names of the files in `output_dir`.
     """
@@ -478,10 +479,18 @@ def export_to_transformers(
     return ExportResult(
         output_dir,
         family.class_name,
-        options_left_out(config, family),
+        options_left_out(config, family) | _timestamp_options_left_out(processor),
         left_out,
         sorted(path.name for path in output_dir.iterdir()),
     )
+
+
+def _timestamp_options_left_out(processor: Any) -> dict[str, str]:
+    if not isinstance(processor, FastConformerProcessor):
+        return {}
+    default = FastConformerProcessor(processor.feature_extractor, processor.tokenizer)
+    changed = [name for name in TIMESTAMP_OPTIONS if getattr(processor, name) != getattr(default, name)]
+    return dict.fromkeys(changed, "of timestamps; theirs has tokens alone")
 
 
 def _our_config(folder: Path) -> FastConformerConfig:
