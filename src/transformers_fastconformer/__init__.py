@@ -1,9 +1,11 @@
 """
 NVIDIA's FastConformer speech models in Hugging Face Transformers, without NeMo.
 
-Importing the package registers its classes with the Auto classes of Transformers.
+Importing the package registers its classes with the Auto classes of Transformers, and lets those load `.nemo`
+checkpoints; `auto.py` says how and takes it back.
 """
 
+from .audio import read_audio
 from .auto import AutoModelForRNNT, AutoModelForTDT
 from .configuration_fastconformer import (
     FastConformerConfig,
@@ -22,6 +24,8 @@ from .modeling_outputs import (
     FastConformerGenerateOutput,
     FastConformerTransducerOutput,
 )
+from .nemo.convert import convert_nemo_checkpoint
+from .pipeline_fastconformer import load_model, transcribe_waveforms
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
 from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__
@@ -51,4 +55,8 @@ __all__ = [
     "ParakeetTDTForCTC",
     "ParakeetTDTForTDT",
     "__version__",
+    "convert_nemo_checkpoint",
+    "load_model",
+    "read_audio",
+    "transcribe_waveforms",
 ]
