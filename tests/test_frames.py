@@ -36,11 +36,11 @@ def test_integers_and_tensors_agree() -> None:
 
 @pytest.mark.parametrize(("n_fft", "exact_pad"), [(512, False), (400, False), (511, False), (512, True)])
 @pytest.mark.parametrize("num_samples", [160, 320, 321, 1000, 1599])
-def test_stft_frames_are_counted_right(num_samples: int, n_fft: int, exact_pad: bool) -> None:
+def test_valid_frames_are_one_fewer_than_those_of_the_stft(num_samples: int, n_fft: int, exact_pad: bool) -> None:
     padding = frames.stft_padding_samples(n_fft, 160, exact_pad)
     padded = torch.nn.functional.pad(torch.zeros(num_samples), (padding, padding))
     spectrum = torch.stft(padded, n_fft, 160, window=torch.ones(n_fft), center=False, return_complex=True)
-    assert frames.stft_frames(num_samples, 160, n_fft, exact_pad) == spectrum.shape[1]
+    assert frames.mel_lengths_from_samples(num_samples, 160, n_fft, exact_pad) == spectrum.shape[1] - 1
 
 
 def test_frames_are_filled_up() -> None:
@@ -50,8 +50,7 @@ def test_frames_are_filled_up() -> None:
 
 def test_mel_frames_and_samples() -> None:
     for mel_frames in range(5):
-        num_samples = frames.samples_from_mel_frames(mel_frames, 160)
-        assert frames.mel_lengths_from_samples(num_samples, 160, 512) == mel_frames
+        assert frames.mel_lengths_from_samples(mel_frames * 160, 160, 512) == mel_frames
 
 
 @pytest.mark.parametrize(
@@ -95,12 +94,10 @@ def test_reduction() -> None:
 
 
 def test_seconds() -> None:
-    assert frames.samples_per_encoder_frame(160, 8) == 1280
     seconds = frames.seconds_from_encoder_frames(torch.arange(4), 160, 16000, 8)
     assert seconds.dtype == torch.float64
     assert seconds.tolist() == [frames.seconds_from_encoder_frames(frame, 160, 16000, 8) for frame in range(4)]
     assert seconds[3] == pytest.approx(0.24)
-    assert frames.samples_from_seconds(0.30000001, 16000) == 4800
     assert frames.seconds_from_samples(4800, 16000) == 0.3
     assert [frames.resampled_samples(n, 22050, 16000) for n in (0, 1, 441, 442)] == [0, 1, 320, 321]
 

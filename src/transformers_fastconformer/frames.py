@@ -36,20 +36,9 @@ def mel_lengths_from_samples(
     return mel_lengths * (mel_lengths > 0)
 
 
-def stft_frames(padded_samples: int, hop_samples: int, fft_samples: int, exact_pad: bool = False) -> int:
-    """Frames that the STFT of a tensor of `padded_samples` has: one more than is valid; `exact_pad` likewise."""
-    padding_samples = 2 * stft_padding_samples(fft_samples, hop_samples, exact_pad)
-    return max((padded_samples + padding_samples - fft_samples) // hop_samples, 0) + 1
-
-
 def padded_mel_frames(mel_frames: int, pad_to: int) -> int:
     """`mel_frames` rounded up to a multiple of `pad_to`; 0 leaves them alone."""
     return mel_frames if pad_to <= 0 else -(-mel_frames // pad_to) * pad_to
-
-
-def samples_from_mel_frames(mel_frames: Lengths, hop_samples: int) -> Lengths:
-    """Sample at which mel frame `mel_frames` is centred, and the fewest samples that give so many valid frames."""
-    return mel_frames * hop_samples
 
 
 def resampled_samples(samples: int, from_sampling_rate: int, to_sampling_rate: int) -> int:
@@ -148,11 +137,6 @@ def reduced_frames(encoder_frames: int, reduction_type: str | None, reduction_fa
 # Encoder frames and time
 
 
-def samples_per_encoder_frame(hop_samples: int, total_subsampling_factor: int) -> int:
-    """Samples that one encoder frame stands for; the factor includes a reduction among the blocks."""
-    return hop_samples * total_subsampling_factor
-
-
 def seconds_from_encoder_frames(
     encoder_frames: Lengths, hop_samples: int, sampling_rate: int, total_subsampling_factor: int
 ) -> float | Tensor:
@@ -163,11 +147,6 @@ def seconds_from_encoder_frames(
     """
     frames = encoder_frames if isinstance(encoder_frames, int) else encoder_frames.double()
     return frames * (hop_samples / sampling_rate) * total_subsampling_factor
-
-
-def samples_from_seconds(seconds: float, sampling_rate: int) -> int:
-    """Nearest sample to a time."""
-    return round(seconds * sampling_rate)
 
 
 def seconds_from_samples(samples: int, sampling_rate: int) -> float:
