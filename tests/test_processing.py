@@ -70,6 +70,23 @@ def test_text_gives_ids_and_with_audio_labels(processor: FastConformerProcessor)
         processor(text="a", sampling_rate=16000)
 
 
+@pytest.mark.parametrize("texts", ["one", ["one"], ["one", "two", "three"]])
+def test_every_clip_has_one_transcript(processor: FastConformerProcessor, texts: str | list[str]) -> None:
+    count = 1 if isinstance(texts, str) else len(texts)
+    with pytest.raises(ValueError, match=f"text has {count} transcripts for 2 clips of audio"):
+        processor(AUDIO, text=texts, sampling_rate=16000, return_tensors="pt")
+
+
+@pytest.mark.parametrize("audio", [None, "audio"])
+def test_no_transcript_at_all_is_refused(processor: FastConformerProcessor, audio: str | None) -> None:
+    arguments = {} if audio is None else {"audio": AUDIO, "sampling_rate": 16000}
+    with pytest.raises(ValueError, match=r"text=\[\] has no transcript"):
+        processor(text=[], **arguments)
+    if audio is not None:  # an empty one is a transcript
+        labels = processor(text=["", "the dog"], return_tensors="pt", **arguments)["labels"]
+        assert set(labels[0].tolist()) == {-100}
+
+
 def test_ids_and_outputs_give_texts(processor: FastConformerProcessor) -> None:
     texts = ["the dog, and the fox.", "", "Where?"]
     output = output_of(processor, texts)

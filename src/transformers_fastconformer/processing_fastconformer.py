@@ -111,9 +111,14 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; labels are then padded with -100.
             language (`str`, *optional*): Language of `text`, for aggregate tokenizers.
             kwargs: Further arguments of the feature extractor, or of the tokenizer for text alone.
+
+        Raises:
+            ValueError: for neither of the two, no text at all, and another number of texts than of clips.
         """
         if audio is None and text is None:
             raise ValueError("audio=None and text=None: expected at least one of them.")
+        if text is not None and not isinstance(text, str) and len(text) == 0:
+            raise ValueError("text=[] has no transcript; expected one a clip, or None.")
         text_kwargs = {} if language is None else {"language": language}
         if audio is None:
             if sampling_rate is not None:
@@ -123,7 +128,11 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         features = self.feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **kwargs)
         if text is None:
             return features
-        rows = self.tokenizer([text] if isinstance(text, str) else list(text), **text_kwargs)["input_ids"]
+        texts = [text] if isinstance(text, str) else list(text)
+        num_clips = len(features["input_features"])
+        if len(texts) != num_clips:
+            raise ValueError(f"text has {len(texts)} transcripts for {num_clips} clips of audio; expected one a clip.")
+        rows = self.tokenizer(texts, **text_kwargs)["input_ids"]
         if return_tensors is not None:
             longest = max(map(len, rows))
             rows = [row + [IGNORED_LABEL] * (longest - len(row)) for row in rows]
