@@ -13,6 +13,7 @@ from torch import nn
 
 from .decoding.confidence import ConfidenceOptions
 from .decoding.ctc import CTCHypotheses
+from .decoding.cuda_graphs import GraphCache
 from .decoding.transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
 from .decoding.transducer_networks import Joint, LSTMPredictor, StatelessPredictor
 from .masking import lengths_to_mask
@@ -34,10 +35,11 @@ _SAMPLES_PER_PARAMETER = 16
 
 
 class DecodingNetworks(NamedTuple):
-    """Prediction and joint network as steps of greedy decoding take them."""
+    """Prediction and joint network as steps of greedy decoding take them; where they may have CUDA graphs, those."""
 
     predict: PredictFunction
     joint: JointFunction
+    graphs: GraphCache | None = None
 
 
 _derived: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], DecodingNetworks]] = weakref.WeakKeyDictionary()
@@ -113,7 +115,8 @@ def _build_networks(decoder: Any, joint: Any, blank_id: int) -> DecodingNetworks
         embeddings = [embedding.weight.detach() for embedding in decoder.embeddings]
         predict = StatelessPredictor(embeddings, decoder.norm is not None, *projection, blank_id)
     activation = type(joint.activation).__name__.lower()
-    return DecodingNetworks(predict, Joint(activation, joint.head.weight.detach(), joint.head.bias.detach()))
+    fast_joint = Joint(activation, joint.head.weight.detach(), joint.head.bias.detach())
+    return DecodingNetworks(predict, fast_joint, GraphCache())
 
 
 _LSTM_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -90,8 +90,12 @@ class FastConformerHybridForCTC(FastConformerTransducerPreTrainedModel):
             language=language,
             return_dict=True,
         )
-        return FastConformerForCTC._decode_greedily(  # type: ignore[arg-type]
-            self, output, return_dict_in_generate, features_check, confidence
+        return FastConformerForCTC._decode_greedily(
+            self,  # type: ignore[arg-type]
+            output,
+            return_dict_in_generate,
+            features_check,
+            confidence,
         )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from .cache_fastconformer import TransducerState
 from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
 from .decoding.confidence import ConfidenceOptions, transducer_confidence
+from .decoding.cuda_graphs import transducer_masked_decode
 from .decoding.transducer_greedy import TransducerHypotheses
 from .decoding.transducer_label_looping import transducer_label_looping_decode
 from .generation_fastconformer import (
@@ -332,18 +333,22 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         networks = derive_decoding_networks(
             self.decoder, self.joint, PLAIN_NETWORKS, self.config.blank_token_id
         ) or DecodingNetworks(self._predict, self.joint)
-        decoded = transducer_label_looping_decode(
-            self.joint.encoder_proj(last_hidden_state),
-            encoder_lengths,
-            predict=networks.predict,
-            joint=networks.joint,
-            blank_id=self.config.blank_token_id,
-            padding_id=self.config.pad_token_id,
-            durations=getattr(self.config, "durations", None),
-            max_symbols_per_step=max_symbols_per_step,
-            state=state,
-            score=None if confidence is None else partial(self._measure, confidence),
-        )
+        arguments: dict[str, Any] = {
+            "encoder_frames": self.joint.encoder_proj(last_hidden_state),
+            "encoder_lengths": encoder_lengths,
+            "predict": networks.predict,
+            "joint": networks.joint,
+            "blank_id": self.config.blank_token_id,
+            "padding_id": self.config.pad_token_id,
+            "durations": getattr(self.config, "durations", None),
+            "max_symbols_per_step": max_symbols_per_step,
+            "state": state,
+        }
+        if last_hidden_state.device.type == "cuda" and networks.graphs is not None and confidence is None:
+            decoded = transducer_masked_decode(**arguments, graphs=networks.graphs)
+        else:
+            score = None if confidence is None else partial(self._measure, confidence)
+            decoded = transducer_label_looping_decode(**arguments, score=score)
         frames_check.finish()
         return decoded
 

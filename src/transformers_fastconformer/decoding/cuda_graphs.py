@@ -1,0 +1,338 @@
+"""
+Greedy decoding of transducers for CUDA: label looping with masks, captured in graphs.
+
+A step launches a few dozen tiny kernels, and launching them costs more than running them. So a fixed number of rounds
+is captured once for a batch and a length rounded up, and replayed; clips that have ended are masked. The host asks
+only after each replay whether to go on, and has launched the next one by then.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import torch
+
+from ..cache_fastconformer import TransducerState
+from .transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
+
+logger = logging.getLogger(__name__)
+
+ROUNDS_PER_REPLAY = 8
+LEAST_FRAMES = 128
+WARM_UPS = 2
+
+
+class GraphCache:
+    """
+    Captured loops of one pair of networks, by their rounded sizes.
+
+    Args:
+        most_loops: Loops kept at a time; the one not used for longest goes first.
+        most_captures: Captures in all. Beyond them (sizes that never come back) loops run without graphs.
+    """
+
+    def __init__(self, most_loops: int = 8, most_captures: int = 64) -> None:
+        self.most_loops = most_loops
+        self.most_captures = most_captures
+        self.num_captures = 0
+        self.loops: OrderedDict[Hashable, MaskedLoop] = OrderedDict()
+        # A loop's buffers serve one call at a time.
+        self.lock = threading.Lock()
+
+    def find(self, key: Hashable) -> MaskedLoop | None:
+        if key in self.loops:
+            self.loops.move_to_end(key)
+        return self.loops.get(key)
+
+    def may_capture(self) -> bool:
+        return self.num_captures < self.most_captures
+
+    def keep(self, key: Hashable, loop: MaskedLoop) -> None:
+        self.num_captures += 1
+        self.loops[key] = loop
+        while len(self.loops) > self.most_loops:
+            self.loops.popitem(last=False)
+
+
+def round_up_sizes(batch_size: int, num_frames: int) -> tuple[int, int]:
+    """The next powers of two, so that few loops serve all sizes."""
+    return 1 << max(batch_size - 1, 0).bit_length(), max(LEAST_FRAMES, 1 << max(num_frames - 1, 0).bit_length())
+
+
+class MaskedLoop:
+    """
+    Static buffers, and rounds of label looping over them without a branch on values.
+
+    Args:
+        batch_size, num_frames: Sizes of the buffers.
+        template: A frame and its dtype and device, (joint_hidden_size,).
+        predict, joint, blank_id, durations, max_symbols_per_step: As in `transducer_greedy_decode`.
+        start_state: State of the prediction network at a start, for its shapes, with any batch.
+        looks_per_round: Frames that a clip may look at for its next token before the prediction network runs.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        num_frames: int,
+        template: torch.Tensor,
+        predict: PredictFunction,
+        joint: JointFunction,
+        blank_id: int,
+        durations: list[int] | None,
+        max_symbols_per_step: int | None,
+        start_state: tuple[torch.Tensor, ...],
+        looks_per_round: int,
+    ) -> None:
+        device = template.device
+        self.predict, self.joint, self.blank_id = predict, joint, blank_id
+        self.durations = None if durations is None else torch.tensor(durations, device=device)
+        self.max_symbols, self.looks_per_round = max_symbols_per_step, looks_per_round
+        self.batch_size, self.num_frames = batch_size, num_frames
+
+        def integers(*shape: int) -> torch.Tensor:
+            return torch.zeros(*shape, dtype=torch.int64, device=device)
+
+        self.frames = template.new_zeros(batch_size * num_frames, template.shape[0])
+        self.first_rows = torch.arange(batch_size, device=device) * num_frames
+        self.lengths, self.time, self.symbols = integers(batch_size), integers(batch_size), integers(batch_size)
+        self.prediction = template.new_zeros(batch_size, template.shape[0])
+        self.predictor_state = tuple(
+            part.new_zeros(part.shape[0], batch_size, *part.shape[2:]) for part in start_state
+        )
+        # What each round of a replay emitted, (rounds, batch); the blank is nothing.
+        self.tokens = integers(ROUNDS_PER_REPLAY, batch_size)
+        self.emitted_at, self.emitted_durations = torch.zeros_like(self.tokens), torch.zeros_like(self.tokens)
+        self.log_probs = torch.zeros(ROUNDS_PER_REPLAY, batch_size, device=device)
+        self.is_running = torch.zeros((), dtype=torch.bool, device=device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def load(
+        self,
+        frames: torch.Tensor,
+        lengths: torch.Tensor,
+        time: torch.Tensor,
+        prediction: torch.Tensor,
+        predictor_state: tuple[torch.Tensor, ...],
+    ) -> None:
+        """Put a batch into the buffers; clips that only fill them up have no frames."""
+        count, num_frames = frames.shape[:2]
+        self.frames.view(self.batch_size, self.num_frames, self.frames.shape[1])[:count, :num_frames] = frames
+        for buffer, values in ((self.lengths, lengths), (self.time, time), (self.prediction, prediction)):
+            buffer.zero_()
+            buffer[:count] = values
+        self.symbols.zero_()
+        for part, values in zip(self.predictor_state, predictor_state, strict=True):
+            part[:, :count] = values
+
+    def run_rounds(self) -> None:
+        """Every clip's next token, `ROUNDS_PER_REPLAY` times."""
+        for number in range(ROUNDS_PER_REPLAY):
+            self._run_round(number)
+        self.is_running.copy_((self.time < self.lengths).any())
+
+    def _run_round(self, number: int) -> None:
+        tokens = self.tokens[number].fill_(self.blank_id)
+        searching = self.time < self.lengths
+        for _ in range(self.looks_per_round):
+            rows = self.first_rows + self.time.clamp(max=self.num_frames - 1)
+            logits = self.joint(self.frames.index_select(0, rows), self.prediction)
+            token_logits = logits[:, : self.blank_id + 1]
+            best = token_logits.argmax(dim=-1)
+            is_token = searching & (best != self.blank_id)
+            if self.durations is None:
+                lasting = (best == self.blank_id).to(torch.int64)
+            else:
+                lasting = self.durations[logits[:, self.blank_id + 1 :].argmax(dim=-1)]
+            token_logits = token_logits.float()
+            log_probs = token_logits.gather(1, best[:, None])[:, 0] - token_logits.logsumexp(dim=-1)
+            for buffer, values in (
+                (tokens, best),
+                (self.emitted_at[number], self.time),
+                (self.emitted_durations[number], lasting),
+                (self.log_probs[number], log_probs),
+            ):
+                buffer.copy_(torch.where(is_token, values, buffer))
+            self.symbols += is_token
+            jump = torch.where(best == self.blank_id, lasting.clamp(min=1), lasting)
+            if self.max_symbols is not None:
+                is_stuck = is_token & (jump == 0) & (self.symbols >= self.max_symbols)
+                jump = torch.where(is_stuck, 1, jump)
+            jump = jump * searching
+            self.time += jump
+            self.symbols *= jump == 0
+            searching = searching & ~is_token & (self.time < self.lengths)
+        emitted = tokens != self.blank_id
+        output, state = self.predict(tokens, self.predictor_state)
+        self.prediction.copy_(torch.where(emitted[:, None], output, self.prediction))
+        for part, new_part in zip(self.predictor_state, state, strict=True):
+            mask = emitted.reshape(1, -1, *[1] * (part.ndim - 2))
+            part.copy_(torch.where(mask, new_part, part))
+
+    def capture(self) -> None:
+        """Record `run_rounds` in a graph. The buffers hold no clips then, so it changes nothing."""
+        stream = torch.cuda.Stream(self.frames.device)
+        stream.wait_stream(torch.cuda.current_stream(self.frames.device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self.run_rounds()
+        torch.cuda.current_stream(self.frames.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on allocating while this one captures.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self.run_rounds()
+        self.graph = graph
+
+    def replay(self) -> None:
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            self.run_rounds()
+
+
+def transducer_masked_decode(
+    encoder_frames: torch.Tensor,
+    encoder_lengths: torch.Tensor,
+    predict: PredictFunction,
+    joint: JointFunction,
+    blank_id: int,
+    padding_id: int,
+    durations: list[int] | None = None,
+    max_symbols_per_step: int | None = 10,
+    state: TransducerState | None = None,
+    looks_per_round: int | None = None,
+    graphs: GraphCache | None = None,
+) -> tuple[TransducerHypotheses, TransducerState]:
+    """
+    As `transducer_greedy_decode`, without waiting for the device in each step.
+
+    Args:
+        encoder_frames, encoder_lengths, predict, joint, blank_id, padding_id, durations, max_symbols_per_step, state:
+            As in `transducer_greedy_decode`. `predict` and `joint` must not wait for the device either.
+        looks_per_round: Frames that a clip may look at before the prediction network runs; default 4 for RNN-T, where
+            blanks last one frame, and 2 for TDT.
+        graphs: Captured loops of these networks, on a CUDA device; None runs the same loop without graphs.
+
+    Returns:
+        The hypotheses, and the state for the frames that follow. Frame indices count from the start of this call.
+    """
+    batch_size, num_frames, _ = encoder_frames.shape
+    device = encoder_frames.device
+    lengths = encoder_lengths.to(device)
+    if state is None:
+        blanks = torch.full((batch_size,), blank_id, dtype=torch.int64, device=device)
+        prediction, predictor_state = predict(blanks, None)
+        time = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    else:
+        prediction, predictor_state, time = state.predictor_output, state.predictor_state, state.frames_ahead
+    looks = looks_per_round or (4 if durations is None else 2)
+    sizes = round_up_sizes(batch_size, num_frames) if graphs is not None else (batch_size, max(num_frames, 1))
+
+    def build() -> MaskedLoop:
+        template = encoder_frames.new_zeros(encoder_frames.shape[2])
+        return MaskedLoop(
+            *sizes, template, predict, joint, blank_id, durations, max_symbols_per_step, predictor_state, looks
+        )
+
+    if graphs is None:
+        rounds, next_state = _run(build(), encoder_frames, lengths, time, prediction, predictor_state)
+    else:
+        key = (*sizes, encoder_frames.dtype, str(device), looks, max_symbols_per_step)
+        with graphs.lock:
+            loop = graphs.find(key) or _capture(build(), key, graphs)
+            rounds, next_state = _run(loop, encoder_frames, lengths, time, prediction, predictor_state)
+    return _collect(rounds, batch_size, blank_id, padding_id, durations is not None, encoder_frames), next_state
+
+
+def _capture(loop: MaskedLoop, key: Hashable, graphs: GraphCache) -> MaskedLoop:
+    """The loop with a graph, or as it is where there may be no more of them or capturing fails."""
+    if loop.frames.device.type != "cuda" or not graphs.may_capture():
+        return loop
+    try:
+        loop.capture()
+    except RuntimeError as error:
+        graphs.most_captures = 0
+        loop.graph = None
+        logger.warning("Decoding goes on without CUDA graphs: %s", error)
+        return loop
+    graphs.keep(key, loop)
+    return loop
+
+
+Rounds = list[tuple[torch.Tensor, ...]]
+
+
+def _run(
+    loop: MaskedLoop,
+    frames: torch.Tensor,
+    lengths: torch.Tensor,
+    time: torch.Tensor,
+    prediction: torch.Tensor,
+    predictor_state: tuple[torch.Tensor, ...],
+) -> tuple[Rounds, TransducerState]:
+    count = frames.shape[0]
+    loop.load(frames, lengths, time, prediction, predictor_state)
+    rounds: Rounds = []
+    is_cuda = frames.device.type == "cuda"
+    flags: list[tuple[torch.Tensor, torch.cuda.Event | None]] = []
+    while True:
+        loop.replay()
+        emitted = (loop.tokens, loop.emitted_at, loop.emitted_durations, loop.log_probs)
+        rounds.append(tuple(buffer.clone() for buffer in emitted))
+        if is_cuda:
+            flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+            flag.copy_(loop.is_running, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            flags.append((flag, event))
+        else:
+            flags.append((loop.is_running.clone(), None))
+        # The flag of the replay before is waited for, so that the device always has one to do. A replay too many emits
+        # nothing.
+        if is_cuda and len(flags) < 2:
+            continue
+        flag, done = flags.pop(0)
+        if done is not None:
+            done.synchronize()
+        if not bool(flag):
+            break
+    state = TransducerState(
+        predictor_state=tuple(part[:, :count].clone() for part in loop.predictor_state),
+        predictor_output=loop.prediction[:count].clone(),
+        frames_ahead=loop.time[:count] - lengths,
+    )
+    return rounds, state
+
+
+def _collect(
+    rounds: Rounds,
+    batch_size: int,
+    blank_id: int,
+    padding_id: int,
+    has_durations: bool,
+    encoder_frames: torch.Tensor,
+) -> TransducerHypotheses:
+    """From what each round emitted to the tokens of each clip, side by side."""
+    tokens, frames, durations, log_probs = (
+        torch.cat(column)[:, :batch_size].t() for column in zip(*rounds, strict=True)
+    )  # (batch, rounds)
+    is_token = tokens != blank_id
+    token_lengths = is_token.sum(dim=1)
+    num_tokens = int(token_lengths.max()) if batch_size else 0
+    column = torch.where(is_token, is_token.cumsum(dim=1) - 1, num_tokens)
+
+    def table(values: torch.Tensor, fill: int | float) -> torch.Tensor:
+        filled = values.new_full((batch_size, num_tokens + 1), fill)
+        filled.scatter_(1, column, values)
+        return filled[:, :num_tokens].contiguous()
+
+    return TransducerHypotheses(
+        tokens=table(tokens, padding_id),
+        token_lengths=token_lengths,
+        frame_indices=table(frames, 0),
+        durations=table(durations, 0) if has_durations else None,
+        log_probs=table(log_probs, 0.0),
+    )

@@ -1,0 +1,138 @@
+"""The masked loop equals the readable one on the CPU; with graphs it does on a GPU too."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from models import build_model
+from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer
+from test_transducer_label_looping import assert_equal, assert_states_equal, readable
+
+from transformers_fastconformer.decoding.cuda_graphs import GraphCache, round_up_sizes, transducer_masked_decode
+
+
+@pytest.mark.parametrize("looks_per_round", [1, 3])
+@pytest.mark.parametrize("name", DURATIONS)
+def test_equals_the_readable_loop(name, looks_per_round):
+    generator = torch.Generator().manual_seed(1)
+    masked = partial(transducer_masked_decode, looks_per_round=looks_per_round)
+    num_tokens = 0
+    for case in range(20):
+        networks = ScriptedTransducer(case, DURATIONS[name], blank_bonus=[-3.0, 0.0, 1.0, 3.0][case % 4])
+        max_symbols = [1, 2, 3, 10][case // 4 % 4]
+        batch_size = 1 + case % 5
+        lengths = torch.randint(0, 12, (batch_size,), generator=generator)
+        if case % 3 == 0:
+            lengths[0] = 0
+        if case % 7 == 0:
+            lengths[-1] = 40
+        rows = torch.randint(0, 64, (batch_size, int(lengths.max()) + case % 2), generator=generator)
+        expected, expected_state = networks.decode(rows, lengths, max_symbols_per_step=max_symbols)
+        found, state = networks.decode(rows, lengths, masked, max_symbols_per_step=max_symbols)
+        assert_equal(found, expected)
+        assert_states_equal(state, expected_state)
+        num_tokens += int(found.token_lengths.sum())
+    assert num_tokens > 60
+
+
+@pytest.mark.parametrize("name", ["rnnt", "tdt_far"])
+def test_rounded_sizes_change_nothing(name):
+    """With a cache the buffers are larger than the batch; what an earlier, larger batch left in them is not seen."""
+    networks = ScriptedTransducer(1, DURATIONS[name])
+    rows = torch.randint(0, 64, (3, 30), generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([30, 4, 17])
+    graphs = GraphCache()
+    masked = partial(transducer_masked_decode, graphs=graphs)
+    for clips in (slice(0, 3), slice(1, 2), slice(0, 2)):
+        expected, expected_state = networks.decode(rows[clips], lengths[clips])
+        found, state = networks.decode(rows[clips], lengths[clips], masked)
+        assert_equal(found, expected)
+        assert_states_equal(state, expected_state)
+    assert graphs.num_captures == 0  # no device to capture on
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_split_at_every_point(name):
+    networks = ScriptedTransducer(2, DURATIONS[name], blank_bonus=0.5)
+    rows = torch.randint(0, 64, (2, 8), generator=torch.Generator().manual_seed(2))
+    lengths = torch.tensor([8, 5])
+    whole, final_state = networks.decode(rows, lengths)
+    for cut in range(9):
+        first_lengths = lengths.clamp(max=cut)
+        first, state = networks.decode(rows[:, :cut], first_lengths, transducer_masked_decode)
+        second, state = networks.decode(rows[:, cut:], lengths - first_lengths, transducer_masked_decode, state=state)
+        assert_states_equal(state, final_state)
+        assert torch.equal(first.token_lengths + second.token_lengths, whole.token_lengths)
+        for clip, count in enumerate(first.token_lengths.tolist()):
+            joined = [*first.tokens[clip, :count].tolist(), *second.tokens[clip].tolist()]
+            expected = whole.tokens[clip, : int(whole.token_lengths[clip])].tolist()
+            assert joined[: len(expected)] == expected
+
+
+def test_empty_batch_and_empty_clips():
+    networks = ScriptedTransducer(0, [0, 1, 2])
+    for batch_size, num_frames in ((0, 4), (1, 0), (2, 0)):
+        rows, lengths = torch.zeros(batch_size, num_frames, dtype=torch.int64), torch.zeros(batch_size).long()
+        found, state = networks.decode(rows, lengths, transducer_masked_decode)
+        expected, expected_state = networks.decode(rows, lengths)
+        assert_equal(found, expected)
+        assert_states_equal(state, expected_state)
+
+
+def test_rounded_sizes():
+    assert round_up_sizes(1, 10) == (1, 128)
+    assert round_up_sizes(5, 129) == (8, 256)
+    assert round_up_sizes(128, 1024) == (128, 1024)
+
+
+def test_the_cache_is_bounded():
+    graphs = GraphCache(most_loops=2, most_captures=3)
+    loops: list[Any] = [object() for _ in range(3)]
+    for number, loop in enumerate(loops):
+        assert graphs.may_capture()
+        graphs.keep(number, loop)
+        assert graphs.find(0) is loops[0]  # used last, so kept
+    assert graphs.find(1) is None
+    assert not graphs.may_capture()
+    assert graphs.num_captures == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["rnnt", "rnnt_two_layers", "tdt", "tdt_far", "rnnt_stateless"])
+def test_graphs_equal_the_readable_loop(kind):
+    """Many sizes through one model: few captures, and the same tokens, frames and durations."""
+    model = build_model(kind).to("cuda")
+    generator = torch.Generator().manual_seed(0)
+    for batch_size, num_frames in ((1, 20), (3, 30), (5, 200), (2, 90), (4, 128), (6, 250), (1, 1)):
+        frames = (2.0 * torch.randn(batch_size, num_frames, 16, generator=generator)).to("cuda")
+        lengths = torch.randint(0, num_frames + 1, (batch_size,), generator=generator).to("cuda")
+        expected, expected_state = readable(model, frames, lengths)
+        found, state = model.decode_frames(frames, lengths)
+        assert_equal(found, expected)
+        assert_states_equal(state, expected_state, tolerance=1e-5)
+
+
+@pytest.mark.gpu
+def test_sizes_that_come_back_are_captured_once():
+    networks = ScriptedTransducer(0, [0, 1, 2])
+    networks.table = networks.table.cuda()
+    graphs = GraphCache()
+
+    def predict(tokens, state):
+        number = tokens if state is None else (5 * state[0][0, :, 0] + 3 * tokens + 1) % 13
+        number = number % 13
+        return number[:, None].float(), (number[None, :, None],)
+
+    def joint(frames, predictions):
+        return networks.table[frames[:, 0].long(), predictions[:, 0].long()]
+
+    rows = torch.randint(0, 64, (3, 100, 1)).float().cuda()
+    lengths = torch.tensor([100, 7, 50]).cuda()
+    for _ in range(3):
+        found, _ = transducer_masked_decode(rows, lengths, predict, joint, BLANK, BLANK, [0, 1, 2], graphs=graphs)
+    plain, _ = transducer_masked_decode(rows, lengths, predict, joint, BLANK, BLANK, [0, 1, 2])
+    assert graphs.num_captures == 1
+    assert_equal(found, plain)
