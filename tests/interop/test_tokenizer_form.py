@@ -109,6 +109,21 @@ def test_a_tokenizer_of_their_script_gives_nemos_text(kind: str, tmp_path: Path)
         assert ours(text)["input_ids"] == theirs(text, add_special_tokens=False)["input_ids"]
 
 
+def test_tokens_behind_the_blank_of_the_model_are_left_out(tmp_path: Path) -> None:
+    """Scripts for the streaming models put `<pad>` where the model has its blank, and `<blank>` behind it."""
+    nemos = build_ours("bpe")
+    backend, _ = tokenizer_to_transformers(nemos, FAMILY_OF_TYPE["parakeet_ctc"])
+    theirs = class_of_transformers("ParakeetTokenizer")(tokenizer_object=backend, pad_token="<pad>")
+    theirs.add_tokens([AddedToken("<blank>", normalized=False, special=True)])
+    theirs.save_pretrained(tmp_path)
+    assert theirs.convert_tokens_to_ids("<blank>") == nemos.blank_token_id + 1
+    ours = read_ours(tmp_path, nemos.blank_token_id)
+    assert len(ours) == nemos.blank_token_id + 1
+    assert ours.convert_ids_to_tokens(nemos.blank_token_id) == "<blank>"
+    for row in random_rows(nemos.blank_token_id, set()):
+        assert ours.decode(row) == nemos.decode(row)
+
+
 def test_a_name_that_is_taken_is_not_the_blank(tmp_path: Path) -> None:
     ours = build_ours("bpe with pad, bos, eos")
     assert "<pad>" in ours.get_vocab()

@@ -68,6 +68,7 @@ WRITTEN: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "rnnt, narrow joint": ("rnnt", {"joint_hidden_size": 9, "joint_activation": "sigmoid"}, None),
     "tdt": ("tdt", {"joint_hidden_size": 12}, None),
     "streaming rnnt": ("rnnt", {"joint_hidden_size": 12, **STREAMING}, None),
+    "transducer of a streaming hybrid": ("rnnt_hybrid", {"joint_hidden_size": 12, **STREAMING}, "transducer"),
     "prompted streaming rnnt": ("rnnt", {"joint_hidden_size": 12, **STREAMING, **PROMPTS}, None),
     "transducer of a hybrid": ("tdt_hybrid", {"joint_hidden_size": 12}, "transducer"),
     "ctc of a hybrid": ("tdt_hybrid_ctc", {}, "ctc"),
