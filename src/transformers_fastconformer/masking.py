@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -183,7 +183,8 @@ class FrameMask:
     def materialize(self, device: torch.device) -> FrameMask:
         """The same with the whole mask made once, which is cheaper where one block of queries has them all."""
         frame = torch.arange(self.num_frames, device=device)
-        return replace(self, matrix=self._build_rows(frame, frame))
+        # Not `dataclasses.replace`, which torch.compile before 2.7 cannot follow.
+        return FrameMask(self.num_frames, self.window, self.padding_mask, self._build_rows(frame, frame))
 
     def key_range(self, start: int, stop: int) -> tuple[int, int]:
         """First key, and the one behind the last, that any of the queries `start` to `stop - 1` sees."""
