@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,15 @@ import pytest
 
 # The loop-written truths and `models.py`, importable from every test folder.
 sys.path[:0] = [str(Path(__file__).resolve().parent / "reference"), str(Path(__file__).resolve().parent)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def conversion_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of converted `.nemo` files for the run, in place of the user's; processes that tests start share it."""
+    folder = tmp_path_factory.mktemp("conversions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSFORMERS_FASTCONFORMER_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
