@@ -28,6 +28,7 @@ def hub() -> Iterator[HubServer]:
     """A Hub without repositories."""
     with HubServer() as server:
         yield server
+    assert server.unknown_paths == []
 
 
 @pytest.fixture

@@ -170,6 +170,7 @@ class HubServer:
         self.objects: dict[str, bytes] = {}  # LFS files by their SHA-256
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.unknown_paths: list[str] = []  # what was asked and no route answers: a test of that proves nothing
         self.lock = threading.RLock()
         self._servers = [_start(self, is_storage) for is_storage in (False, True)]
         self.endpoint, self.storage_endpoint = (f"http://127.0.0.1:{each.server_port}" for each in self._servers)
@@ -248,6 +249,7 @@ class HubServer:
                 return Answer(307, b"", {"Location": location})
             with self.lock:
                 return handle(self, user=user, query=query, body=body, **named)
+        self.unknown_paths.append(f"{method} {path}")
         raise RefusedError(404, f"Sorry, we can't find the page {path}")
 
     def readable(self, repo_id: str, user: str | None, *, content: bool) -> Repository:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def test_every_auto_class_loads_by_name(client: HubServer, nemo_bytes: bytes, mo
     client.forget_requests()
     for auto_class, expected in CLASSES.items():
         assert type(auto_class.from_pretrained(PUBLISHED_NAME)) is expected
-        assert type(auto_class.from_pretrained(PUBLISHED_NAME, revision=commit)) is expected
+    for auto_class in (AutoModel, AutoProcessor):
+        assert type(auto_class.from_pretrained(PUBLISHED_NAME, revision=commit)) is CLASSES[auto_class]
     assert client.requests == []
     assert len(finished_conversions()) == 1
 
@@ -67,6 +69,15 @@ def test_a_pipeline_by_name(client: HubServer, nemo_bytes: bytes, monkeypatch) -
     client.forget_requests()
     assert pipeline("automatic-speech-recognition", model=PUBLISHED_NAME)(str(CLIP_PATHS[0]))["text"] == SPOKEN
     assert client.requests == []
+
+
+def test_threads_at_once(client: HubServer, nemo_bytes: bytes) -> None:
+    client.add_repository("org/nemo", {"model.nemo": nemo_bytes})
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(lambda auto_class: auto_class.from_pretrained("org/nemo"), [AutoConfig] * 4))
+    assert [config.ctc_loss_weight for config in loaded] == [CTC_LOSS_WEIGHT] * 4
+    assert client.count("GET", "model.nemo") == 1
+    assert len(finished_conversions()) == 1
 
 
 def test_revisions(client: HubServer, nemo_bytes: bytes, other_nemo_bytes: bytes) -> None:
@@ -200,8 +211,8 @@ def test_a_server_that_is_slow_or_gone(client: HubServer, nemo_bytes: bytes, oth
     assert ctc_loss_weight() == OTHER_CTC_LOSS_WEIGHT
     client.close()
     assert ctc_loss_weight() == OTHER_CTC_LOSS_WEIGHT
-    for auto_class, expected in CLASSES.items():
-        assert type(auto_class.from_pretrained("org/nemo")) is expected
+    for auto_class in (AutoModel, AutoProcessor):
+        assert type(auto_class.from_pretrained("org/nemo")) is CLASSES[auto_class]
 
 
 def test_a_folder_in_our_format_wins(client: HubServer, converted_folder: Path, nemo_bytes: bytes) -> None:
