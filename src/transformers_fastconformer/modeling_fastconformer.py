@@ -155,7 +155,11 @@ class FastConformerConvolution(nn.Module):
 
 
 def _is_recomputed() -> bool:
-    """Whether the forward pass at hand is one that gradient checkpointing makes again, that is within a backward."""
+    """
+    Whether the forward pass at hand is one that gradient checkpointing makes again, that is within a backward.
+
+    In a graph of `torch.compile` there is nothing to ask; torch 2.13 moves the statistics once there, 2.6 twice.
+    """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
