@@ -160,7 +160,8 @@ def read_source_card(source: FoundArchive, hub_options: Mapping[str, Any]) -> di
     try:
         path = cached_file(source.hub_id, CARD_FILE, **options)
         found = FRONT_MATTER.match(Path(str(path)).read_text(encoding="utf-8"))
-        metadata = yaml.safe_load(found[1]) if found else {}
+        # Texts and lists of texts alone: to the other loaders the language "no" is false.
+        metadata = yaml.load(found[1], Loader=yaml.BaseLoader) if found else {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError):  # a card is no reason to fail
         logger.debug(f"The card of {source.hub_id} cannot be read.", exc_info=True)
         return {}
