@@ -6,6 +6,7 @@ Two processes that want the same at once stand in `integration/test_hub_processe
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -197,12 +198,19 @@ def test_a_cache_that_cannot_be_written(make_archive, root, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise PermissionError(13, "Permission denied", str(root))
 
+    def refuse_read_only(*_args, **_kwargs):
+        raise OSError(errno.EROFS, "Read-only file system", str(root))
+
     monkeypatch.setattr(cache_module, "_write_json", refuse)
     monkeypatch.setattr(cache_module.os, "utime", refuse)
     assert resolve_nemo_checkpoint(path) == folder
     monkeypatch.setattr(cache_module, "FileLock", refuse)
+    other = make_archive("rnnt", name="other.nemo")
     with pytest.raises(PermissionError, match="TRANSFORMERS_FASTCONFORMER_CACHE or cache_dir chooses another place"):
-        resolve_nemo_checkpoint(make_archive("rnnt", name="other.nemo"))
+        resolve_nemo_checkpoint(other)
+    monkeypatch.setattr(cache_module, "FileLock", refuse_read_only)
+    with pytest.raises(OSError, match="TRANSFORMERS_FASTCONFORMER_CACHE or cache_dir chooses another place"):
+        resolve_nemo_checkpoint(other)
 
 
 def test_a_full_disk_is_told_before_anything_is_written(make_archive, root, monkeypatch):

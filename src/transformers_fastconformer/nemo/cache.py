@@ -42,6 +42,7 @@ LOCKS_FOLDER = "locks"
 # A file that was written just now may be written again without its times showing it.
 SETTLED_SECONDS = 2.0
 PATIENCE_SECONDS = 3.0
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,10 @@ def cached_conversion(digest: str, source: str, convert: Callable[[Path], None],
                     logger.warning(f"Converting {source}, once; it is loaded from {folder} from now on.")
                     convert(folder)
                     _remove_older_formats(folder.parent)
-        except PermissionError as error:
-            raise PermissionError(
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            raise OSError(
                 error.errno,
                 f"the converted form of {source} cannot be written; {CACHE_VARIABLE} or cache_dir chooses another "
                 "place",
