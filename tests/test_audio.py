@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio import load_waveform, read_audio
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 
@@ -91,6 +91,91 @@ def test_what_is_no_audio(tmp_path: Path) -> None:
         read_audio(io.BytesIO(b"nothing"))
     with pytest.raises(ValueError, match="audio is of type int; expected a path, bytes or an open binary file"):
         read_audio(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["path", "bytes", "open file"])
+def test_a_wav_that_is_cut_off(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(1.0, 16000), 16000, subtype="PCM_16")
+    whole = path.read_bytes()
+    cut = whole[:20044]
+    path.write_bytes(cut)
+    source: Any = {"path": path, "bytes": cut, "open file": io.BytesIO(cut)}[form]
+    with pytest.raises(ValueError, match=r"is cut off: its header announces 32000 bytes of samples, 20000 are there"):
+        read_audio(source)
+    # A header that says the length of the file instead of that of the samples loses nothing.
+    assert len(read_audio(whole[:40] + (32044).to_bytes(4, "little") + whole[44:])) == 16000
+
+
+@pytest.mark.parametrize("announced", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_wav_whose_writer_did_not_know_its_length(announced: int, tmp_path: Path) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(0.5, 16000), 16000, subtype="PCM_16")
+    whole = path.read_bytes()
+    streamed = whole[:40] + announced.to_bytes(4, "little") + whole[44:]
+    if announced == 0:
+        with pytest.raises(ValueError, match="without samples"):
+            read_audio(streamed)
+    else:
+        assert len(read_audio(streamed)) == 8000
+
+
+def test_a_wav_with_other_chunks(tmp_path: Path) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(0.5, 16000), 16000, subtype="PCM_16")
+    whole = path.read_bytes()
+    note = b"note" + (3).to_bytes(4, "little") + b"abc\0"
+    assert len(read_audio(whole[:36] + note + whole[36:])) == 8000
+    with pytest.raises(ValueError, match="cut off"):
+        read_audio((whole[:36] + note + whole[36:])[:5000])
+
+
+def test_a_flac_that_is_cut_off(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "tone.flac", np.random.default_rng(0).uniform(-1, 1, 64000) * 0.5, 16000)
+    whole = (tmp_path / "tone.flac").read_bytes()
+    with pytest.raises(ValueError, match=r"cut off|cannot be decoded"):
+        read_audio(whole[: len(whole) // 2])
+
+
+def test_values_that_are_not_finite(tmp_path: Path) -> None:
+    samples = tone(0.1, 16000)
+    samples[9] = np.inf
+    soundfile.write(tmp_path / "x.wav", samples, 16000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"x.wav' has the value inf at sample 9; expected finite samples"):
+        read_audio(tmp_path / "x.wav")
+
+
+def test_arrays_and_mappings() -> None:
+    left, right = tone(0.2, 16000), tone(0.2, 16000, hertz=1000.0)
+    assert np.array_equal(load_waveform(left), left)
+    assert np.array_equal(load_waveform(list(map(float, left))), left)
+    for stereo in (np.stack([left, right]), np.stack([left, right], axis=1)):
+        assert np.array_equal(load_waveform({"array": stereo, "sampling_rate": 16000}), (left + right) / 2)
+    assert np.array_equal(load_waveform(left[None]), left)
+    assert len(load_waveform({"raw": left, "sampling_rate": 8000})) == 2 * len(left)
+    assert len(load_waveform({"raw": left, "sampling_rate": 48000.0})) == -(-len(left) // 3)
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (np.zeros((2, 2), dtype=np.float32), r"clip has shape \(2, 2\): which side is time cannot be told"),
+        (np.zeros((16, 16000), dtype=np.float32), r"clip has shape \(16, 16000\); expected \(samples,\)"),
+        (np.zeros((1, 2, 3), dtype=np.float32), r"clip has shape \(1, 2, 3\)"),
+        (np.zeros((0, 100), dtype=np.float32), r"clip has shape \(0, 100\); expected \(channels, samples\)"),
+        ([[0.0, 0.1], [0.2]], "clip has rows of different lengths"),
+        (np.zeros(4, dtype=np.int16), "samples of type int16; expected floating-point samples"),
+        ({"raw": np.zeros(4), "sampling_rate": "fast"}, "sampling_rate='fast' of clip is not supported"),
+        ({"raw": np.zeros(4), "sampling_rate": 16000.5}, "sampling_rate=16000.5 of clip is not supported"),
+        ({"raw": np.zeros(4), "sampling_rate": True}, "sampling_rate=True of clip"),
+        ({"raw": np.zeros(4), "array": np.zeros(4), "sampling_rate": 16000}, "both 'raw' and 'array'"),
+        ({"sampling_rate": 16000}, r"clip is a mapping with \['sampling_rate'\]"),
+        (None, "clip is of type NoneType"),
+    ],
+)
+def test_what_is_no_waveform(audio: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_waveform(audio, name="clip")
 
 
 def test_audio_without_samples(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ models and Transformers' own for all others; `unregister_pipeline` takes it away
 from __future__ import annotations
 
 import importlib
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,6 +50,8 @@ GENERATE_OPTIONS = ("language", "max_symbols_per_step")
 # What of the arguments of a model's `from_pretrained` says where its configuration is.
 CONFIG_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "subfolder")
 PARTS = ("tokenizer", "feature_extractor")
+# What `transformers.pipeline` takes beside a name and passes on when it loads the parts of a checkpoint.
+COMPONENT_OPTIONS = ("revision", "token", "trust_remote_code")
 # How many clips `num_workers` may be ahead of the model, times the batch.
 BATCHES_AHEAD = 2
 
@@ -389,6 +392,10 @@ def _resolve(implementation: Any) -> type:
     return implementation
 
 
+# The name of another model that this thread's `transformers.pipeline` is loading, and where it is.
+_refused = threading.local()
+
+
 class AutoModelForFastConformer:
     """The head of any checkpoint of this package: of a hybrid the transducer, which `choose_head` may change."""
 
@@ -410,6 +417,8 @@ class AutoModelForFastConformer:
         for model_class in (FastConformerForTDT, FastConformerForRNNT, FastConformerForCTC):
             if isinstance(config, model_class.config_class):
                 return model_class.from_pretrained(name, config=config, **kwargs)
+        _refused.is_used, _refused.name = False, str(name)
+        _refused.options = {key: kwargs.get(key) for key in COMPONENT_OPTIONS}
         raise ValueError(
             f"{name} holds a model of type {config.model_type!r}; expected one of this package with a head to "
             "transcribe with: 'fastconformer_ctc', 'fastconformer_rnnt' or 'fastconformer_tdt'."
@@ -435,12 +444,16 @@ class SpeechRecognitionPipelines:
         if isinstance(model.config, FastConformerConfig):
             return FastConformerSpeechRecognitionPipeline(model, **kwargs)
         original = _resolve(cls.original_entry["impl"])
+        _refused.is_used, was_used = True, getattr(_refused, "is_used", True)
         if kwargs.get("tokenizer") is not None and kwargs.get("feature_extractor") is not None:
             return original(model=model, **kwargs)
-        parts = {part: kwargs.pop(part, None) or model.name_or_path or None for part in PARTS}
+        # Of a model given by name the parts are asked for by name again, of an object they are not.
+        is_named = not was_used and _refused.name == model.name_or_path
+        parts = {part: kwargs.pop(part, None) or (model.name_or_path if is_named else None) for part in PARTS}
+        options = _refused.options if is_named else {}
         task = kwargs.pop("task", TASK)
         make_pipeline: Any = transformers.pipeline
-        return make_pipeline(task, model=model, pipeline_class=original, **parts, **kwargs)
+        return make_pipeline(task, model=model, pipeline_class=original, **parts, **options, **kwargs)
 
 
 def register_pipeline() -> None:

@@ -50,6 +50,13 @@ def test_transcribe_text(run_command: Callable[..., Any], head: str) -> None:
     assert result.stdout.strip() == TEXT
 
 
+@pytest.mark.parametrize("options", [["--chunk_length_s", "2"], ["--chunk_length_s", "3", "--stride_length_s", "1"]])
+def test_transcribe_in_chunks(run_command: Callable[..., Any], options: list[str]) -> None:
+    result = run_command("transcribe", str(CLIP_PATHS[0]), "--model", "demo", *options)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == TEXT
+
+
 def test_transcribe_several_files_as_json(run_command: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     assert run_command("convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", str(folder)).returncode == 0
@@ -71,6 +78,8 @@ def test_transcribe_several_files_as_json(run_command: Callable[..., Any], tmp_p
         (["transcribe", "missing.wav", "--model", "demo"], "'missing.wav' does not exist"),
         (["transcribe", "text.wav", "--model", "demo"], "text.wav"),
         (["transcribe", str(CLIP_PATHS[0]), "--model", "missing.nemo"], "missing.nemo"),
+        (["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--language", "de-DE"], "language='de-DE'"),
+        (["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--stride_length_s", "1"], "needs chunk_length_s"),
         (["convert", "--model_name", "text.nemo", "--output_dir", "out"], "not a .nemo archive"),
         (["convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", "full"], "is not empty"),
         (["convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", "out", "--dtype", "int4"], "int4"),

@@ -46,7 +46,7 @@ def transcribe(
     model: Annotated[
         str,
         typer.Option(
-            help="Converted folder or its Hub repository, or a .nemo file; "
+            help="Folder or Hub repository in our format, or a .nemo file and what holds one (converted once); "
             f"'{DEMONSTRATION_NAME}' is the spoken-digit model that the package carries."
         ),
     ],
@@ -56,7 +56,18 @@ def transcribe(
     head: Annotated[
         Head, typer.Option(help="Head of a hybrid checkpoint; auto is the transducer where there is one.")
     ] = Head.AUTO,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Files in one batch.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", min=1, help="Files, or chunks of long ones, in one batch.")
+    ] = 8,
+    language: Annotated[str | None, typer.Option(help="Language code, for models that are told the language.")] = None,
+    chunk_length_s: Annotated[
+        float | None,
+        typer.Option("--chunk_length_s", help="Seconds that the encoder sees at once; default: whole files."),
+    ] = None,
+    stride_length_s: Annotated[
+        float | None,
+        typer.Option("--stride_length_s", help="Seconds of a chunk that are context, on each side; default: a sixth."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
     dtype: Annotated[Precision, typer.Option(help="Precision of the model.")] = Precision.AUTO,
 ) -> None:
@@ -69,7 +80,16 @@ def transcribe(
     sampling_rate = processor.feature_extractor.sampling_rate
     for paths in split_batches(files, batch_size):
         waveforms = [read_audio(path, sampling_rate) for path in paths]
-        transcripts = transcribe_waveforms(loaded, processor, waveforms, timestamps=output_format is OutputFormat.JSON)
+        transcripts = transcribe_waveforms(
+            loaded,
+            processor,
+            waveforms,
+            timestamps=output_format is OutputFormat.JSON,
+            language=language,
+            chunk_length_s=chunk_length_s,
+            stride_length_s=stride_length_s,
+            batch_size=batch_size,
+        )
         for path, transcript in zip(paths, transcripts, strict=True):
             if output_format is OutputFormat.JSON:
                 typer.echo(json.dumps({"file": str(path), **asdict(transcript)}, ensure_ascii=False))
