@@ -20,7 +20,7 @@ from transformers_fastconformer.decoding.transducer_networks import Joint, Proje
 from transformers_fastconformer.generation_fastconformer import derive_decoding_networks
 from transformers_fastconformer.modeling_fastconformer_transducer import PLAIN_NETWORKS
 
-ROWS_PER_JOINT = (1, 5)
+FRAMES_PER_LOOK = (1, 5)
 
 
 def assert_equal(found: TransducerHypotheses, expected: TransducerHypotheses, tolerance: float = 1e-5) -> None:
@@ -42,12 +42,12 @@ def assert_states_equal(found: TransducerState, expected: TransducerState, toler
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("rows_per_joint", ROWS_PER_JOINT)
+@pytest.mark.parametrize("frames_per_look", FRAMES_PER_LOOK)
 @pytest.mark.parametrize("name", DURATIONS)
-def test_equals_the_readable_loop(name, rows_per_joint):
+def test_equals_the_readable_loop(name, frames_per_look):
     """Random batches with an empty clip, with one much longer than the others, and with the limit reached."""
     generator = torch.Generator().manual_seed(1)
-    label_looping = partial(transducer_label_looping_decode, rows_per_joint=rows_per_joint)
+    label_looping = partial(transducer_label_looping_decode, frames_per_look=frames_per_look)
     num_tokens = num_stuck = 0
     for case in range(36):
         networks = ScriptedTransducer(case, DURATIONS[name], blank_bonus=[-3.0, 0.0, 1.0, 3.0][case % 4])
@@ -77,7 +77,7 @@ def test_equals_the_readable_loop(name, rows_per_joint):
 def test_one_duration_always(duration, blank_bonus):
     """All zero and all the longest, with tokens alone, both, and blanks alone."""
     durations = [0, 2, 4, 8] if duration else [0, 1]
-    for rows_per_joint in ROWS_PER_JOINT:
+    for frames_per_look in FRAMES_PER_LOOK:
         networks = ScriptedTransducer(2, durations, blank_bonus)
         networks.table[..., BLANK + 1 + (durations.index(duration) if duration else 0)] = 100.0
         rows, lengths = torch.arange(60).reshape(3, 20), torch.tensor([20, 1, 9])
@@ -88,15 +88,15 @@ def test_one_duration_always(duration, blank_bonus):
                 lengths[clips],
                 transducer_label_looping_decode,
                 max_symbols_per_step=4,
-                rows_per_joint=rows_per_joint,
+                frames_per_look=frames_per_look,
             )
             assert_equal(found, expected)
 
 
-@pytest.mark.parametrize("rows_per_joint", [1, 8])
+@pytest.mark.parametrize("frames_per_look", [1, 8])
 @pytest.mark.parametrize("name", DURATIONS)
-def test_split_at_every_point(name, rows_per_joint):
-    label_looping = partial(transducer_label_looping_decode, rows_per_joint=rows_per_joint)
+def test_split_at_every_point(name, frames_per_look):
+    label_looping = partial(transducer_label_looping_decode, frames_per_look=frames_per_look)
     picker = random.Random(5)
     for batch_size in (1, 3):
         networks = ScriptedTransducer(batch_size, DURATIONS[name], blank_bonus=0.5)
@@ -141,15 +141,15 @@ def test_the_prediction_network_runs_once_a_round():
 
 def test_many_frames_a_look_means_fewer_looks():
     counts = {}
-    for rows_per_joint in (1, 8):
+    for frames_per_look in (1, 8):
         networks = ScriptedTransducer(0, None, blank_bonus=100.0)
         networks.decode(
             torch.zeros(1, 40, dtype=torch.int64),
             torch.tensor([40]),
             transducer_label_looping_decode,
-            rows_per_joint=rows_per_joint,
+            frames_per_look=frames_per_look,
         )
-        counts[rows_per_joint] = networks.clips_asked
+        counts[frames_per_look] = networks.clips_asked
     assert counts == {1: [1] * 40, 8: [8] * 5}
 
 

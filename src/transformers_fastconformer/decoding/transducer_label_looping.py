@@ -19,6 +19,8 @@ from .transducer_greedy import JointFunction, PredictFunction, TransducerHypothe
 
 # Rows of logits that wait for their softmax, so that one call serves many tokens.
 ROWS_PER_SCORING = 64
+# Rows up to which the joint network's weights cost more to read than to use. With more clips nothing is looked ahead.
+ROWS_PER_LOOK = 16
 
 ScoreFunction = Callable[[torch.Tensor], torch.Tensor]
 
@@ -33,7 +35,7 @@ def transducer_label_looping_decode(
     durations: list[int] | None = None,
     max_symbols_per_step: int | None = 10,
     state: TransducerState | None = None,
-    rows_per_joint: int = 1,
+    frames_per_look: int = 1,
     score: ScoreFunction | None = None,
 ) -> tuple[TransducerHypotheses, TransducerState]:
     """
@@ -45,9 +47,8 @@ def transducer_label_looping_decode(
         encoder_frames, encoder_lengths, predict, joint, blank_id, padding_id, durations, max_symbols_per_step, state:
             As in `transducer_greedy_decode`; `joint` also takes several frames with one prediction, (n, size) and
             (1, size).
-        rows_per_joint: With fewer clips than this looking for a token, the joint network is given frames ahead of
-            time to make up so many rows. Pays where the joint's weights cost more to read than to use, and where
-            blanks are many (RNN-T).
+        frames_per_look: Frames of a clip that the joint network is given at a time, in anticipation of blanks. Pays
+            where blanks are many (RNN-T) and few clips are decoded.
         score: (n, classes) logits of emitted tokens to (n, scores), such as confidences; kept beside the tokens.
 
     Returns:
@@ -74,7 +75,7 @@ def transducer_label_looping_decode(
         blank_id=blank_id,
         durations=None if durations is None else np.asarray(durations, dtype=np.int64),
         max_symbols=max_symbols_per_step,
-        rows_per_joint=rows_per_joint,
+        frames_per_look=frames_per_look,
         emissions=_Emissions(blank_id, score),
     )
     decode = walk.one_clip if batch_size == 1 else walk.batch
@@ -98,7 +99,7 @@ class _Walk:
         blank_id: int,
         durations: np.ndarray | None,
         max_symbols: int | None,
-        rows_per_joint: int,
+        frames_per_look: int,
         emissions: _Emissions,
     ) -> None:
         self.frames = frames  # (batch, frames, joint_hidden_size)
@@ -107,7 +108,7 @@ class _Walk:
         self.blank_id = blank_id
         self.durations = durations
         self.max_symbols = max_symbols
-        self.rows_per_joint = rows_per_joint
+        self.frames_per_look = frames_per_look
         self.emissions = emissions
 
     def best_of(self, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -128,13 +129,12 @@ class _Walk:
         predictor_state: tuple[torch.Tensor, ...],
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], np.ndarray]:
         frames, joint, predict, emissions = self.frames[0], self.joint, self.predict, self.emissions
-        rows_per_joint, blank_id = max(self.rows_per_joint, 1), self.blank_id
+        frames_per_look, blank_id = self.frames_per_look, self.blank_id
         max_symbols = float("inf") if self.max_symbols is None else self.max_symbols
         time, length, symbols = int(start[0]), int(lengths[0]), 0
         while time < length:
             first = time
-            # On the frame of the last token another one is rather likely, but so is a blank: look ahead all the same.
-            logits = joint(frames[first : min(first + rows_per_joint, length)], prediction)
+            logits = joint(frames[first : min(first + frames_per_look, length)], prediction)
             best, jumps = self.best_of(logits)
             end = first + len(best)
             while time < end:
@@ -169,7 +169,7 @@ class _Walk:
             found_clips, found_tokens = [], []
             while len(searching):
                 # Rows of logits: `ahead` frames of each searching clip, the last frame repeated at its end.
-                ahead = max(1, self.rows_per_joint // len(searching))
+                ahead = max(1, min(self.frames_per_look, ROWS_PER_LOOK // len(searching)))
                 steps = np.minimum(time[searching, None] + np.arange(ahead), lengths[searching, None] - 1)
                 rows = torch.from_numpy((searching[:, None] * num_frames + steps).reshape(-1)).to(device)
                 clips = torch.from_numpy(np.repeat(searching, ahead)).to(device)
