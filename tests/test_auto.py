@@ -333,3 +333,18 @@ def auto_model_classes() -> list[type]:
     """All `AutoModel...` classes of Transformers."""
     names = [name for name in dir(transformers) if name.startswith("AutoModel")]
     return [getattr(transformers, name) for name in names if "from_pretrained" in vars(getattr(transformers, name))]
+
+
+@pytest.mark.parametrize("name", [str(CHECKPOINT_PATH), "org/name/model.nemo"])
+def test_pipelines_do_not_take_a_nemo_file_for_a_repository(name, monkeypatch):
+    """`transformers.pipeline` looks for an adapter (with PEFT) and, before 5.2x, for a configuration beside a name."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    find = transformers.pipelines.find_adapter_config_file
+    assert find(name, revision="main", token=None) is None
+    assert find("org/absent") is None
+    unregister()
+    try:
+        with pytest.raises(OSError, match="Repo id must"):
+            transformers.pipelines.find_adapter_config_file(name)
+    finally:
+        register()
