@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -578,7 +579,10 @@ def test_whisper_gets_its_own_pipeline() -> None:
     assert made.type == "seq2seq_whisper"
 
 
-def test_errors_of_other_models_are_their_own(others: dict[str, Path], tmp_path: Path) -> None:
+def test_errors_of_other_models_are_their_own(
+    others: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     shutil.copytree(others["wav2vec2"], tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "vocab*"))
     model = transformers.Wav2Vec2ForCTC.from_pretrained(others["wav2vec2"])
 
