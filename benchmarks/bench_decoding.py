@@ -403,7 +403,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = []
+    writer = None
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        writer = csv.DictWriter(arguments.output.open("w", newline="", buffering=1), COLUMNS, lineterminator="\n")
+        writer.writeheader()
     for family in arguments.families:
         for vocabulary in arguments.vocabularies:
             model = build_model(family, vocabulary)
@@ -417,13 +421,9 @@ def main() -> None:
                     round(0.8 * frames.shape[1]), frames.shape[1] + 1, (batch,), generator=generator
                 )
                 lengths[0] = frames.shape[1]
-                rows += describe(arguments, family, vocabulary, batch, seconds, implementations, frames, lengths)
-    if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+                rows = describe(arguments, family, vocabulary, batch, seconds, implementations, frames, lengths)
+                if writer is not None:
+                    writer.writerows(rows)
 
 
 def describe(

@@ -55,13 +55,6 @@ def transducer_label_looping_decode(
         The hypotheses, and the state for the frames that follow. Frame indices count from the start of this call.
     """
     batch_size, device = encoder_frames.shape[0], encoder_frames.device
-    if state is None:
-        blanks = torch.full((batch_size,), blank_id, dtype=torch.int64, device=device)
-        predictor_output, predictor_state = predict(blanks, None)
-        start = np.zeros(batch_size, dtype=np.int64)
-    else:
-        predictor_output, predictor_state = state.predictor_output, state.predictor_state
-        start = state.frames_ahead.cpu().numpy().astype(np.int64)
     lengths = encoder_lengths.cpu().numpy().astype(np.int64)
     if batch_size and lengths.max() > encoder_frames.shape[1]:
         raise ValueError(
@@ -79,10 +72,18 @@ def transducer_label_looping_decode(
         emissions=_Emissions(blank_id, score),
     )
     decode = walk.one_clip if batch_size == 1 else walk.batch
-    predictor_output, predictor_state, time = decode(lengths, start, predictor_output, predictor_state)
+    with torch.inference_mode():
+        if state is None:
+            blanks = torch.full((batch_size,), blank_id, dtype=torch.int64, device=device)
+            predictor_output, predictor_state = predict(blanks, None)
+            start = np.zeros(batch_size, dtype=np.int64)
+        else:
+            predictor_output, predictor_state = state.predictor_output, state.predictor_state
+            start = state.frames_ahead.cpu().numpy().astype(np.int64)
+        predictor_output, predictor_state, time = decode(lengths, start, predictor_output, predictor_state)
     next_state = TransducerState(
-        predictor_state=predictor_state,
-        predictor_output=predictor_output,
+        predictor_state=tuple(part.clone() for part in predictor_state),  # ordinary tensors again
+        predictor_output=predictor_output.clone(),
         frames_ahead=torch.from_numpy(time - lengths).to(device),
     )
     return walk.emissions.collect(batch_size, padding_id, durations is not None, device), next_state

@@ -126,8 +126,8 @@ class LSTMPredictor:
             else:
                 gates = projection(torch.cat([below, old_hidden[layer]], dim=1)).float()
             gates[:, : 3 * size].sigmoid_()
-            gates[:, 3 * size :].tanh_()
-            enter, forget, leave, update = gates.split(size, dim=1)
+            enter, forget, leave, update = gates.view(count, 4, size).unbind(1)
+            update.tanh_()
             new_cell, new_hidden = cell[layer], hidden[layer]
             if new_cell.dtype == gates.dtype:
                 torch.mul(forget, old_cell[layer], out=new_cell).addcmul_(enter, update)
