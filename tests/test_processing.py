@@ -168,6 +168,33 @@ def test_words_and_segments_follow_the_options() -> None:
     assert [segment["segment"] for segment in clip.timestamps["segment"]] == ["a", "b", "c"]
 
 
+def test_confidences_of_tokens_words_and_clips(processor: FastConformerProcessor) -> None:
+    output = output_of(processor, ["the lazy dog", "the dog<EOU>"])
+    longest = output.sequences.shape[1]
+    output.token_confidences = torch.linspace(0.9, 0.1, 2 * longest).reshape(2, longest)
+    output.confidence_aggregation = "min"
+    found: Any = processor.batch_decode(output, confidence=True)
+    for clip, transcription in enumerate(found):
+        tokens = processor.tokenizer.vocabulary_tokens(
+            output.sequences[clip, : output.sequence_lengths[clip]].tolist()
+        )
+        values = [value for value, token in zip(output.token_confidences[clip].tolist(), tokens) if token != "<EOU>"]
+        assert transcription.timestamps is None
+        assert transcription.token_confidences == values
+        assert len(transcription.word_confidences) == len(transcription.text.split())
+        assert transcription.word_confidences[-1] == transcription.confidence == min(values)
+    assert found[1].text == "the dog"
+    timed: Any = processor.batch_decode(output, confidence=True, timestamps="word")
+    assert [transcription.confidence for transcription in timed] == [
+        transcription.confidence for transcription in found
+    ]
+    assert timed[0].timestamps["word"]
+    with pytest.raises(ValueError, match="token_confidences: found None"):
+        processor.batch_decode(output_of(processor, ["the dog"]), confidence=True)
+    with pytest.raises(ValueError, match="found token ids alone"):
+        processor.batch_decode([[1, 2]], confidence=True)
+
+
 def test_incomplete_outputs_are_refused(processor: FastConformerProcessor) -> None:
     output = output_of(processor, ["the dog"])
     with pytest.raises(ValueError, match="durations: found None"):

@@ -13,6 +13,7 @@ from .configuration_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from .decoding.confidence import ConfidenceOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .modeling_fastconformer import FastConformerEncoder, FastConformerModel, FastConformerPreTrainedModel
 from .modeling_fastconformer_ctc import FastConformerForCTC
@@ -33,6 +34,7 @@ from .version import __version__
 __all__ = [
     "AutoModelForRNNT",
     "AutoModelForTDT",
+    "ConfidenceOptions",
     "FastConformerCTCConfig",
     "FastConformerCTCOutput",
     "FastConformerConfig",

@@ -11,6 +11,7 @@ from transformers import BatchEncoding, BatchFeature, ProcessorMixin
 from transformers.utils import ModelOutput
 
 from .checkpoint_sources import LoadsFromSources
+from .decoding.confidence import aggregate_confidence, word_confidences
 from .decoding.timestamps import (
     SEGMENT_SEPARATORS,
     Span,
@@ -39,11 +40,17 @@ class FastConformerTranscription(ModelOutput):
             `end_offset` in encoder frames, `start` and `end` in seconds, and `language` for the tokens of an
             aggregate tokenizer.
         events (`list[dict]`): Event tokens such as `<EOU>` with their times, under the name `"event"`.
+        token_confidences (`list[float]`): How sure decoding was of each token.
+        word_confidences (`list[float]`): The same of each word of the text, in order.
+        confidence (`float`): The same of the clip.
     """
 
     text: str | None = None
     timestamps: dict[str, list[dict[str, Any]]] | None = None
     events: list[dict[str, Any]] | None = None
+    token_confidences: list[float] | None = None
+    word_confidences: list[float] | None = None
+    confidence: float | None = None
 
 
 class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
@@ -167,9 +174,11 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             timestamps (`bool`, `str` or `list[str]`, defaults to `False`):
                 Levels of times: `"token"`, `"char"`, `"word"`, `"segment"`, several of them, or `True` for all.
             output_offsets (`bool`, defaults to `False`): The same as `timestamps=True`.
+            confidence (`bool`, defaults to `False`):
+                Confidences of tokens, words and the clip, for what `generate(..., confidence=...)` returned.
 
         Returns:
-            `list[str]`, or with times `list[FastConformerTranscription]`.
+            `list[str]`, or with times or confidences `list[FastConformerTranscription]`.
         """
         if not isinstance(token_ids, FastConformerGenerateOutput):
             return self._decode_ids(self.tokenizer.batch_decode, token_ids, *args, **kwargs)
@@ -182,8 +191,13 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         skip_special_tokens: bool = True,
         timestamps: bool | str | Sequence[str] = False,
         output_offsets: bool = False,
+        confidence: bool = False,
         **kwargs: Any,
     ) -> Any:
+        if confidence:
+            raise ValueError(
+                "confidence=True: found token ids alone; expected what generate(..., confidence=...) returns."
+            )
         if _timestamp_levels(timestamps, output_offsets):
             raise ValueError(
                 "timestamps: found token ids alone; expected what generate(..., return_dict_in_generate=True) returns."
@@ -196,6 +210,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         skip_special_tokens: bool = True,
         timestamps: bool | str | Sequence[str] = False,
         output_offsets: bool = False,
+        confidence: bool = False,
     ) -> list[str] | list[FastConformerTranscription]:
         levels = _timestamp_levels(timestamps, output_offsets)
         if output.sequences is None or output.sequence_lengths is None:
@@ -205,19 +220,60 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             for row, length in zip(output.sequences.tolist(), output.sequence_lengths.tolist(), strict=True)
         ]
         texts = [self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
-        if not levels:
+        if not levels and not confidence:
             return texts
+        transcriptions = [FastConformerTranscription(text=text) for text in texts]
+        if levels:
+            self._add_timestamps(transcriptions, rows, output, levels, skip_special_tokens)
+        if confidence:
+            self._add_confidences(transcriptions, rows, output, skip_special_tokens)
+        return transcriptions
+
+    def _add_timestamps(
+        self,
+        transcriptions: list[FastConformerTranscription],
+        rows: list[list[int]],
+        output: FastConformerGenerateOutput,
+        levels: Sequence[str],
+        skip_special_tokens: bool,
+    ) -> None:
         if output.frame_indices is None or output.decoder_type is None:
             raise ValueError("frame_indices, decoder_type: found None; timestamps need them.")
         frame_rows = output.frame_indices.tolist()
         duration_rows = output.durations.tolist() if output.durations is not None else None
-        transcriptions = []
-        for clip, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        for clip, (row, transcription) in enumerate(zip(rows, transcriptions, strict=True)):
             durations = duration_rows[clip][: len(row)] if duration_rows is not None else None
             offsets = token_offsets(output.decoder_type, frame_rows[clip][: len(row)], durations)
-            timed, events = self._timestamps(row, offsets, output.decoder_type, levels, skip_special_tokens)
-            transcriptions.append(FastConformerTranscription(text=text, timestamps=timed, events=events))
-        return transcriptions
+            transcription.timestamps, transcription.events = self._timestamps(
+                row, offsets, output.decoder_type, levels, skip_special_tokens
+            )
+
+    def _add_confidences(
+        self,
+        transcriptions: list[FastConformerTranscription],
+        rows: list[list[int]],
+        output: FastConformerGenerateOutput,
+        skip_special_tokens: bool,
+    ) -> None:
+        if output.token_confidences is None or output.confidence_aggregation is None:
+            raise ValueError("token_confidences: found None; confidences need generate(..., confidence=...).")
+        tokenizer, aggregation = self.tokenizer, output.confidence_aggregation
+        for row, values, transcription in zip(rows, output.token_confidences.tolist(), transcriptions, strict=True):
+            kept = [
+                (token_id, value)
+                for token_id, value in zip(row, values[: len(row)], strict=True)
+                if not (skip_special_tokens and token_id in tokenizer.event_token_ids)
+            ]
+            token_ids, confidences = [token_id for token_id, _ in kept], [value for _, value in kept]
+            transcription.token_confidences = confidences
+            transcription.word_confidences = word_confidences(
+                tokenizer.vocabulary_tokens(token_ids),
+                [tokenizer.piece_text([token_id]) for token_id in token_ids],
+                confidences,
+                tokenizer.word_rule,
+                aggregation,
+            )
+            transcription.confidence = aggregate_confidence(confidences, aggregation)
 
     def _timestamps(
         self,
