@@ -175,10 +175,9 @@ def test_confidences_of_tokens_words_and_clips(processor: FastConformerProcessor
     output.confidence_aggregation = "min"
     found: Any = processor.batch_decode(output, confidence=True)
     for clip, transcription in enumerate(found):
-        tokens = processor.tokenizer.vocabulary_tokens(
-            output.sequences[clip, : output.sequence_lengths[clip]].tolist()
-        )
-        values = [value for value, token in zip(output.token_confidences[clip].tolist(), tokens) if token != "<EOU>"]
+        ids = output.sequences[clip, : output.sequence_lengths[clip]].tolist()
+        is_word = [token != "<EOU>" for token in processor.tokenizer.vocabulary_tokens(ids)]
+        values = output.token_confidences[clip, : len(ids)][torch.tensor(is_word)].tolist()
         assert transcription.timestamps is None
         assert transcription.token_confidences == values
         assert len(transcription.word_confidences) == len(transcription.text.split())
