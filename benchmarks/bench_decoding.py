@@ -241,7 +241,10 @@ def use_transformers(model: Any, family: str, vocabulary: int, dtype: torch.dtyp
         mask = torch.arange(frames.shape[1]) < lengths[:, None]
         with torch.inference_mode():
             found = theirs.generate(input_features=frames.to(dtype), attention_mask=mask)
-        return [[token for token in row if token != vocabulary] for row in found.sequences.tolist()]
+        # In a batch it goes on with clips that have ended; what comes beyond a clip's last frame is dropped here.
+        began_at = found.durations.cumsum(dim=1) - found.durations
+        is_token = (found.sequences != vocabulary) & (began_at < lengths[:, None])
+        return [row[kept].tolist() for row, kept in zip(found.sequences, is_token, strict=True)]
 
     return decode
 
