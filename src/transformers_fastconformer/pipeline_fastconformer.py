@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .frames import seconds_from_samples
+from .nemo.hub import ARCHIVE_ON_HUB
 from .pipeline_longform import extract_clip, plan_chunks, transcribe_features
 from .pipeline_recognition import HEADS, AutoModelForFastConformer, choose_head
 from .processing_fastconformer import FastConformerProcessor
@@ -54,7 +55,7 @@ def load_model(
     if head not in HEADS:
         raise ValueError(f"head={head!r} is not supported; expected one of {HEADS}.")
     check_device(device)
-    if str(source).endswith(".nemo") and not Path(source).exists():
+    if str(source).endswith(".nemo") and not (Path(source).exists() or ARCHIVE_ON_HUB.fullmatch(str(source))):
         raise FileNotFoundError(f"{str(source)!r} does not exist; expected a .nemo archive.")
     model = choose_head(AutoModelForFastConformer.from_pretrained(source, dtype=dtype), head)
     processor = FastConformerProcessor.from_pretrained(source)

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProces
 from transformers_fastconformer import AutoModelForTDT, FastConformerForTDT, FastConformerModel
 from transformers_fastconformer.auto import register, unregister
 from transformers_fastconformer.demonstration import CLIP_PATHS
+from transformers_fastconformer.pipeline_fastconformer import load_model
 
 
 def downloads(hub: HubServer) -> int:
@@ -151,6 +152,7 @@ def test_subfolder_and_several_archives(client: HubServer, nemo_bytes: bytes, ot
         assert type(auto_class.from_pretrained("org/nemo/a.nemo")) is expected
     assert ctc_loss_weight(subfolder="deep/er") == OTHER_CTC_LOSS_WEIGHT
     assert AutoConfig.from_pretrained("org/nemo/b.nemo").ctc_loss_weight == OTHER_CTC_LOSS_WEIGHT
+    assert load_model("org/nemo/b.nemo")[0].config.ctc_loss_weight == OTHER_CTC_LOSS_WEIGHT
     assert AutoConfig.from_pretrained("org/nemo/a.nemo").ctc_loss_weight == CTC_LOSS_WEIGHT
     assert client.count("GET", "a.nemo") == 1
     with pytest.raises(OSError, match=r"no\.nemo"):
