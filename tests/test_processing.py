@@ -168,6 +168,17 @@ def test_words_and_segments_follow_the_options() -> None:
     assert [segment["segment"] for segment in clip.timestamps["segment"]] == ["a", "b", "c"]
 
 
+def test_a_silent_clip_has_every_field(processor: FastConformerProcessor) -> None:
+    """A text of no characters too is found under its name."""
+    output = output_of(processor, ["the dog", ""])
+    output.token_confidences, output.confidence_aggregation = torch.zeros(output.sequences.shape), "min"
+    timed: Any = processor.batch_decode(output, timestamps="word")
+    assert timed[1]["text"] == ""
+    assert timed[1]["timestamps"] == {"word": []}
+    sure: Any = processor.batch_decode(output, confidence=True)
+    assert (sure[1]["text"], sure[1]["token_confidences"], sure[1]["confidence"]) == ("", [], 1.0)
+
+
 def test_confidences_of_tokens_words_and_clips(processor: FastConformerProcessor) -> None:
     output = output_of(processor, ["the lazy dog", "the dog<EOU>"])
     longest = output.sequences.shape[1]

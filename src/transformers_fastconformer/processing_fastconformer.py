@@ -222,16 +222,16 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         texts = [self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
         if not levels and not confidence:
             return texts
-        transcriptions = [FastConformerTranscription(text=text) for text in texts]
+        transcriptions: list[dict[str, Any]] = [{"text": text} for text in texts]
         if levels:
             self._add_timestamps(transcriptions, rows, output, levels, skip_special_tokens)
         if confidence:
             self._add_confidences(transcriptions, rows, output, skip_special_tokens)
-        return transcriptions
+        return [FastConformerTranscription(**fields) for fields in transcriptions]
 
     def _add_timestamps(
         self,
-        transcriptions: list[FastConformerTranscription],
+        transcriptions: list[dict[str, Any]],
         rows: list[list[int]],
         output: FastConformerGenerateOutput,
         levels: Sequence[str],
@@ -244,13 +244,13 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         for clip, (row, transcription) in enumerate(zip(rows, transcriptions, strict=True)):
             durations = duration_rows[clip][: len(row)] if duration_rows is not None else None
             offsets = token_offsets(output.decoder_type, frame_rows[clip][: len(row)], durations)
-            transcription.timestamps, transcription.events = self._timestamps(
+            transcription["timestamps"], transcription["events"] = self._timestamps(
                 row, offsets, output.decoder_type, levels, skip_special_tokens
             )
 
     def _add_confidences(
         self,
-        transcriptions: list[FastConformerTranscription],
+        transcriptions: list[dict[str, Any]],
         rows: list[list[int]],
         output: FastConformerGenerateOutput,
         skip_special_tokens: bool,
@@ -265,15 +265,15 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
                 if not (skip_special_tokens and token_id in tokenizer.event_token_ids)
             ]
             token_ids, confidences = [token_id for token_id, _ in kept], [value for _, value in kept]
-            transcription.token_confidences = confidences
-            transcription.word_confidences = word_confidences(
+            transcription["token_confidences"] = confidences
+            transcription["word_confidences"] = word_confidences(
                 tokenizer.vocabulary_tokens(token_ids),
                 [tokenizer.piece_text([token_id]) for token_id in token_ids],
                 confidences,
                 tokenizer.word_rule,
                 aggregation,
             )
-            transcription.confidence = aggregate_confidence(confidences, aggregation)
+            transcription["confidence"] = aggregate_confidence(confidences, aggregation)
 
     def _timestamps(
         self,
