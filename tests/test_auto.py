@@ -48,6 +48,11 @@ from transformers_fastconformer.checkpoint_sources import registered_sources
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.nemo.cache import CACHE_VARIABLE, list_conversions
 
+
+def ask_for_a_pipeline(name: str) -> Any:
+    return transformers.pipeline("automatic-speech-recognition", model=name)
+
+
 ACCEPTED = [
     *((AutoModel, kind, FastConformerModel) for kind in KINDS),
     (AutoModelForCTC, "ctc", FastConformerForCTC),
@@ -292,6 +297,15 @@ def test_checkpoints_of_others_load_as_without_us(tmp_path, monkeypatch):
     assert classes["AutoModelForSpeechSeq2Seq", "whisper"] is WhisperForConditionalGeneration
     assert classes["AutoFeatureExtractor", "whisper"] is WhisperFeatureExtractor
     assert classes["AutoConfig", "absent"] is classes["AutoTokenizer", "org/absent"] is OSError
+
+
+@pytest.mark.parametrize("load", [AutoConfig.from_pretrained, AutoModel.from_pretrained, ask_for_a_pipeline])
+@pytest.mark.parametrize("name", ["absent.nemo", "/no/such/folder/absent.nemo", "checkpoints/absent.nemo"])
+def test_a_missing_nemo_file_is_refused_and_the_hub_not_asked(load, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(transformers.utils.hub, "hf_hub_download", None)
+    with pytest.raises(FileNotFoundError, match=f"'{name}' does not exist; expected a .nemo file"):
+        load(name)
 
 
 def test_unregistering_takes_everything_back(saved_model, cache):

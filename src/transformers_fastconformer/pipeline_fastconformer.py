@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .frames import seconds_from_samples
-from .nemo.hub import ARCHIVE_ON_HUB
+from .nemo.hub import ARCHIVE_ON_HUB, is_hub_id
 from .pipeline_longform import extract_clip, plan_chunks, transcribe_features
 from .pipeline_recognition import HEADS, AutoModelForFastConformer, choose_head
 from .processing_fastconformer import FastConformerProcessor
@@ -50,13 +50,14 @@ def load_model(
 
     Raises:
         ValueError: when the checkpoint lacks the head.
-        FileNotFoundError: there is no such archive.
+        FileNotFoundError: there is no such file or folder, and it is no name of a repository.
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r} is not supported; expected one of {HEADS}.")
     check_device(device)
-    if str(source).endswith(".nemo") and not (Path(source).exists() or ARCHIVE_ON_HUB.fullmatch(str(source))):
-        raise FileNotFoundError(f"{str(source)!r} does not exist; expected a .nemo archive.")
+    name = str(source)
+    if not (Path(name).exists() or is_hub_id(name) or ARCHIVE_ON_HUB.fullmatch(name)):
+        raise FileNotFoundError(f"{name!r} does not exist; expected a folder, a .nemo archive or a Hub repository.")
     model = choose_head(AutoModelForFastConformer.from_pretrained(source, dtype=dtype), head)
     processor = FastConformerProcessor.from_pretrained(source)
     return model.eval().to(device), processor

@@ -104,13 +104,24 @@ def test_an_unpacked_archive_is_for_conversions(tmp_path):
     assert require_archive(tmp_path) == FoundArchive(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["absent.nemo", "./absent", "/no/such/folder", "a/b/c", "a/b.nemo", "a b/c", "", "."])
+@pytest.mark.parametrize("name", ["./absent", "/no/such/folder", "a/b/c", "a b/c", "", "."])
 def test_what_is_no_name_of_a_repository_is_not_looked_for(name, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_archive(name) is None
     with pytest.raises(
         ValueError, match=r"no such file or folder; expected a \.nemo file|expected a \.nemo file in it"
     ):
+        require_archive(name)
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("name", ["absent.nemo", "a/b.nemo", "./a/b/c.nemo", "/no/such/folder/a.nemo"])
+@pytest.mark.parametrize("options", [{}, {"only_if_known": True}])
+def test_a_missing_file_is_refused_at_once(name, options, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"'{name}' does not exist; expected a \.nemo file, or owner/"):
+        find_archive(name, **options)
+    with pytest.raises(ValueError, match=r"no such file or folder; expected a \.nemo file"):
         require_archive(name)
     assert hub.asked == []
 

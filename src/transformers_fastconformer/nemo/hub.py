@@ -94,6 +94,7 @@ def find_archive(
             asking the Hub.
 
     Raises:
+        FileNotFoundError: for the path of a `.nemo` file that is not there; the Hub is not asked.
         ValueError: for a folder or repository with several archives.
         OSError: for an archive that is there and cannot be downloaded, in the words of Transformers.
     """
@@ -109,7 +110,11 @@ def find_archive(
     named_file = ARCHIVE_ON_HUB.fullmatch(name)
     if named_file:
         return _download(named_file[1], _join(subfolder, named_file[2]), options)
-    if not _is_hub_id(name):
+    if name.endswith(ARCHIVE_SUFFIX):
+        raise FileNotFoundError(
+            f"{name!r} does not exist; expected a .nemo file, or owner/repository/file.nemo for one on the Hub."
+        )
+    if not is_hub_id(name):
         return None
     is_offline = bool(options.get("local_files_only")) or is_offline_mode()
     known, has_config = _known_archives(name, subfolder, options)
@@ -156,7 +161,7 @@ def require_archive(name: str | os.PathLike[str], options: Mapping[str, Any] | N
         found = FoundArchive(folder) if (folder / CONFIG_MEMBER).is_file() else _find_in_folder(folder)
     elif ARCHIVE_ON_HUB.fullmatch(name):
         found = find_archive(name, options)
-    elif not _is_hub_id(name):
+    elif not is_hub_id(name):
         raise ValueError(f"{name}: no such file or folder; expected a .nemo file, a folder with one or a Hub id.")
     else:
         known, _ = _known_archives(name, subfolder, options)
@@ -186,7 +191,8 @@ def only_archive(names: Iterable[str], source: str) -> str | None:
     return archives[0] if archives else None
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no path may be that of a repository."""
     return HUB_ID.fullmatch(name) is not None and not name.endswith(ARCHIVE_SUFFIX)
 
 
