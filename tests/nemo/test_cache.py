@@ -145,6 +145,22 @@ def test_leftovers_of_a_killed_process_are_removed(make_archive, root):
     FastConformerForCTC.from_pretrained(folder)
 
 
+def test_clearing_removes_what_killed_processes_left_and_not_what_is_being_written(root):
+    folder = root / f"v{CONVERSION_FORMAT}"
+    left, locked = (folder / f".{digit * 64}.converting-abc" for digit in "ab")
+    other = folder / ".somebody.elses"
+    for path in (left, locked, other):
+        path.mkdir(parents=True)
+        (path / "model.safetensors").write_bytes(b"half")
+    (root / "locks").mkdir()
+    assert list_conversions() == []
+    with FileLock(root / "locks" / f"{'b' * 64}.lock"):
+        clear_conversions()
+    assert sorted(path.name for path in folder.iterdir()) == sorted([locked.name, other.name])
+    clear_conversions()
+    assert list(folder.iterdir()) == [other]
+
+
 def test_who_finds_it_locked_waits(make_archive, root, conversions, monkeypatch):
     monkeypatch.setattr(cache_module, "PATIENCE_SECONDS", 0.05)
     path = make_archive("ctc")
@@ -211,6 +227,23 @@ def test_a_cache_that_cannot_be_written(make_archive, root, monkeypatch):
     monkeypatch.setattr(cache_module, "FileLock", refuse_read_only)
     with pytest.raises(OSError, match="TRANSFORMERS_FASTCONFORMER_CACHE or cache_dir chooses another place"):
         resolve_nemo_checkpoint(other)
+
+
+def test_a_file_where_the_cache_should_be(make_archive, root):
+    root.write_text("")
+    with pytest.raises(OSError, match="cannot be written; TRANSFORMERS_FASTCONFORMER_CACHE or cache_dir chooses"):
+        resolve_nemo_checkpoint(make_archive("ctc"))
+
+
+def test_an_archive_that_cannot_be_read_is_not_the_fault_of_the_cache(make_archive, monkeypatch):
+    path = make_archive("ctc")
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache_module, "convert_archive", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*\.nemo"):
+        resolve_nemo_checkpoint(path)
 
 
 def test_a_full_disk_is_told_before_anything_is_written(make_archive, root, monkeypatch):

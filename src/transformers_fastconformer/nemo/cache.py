@@ -42,7 +42,7 @@ LOCKS_FOLDER = "locks"
 # A file that was written just now may be written again without its times showing it.
 SETTLED_SECONDS = 2.0
 PATIENCE_SECONDS = 3.0
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,14 @@ def cached_conversion(digest: str, source: str, convert: Callable[[Path], None],
                     convert(folder)
                     _remove_older_formats(folder.parent)
         except OSError as error:
-            if error.errno not in NOT_WRITABLE:
+            place = Path(error.filename) if isinstance(error.filename, str) else folder
+            if error.errno not in NOT_WRITABLE or not _are_on_one_path(place.absolute(), root.absolute()):
                 raise
             raise OSError(
                 error.errno,
                 f"the converted form of {source} cannot be written; {CACHE_VARIABLE} or cache_dir chooses another "
                 "place",
-                str(error.filename or folder),
+                str(place),
             ) from error
     _record_use(folder, source)
     return folder
@@ -237,7 +238,8 @@ def clear_conversions(
     Remove entries; the archives themselves stay where they are.
 
     Args:
-        names: Hub ids, paths, or beginnings of digests (8 characters or more); all entries without them.
+        names: Hub ids, paths, or beginnings of digests (8 characters or more). Without them all entries, and what
+            processes that were killed have left half written.
         cache_dir: As in [`cache_folder`].
 
     Returns:
@@ -258,6 +260,8 @@ def clear_conversions(
     for entry in chosen:
         with _locked(root, entry.digest, str(entry.folder)):
             _remove_entry(entry.folder)
+    if not names:
+        _remove_leftovers(root)
     return chosen
 
 
@@ -271,6 +275,20 @@ def _entry_folders(root: Path) -> Iterator[Path]:
     for format_folder in root.glob(f"{FORMAT_PREFIX}*"):
         if format_folder.name.removeprefix(FORMAT_PREFIX).isdigit():
             yield from (path for path in format_folder.iterdir() if SHA256.fullmatch(path.name) and path.is_dir())
+
+
+def _are_on_one_path(one: Path, other: Path) -> bool:
+    """Whether one of two places is the other or above it."""
+    return one == other or one in other.parents or other in one.parents
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Take away the half-written folders of processes that were killed; those that are being written are locked."""
+    for folder in root.glob(f"{FORMAT_PREFIX}*/.*.*"):
+        digest = folder.name.split(".")[1]
+        if SHA256.fullmatch(digest) and folder.is_dir():
+            with suppress(Timeout), FileLock(root / LOCKS_FOLDER / f"{digest}.lock", timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_whole(folder: Path) -> bool:
