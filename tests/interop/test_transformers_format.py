@@ -456,10 +456,17 @@ def test_weights_that_are_missing_broken_or_elsewhere_are_refused(tmp_path: Path
     weights.unlink()
     with pytest.raises(ValueError, match="no weights found"):
         read_transformers_checkpoint(tmp_path / "theirs")
-    index = {"weight_map": {"ctc_head.weight": "../elsewhere.safetensors"}}
-    (tmp_path / "theirs" / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="elsewhere"):
-        read_transformers_checkpoint(tmp_path / "theirs")
+    index = tmp_path / "theirs" / "model.safetensors.index.json"
+    for content, message in (
+        ({"weight_map": {"ctc_head.weight": "../elsewhere.safetensors"}}, "elsewhere"),
+        ({"weight_map": {"ctc_head.weight": 3}}, r"index\.json: no 'weight_map' of tensors to file names found"),
+        ({"weight_map": ["model.safetensors"]}, r"index\.json: no 'weight_map' of tensors to file names found"),
+        ({}, r"index\.json: no 'weight_map' of tensors to file names found"),
+        ([], r"index\.json: found list; expected an object"),
+    ):
+        index.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            read_transformers_checkpoint(tmp_path / "theirs")
 
 
 def test_a_folder_in_use_is_not_written_over(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from .transformers import (
     TOKENIZER_FILE,
     convert_transformers_checkpoint,
     is_transformers_checkpoint,
+    shard_names,
 )
 
 logger = logging.get_logger(__name__)
@@ -92,7 +93,7 @@ def _find_folder(name: str, options: Mapping[str, Any]) -> Path | None:
     if cached_file(name, SINGLE_FILE, **download, **missing_is_none) is None:
         index_path = cached_file(name, INDEX_FILE, **download)
         assert index_path is not None  # it raises for what is missing
-        for shard in sorted(set(json.loads(Path(index_path).read_text(encoding="utf-8"))["weight_map"].values())):
+        for shard in shard_names(Path(index_path)):
             cached_file(name, shard, **download)
     return Path(config_path).parent
 

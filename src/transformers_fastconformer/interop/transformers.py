@@ -87,12 +87,9 @@ class StoredTensors:
         if (folder / SINGLE_FILE).is_file():
             files = [SINGLE_FILE]
         elif index.is_file():
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            files = shard_names(index)
         else:
             raise ValueError(f"{folder}: no weights found; expected {SINGLE_FILE} or {INDEX_FILE}.")
-        outside = [name for name in files if Path(name).name != name]
-        if outside:
-            raise ValueError(f"{index}: {outside[0]!r} is not supported; expected names of files in that folder.")
         self._path_of: dict[str, Path] = {}
         self.shapes: dict[str, Shape] = {}
         self.dtypes: dict[str, torch.dtype] = {}
@@ -109,6 +106,23 @@ class StoredTensors:
         """One tensor; the file is mapped for it alone, so that what was read leaves memory."""
         with _opened(self._path_of[name]) as stored:
             return stored.get_tensor(name)
+
+
+def shard_names(index: Path) -> list[str]:
+    """
+    The files that an index of shards names.
+
+    Raises:
+        ValueError: for an index that is none, and for a name that leads out of its folder.
+    """
+    weight_map = _read_json(index).get("weight_map")
+    if not (isinstance(weight_map, dict) and all(isinstance(name, str) for name in weight_map.values())):
+        raise ValueError(f"{index}: no 'weight_map' of tensors to file names found; expected the index of shards.")
+    names = sorted(set(weight_map.values()))
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise ValueError(f"{index}: {outside[0]!r} is not supported; expected names of files in that folder.")
+    return names
 
 
 @contextmanager
