@@ -72,12 +72,26 @@ def test_transcribe_several_files_as_json(run_command: Callable[..., Any], tmp_p
         assert [word["start"] for word in words] == sorted(word["start"] for word in words)
 
 
+def test_a_file_that_is_no_audio_does_not_cost_the_others(run_command: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no audio")
+    first, second = (str(path) for path in CLIP_PATHS[:2])
+    for batch_size in ("1", "8"):
+        arguments = ("transcribe", first, "text.wav", second, first, "--model", "demo", "--batch_size", batch_size)
+        result = run_command(*arguments, folder=tmp_path)
+        assert result.returncode == 1
+        assert [line.partition(": ")[0] for line in result.stdout.splitlines()] == [first, second, first]
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+        assert len(errors) == 1
+        assert "'text.wav' cannot be decoded" in errors[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["transcribe", "missing.wav", "--model", "demo"], "'missing.wav' does not exist"),
         (["transcribe", "text.wav", "--model", "demo"], "text.wav"),
-        (["transcribe", str(CLIP_PATHS[0]), "--model", "missing.nemo"], "missing.nemo"),
+        (["transcribe", str(CLIP_PATHS[0]), "--model", "missing.nemo"], "'missing.nemo' does not exist"),
+        (["transcribe", str(CLIP_PATHS[0]), "--model", "./missing"], "'./missing' does not exist; expected a folder"),
         (["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--language", "de-DE"], "language='de-DE'"),
         (["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--stride_length_s", "1"], "needs chunk_length_s"),
         (["convert", "--model_name", "text.nemo", "--output_dir", "out"], "not a .nemo archive"),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
 from ..version import __version__
 from .cache import cache
 from .convert import convert
 from .demo import demo
+from .errors import show_error
 from .inspect import inspect
 from .transcribe import transcribe
 
@@ -48,7 +47,7 @@ def run(command: typer.Typer) -> None:
     try:
         command()
     except (ValueError, OSError, ImportError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        show_error(error)
         sys.exit(1)
 
 

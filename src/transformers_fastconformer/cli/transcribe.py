@@ -13,6 +13,7 @@ import typer
 from ..audio import read_audio
 from ..demonstration import CHECKPOINT_PATH
 from ..pipeline_fastconformer import load_model, split_batches, transcribe_waveforms
+from .errors import show_error
 
 DEMONSTRATION_NAME = "demo"
 
@@ -71,15 +72,28 @@ def transcribe(
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
     dtype: Annotated[Precision, typer.Option(help="Precision of the model.")] = Precision.AUTO,
 ) -> None:
-    """Transcribe audio files. The text goes to the standard output; with several files each line names its file."""
+    """Transcribe audio files. The text goes to the standard output; with several files each line names its file.
+
+    A file that is no audio is an error that names it; the others are transcribed, and the exit code is 1.
+    """
     for file in files:
         if not file.exists():
             raise FileNotFoundError(f"{str(file)!r} does not exist; expected an audio file.")
     source = CHECKPOINT_PATH if model == DEMONSTRATION_NAME else model
     loaded, processor = load_model(source, head.value, device, dtype.value)
     sampling_rate = processor.feature_extractor.sampling_rate
+    num_unreadable = 0
     for paths in split_batches(files, batch_size):
-        waveforms = [read_audio(path, sampling_rate) for path in paths]
+        readable, waveforms = [], []
+        for path in paths:
+            try:
+                waveforms.append(read_audio(path, sampling_rate))
+                readable.append(path)
+            except (ValueError, OSError) as error:  # no reason to lose what is said in the others
+                num_unreadable += 1
+                show_error(error)
+        if not waveforms:
+            continue
         transcripts = transcribe_waveforms(
             loaded,
             processor,
@@ -90,8 +104,10 @@ def transcribe(
             stride_length_s=stride_length_s,
             batch_size=batch_size,
         )
-        for path, transcript in zip(paths, transcripts, strict=True):
+        for path, transcript in zip(readable, transcripts, strict=True):
             if output_format is OutputFormat.JSON:
                 typer.echo(json.dumps({"file": str(path), **asdict(transcript)}, ensure_ascii=False))
             else:
                 typer.echo(transcript.text if len(files) == 1 else f"{path}: {transcript.text}")
+    if num_unreadable:
+        raise typer.Exit(1)
