@@ -254,9 +254,8 @@ def test_audio_that_is_none(recognize: Any, waveforms: list[np.ndarray], what: s
 
 
 def test_clips_too_short_for_a_frame_have_no_text(recognize: Any) -> None:
-    for samples in (1, 100, 160, 161):
-        assert recognize(np.zeros(samples, dtype=np.float32), return_timestamps="word")["text"] in ("", TEXTS[0])
-    assert recognize(np.zeros(1, dtype=np.float32), return_timestamps="word") == {"text": "", "chunks": []}
+    for samples in (1, 100, 159):
+        assert recognize(np.zeros(samples, dtype=np.float32), return_timestamps="word") == {"text": "", "chunks": []}
 
 
 # Many clips
