@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,6 @@ from transformers.pipelines import PIPELINE_REGISTRY
 import transformers_fastconformer.pipeline_recognition as recognition
 from transformers_fastconformer import (
     FastConformerForTDT,
-    FastConformerModel,
     FastConformerProcessor,
     ParakeetTDTForCTC,
 )
@@ -57,6 +56,11 @@ soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not in
 TASK = "automatic-speech-recognition"
 SAMPLING_RATE = 16000
 TEXTS = ("three one four one five nine", "two seven one eight zero six")
+
+
+def some_slow(kinds: Sequence[str], slow: Sequence[str]) -> list[Any]:
+    """Parameters of which some are left out of the default run."""
+    return [pytest.param(kind, marks=[pytest.mark.slow] if kind in slow else []) for kind in kinds]
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +161,7 @@ def test_a_model_of_no_checkpoint_needs_its_parts(recognize: Any) -> None:
 
 def test_models_without_the_head_are_refused(recognize: Any) -> None:
     with pytest.raises(ValueError, match="FastConformerModel has no head to transcribe with"):
-        FastConformerSpeechRecognitionPipeline(
-            FastConformerModel(recognize.model.config.__class__()), processor=recognize.processor
-        )
+        FastConformerSpeechRecognitionPipeline(build_model("model"), processor=recognize.processor)
     with pytest.raises(ValueError, match="head='ctc' is not supported by this model, which has no CTC head"):
         choose_head(build_model("rnnt"), "ctc")
     with pytest.raises(ValueError, match="head='transducer' is not supported by this model, a CTC model"):
@@ -409,7 +411,7 @@ def assert_same(found: Any, expected: Any) -> None:
     torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", some_slow(HEADS, ("rnnt_two_layers", "rnnt_hybrid", "tdt_hybrid", "tdt_far")))
 def test_whole_clips_are_as_generate(kind: str) -> None:
     model = build_model(kind)
     lengths = [300, 17, 0, 129, 8]
@@ -421,8 +423,8 @@ def test_whole_clips_are_as_generate(kind: str) -> None:
         assert_same(transcribe_features(model, clips_of(lengths), batch_size=batch_size), expected)
 
 
-@pytest.mark.parametrize("kind", ["ctc", "rnnt", "rnnt_stateless", "tdt", "tdt_far"])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", some_slow(("ctc", "rnnt", "rnnt_stateless", "tdt", "tdt_far"), ("tdt_far",)))
+@pytest.mark.parametrize("causal", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_windows_with_all_the_context_there_is_are_as_whole(kind: str, causal: bool) -> None:
     # Two blocks that see 4 frames on each side, their convolutions 2, and the front less than 2.
     model = build_model(

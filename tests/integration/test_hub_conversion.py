@@ -106,7 +106,10 @@ LICENSES = {
 }
 
 
-@pytest.mark.parametrize("terms", LICENSES.values(), ids=LICENSES)
+@pytest.mark.parametrize(
+    "terms",
+    [pytest.param(LICENSES["common"], id="common", marks=pytest.mark.slow), pytest.param(LICENSES["own"], id="own")],
+)
 def test_pushing_what_was_converted(client: HubServer, nemo_bytes: bytes, monkeypatch, capsys, terms) -> None:
     lines = "".join(f"{key}: {value}\n" for key, value in terms.items())
     source_card = CARD.replace(b"license: cc-by-4.0\n", lines.encode())

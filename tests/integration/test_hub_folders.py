@@ -24,6 +24,7 @@ from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 
 
+@pytest.mark.slow
 def test_every_auto_class_loads_by_name(client: HubServer, converted_folder: Path, monkeypatch) -> None:
     commit = client.add_repository("org/digits", converted_folder).branches["main"]
     loaded = {auto_class: auto_class.from_pretrained("org/digits") for auto_class in CLASSES}

@@ -254,6 +254,7 @@ def test_models_of_others_are_not_asked_for_more(client: HubServer, tmp_path: Pa
     assert failing[True] <= failing[False] + 1
 
 
+@pytest.mark.slow
 def test_push_and_load_again(client: HubServer, nemo_bytes: bytes) -> None:
     client.add_repository(PUBLISHED_NAME, {"parakeet.nemo": nemo_bytes, **SPARE_FILES})
     model = AutoModelForTDT.from_pretrained(PUBLISHED_NAME)

@@ -97,6 +97,7 @@ def test_who_may_read(client: HubServer) -> None:
         assert Path(hf_hub_download(repo_id, "weights.bin", token=READ_TOKEN)).read_bytes() == WEIGHTS
 
 
+@pytest.mark.slow
 def test_a_cut_connection_is_resumed(client: HubServer) -> None:
     weights = WEIGHTS * 45  # 11.5 MB: the client keeps what it received in whole chunks of 10 MiB
     kept_bytes = constants.DOWNLOAD_CHUNK_SIZE
