@@ -35,8 +35,8 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# Pages that load published checkpoints run in `integration/test_hub_processes.py`, beside a Hub server and in a process
-# of their own, where nothing is imported before.
+# Pages that load published checkpoints run in `integration/test_hub_processes.py`, beside a Hub server, and in a
+# process of their own, where nothing is imported before.
 PYTHON_PAGES = [page for page in PAGES if (code := "".join(blocks_of(page, "python"))) and PUBLISHED not in code]
 
 
