@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         "modeling_fastconformer_hybrid",
     ),
     ("streaming", "nemo", "interop", "export"),
-    ("pipeline_longform", "pipeline_recognition", "auto", "pipeline_fastconformer"),
+    ("subtitles", "pipeline_longform", "pipeline_recognition", "auto", "pipeline_fastconformer"),
     ("cli", "__main__"),
     ("__init__",),  # the public names; nothing inside imports them from here
 )

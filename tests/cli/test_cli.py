@@ -57,6 +57,19 @@ def test_transcribe_in_chunks(run_command: Callable[..., Any], options: list[str
     assert result.stdout.strip() == TEXT
 
 
+def test_transcribe_to_subtitles(run_command: Callable[..., Any]) -> None:
+    result = run_command("transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--format", "srt")
+    assert result.returncode == 0, result.stderr
+    number, times, text = result.stdout.splitlines()[:3]
+    assert number == "1"
+    assert times.startswith("00:00:00,")
+    assert " --> 00:00:0" in times
+    assert text == TEXT
+    result = run_command("transcribe", *map(str, CLIP_PATHS), "--model", "demo", "--format", "vtt")
+    assert result.returncode == 1
+    assert "--format vtt takes one file at a time; found 2." in result.stderr
+
+
 def test_transcribe_several_files_as_json(run_command: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     assert run_command("convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", str(folder)).returncode == 0

@@ -122,10 +122,7 @@ def test_the_snippet_of_the_design(
     assert sum(request.sent_bytes for request in client.asked("GET", ".nemo")) == len(nemo_bytes)
 
 
-NO_SUBTITLES = pytest.mark.xfail(strict=True, reason="fastconformer transcribe writes text and JSON alone")
-
-
-@pytest.mark.parametrize("form", ["text", pytest.param("srt", marks=NO_SUBTITLES)])
+@pytest.mark.parametrize("form", ["text", "srt"])
 def test_the_command_of_the_design(client: HubServer, nemo_bytes: bytes, tmp_path, monkeypatch, capsys, form) -> None:
     line = "fastconformer transcribe talk.mp3 --model nvidia/parakeet-tdt-0.6b-v3 --format srt".replace("srt", form)
     serve(client, nemo_bytes, set(PUBLISHED.findall(line)))

@@ -1,4 +1,4 @@
-"""`fastconformer transcribe`: audio files to text or JSON."""
+"""`fastconformer transcribe`: audio files to text, JSON or subtitles."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from ..audio import read_audio
 from ..demonstration import CHECKPOINT_PATH
 from ..pipeline_fastconformer import load_model, split_batches, transcribe_waveforms
+from ..subtitles import FORMATS, format_subtitles
 from .errors import show_error
 
 DEMONSTRATION_NAME = "demo"
@@ -23,6 +24,8 @@ class OutputFormat(str, Enum):
 
     TEXT = "text"
     JSON = "json"
+    SRT = "srt"
+    VTT = "vtt"
 
 
 class Head(str, Enum):
@@ -52,7 +55,8 @@ def transcribe(
         ),
     ],
     output_format: Annotated[
-        OutputFormat, typer.Option("--format", help="Text, or JSON with times, one line a file.")
+        OutputFormat,
+        typer.Option("--format", help="Text; JSON with times, one line a file; subtitles of one file."),
     ] = OutputFormat.TEXT,
     head: Annotated[
         Head, typer.Option(help="Head of a hybrid checkpoint; auto is the transducer where there is one.")
@@ -79,6 +83,9 @@ def transcribe(
     for file in files:
         if not file.exists():
             raise FileNotFoundError(f"{str(file)!r} does not exist; expected an audio file.")
+    has_subtitles = output_format.value in FORMATS
+    if has_subtitles and len(files) > 1:
+        raise ValueError(f"--format {output_format.value} takes one file at a time; found {len(files)}.")
     source = CHECKPOINT_PATH if model == DEMONSTRATION_NAME else model
     loaded, processor = load_model(source, head.value, device, dtype.value)
     sampling_rate = processor.feature_extractor.sampling_rate
@@ -98,7 +105,7 @@ def transcribe(
             loaded,
             processor,
             waveforms,
-            timestamps=output_format is OutputFormat.JSON,
+            timestamps=["word"] if has_subtitles else output_format is OutputFormat.JSON,
             language=language,
             chunk_length_s=chunk_length_s,
             stride_length_s=stride_length_s,
@@ -107,6 +114,9 @@ def transcribe(
         for path, transcript in zip(readable, transcripts, strict=True):
             if output_format is OutputFormat.JSON:
                 typer.echo(json.dumps({"file": str(path), **asdict(transcript)}, ensure_ascii=False))
+            elif has_subtitles:
+                words = (transcript.timestamps or {})["word"]
+                typer.echo(format_subtitles(words, output_format.value), nl=False)
             else:
                 typer.echo(transcript.text if len(files) == 1 else f"{path}: {transcript.text}")
     if num_unreadable:
