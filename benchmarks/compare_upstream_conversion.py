@@ -72,6 +72,9 @@ DEFAULT_WIDTHS = (1024,)
 TOLERANCE = 1e-4
 # Difference up to which features, which are logarithms or normalised, count as equal.
 FEATURE_TOLERANCE = 1e-2
+# Tokens of a clip that are compared. A random prediction network is chaotic: outputs of one of 640 units in float32
+# and in float64 differ by 1e-4 after 100 tokens and by 5e-2 after 250, with torch's own LSTM.
+MOST_TOKENS = 100
 
 PARAKEET = "parakeet/convert_nemo_to_hf.py"
 STREAMING = "nemotron_asr_streaming/convert_nemotron_asr_streaming_to_hf.py"
@@ -306,7 +309,10 @@ def compare(reference: Batches, found: Batches, side: str, ignored: int | None =
         row[f"{side}_encoder{suffix}"] = f"{error:.1e}"
         has_numbers &= error <= TOLERANCE
         if pairs[0][0].tokens is not None:
-            count = sum([token for token in a.tokens or [] if token != ignored] == b.tokens for a, b in pairs)
+            count = sum(
+                [token for token in a.tokens or [] if token != ignored][:MOST_TOKENS] == (b.tokens or [])[:MOST_TOKENS]
+                for a, b in pairs
+            )
             row[f"{side}_tokens{suffix}"] = f"{count} of {len(pairs)}"
             has_tokens &= count == len(pairs)
     has_numbers &= features <= FEATURE_TOLERANCE
@@ -415,8 +421,12 @@ def run_families(names: list[str] | None, scripts_dir: Path, speech_dir: Path, o
     import conftest
     import nemo
     import transformers
+    from families import write_bert_base
+    from nemo.collections.common.tokenizers.aggregate_tokenizer import AggregateTokenizer
 
     lend_unpacking()
+    # NeMo 3.0 stops at the text of a CTC head with an aggregate tokenizer; texts are not compared.
+    AggregateTokenizer.tokens_to_text = lambda self, tokens, lang_id=None: ""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
@@ -424,7 +434,8 @@ def run_families(names: list[str] | None, scripts_dir: Path, speech_dir: Path, o
     rows = read_rows(output) if names and output.is_file() else []
     clips = read_clips(speech_dir)
     versions = f"nemo {nemo.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
-    with tempfile.TemporaryDirectory() as temporary:
+    output = output.resolve()
+    with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(write_bert_base(Path(temporary) / "bert")):
         # The fixture of the tests wants pytest's maker of folders.
         folders = SimpleNamespace(mktemp=lambda name: Path(tempfile.mkdtemp(prefix=name, dir=temporary)))
         build = inspect.unwrap(conftest.build_nemo_model)(folders)
