@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,6 +41,23 @@ class FastConformerPromptKernel(nn.Module):
         one_hot = nn.functional.one_hot(prompt_ids, self.num_prompts).to(frames.dtype)  # (batch, prompts)
         one_hot = one_hot[:, None].expand(-1, frames.shape[1], -1)
         return self.output_proj(self.activation(self.input_proj(torch.cat([frames, one_hot], dim=-1))))
+
+
+def check_language(config: Any, language: Language | None) -> None:
+    """
+    Raise for a language that a model cannot be told; None, its default, is always allowed here.
+
+    Raises:
+        ValueError: for a code that the model does not know, and for any where it has no prompts.
+    """
+    if language is None:
+        return
+    if getattr(config, "num_prompts", 0) == 0:
+        raise ValueError(
+            f"language={language!r} is not supported: this model has no language prompts (num_prompts=0); "
+            "expected None."
+        )
+    find_prompt_ids(config, language, 1 if isinstance(language, str) else len(language))
 
 
 def find_prompt_ids(config: FastConformerRNNTConfig, language: Language | None, num_clips: int) -> list[int]:

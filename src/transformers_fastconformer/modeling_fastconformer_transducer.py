@@ -27,7 +27,7 @@ from .losses.ctc import ctc_loss, split_labels
 from .losses.rnnt import rnnt_loss
 from .losses.tdt import tdt_loss
 from .modeling_fastconformer import FastConformerEncoder, FastConformerPreTrainedModel
-from .modeling_fastconformer_prompt import FastConformerPromptKernel, Language, find_prompt_ids
+from .modeling_fastconformer_prompt import FastConformerPromptKernel, Language, check_language, find_prompt_ids
 from .modeling_outputs import (
     FastConformerEncoderOutput,
     FastConformerGenerateOutput,
@@ -195,11 +195,7 @@ class FastConformerTransducerPreTrainedModel(FastConformerPreTrainedModel):
             ValueError: for a language that the model does not know, and for any where it has no prompts.
         """
         if self.prompt_kernel is None:
-            if language is not None:
-                raise ValueError(
-                    f"language={language!r} is not supported: this model has no language prompts (num_prompts=0); "
-                    "expected None."
-                )
+            check_language(self.config, language)
             return frames
         config: Any = self.config
         prompt_ids = find_prompt_ids(config, language, frames.shape[0])
@@ -330,7 +326,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         Returns:
             The hypotheses, with frames counted from the first of these, and the state for the frames that follow.
         """
-        max_symbols_per_step = self._resolve_max_symbols(max_symbols_per_step)
+        max_symbols_per_step = self.resolve_max_symbols(max_symbols_per_step)
         frames_check = FiniteCheck("last_hidden_state", last_hidden_state, encoder_lengths, OVERFLOW_HINT)
         networks = derive_decoding_networks(
             self.decoder, self.joint, PLAIN_NETWORKS, self.config.blank_token_id
@@ -357,7 +353,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
     def _measure(self, confidence: ConfidenceOptions, logits: torch.Tensor) -> torch.Tensor:
         return transducer_confidence(logits, self.config.blank_token_id, confidence)
 
-    def _resolve_max_symbols(self, max_symbols_per_step: int | None) -> int:
+    def resolve_max_symbols(self, max_symbols_per_step: int | None) -> int:
         """The limit to decode by: that of the configuration where none is given."""
         if max_symbols_per_step is None:
             return self.config.max_symbols_per_step
@@ -399,7 +395,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         """
         refuse_unknown_options(kwargs, ("max_symbols_per_step", "return_dict_in_generate", "language", "confidence"))
         check_confidence(confidence, return_dict_in_generate)
-        max_symbols_per_step = self._resolve_max_symbols(max_symbols_per_step)
+        max_symbols_per_step = self.resolve_max_symbols(max_symbols_per_step)
         features_check = self._check_features(input_features, attention_mask, input_lengths)
         encoded: Any = self.encode(
             input_features, attention_mask=attention_mask, input_lengths=input_lengths, language=language

@@ -28,6 +28,7 @@ from .configuration_fastconformer import FastConformerConfig
 from .decoding.ctc import ctc_greedy_decode
 from .frames import reduced_lengths, subsampled_lengths
 from .masking import resolve_context
+from .modeling_fastconformer_prompt import check_language
 from .modeling_fastconformer_transducer import FastConformerForTransducer, FastConformerTransducerPreTrainedModel
 from .modeling_outputs import FastConformerGenerateOutput
 from .windows import Window, WindowPlan, plan_windows
@@ -206,18 +207,12 @@ def transcribe_features(
 
 def check_decoding_options(model: PreTrainedModel, language: str | None, max_symbols_per_step: int | None) -> None:
     """Raise a `ValueError` for options of decoding that the model does not have, before anything is computed."""
-    config: Any = model.config
-    if language is not None and getattr(config, "num_prompts", 0) == 0:
-        raise ValueError(f"language={language!r} is not supported: this model has no language prompts; expected None.")
-    if language is not None and language not in config.prompt_languages:
-        expected = sorted(config.prompt_languages)
-        raise ValueError(f"language={language!r} is not supported by this model; expected one of {expected}.")
+    check_language(model.config, language)
     if max_symbols_per_step is None:
         return
     if not isinstance(model, FastConformerForTransducer):
         raise ValueError(f"max_symbols_per_step={max_symbols_per_step} is not supported by a CTC head; expected None.")
-    if isinstance(max_symbols_per_step, bool) or not isinstance(max_symbols_per_step, int) or max_symbols_per_step < 1:
-        raise ValueError(f"max_symbols_per_step={max_symbols_per_step!r} is not supported; expected 1 or more.")
+    model.resolve_max_symbols(max_symbols_per_step)
 
 
 # The encoder

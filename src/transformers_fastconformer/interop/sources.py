@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from transformers.utils.hub import cached_file
 
 from ..configuration_fastconformer import FastConformerConfig
 from ..nemo.cache import cache_folder, cached_conversion, local_digest
-from ..nemo.hub import ARCHIVE_SUFFIX, DOWNLOAD_OPTIONS, HUB_ID, SHA256
+from ..nemo.hub import blob_digest, download_options, is_hub_id, snapshot_commit
 from ..nemo.safetensors_writer import INDEX_FILE, SINGLE_FILE
 from .families import FAMILY_OF_TYPE
 from .transformers import (
@@ -33,7 +32,6 @@ from .transformers import (
 logger = logging.get_logger(__name__)
 
 OPTIONAL_FILES = (PROCESSOR_FILE, EXTRACTOR_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
-SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 # Raised when this module gives other files for the same input than before.
 INTEROP_FORMAT = 1
 
@@ -69,10 +67,9 @@ def _find_folder(name: str, options: Mapping[str, Any]) -> Path | None:
     if path.exists():
         folder = path / subfolder
         return folder if folder.is_dir() and is_transformers_checkpoint(folder) else None
-    if not HUB_ID.fullmatch(name) or name.endswith(ARCHIVE_SUFFIX):
+    if not is_hub_id(name):
         return None
-    download = {key: options[key] for key in DOWNLOAD_OPTIONS if options.get(key) is not None}
-    download["subfolder"] = subfolder
+    download = {**download_options(options), "subfolder": subfolder}
     missing_is_none = {
         "_raise_exceptions_for_gated_repo": False,
         "_raise_exceptions_for_missing_entries": False,
@@ -84,10 +81,10 @@ def _find_folder(name: str, options: Mapping[str, Any]) -> Path | None:
         return None  # whoever loads it in the usual way says why
     if config_path is None or not is_transformers_checkpoint(Path(config_path).parent):
         return None
-    snapshot = SNAPSHOT.search(str(config_path))
-    if snapshot:
+    commit = snapshot_commit(config_path)
+    if commit is not None:
         # The other files of the same commit: what is in the cache is not asked for again.
-        download["revision"] = snapshot[1]
+        download["revision"] = commit
     for file_name in OPTIONAL_FILES:
         cached_file(name, file_name, **download, **missing_is_none)
     if cached_file(name, SINGLE_FILE, **download, **missing_is_none) is None:
@@ -126,7 +123,5 @@ def _digest_of(folder: Path, root: Path) -> str:
     for path in sorted(folder.iterdir()):
         is_read = path.name in (CONFIG_FILE, INDEX_FILE, *OPTIONAL_FILES) or path.suffix == ".safetensors"
         if is_read and path.is_file():
-            blob = path.resolve()
-            known = blob.parent.name == "blobs" and SHA256.fullmatch(blob.name)
-            digest.update(f"\n{path.name} {blob.name if known else local_digest(path, root)}".encode())
+            digest.update(f"\n{path.name} {blob_digest(path) or local_digest(path, root)}".encode())
     return digest.hexdigest()

@@ -29,6 +29,7 @@ CONFIG_FILE = "config.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 ARCHIVE_ON_HUB = re.compile(r"([A-Za-z0-9][\w.\-]*/[\w.\-]+)/((?:[^/\\]+/)*[^/\\]+\.nemo)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 # NeMo has models of text and pictures too; tens of gigabytes are not downloaded to be refused afterwards.
@@ -74,8 +75,7 @@ class FoundArchive:
         """SHA-256 that the Hub gives for a downloaded file: what is in its cache is named by it."""
         if self.hub_id is None:
             return None
-        blob = self.path.resolve()
-        return blob.name if blob.parent.name == "blobs" and SHA256.fullmatch(blob.name) else None
+        return blob_digest(self.path)
 
 
 def find_archive(
@@ -238,8 +238,19 @@ def _download(hub_id: str, file_name: str, options: Mapping[str, Any], commit: s
     if path is None:
         path = cached_file(hub_id, file_name, **download_options(options))
     assert path is not None  # it raises for what is missing
-    snapshot = re.search(r"snapshots[/\\]([0-9a-f]{40})[/\\]", path)
-    return FoundArchive(Path(path), hub_id, file_name, snapshot[1] if snapshot else commit)
+    return FoundArchive(Path(path), hub_id, file_name, snapshot_commit(path) or commit)
+
+
+def snapshot_commit(path: str | os.PathLike[str]) -> str | None:
+    """The commit that a file in the cache of the Hub is of."""
+    snapshot = SNAPSHOT.search(os.fspath(path))
+    return snapshot[1] if snapshot else None
+
+
+def blob_digest(path: Path) -> str | None:
+    """SHA-256 of a large file in the cache of the Hub, which is the name of what it links to; None for others."""
+    blob = path.resolve()
+    return blob.name if blob.parent.name == "blobs" and SHA256.fullmatch(blob.name) else None
 
 
 def _known_archives(hub_id: str, subfolder: str, options: Mapping[str, Any]) -> tuple[list[str], bool]:
