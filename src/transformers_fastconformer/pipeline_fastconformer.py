@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from .audio import read_audio
+from .decoding.confidence import ConfidenceOptions
 from .frames import seconds_from_samples
 from .nemo.hub import ARCHIVE_ON_HUB, is_hub_id
-from .pipeline_longform import extract_clip, plan_chunks, transcribe_features
+from .pipeline_longform import extract_clip, plan_chunks, share_with_local_attention, transcribe_features
 from .pipeline_recognition import HEADS, AutoModelForFastConformer, choose_head
 from .processing_fastconformer import FastConformerProcessor
+
+STRATEGIES = ("auto", "full", "local", "chunked")
 
 
 @dataclass
@@ -28,11 +33,19 @@ class Transcript:
         timestamps: Level (`"token"`, `"char"`, `"word"`, `"segment"`) to a list of items with `start_offset` and
             `end_offset` in encoder frames, `start` and `end` in seconds; None if no times were asked for.
         duration_seconds: Length of the clip.
+        strategy: How it was transcribed: `"full"`, `"local"` or `"chunked"`, see `transcribe_file`.
+        channel: Which channel of the file it is, `"mix"` for their mean.
+        confidence: How sure decoding was of the clip, and
+        word_confidences: of each word of the text, in order; None if that was not asked for.
     """
 
     text: str
     timestamps: dict[str, list[dict[str, Any]]] | None
     duration_seconds: float
+    strategy: str = "full"
+    channel: int | str = "mix"
+    confidence: float | None = None
+    word_confidences: list[float] | None = None
 
 
 def load_model(
@@ -78,6 +91,71 @@ def check_device(device: str) -> str:
             available.append("mps")
         raise ValueError(f"device={device!r} is not available; this machine has {', '.join(available)}.") from error
     return device
+
+
+def transcribe_file(
+    model: PreTrainedModel,
+    processor: FastConformerProcessor,
+    path: str | os.PathLike[str],
+    *,
+    strategy: str = "auto",
+    timestamps: bool | Sequence[str] = True,
+    language: str | None = None,
+    chunk_length_s: float | None = None,
+    stride_length_s: float | Sequence[float] | None = None,
+    max_symbols_per_step: int | None = None,
+    batch_size: int = 8,
+    channel: int | str = "mix",
+    confidence: ConfidenceOptions | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Transcript:
+    """
+    Transcribe one audio file of any length.
+
+    Args:
+        model: A model with a head, as `load_model` returns it.
+        processor: Its processor.
+        path: An audio file.
+        strategy: `"full"`: the encoder sees the whole clip; `"local"`: it does, but each frame of a model with full
+            attention sees 128 frames on both sides; `"chunked"`: it sees overlapping windows; `"auto"`: by length and
+            memory. The result says which it was.
+        timestamps: Levels of times to return, True for all, False for none.
+        language: Code of the language, for models with language prompts.
+        chunk_length_s: Seconds that the encoder sees at once, for `"chunked"`; given, `"auto"` is `"chunked"`.
+        stride_length_s: How much of a chunk is context on each side, see `plan_chunks`.
+        max_symbols_per_step: Most tokens on one frame, for transducers.
+        batch_size: Chunks that the encoder sees at a time.
+        channel: `"mix"` for the mean of the channels, or the number of one.
+        confidence: Which confidences to work out; None: none.
+        on_progress: Called with the seconds of audio that are done, now and then and at the end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: for audio that is none, and for options that the model does not have.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy={strategy!r} is not supported; expected one of {STRATEGIES}.")
+    if confidence is not None:
+        raise NotImplementedError("confidence of files")
+    if strategy == "auto":
+        strategy = "chunked" if chunk_length_s else "full"
+    if strategy == "chunked" and not chunk_length_s:
+        chunk_length_s = 30.0
+    waveform = read_audio(path, processor.feature_extractor.sampling_rate, channel)
+    (transcript,) = transcribe_waveforms(
+        share_with_local_attention(model) if strategy == "local" else model,
+        processor,
+        [waveform],
+        timestamps=timestamps,
+        language=language,
+        chunk_length_s=chunk_length_s,
+        stride_length_s=stride_length_s,
+        max_symbols_per_step=max_symbols_per_step,
+        batch_size=batch_size,
+    )
+    if on_progress is not None:
+        on_progress(transcript.duration_seconds)
+    return replace(transcript, strategy=strategy, channel=channel)
 
 
 def transcribe_waveforms(

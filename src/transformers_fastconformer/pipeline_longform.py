@@ -13,11 +13,12 @@ where the window does not hold the last token.
 
 from __future__ import annotations
 
+import copy
 import math
 import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +39,9 @@ from .windows import Window, WindowPlan, plan_windows
 DEFAULT_STRIDE_SHARE = 1 / 6
 DEFAULT_STRIDE_LEAST_SECONDS = 0.8
 DEFAULT_STRIDE_MOST_SHARE = 1 / 3
+# Encoder frames on each side that "local" lets a model with full attention see: what the authors of published
+# checkpoints give for long audio.
+LOCAL_CONTEXT = (128, 128)
 
 
 class ClipFeatures(NamedTuple):
@@ -148,6 +152,29 @@ def plan_chunks(
     context = resolve_context(config.attention_context_style, config.attention_context)
     align_frames = 1 if is_local else context.chunk_frames
     return plan_windows(chunk_length_s, left_seconds, right_seconds, frame_seconds, align_frames)
+
+
+def share_with_local_attention(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    A model with full attention as one whose attention is a sliding window of `LOCAL_CONTEXT`.
+
+    All parameters and buffers are shared and nothing of the model changes, so that others may use it meanwhile. A
+    model whose attention is limited already is given back as it is.
+
+    Raises:
+        ValueError: for a model with absolute positions, which cannot look at a window.
+    """
+    config: Any = model.config
+    if not _sees_all(config):
+        return model
+    # What is in the memo is taken as it is. The heads look at single frames, and need no second form.
+    heads = [child for name, child in model.named_children() if name != "encoder"]
+    kept: dict[int, Any] = {id(part): part for part in chain(model.parameters(), model.buffers(), heads)}
+    shared: Any = copy.deepcopy(model, kept)
+    shared.set_attention_context(
+        LOCAL_CONTEXT, attention_context_style="regular", position_embedding_type="rel_pos_local_attn"
+    )
+    return shared
 
 
 def _is_duration(value: object) -> bool:
