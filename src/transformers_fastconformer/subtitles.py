@@ -1,42 +1,101 @@
-"""Words with times to subtitles: which words stand together, and the files of it (SubRip, WebVTT)."""
+"""Words with times to subtitles: which words stand together, for how long, and the files of it (SubRip, WebVTT)."""
 
 from __future__ import annotations
 
 import html
+import math
+import numbers
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import pysubs2
 
-# Two lines of 42 characters for at most seven seconds are what broadcasters and streaming services agree on.
-MOST_LINE_CHARACTERS = 42
-MOST_LINES = 2
-MOST_SECONDS = 7.0
-# A pause of this length ends a subtitle, as does the end of a sentence.
-PAUSE_SECONDS = 1.0
-# A word may last no time at all (CTC, durations of 0); a subtitle may not.
-FEWEST_SECONDS = 0.5
 SENTENCE_ENDS = (".", "?", "!", "\u3002", "\uff1f", "\uff01")  # the last three as in Chinese and Japanese
+# Files count in milliseconds, and a subtitle that ends where it starts is none.
+LEAST_SHOWN_SECONDS = 0.001
 
 FORMATS = ("srt", "vtt")
 
 Word = dict[str, Any]
 
 
-def group_words(words: Sequence[Word]) -> Iterator[list[Word]]:
+@dataclass(frozen=True)
+class SubtitleRules:
+    """
+    What subtitles look like. The defaults are what broadcasters and streaming services mostly agree on.
+
+    Args:
+        max_line_characters: Most characters of a line; a longer word has a line of its own.
+        max_lines: Most lines of a subtitle.
+        max_seconds: Longest subtitle.
+        min_seconds: How long a short one stays where the next one leaves the time.
+        max_characters_per_second: Reading speed: a subtitle stays longer than its words last, to be read at that
+            speed, where the next one leaves the time.
+        pause_seconds: A pause of this length ends a subtitle, as does the end of a sentence.
+        min_gap_seconds: Time without any between two subtitles, so that the change is seen: two frames of a film.
+    """
+
+    max_line_characters: int = 42
+    max_lines: int = 2
+    max_seconds: float = 7.0
+    min_seconds: float = 0.83
+    max_characters_per_second: float = 20.0
+    pause_seconds: float = 1.0
+    min_gap_seconds: float = 0.08
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("max_line_characters", "max_lines"):
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise ValueError(f"{field.name}={value!r} is not supported; expected 1 or more.")
+                continue
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+            may_be_zero = field.name in ("min_seconds", "min_gap_seconds")
+            if not is_number or value < 0 or (value == 0 and not may_be_zero):
+                least = "0 or more" if may_be_zero else "more than 0"
+                raise ValueError(f"{field.name}={value!r} is not supported; expected {least}.")
+        if self.min_seconds > self.max_seconds:
+            raise ValueError(
+                f"min_seconds={self.min_seconds} is not supported; expected at most max_seconds={self.max_seconds}."
+            )
+
+
+DEFAULT_RULES = SubtitleRules()
+
+
+class Subtitle(NamedTuple):
+    """
+    One subtitle.
+
+    Args:
+        start: Seconds.
+        end: Seconds, later than the start and at most the start of the next.
+        lines: What is seen.
+    """
+
+    start: float
+    end: float
+    lines: list[str]
+
+
+def group_words(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> Iterator[list[Word]]:
     """
     Split words into those of one subtitle each.
 
     Args:
-        words: Items with `word`, and `start` and `end` in seconds, as in `Transcript.timestamps["word"]`.
+        words: Items with `word`, and `start` and `end` in seconds, as in `Transcript.timestamps["word"]`. One with
+            `is_continuation` goes on where the word before it ended, without a space.
+        rules: Options.
     """
     group: list[Word] = []
     for word in words:
         if group:
             is_sentence_end = group[-1]["word"].endswith(SENTENCE_ENDS)
-            is_pause = word["start"] - group[-1]["end"] >= PAUSE_SECONDS
-            is_long = word["end"] - group[0]["start"] > MOST_SECONDS
-            if is_sentence_end or is_pause or is_long or len(break_lines([*group, word])) > MOST_LINES:
+            is_pause = word["start"] - group[-1]["end"] >= rules.pause_seconds
+            is_long = word["end"] - group[0]["start"] > rules.max_seconds
+            if is_sentence_end or is_pause or is_long or len(_fill([*group, word], rules)) > rules.max_lines:
                 yield group
                 group = []
         group.append(word)
@@ -44,24 +103,102 @@ def group_words(words: Sequence[Word]) -> Iterator[list[Word]]:
         yield group
 
 
-def break_lines(words: Sequence[Word]) -> list[str]:
-    """The lines of at most `MOST_LINE_CHARACTERS` that words fill; a longer word has a line of its own."""
-    lines: list[str] = []
-    for word in words:
-        if lines and len(lines[-1]) + 1 + len(word["word"]) <= MOST_LINE_CHARACTERS:
-            lines[-1] += " " + word["word"]
-        else:
-            lines.append(word["word"])
+def break_lines(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> list[str]:
+    """The fewest lines that words fill, and of about the same length; a word longer than a line has its own."""
+    lines = _fill(words, rules)
+    if len(lines) < 2:
+        return lines
+    longest = max(map(len, lines))
+    for width in range(1, min(longest, rules.max_line_characters)):
+        narrower = _fill(words, rules, width)
+        if len(narrower) == len(lines) and max(map(len, narrower)) <= longest:
+            return narrower
     return lines
 
 
-def format_subtitles(words: Sequence[Word], subtitle_format: str) -> str:
+def _fill(words: Sequence[Word], rules: SubtitleRules, width: int | None = None) -> list[str]:
+    """Lines with as many words each as there is room for."""
+    width = rules.max_line_characters if width is None else width
+    lines: list[str] = []
+    for word in words:
+        text = word["word"]
+        between = "" if word.get("is_continuation") else " "
+        if lines and len(lines[-1]) + len(between) + len(text) <= width:
+            lines[-1] += between + text
+        else:
+            lines.append(text)
+    return lines
+
+
+def split_long_words(
+    words: Sequence[Word], characters: Sequence[dict[str, Any]], rules: SubtitleRules = DEFAULT_RULES
+) -> list[Word]:
+    """
+    Words that are longer than a line in the pieces that the model wrote: what is written without spaces.
+
+    Args:
+        words: As in `group_words`.
+        characters: `Transcript.timestamps["char"]`: the text of each token with its times.
+        rules: Options.
+
+    Returns:
+        The words; of the pieces of one all but the first have `is_continuation`. Where the tokens do not spell the
+        words, the words as they were.
+    """
+    result: list[Word] = []
+    position = 0
+    for word in words:
+        text, pieces, spelled = word["word"], [], ""
+        while position < len(characters) and len(spelled) < len(text):
+            item = characters[position]
+            piece = item["char"].strip()
+            spelled += piece
+            if piece:
+                pieces.append({"word": piece, "start": item["start"], "end": item["end"]})
+            position += 1
+        if spelled != text:
+            return list(words)
+        if len(text) <= rules.max_line_characters:
+            result.append(word)
+        else:
+            result += [pieces[0], *({**piece, "is_continuation": True} for piece in pieces[1:])]
+    return result
+
+
+def lay_out_subtitles(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> list[Subtitle]:
+    """
+    Subtitles of words, none of which is seen with another.
+
+    Args:
+        words: As in `group_words`, in the order of their times.
+        rules: Options.
+    """
+    groups = list(group_words(words, rules))
+    subtitles: list[Subtitle] = []
+    for index, group in enumerate(groups):
+        lines = break_lines(group, rules)
+        start = max(float(group[0]["start"]), subtitles[-1].end if subtitles else 0.0)
+        spoken_until = max(float(word["end"]) for word in group)
+        # Time to read it, at most what a subtitle may last; what is said meanwhile counts in any case.
+        wanted_seconds = max(sum(map(len, lines)) / rules.max_characters_per_second, rules.min_seconds)
+        end = max(spoken_until, start + min(wanted_seconds, rules.max_seconds))
+        if index + 1 < len(groups):
+            following = float(groups[index + 1][0]["start"])
+            end = min(
+                end, following - rules.min_gap_seconds if following - rules.min_gap_seconds > start else following
+            )
+        subtitles.append(Subtitle(start, max(end, start + LEAST_SHOWN_SECONDS), lines))
+    return subtitles
+
+
+def format_subtitles(words: Sequence[Word], subtitle_format: str, rules: SubtitleRules = DEFAULT_RULES) -> str:
     """
     A whole subtitle file.
 
     Args:
         words: As in `group_words`, in the order of their times.
         subtitle_format: One of `FORMATS`.
+        rules: Options.
 
     Raises:
         ValueError: for another format.
@@ -69,16 +206,12 @@ def format_subtitles(words: Sequence[Word], subtitle_format: str) -> str:
     if subtitle_format not in FORMATS:
         raise ValueError(f"subtitle_format={subtitle_format!r} is not supported; expected one of {FORMATS}.")
     subtitles = pysubs2.SSAFile()
-    groups = list(group_words(words))
-    for index, group in enumerate(groups):
-        start, end = float(group[0]["start"]), max(float(word["end"]) for word in group)
-        end = max(end, start + FEWEST_SECONDS)
-        if index + 1 < len(groups):  # the next one takes its place
-            end = max(min(end, float(groups[index + 1][0]["start"])), start)
+    for start, end, lines in lay_out_subtitles(words, rules):
         event = pysubs2.SSAEvent(start=round(1000 * start), end=round(1000 * end))
         # WebVTT has markup of its own; SubRip has no way to write a mark that is none.
-        lines = [html.escape(line, quote=False) if subtitle_format == "vtt" else line for line in break_lines(group)]
-        event.plaintext = "\n".join(lines)
+        event.plaintext = "\n".join(
+            html.escape(line, quote=False) if subtitle_format == "vtt" else line for line in lines
+        )
         subtitles.events.append(event)
     # Braces in a word are no style of the Advanced SubStation format, in which the library thinks.
     return subtitles.to_string(subtitle_format, keep_ssa_tags=True)
