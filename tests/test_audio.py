@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transformers_fastconformer.audio import load_waveform, read_audio
+import transformers_fastconformer.audio as audio_module
+from transformers_fastconformer.audio import AudioFile, load_waveform, read_audio
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 
@@ -69,6 +70,86 @@ def test_resampling_keeps_duration_and_tone(file_sampling_rate: int, tmp_path: P
     assert samples.dtype == np.float32
     assert len(samples) == 16000
     assert np.abs(samples - tone(1.0, 16000))[1000:-1000].max() < 1e-4
+
+
+# Block by block
+
+
+def write_noise(path: Path, sampling_rate: int, num_samples: int, num_channels: int = 1, **options: Any) -> Path:
+    noise = np.random.default_rng(num_samples).uniform(-0.5, 0.5, (num_samples, num_channels))
+    soundfile.write(path, noise, sampling_rate, **options)
+    return path
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("block_samples", [1000, 4096, 65536])
+def test_blocks_are_the_file_as_decoded_at_once(
+    extension: str, block_samples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_noise(tmp_path / f"noise.{extension}", 16000, 50001, num_channels=2)
+    with soundfile.SoundFile(path) as file:
+        expected = file.read(dtype="float32")
+    monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", block_samples)
+    with AudioFile(path) as audio:
+        for _ in range(2):  # every pass is the same
+            assert np.array_equal(np.concatenate(list(audio.blocks())), expected.mean(axis=1))
+        blocks = list(audio.blocks(channels=1))
+    assert np.array_equal(np.concatenate(blocks), expected[:, 1])
+    assert max(map(len, blocks)) <= block_samples
+
+
+@pytest.mark.parametrize("file_sampling_rate", [8000, 11025, 22050, 44100, 48000])
+@pytest.mark.parametrize("num_samples", [1, 7, 4410, 132317])
+@pytest.mark.parametrize("block_samples", [1000, 65536])
+def test_blocks_are_resampled_as_the_whole_clip(
+    file_sampling_rate: int, num_samples: int, block_samples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soxr = pytest.importorskip("soxr")
+    path = write_noise(tmp_path / "noise.wav", file_sampling_rate, num_samples, subtype="FLOAT")
+    samples, _ = soundfile.read(path, dtype="float32")
+    expected = soxr.resample(samples, file_sampling_rate, 16000, quality="HQ")
+    monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", block_samples)
+    found = read_audio(path)
+    assert len(found) == -(-num_samples * 16000 // file_sampling_rate)
+    assert np.array_equal(found[: len(expected)], expected)
+    assert not found[len(expected) :].any()
+
+
+class Pipe(io.RawIOBase):
+    """What cannot be wound back, as the standard input."""
+
+    def __init__(self, content: bytes) -> None:
+        self.file = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self.file.readinto(buffer)
+
+
+def test_a_pipe_is_read_as_the_file(tmp_path: Path) -> None:
+    path = write_noise(tmp_path / "noise.flac", 16000, 30000)
+    with AudioFile(Pipe(path.read_bytes())) as audio:  # type: ignore[arg-type]
+        passes = [np.concatenate(list(audio.blocks())) for _ in range(2)]
+    assert np.array_equal(passes[0], passes[1])
+    assert np.array_equal(passes[0], read_audio(path))
+
+
+def test_an_open_file_stays_open(tmp_path: Path) -> None:
+    with write_noise(tmp_path / "noise.wav", 16000, 3000).open("rb") as file:
+        with AudioFile(file) as audio:
+            assert sum(map(len, audio.blocks())) == 3000
+        assert not file.closed
+
+
+def test_a_fault_far_in_the_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", 1000)
+    samples = tone(0.5, 16000)
+    samples[7654] = np.nan
+    soundfile.write(tmp_path / "x.wav", samples, 16000, subtype="FLOAT")
+    with pytest.raises(ValueError, match="has the value nan at sample 7654; expected finite samples"):
+        read_audio(tmp_path / "x.wav")
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

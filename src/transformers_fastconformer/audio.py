@@ -7,8 +7,11 @@ import io
 import math
 import numbers
 import os
+import shutil
+import tempfile
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +22,8 @@ from . import frames
 INSTALL_COMMAND = "pip install 'transformers-fastconformer[audio]'"
 URL_SCHEMES = ("http://", "https://")
 URL_TIMEOUT_SECONDS = 60.0
+# Samples of a file that are decoded at a time: 16 s at 16 kHz.
+BLOCK_SAMPLES = 262144
 # More channels than that in an array without a known layout are rather a batch.
 MOST_ARRAY_CHANNELS = 2
 # What writers put into a WAV header when they do not know the length: 0, or the greatest numbers there are.
@@ -55,8 +60,6 @@ def load_waveform(audio: Any, sampling_rate: int = 16000, name: str = "audio") -
         FileNotFoundError: there is no such file.
         ImportError: the extra `audio` is needed and not installed.
     """
-    if isinstance(audio, str) and audio.startswith(URL_SCHEMES):
-        return read_audio(download_audio(audio), sampling_rate)
     if isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview)) or _is_file(audio):
         return read_audio(audio, sampling_rate)
     if hasattr(audio, "get_all_samples"):
@@ -139,14 +142,151 @@ def _finish(waveform: np.ndarray, from_sampling_rate: Any, to_sampling_rate: int
         )
     if waveform.shape[0] == 0:
         raise ValueError(f"{name} is empty (0 samples); expected at least one sample.")
-    is_finite = np.isfinite(waveform)
+    resample = _make_resampler(int(from_sampling_rate), to_sampling_rate)
+    return resample(np.ascontiguousarray(_check_finite(waveform, name)), True)
+
+
+def _check_finite(samples: np.ndarray, name: str, position: int = 0) -> np.ndarray:
+    """The same samples, the first of which is sample `position` of the clip, if they are finite."""
+    is_finite = np.isfinite(samples)
     if not is_finite.all():
-        position = int(np.argmin(is_finite))
-        raise ValueError(f"{name} has the value {waveform[position]} at sample {position}; expected finite samples.")
-    return _resample(np.ascontiguousarray(waveform), int(from_sampling_rate), to_sampling_rate)
+        first = int(np.argmin(is_finite))
+        raise ValueError(
+            f"{name} has the value {samples[first]} at sample {position + first}; expected finite samples."
+        )
+    return samples
 
 
 # Files
+
+
+class AudioFile:
+    """
+    An audio file (WAV, FLAC, OGG, MP3 and whatever else libsndfile reads) whose samples come a block at a time.
+
+    Its samples are never in memory all at once. What cannot be wound back, a URL or a pipe, is first copied to a
+    temporary file, which `close` or the end of a `with` removes.
+
+    Args:
+        audio (`str`, `os.PathLike`, `bytes` or a binary file object): A path, an `http(s)` URL, the bytes of a file,
+            or an open file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: for a folder, a file of 0 bytes and a URL that cannot be downloaded.
+    """
+
+    def __init__(self, audio: str | os.PathLike[str] | bytes | BinaryIO) -> None:
+        self._temporary: BinaryIO | None = None
+        self._start = 0
+        self._source: str | BinaryIO
+        if isinstance(audio, str) and audio.startswith(URL_SCHEMES):
+            self.name, self._source = repr(audio), self._spool(partial(_download, audio))
+        else:
+            self.name, source = _open(audio)
+            if not isinstance(source, str) and not (hasattr(source, "seekable") and source.seekable()):
+                source = self._spool(partial(shutil.copyfileobj, source))
+            if not isinstance(source, str):
+                self._start = source.tell()
+            self._source = source
+
+    def __enter__(self) -> AudioFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what was copied; a file that was given open stays open."""
+        if self._temporary is not None:
+            self._temporary.close()
+
+    def _spool(self, write: Callable[[BinaryIO], None]) -> BinaryIO:
+        self._temporary = tempfile.TemporaryFile()  # noqa: SIM115  (`close` is for that)
+        try:
+            write(self._temporary)
+        except BaseException:
+            self._temporary.close()
+            raise
+        self._temporary.seek(0)
+        return self._temporary
+
+    def blocks(self, sampling_rate: int = 16000, channels: str | int = "mix") -> Iterator[np.ndarray]:
+        """
+        The samples from the start, mono and resampled with soxr at high quality; the same in every pass.
+
+        Args:
+            sampling_rate: Rate of the result, in Hz.
+            channels: `"mix"` averages the channels, a number takes that one.
+
+        Returns:
+            float32 samples in [-1, 1], each of shape (samples,), which may be 0.
+
+        Raises:
+            ValueError: the file is no audio, is cut off, holds no samples or values that are not finite, or lacks the
+                wanted channel.
+            ImportError: the extra `audio` is not installed; the message holds the command.
+        """
+        if not (channels == "mix" or (isinstance(channels, int) and not isinstance(channels, bool))):
+            raise ValueError(f"channels={channels!r} is not supported; expected 'mix' or the number of a channel.")
+        return self._decode(sampling_rate, channels)
+
+    def _decode(self, sampling_rate: int, channels: str | int) -> Iterator[np.ndarray]:
+        try:
+            import soundfile
+        except ImportError as error:
+            raise ImportError(f"Reading {self.name} needs soundfile: {INSTALL_COMMAND}") from error
+
+        class SequentialFile(soundfile.SoundFile):
+            """Behind every block `SoundFile` seeks to where it is, which makes an MP3 decode to other samples."""
+
+            def seekable(self) -> bool:
+                return False
+
+        if not isinstance(self._source, str):
+            self._source.seek(self._start)
+        _check_wav_is_whole(self.name, self._source)
+        errors = (soundfile.LibsndfileError, TypeError, RuntimeError)
+        try:
+            file = SequentialFile(self._source)
+        except errors as error:
+            raise self._undecodable(error) from error
+        with file:
+            resample = _make_resampler(file.samplerate, sampling_rate)
+            position = 0
+            while True:
+                try:
+                    samples = file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)  # (samples, channels)
+                except errors as error:
+                    raise self._undecodable(error) from error
+                if samples.shape[0] == 0:
+                    break
+                yield resample(_check_finite(self._pick(samples, channels), self.name, position), False)
+                position += samples.shape[0]
+            # Only FLAC says its length so that it can be held to it: libsndfile guesses for others, or has counted.
+            announced = file.frames if file.format == "FLAC" else 0
+        if position == 0:
+            raise ValueError(f"{self.name} is an audio file without samples.")
+        if position < announced < LEAST_UNKNOWN_BYTES:
+            raise ValueError(
+                f"{self.name} is cut off: its header announces {announced} samples, {position} are there."
+            )
+        yield resample(np.zeros(0, dtype=np.float32), True)
+
+    def _pick(self, samples: np.ndarray, channels: str | int) -> np.ndarray:
+        """(samples, channels) to (samples,)."""
+        num_channels = samples.shape[1]
+        if channels == "mix":
+            return samples[:, 0] if num_channels == 1 else samples.mean(axis=1)
+        if not 0 <= int(channels) < num_channels:
+            raise ValueError(
+                f"channels={channels} of {self.name} does not exist; it has channels 0 to {num_channels - 1}."
+            )
+        return samples[:, int(channels)]
+
+    def _undecodable(self, error: Exception) -> ValueError:
+        formats = "WAV, FLAC, OGG or MP3"
+        return ValueError(f"{self.name} cannot be decoded; expected {formats}. libsndfile says: {error}")
 
 
 def read_audio(
@@ -156,7 +296,8 @@ def read_audio(
     Decode an audio file (WAV, FLAC, OGG, MP3 and whatever else libsndfile reads), make it mono and resample it.
 
     Args:
-        audio (`str`, `os.PathLike`, `bytes` or a binary file object): A path, the bytes of a file, or an open file.
+        audio (`str`, `os.PathLike`, `bytes` or a binary file object): A path, an `http(s)` URL, the bytes of a file,
+            or an open file.
         sampling_rate (`int`, defaults to 16000): Rate of the result, in Hz. Resampled with soxr at high quality.
         channels (`str` or `int`, defaults to `"mix"`): `"mix"` averages the channels, a number takes that one.
 
@@ -169,32 +310,15 @@ def read_audio(
             wanted channel.
         ImportError: the extra `audio` is not installed; the message holds the command.
     """
-    if not (channels == "mix" or (isinstance(channels, int) and not isinstance(channels, bool))):
-        raise ValueError(f"channels={channels!r} is not supported; expected 'mix' or the number of a channel.")
-    name, source = _open(audio)
-    samples, file_sampling_rate = _decode(name, source)  # (samples, channels)
-    if samples.shape[0] == 0:
-        raise ValueError(f"{name} is an audio file without samples.")
-    num_channels = samples.shape[1]
-    if channels == "mix":
-        waveform = samples[:, 0] if num_channels == 1 else samples.mean(axis=1)  # (samples,)
-    elif 0 <= int(channels) < num_channels:
-        waveform = samples[:, int(channels)]
-    else:
-        raise ValueError(f"channels={channels} of {name} does not exist; it has channels 0 to {num_channels - 1}.")
-    return _finish(waveform, file_sampling_rate, sampling_rate, name)
+    with AudioFile(audio) as file:
+        return np.concatenate(list(file.blocks(sampling_rate, channels)))
 
 
-def download_audio(url: str) -> bytes:
-    """
-    The bytes behind an `http(s)` URL.
-
-    Raises:
-        ValueError: when the server answers with an error, or does not answer.
-    """
+def _download(url: str, target: BinaryIO) -> None:
+    """Write what is behind an `http(s)` URL to a file; a server that errs or does not answer is a ValueError."""
     try:
         with urllib.request.urlopen(url, timeout=URL_TIMEOUT_SECONDS) as response:
-            return response.read()
+            shutil.copyfileobj(response, target)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise ValueError(f"{url} cannot be downloaded; expected the address of an audio file. {error}") from error
 
@@ -215,31 +339,6 @@ def _open(audio: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[str, str | 
     if hasattr(audio, "read"):
         return repr(getattr(audio, "name", "open file")), audio
     raise ValueError(f"audio is of type {type(audio).__name__}; expected a path, bytes or an open binary file.")
-
-
-def _decode(name: str, source: str | BinaryIO) -> tuple[np.ndarray, int]:
-    """(samples, channels), and their rate."""
-    try:
-        import soundfile
-    except ImportError as error:
-        raise ImportError(f"Reading {name} needs soundfile: {INSTALL_COMMAND}") from error
-    _check_wav_is_whole(name, source)
-    try:
-        # Not `soundfile.read`: it seeks to the start, after which an MP3 decodes to other last bits than NeMo's.
-        with soundfile.SoundFile(source) as file:
-            samples, announced, is_flac = (
-                file.read(dtype="float32", always_2d=True),
-                file.frames,
-                file.format == "FLAC",
-            )
-            file_sampling_rate = file.samplerate
-    except (soundfile.LibsndfileError, TypeError, RuntimeError) as error:
-        formats = "WAV, FLAC, OGG or MP3"
-        raise ValueError(f"{name} cannot be decoded; expected {formats}. libsndfile says: {error}") from error
-    # Only FLAC says how long it is so that it can be held to it: libsndfile guesses for others, or has counted.
-    if is_flac and 0 < samples.shape[0] < announced < LEAST_UNKNOWN_BYTES:
-        raise ValueError(f"{name} is cut off: its header announces {announced} samples, {samples.shape[0]} are there.")
-    return samples, file_sampling_rate
 
 
 def _check_wav_is_whole(name: str, source: str | BinaryIO) -> None:
@@ -272,16 +371,31 @@ def _wav_data_bytes(file: BinaryIO) -> tuple[int, int]:
     return 0, 0
 
 
-def _resample(waveform: np.ndarray, from_sampling_rate: int, to_sampling_rate: int) -> np.ndarray:
+def _make_resampler(from_sampling_rate: int, to_sampling_rate: int) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """
+    A function of the next samples of a clip, and whether they are its last, to as many resampled ones as are ready.
+
+    All together they are what soxr makes of the whole clip, to the last bit.
+    """
     if from_sampling_rate == to_sampling_rate:
-        return waveform
+        return lambda samples, is_last: samples
     try:
         import soxr
     except ImportError as error:
         rates = f"{from_sampling_rate} Hz to {to_sampling_rate} Hz"
         raise ImportError(f"Resampling from {rates} needs soxr: {INSTALL_COMMAND}") from error
-    resampled = soxr.resample(waveform, from_sampling_rate, to_sampling_rate, quality="HQ")
-    # soxr rounds the length to the nearest sample; the duration is kept to the sample above, filled with silence.
-    num_samples = frames.resampled_samples(waveform.shape[0], from_sampling_rate, to_sampling_rate)
-    missing = max(num_samples - resampled.shape[0], 0)
-    return np.pad(resampled, (0, missing))[:num_samples].astype(np.float32, copy=False)
+    stream = soxr.ResampleStream(from_sampling_rate, to_sampling_rate, 1, dtype="float32", quality="HQ")
+    num_taken = num_given = 0
+
+    def resample(samples: np.ndarray, is_last: bool) -> np.ndarray:
+        nonlocal num_taken, num_given
+        resampled = stream.resample_chunk(np.ascontiguousarray(samples), last=is_last)
+        num_taken += samples.shape[0]
+        num_given += resampled.shape[0]
+        if not is_last:
+            return resampled
+        # soxr rounds the length to the nearest sample; the duration is kept to the sample above, filled with silence.
+        missing = frames.resampled_samples(num_taken, from_sampling_rate, to_sampling_rate) - num_given
+        return np.pad(resampled, (0, missing)) if missing >= 0 else resampled[:missing]
+
+    return resample
