@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from nemo_shapes import find_archive
 
 RESULTS = Path(__file__).parent / "results"
 CHILD = """
@@ -49,14 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        archive = folder / f"{options.shape}.nemo"
-        if not archive.exists():
-            # In a process of its own, so that NeMo's memory is not ours.
-            subprocess.run(
-                [sys.executable, str(Path(__file__).parent / "nemo_shapes.py"), options.shape, str(archive)],
-                check=True,
-            )
+        archive = find_archive(options.shape, folder)
         _, import_bytes = run_child()
         runs = []
         for _ in range(options.repeats):

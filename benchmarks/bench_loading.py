@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 import torch
+from nemo_shapes import find_archive
 
 RESULTS = Path(__file__).parent / "results"
 OURS = """
@@ -81,12 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        archive = folder / f"{options.shape}.nemo"
-        if not archive.exists():
-            # In a process of its own, so that NeMo's memory is not ours.
-            script = str(Path(__file__).parent / "nemo_shapes.py")
-            subprocess.run([sys.executable, script, options.shape, str(archive)], check=True)
+        archive = find_archive(options.shape, folder)
         with tempfile.TemporaryDirectory(dir=folder) as cache_name:
             cache = Path(cache_name)
             runs = {"first": [run_child(OURS, archive, cache, {})], "cached": [], "cached, bfloat16": [], "nemo": []}

@@ -416,6 +416,17 @@ def replace_table(page: str, table: str) -> str:
     return f"{before}{TABLE_START}\n{table}\n{TABLE_END}{rest.split(TABLE_END)[1]}"
 
 
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """The working directory for a while."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def run_families(names: list[str] | None, scripts_dir: Path, speech_dir: Path, output: Path) -> None:
     """Run the comparison and write the result after each family; rows of other families in it stay."""
     import conftest
@@ -435,7 +446,7 @@ def run_families(names: list[str] | None, scripts_dir: Path, speech_dir: Path, o
     clips = read_clips(speech_dir)
     versions = f"nemo {nemo.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
     output = output.resolve()
-    with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(write_bert_base(Path(temporary) / "bert")):
+    with tempfile.TemporaryDirectory() as temporary, working_in(write_bert_base(Path(temporary) / "bert")):
         # The fixture of the tests wants pytest's maker of folders.
         folders = SimpleNamespace(mktemp=lambda name: Path(tempfile.mkdtemp(prefix=name, dir=temporary)))
         build = inspect.unwrap(conftest.build_nemo_model)(folders)

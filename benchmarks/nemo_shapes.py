@@ -7,6 +7,7 @@ Checkpoints of published shapes with random weights, built and saved by NeMo, fo
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -250,6 +251,16 @@ def build_archive(name: str, path: Path) -> None:
             model = models.EncDecRNNTBPEModel(cfg=config)
         perturb(model)
         model.save_to(str(path))
+
+
+def find_archive(name: str, folder: Path) -> Path:
+    """The archive of a shape in a folder, built where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.nemo"
+    if not path.exists():
+        # In a process of its own, so that NeMo's memory is not that of the caller.
+        subprocess.run([sys.executable, __file__, name, str(path)], check=True)
+    return path
 
 
 if __name__ == "__main__":

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
-import yaml
+from archives import rewrite_archive
 
 from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
@@ -26,21 +24,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 @pytest.fixture
 def refused_checkpoint(tmp_path: Path) -> Path:
     """The demonstration checkpoint with an option that nobody has."""
-    path = tmp_path / "refused.nemo"
-    with tarfile.open(CHECKPOINT_PATH) as source, tarfile.open(path, "w") as target:
-        for info in source:
-            if not info.isfile():
-                continue
-            stream = source.extractfile(info)
-            assert stream is not None
-            content = stream.read()
-            if info.name.endswith("model_config.yaml"):
-                config = yaml.safe_load(content)
-                config["encoder"]["self_attention_model"] = "rope"
-                content = yaml.safe_dump(config).encode()
-            info.size = len(content)
-            target.addfile(info, io.BytesIO(content))
-    return path
+    return rewrite_archive(
+        CHECKPOINT_PATH,
+        tmp_path / "refused.nemo",
+        lambda config: config["encoder"].update(self_attention_model="rope"),
+    )
 
 
 def test_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

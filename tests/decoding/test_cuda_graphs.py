@@ -9,7 +9,7 @@ import pytest
 import torch
 from models import build_model
 from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer
-from test_transducer_label_looping import assert_equal, assert_states_equal, readable
+from test_transducer_label_looping import assert_equal, assert_states_equal, random_cases, readable
 
 from transformers_fastconformer.decoding.cuda_graphs import GraphCache, round_up_sizes, transducer_masked_decode
 
@@ -17,19 +17,9 @@ from transformers_fastconformer.decoding.cuda_graphs import GraphCache, round_up
 @pytest.mark.parametrize("looks_per_round", [1, 3])
 @pytest.mark.parametrize("name", DURATIONS)
 def test_equals_the_readable_loop(name, looks_per_round):
-    generator = torch.Generator().manual_seed(1)
     masked = partial(transducer_masked_decode, looks_per_round=looks_per_round)
     num_tokens = 0
-    for case in range(20):
-        networks = ScriptedTransducer(case, DURATIONS[name], blank_bonus=[-3.0, 0.0, 1.0, 3.0][case % 4])
-        max_symbols = [1, 2, 3, 10][case // 4 % 4]
-        batch_size = 1 + case % 5
-        lengths = torch.randint(0, 12, (batch_size,), generator=generator)
-        if case % 3 == 0:
-            lengths[0] = 0
-        if case % 7 == 0:
-            lengths[-1] = 40
-        rows = torch.randint(0, 64, (batch_size, int(lengths.max()) + case % 2), generator=generator)
+    for networks, rows, lengths, max_symbols in random_cases(DURATIONS[name], 20):
         expected, expected_state = networks.decode(rows, lengths, max_symbols_per_step=max_symbols)
         found, state = networks.decode(rows, lengths, masked, max_symbols_per_step=max_symbols)
         assert_equal(found, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -42,16 +43,13 @@ def assert_states_equal(found: TransducerState, expected: TransducerState, toler
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("frames_per_look", FRAMES_PER_LOOK)
-@pytest.mark.parametrize("name", DURATIONS)
-def test_equals_the_readable_loop(name, frames_per_look):
-    """Random batches with an empty clip, with one much longer than the others, and with the limit reached."""
+def random_cases(
+    durations: list[int] | None, num_cases: int
+) -> Iterator[tuple[ScriptedTransducer, torch.Tensor, torch.Tensor, int]]:
+    """Networks, rows, lengths and limit: batches with an empty clip, with one much longer than the others."""
     generator = torch.Generator().manual_seed(1)
-    label_looping = partial(transducer_label_looping_decode, frames_per_look=frames_per_look)
-    num_tokens = num_stuck = 0
-    for case in range(36):
-        networks = ScriptedTransducer(case, DURATIONS[name], blank_bonus=[-3.0, 0.0, 1.0, 3.0][case % 4])
-        max_symbols = [1, 2, 3, 10][case // 4 % 4]
+    for case in range(num_cases):
+        networks = ScriptedTransducer(case, durations, blank_bonus=[-3.0, 0.0, 1.0, 3.0][case % 4])
         batch_size = 1 + case % 5
         lengths = torch.randint(0, 12, (batch_size,), generator=generator)
         if case % 3 == 0:
@@ -59,6 +57,16 @@ def test_equals_the_readable_loop(name, frames_per_look):
         if case % 7 == 0:
             lengths[-1] = 40
         rows = torch.randint(0, 64, (batch_size, int(lengths.max()) + case % 2), generator=generator)
+        yield networks, rows, lengths, [1, 2, 3, 10][case // 4 % 4]
+
+
+@pytest.mark.parametrize("frames_per_look", FRAMES_PER_LOOK)
+@pytest.mark.parametrize("name", DURATIONS)
+def test_equals_the_readable_loop(name, frames_per_look):
+    """Random batches with an empty clip, with one much longer than the others, and with the limit reached."""
+    label_looping = partial(transducer_label_looping_decode, frames_per_look=frames_per_look)
+    num_tokens = num_stuck = 0
+    for networks, rows, lengths, max_symbols in random_cases(DURATIONS[name], 36):
         expected, expected_state = networks.decode(rows, lengths, max_symbols_per_step=max_symbols)
         found, state = networks.decode(rows, lengths, label_looping, max_symbols_per_step=max_symbols)
         assert_equal(found, expected)

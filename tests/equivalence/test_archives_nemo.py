@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
+from archives import rewrite_archive
 from families import event_tokenizer, tagged_tokenizer
 
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
@@ -34,25 +32,6 @@ def assert_equal_to_nemo(archive: Path, folder: Path, clips: list[np.ndarray]) -
     ours = ConvertedRunner(folder, attn_implementation="eager").run("clips", clips, reference.joint_targets)
     failures = [row for row in compare_outputs([reference], [ours]) if not row.passed]
     assert not failures, failures
-
-
-def rewrite(source: Path, target: Path, change: Callable[[dict[str, Any]], Any], rename: Callable[[str], str]) -> Path:
-    """An archive with its configuration changed and its members renamed."""
-    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
-        for info in old:
-            if not info.isfile():
-                continue
-            stream = old.extractfile(info)
-            assert stream is not None
-            content = stream.read()
-            if info.name.endswith("model_config.yaml"):
-                config = yaml.safe_load(content)
-                change(config)
-                content = yaml.safe_dump(config, sort_keys=False).encode()
-            member = tarfile.TarInfo(rename(info.name))
-            member.size = len(content)
-            new.addfile(member, io.BytesIO(content))
-    return target
 
 
 def build_with_adapter(build_nemo_model: Callable[..., Any], enabled: bool, target: str, kind: str) -> Any:
@@ -153,7 +132,7 @@ def test_old_layouts(build_nemo_model: Callable[..., Any], clips: list[np.ndarra
         name = name.removeprefix("./")
         return f"./{name}" if name.startswith("model_") else f"./{'0' * 32}_{name}"
 
-    rewrite(plain, old, change, rename)
+    rewrite_archive(plain, old, change, rename)
     assert inspect_checkpoint(old).is_convertible
     result = convert_nemo_checkpoint(old, tmp_path / "out")
     assert result.mapped.nemo_class is None

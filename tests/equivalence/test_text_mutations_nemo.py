@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import io
 import re
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
+from archives import rewrite_archive
 from balance import balance_classes
 from families import PROMPTS, tagged_tokenizer, two_languages_tokenizer, wordpiece_tokenizer, write_bert_base
 
@@ -398,23 +396,6 @@ def base_archive(
     return build
 
 
-def rewrite_config(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
-        for info in old:
-            if not info.isfile():
-                continue
-            stream = old.extractfile(info)
-            assert stream is not None
-            content = stream.read()
-            if info.name.endswith("model_config.yaml"):
-                config = yaml.safe_load(content)
-                change(config)
-                content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
-            member = tarfile.TarInfo(info.name)
-            member.size = len(content)
-            new.addfile(member, io.BytesIO(content))
-
-
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_a_changed_option_is_followed_or_refused(
     change: Change,
@@ -424,7 +405,7 @@ def test_a_changed_option_is_followed_or_refused(
 ) -> None:
     base, found_before = base_archive(change.base)
     archive = tmp_path / "model.nemo"
-    rewrite_config(base, archive, change.apply)
+    rewrite_archive(base, archive, change.apply)
     strategy = change.value if change.path == "decoding.strategy" else "greedy_batch"
     theirs: tuple[StageOutputs, list[list[int]]] | None = None
     try:
