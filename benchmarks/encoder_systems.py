@@ -1,0 +1,493 @@
+"""
+The encoders that benchmarks compare: NeMo's, transformers', ONNX Runtime on NeMo's export, and ours, same weights.
+
+Weights of a shape are random, written once into a folder in the form that each system reads:
+
+    python benchmarks/encoder_systems.py weights 0.6b /tmp/encoders
+    python benchmarks/encoder_systems.py onnx 0.6b /tmp/encoders
+    python benchmarks/encoder_systems.py onnx_int8 0.6b /tmp/encoders
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nemo_shapes import SHAPES, build_config, perturb
+from torch import nn
+
+from transformers_fastconformer import (
+    FastConformerConfig,
+    FastConformerFeatureExtractor,
+    FastConformerForTDT,
+    FastConformerModel,
+    FastConformerTDTConfig,
+)
+from transformers_fastconformer.frames import subsampled_lengths
+from transformers_fastconformer.nemo.weight_map import unmap_state_dict
+
+MEL_FRAMES_PER_SECOND = 100
+LOCAL_CONTEXT = [128, 128]
+# Names of shapes here, and of those in `nemo_shapes`; the tiny one is for tests.
+PUBLISHED = {"0.6b": "parakeet-tdt-0.6b-v2", "110m": "parakeet-tdt_ctc-110m"}
+TINY = {
+    **{"d_model": 32, "n_layers": 2, "mels": 16, "vocab_size": 32, "use_bias": False, "xscaling": False},
+    **{"pred_layers": 0, "durations": [], "ctc": True},
+    "encoder": {"n_heads": 4, "subsampling_conv_channels": 8},
+}
+ATTENTION_KINDS = ("full", "local")
+# Of the heads of a whole chain.
+VOCABULARY, TOKENS_PER_SECOND = 1024, 3.5
+
+Encode = Callable[[Any], torch.Tensor | None]
+
+
+@dataclass
+class System:
+    """
+    An encoder that is ready.
+
+    Args:
+        prepare: Brings features (batch, mel frames, mels) and lengths (batch,), which are not timed, into its form.
+        encode: What is timed; gives (batch, frames, hidden_size), or None where there is nothing to compare.
+        weights: What it computes with, to be read once before memory is measured.
+        note: What else is to be told of its last call.
+    """
+
+    prepare: Callable[[torch.Tensor, torch.Tensor], Any]
+    encode: Encode
+    weights: Sequence[torch.Tensor] = ()
+    note: Callable[[], str] = str
+
+
+# Shapes
+
+
+def shape_name(name: str, num_layers: int | None) -> str:
+    """A shape with another number of layers is one with a name of its own."""
+    return name if num_layers is None else f"{name}-{num_layers}layers"
+
+
+def nemo_options(shape: str) -> dict[str, Any]:
+    """The arguments of NeMo's `ConformerEncoder` for a shape, such as `0.6b` or `0.6b-2layers`."""
+    stem, _, layers = shape.removesuffix("layers").rpartition("-")
+    base = stem if shape.endswith("layers") else shape
+    if base != "tiny" and base not in PUBLISHED:
+        raise ValueError(
+            f"shape={shape!r} is not known; expected one of {[*PUBLISHED, 'tiny']}, '-2layers' behind it."
+        )
+    description = TINY if base == "tiny" else SHAPES[PUBLISHED[base]]
+    options = dict(build_config(description, Path())["encoder"])
+    del options["_target_"]
+    if shape.endswith("layers"):
+        options["n_layers"] = int(layers)
+    return options
+
+
+def our_options(shape: str) -> dict[str, Any]:
+    """The same as arguments of our configurations."""
+    options = nemo_options(shape)
+    return {
+        "num_mel_bins": options["feat_in"],
+        "hidden_size": options["d_model"],
+        "num_hidden_layers": options["n_layers"],
+        "num_attention_heads": options["n_heads"],
+        "intermediate_size": options["ff_expansion_factor"] * options["d_model"],
+        "attention_bias": options["use_bias"],
+        "convolution_bias": options["use_bias"],
+        "scale_input": options["xscaling"],
+        "subsampling_factor": options["subsampling_factor"],
+        "subsampling_conv_channels": options["subsampling_conv_channels"],
+        "conv_kernel_size": options["conv_kernel_size"],
+    }
+
+
+def our_config(shape: str) -> FastConformerConfig:
+    """Our configuration of a shape."""
+    return FastConformerConfig(**our_options(shape))
+
+
+def encoder_frames(config: FastConformerConfig, mel_frames: int) -> int:
+    return subsampled_lengths(mel_frames, config.subsampling_type, config.subsampling_factor)
+
+
+def count_flops(config: FastConformerConfig, mel_lengths: Sequence[int], window_frames: int | None = None) -> int:
+    """
+    Floating-point operations that one pass over a batch needs, a multiplication and an addition being two.
+
+    What nothing real depends on is not counted: padding, distances that a query does not have, scores outside of the
+    window; nor are norms, activations and softmax, which are no matrix products. The table of distances is projected
+    once for a batch and layer.
+
+    Args:
+        mel_lengths: Real mel frames of each clip.
+        window_frames: Keys that a query sees with local attention; None: all of its clip.
+    """
+    size, wide, channels = config.hidden_size, config.intermediate_size, config.subsampling_conv_channels
+    lengths = [encoder_frames(config, length) for length in mel_lengths]
+    total = 0
+    for mel_length in mel_lengths:
+        frames, bins, inputs = mel_length, config.num_mel_bins, 1
+        for _ in range(config.subsampling_factor.bit_length() - 1):
+            frames, bins = (frames + 1) // 2, (bins + 1) // 2
+            # The first convolution is full, with one input channel; the others are depthwise, then pointwise.
+            total += 2 * frames * bins * channels * (9 if inputs == 1 else 9 + inputs)
+            inputs = channels
+        total += 2 * frames * channels * bins * size
+    per_frame = 2 * 2 * 2 * size * wide + 4 * 2 * size * size  # two feed-forward modules; attention's projections
+    per_frame += 2 * size * 2 * size + 2 * size * config.conv_kernel_size + 2 * size * size  # convolution
+    distances = 2 * max(lengths) - 1 if window_frames is None else window_frames
+    layer = sum(lengths) * per_frame + 2 * distances * size * size
+    for length in lengths:
+        keys = length if window_frames is None else min(window_frames, length)
+        layer += 3 * 2 * length * keys * size  # by content, by distance, and the values
+    return total + config.num_hidden_layers * layer
+
+
+def make_features(config: FastConformerConfig, clip_seconds: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normal noise, as the normalised features of speech are: (batch, mel frames, mels), and lengths (batch,)."""
+    lengths = torch.tensor([round(seconds * MEL_FRAMES_PER_SECOND) for seconds in clip_seconds])
+    generator = torch.Generator().manual_seed(len(clip_seconds))
+    features = torch.randn(len(lengths), int(lengths.max()), config.num_mel_bins, generator=generator)
+    padding = torch.arange(features.shape[1]) >= lengths[:, None]
+    return features.masked_fill_(padding[..., None], 0.0), lengths
+
+
+# Files
+
+
+def folder_of(shape: str, folder: Path) -> Path:
+    return folder / f"encoder-{shape}"
+
+
+def write_weights(shape: str, folder: Path) -> None:
+    """Our folder and that of transformers."""
+    from transformers_fastconformer.interop.transformers import export_to_transformers
+
+    model = FastConformerModel(our_config(shape)).eval()
+    perturb(model)
+    model.save_pretrained(folder / "ours")
+    export_to_transformers(model, folder / "transformers")
+
+
+def write_onnx(shape: str, folder: Path) -> None:
+    """NeMo's own export, its tensors in one file beside it."""
+    import onnx
+
+    encoder = load_nemo(shape, folder, torch.float32, "full")
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        encoder.export(f"{temporary}/encoder.onnx")
+        del encoder
+        target = folder / "onnx"
+        target.mkdir()
+        onnx.save_model(
+            onnx.load(f"{temporary}/encoder.onnx"),
+            str(target / "encoder.onnx"),
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location="encoder.data",
+        )
+
+
+def write_onnx_int8(shape: str, folder: Path) -> None:
+    """Its dynamic int8, as ONNX Runtime's own tool makes it."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    target = folder / "onnx_int8"
+    target.mkdir()
+    quantize_dynamic(folder / "onnx" / "encoder.onnx", target / "encoder.onnx", weight_type=QuantType.QUInt8)
+
+
+WRITERS: dict[str, Callable[[str, Path], None]] = {
+    "weights": write_weights,
+    "onnx": write_onnx,
+    "onnx_int8": write_onnx_int8,
+}
+# The folder by which one sees that a writer is done.
+WRITTEN = {"weights": "transformers", "onnx": "onnx", "onnx_int8": "onnx_int8"}
+
+
+def find_files(shape: str, folder: Path, dtypes: Sequence[str] = ()) -> Path:
+    """
+    The folder with a shape's weights, written where they are missing, each form by a process of its own.
+
+    Args:
+        dtypes: Those that ONNX Runtime is wanted in.
+    """
+    steps = ["weights"]
+    if dtypes:
+        steps.append("onnx")
+    if "int8" in dtypes:
+        steps.append("onnx_int8")
+    target = folder_of(shape, folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        if (target / WRITTEN[step]).exists():
+            continue
+        part = Path(tempfile.mkdtemp(dir=target))
+        try:
+            # What is there already is seen through links; what is new is moved when it is whole.
+            for done in (path for path in target.iterdir() if path.name in ("ours", *WRITTEN.values())):
+                (part / done.name).symlink_to(done.resolve())
+            subprocess.run([sys.executable, __file__, step, shape, str(part)], check=True)
+            for made in part.iterdir():
+                if not made.is_symlink():
+                    made.rename(target / made.name)
+        finally:
+            shutil.rmtree(part)
+    return target
+
+
+# Systems
+
+
+def load_nemo(shape: str, folder: Path, dtype: torch.dtype, attention: str) -> Any:
+    from nemo.collections.asr.modules import ConformerEncoder
+    from safetensors.torch import load_file
+
+    options = nemo_options(shape)
+    if attention == "local":
+        options |= {"self_attention_model": "rel_pos_local_attn", "att_context_size": LOCAL_CONTEXT}
+    encoder = ConformerEncoder(**options)
+    names = unmap_state_dict(load_file(folder / "ours" / "model.safetensors"), our_config(shape))
+    tensors = {name.removeprefix("encoder."): tensor for name, tensor in names.items()}
+    encoder.load_state_dict(tensors, strict=True)
+    return encoder.eval().to(dtype)
+
+
+def build_nemo(shape: str, folder: Path, dtype: str, attention: str, device: str) -> System:
+    kind = getattr(torch, dtype)
+    encoder = load_nemo(shape, folder, kind, attention).to(device)
+    encoder.freeze()
+
+    def prepare(features: torch.Tensor, lengths: torch.Tensor) -> Any:
+        return features.to(device, kind).transpose(1, 2).contiguous(), lengths.to(device)
+
+    def encode(inputs: Any) -> torch.Tensor:
+        outputs, _ = encoder(audio_signal=inputs[0], length=inputs[1])
+        return outputs.transpose(1, 2)
+
+    return System(prepare, encode, list(encoder.state_dict().values()))
+
+
+def build_transformers(shape: str, folder: Path, dtype: str, attention: str, device: str) -> System:
+    from transformers import ParakeetEncoder
+
+    kind = getattr(torch, dtype)
+    encoder = ParakeetEncoder.from_pretrained(folder / "transformers", dtype=kind, attn_implementation="sdpa")
+    encoder.eval().to(device)
+
+    def prepare(features: torch.Tensor, lengths: torch.Tensor) -> Any:
+        mask = torch.arange(features.shape[1]) < lengths[:, None]
+        return features.to(device, kind), None if bool(mask.all()) else mask.to(device)
+
+    def encode(inputs: Any) -> torch.Tensor:
+        return encoder(inputs[0], attention_mask=inputs[1]).last_hidden_state
+
+    return System(prepare, encode, list(encoder.state_dict().values()))
+
+
+def load_ours(shape: str, folder: Path, dtype: str, attention: str, device: str) -> Any:
+    kind = getattr(torch, dtype)
+    model = FastConformerModel.from_pretrained(folder / "ours", dtype=kind).eval().to(device)
+    if attention == "local":
+        model.set_attention_context(LOCAL_CONTEXT, position_embedding_type="rel_pos_local_attn")
+    return model
+
+
+def build_ours(shape: str, folder: Path, dtype: str, attention: str, device: str) -> System:
+    kind = getattr(torch, dtype)
+    model = load_ours(shape, folder, dtype, attention, device)
+
+    def prepare(features: torch.Tensor, lengths: torch.Tensor) -> Any:
+        is_even = bool((lengths == features.shape[1]).all())
+        return features.to(device, kind), None if is_even else lengths.to(device)
+
+    def encode(inputs: Any) -> torch.Tensor:
+        return model(inputs[0], input_lengths=inputs[1]).last_hidden_state
+
+    return System(prepare, encode, list(model.state_dict().values()))
+
+
+def build_chain(shape: str, folder: Path, dtype: str, attention: str, device: str) -> System:
+    """From samples in the host's memory to the tokens of a TDT model, its heads random and as talkative as speech."""
+    kind = getattr(torch, dtype)
+    config = FastConformerTDTConfig(
+        **our_options(shape), vocab_size=VOCABULARY + 1, durations=[0, 1, 2, 3, 4], decoder_hidden_size=640,
+        num_decoder_layers=2, joint_hidden_size=640,
+    )  # fmt: skip
+    model = FastConformerForTDT(config)
+    perturb(model)
+    model.encoder.load_state_dict(FastConformerModel.from_pretrained(folder / "ours").encoder.state_dict())
+    model.eval().to(device, kind)
+    extractor = FastConformerFeatureExtractor(feature_size=config.num_mel_bins)
+    tokens_per_second = 0.0
+
+    def prepare(features: torch.Tensor, lengths: torch.Tensor) -> Any:
+        samples = lengths * extractor.hop_length
+        generator = torch.Generator().manual_seed(0)
+        waveforms = 0.1 * torch.randn(len(samples), int(samples.max()), generator=generator)
+        waveforms *= torch.rand(len(samples), -(-waveforms.shape[1] // 1600), generator=generator).repeat_interleave(
+            1600, dim=1
+        )[:, : waveforms.shape[1]]  # louder and softer ten times a second
+        inputs = waveforms.pin_memory() if device == "cuda" else waveforms, samples
+        find_blank_bias(model, extract([clip[:4] for clip in inputs]))
+        return inputs
+
+    def extract(inputs: Any) -> Any:
+        waveforms, samples = inputs
+        return extractor(waveforms, audio_lengths=samples, sampling_rate=16000, return_tensors="pt", device=device)
+
+    def encode(inputs: Any) -> None:
+        nonlocal tokens_per_second
+        features = extract(inputs)
+        tokens = model.generate(features.input_features, input_lengths=features.input_lengths).cpu()
+        seconds = int(inputs[1].sum()) / 16000
+        tokens_per_second = int((tokens != model.config.pad_token_id).sum()) / seconds
+
+    return System(
+        prepare, encode, list(model.state_dict().values()), lambda: f"{tokens_per_second:.2f} tokens a second"
+    )
+
+
+def find_blank_bias(model: Any, features: Any) -> None:
+    """Set the bias of the blank so that tokens come as often as in speech."""
+    encoded = model.encode(features.input_features, input_lengths=features.input_lengths)
+    low, high = -40.0, 40.0
+    for _ in range(14):
+        middle = (low + high) / 2
+        model.joint.head.bias[VOCABULARY] = middle
+        found, _ = model.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths)
+        seconds = int(features.input_lengths.sum()) / MEL_FRAMES_PER_SECOND
+        if float(found.token_lengths.sum()) / seconds > TOKENS_PER_SECOND:
+            low = middle
+        else:
+            high = middle
+
+
+def build_onnxruntime(shape: str, folder: Path, dtype: str, attention: str, device: str) -> System:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise ImportError(f"this onnxruntime has no {provider}")
+    path = folder / ("onnx_int8" if dtype == "int8" else "onnx") / "encoder.onnx"
+    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+
+    def prepare(features: torch.Tensor, lengths: torch.Tensor) -> Any:
+        return {"audio_signal": features.transpose(1, 2).contiguous().numpy(), "length": lengths.numpy()}
+
+    def encode(inputs: Any) -> torch.Tensor:
+        (outputs,) = session.run(["outputs"], inputs)
+        return torch.from_numpy(outputs).transpose(1, 2)
+
+    return System(prepare, encode)
+
+
+def build_ceiling(shape: str, folder: Path, dtype: str, attention: str, device: str) -> System:
+    """
+    Not an encoder: the two matrix products of a feed-forward module, alone, for as many frames as the batch has.
+
+    `torch.nn.functional.linear`; in int8, for which it has none, `torch._int_mm`. The weights are the same in every
+    call, so they may stay in a cache, as they cannot in an encoder: a ceiling.
+    """
+    config = our_config(shape)
+    size, wide = config.hidden_size, config.intermediate_size
+    generator = torch.Generator().manual_seed(0)
+
+    def make(rows: int, columns: int) -> torch.Tensor:
+        if dtype == "int8":
+            return torch.randint(-127, 128, (rows, columns), dtype=torch.int8, generator=generator).to(device)
+        return torch.randn(rows, columns, generator=generator).to(device, getattr(torch, dtype))
+
+    weights = make(wide, size), make(size, wide)
+
+    def prepare(features: torch.Tensor, lengths: torch.Tensor) -> Any:
+        frames = min(sum(encoder_frames(config, length) for length in lengths.tolist()), MOST_CEILING_FRAMES)
+        return make(frames, size), make(frames, wide)
+
+    def encode(inputs: Any) -> None:
+        for frames, weight in zip(inputs, weights, strict=True):
+            if dtype == "int8":
+                torch._int_mm(frames, weight.T)
+            else:
+                nn.functional.linear(frames, weight)
+
+    return System(prepare, encode)
+
+
+MOST_CEILING_FRAMES = 6000  # a larger product is no faster
+
+
+def ceiling_flops(config: FastConformerConfig, mel_lengths: Sequence[int]) -> int:
+    """Operations of one call of the ceiling."""
+    frames = min(sum(encoder_frames(config, length) for length in mel_lengths), MOST_CEILING_FRAMES)
+    return 2 * 2 * frames * config.hidden_size * config.intermediate_size
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a system is built, and what it can do."""
+
+    build: Callable[[str, Path, str, str, str], System]
+    dtypes: tuple[str, ...]
+    kinds: tuple[str, ...] = ("full",)
+
+
+FLOATS = ("float32", "bfloat16", "float16")
+FAMILIES: dict[str, Family] = {
+    "ours": Family(build_ours, FLOATS, ATTENTION_KINDS),
+    "nemo": Family(build_nemo, FLOATS, ATTENTION_KINDS),
+    "transformers": Family(build_transformers, FLOATS),
+    "onnxruntime": Family(build_onnxruntime, ("float32", "int8")),
+    "chain": Family(build_chain, FLOATS, ("chain",)),
+    "ceiling": Family(build_ceiling, (*FLOATS, "int8"), ATTENTION_KINDS),
+}
+
+
+def split_system(name: str) -> tuple[str, str]:
+    """`ours_float32`: family and dtype."""
+    family, _, dtype = name.partition("_")
+    if family not in FAMILIES or dtype not in FAMILIES[family].dtypes:
+        accepted = [f"{known}_{kind}" for known, entry in FAMILIES.items() for kind in entry.dtypes]
+        raise ValueError(f"system {name!r} is not known; expected one of {accepted}.")
+    return family, dtype
+
+
+def build_system(name: str, shape: str, folder: Path, kind: str, device: str) -> System:
+    """
+    Args:
+        name: Family and dtype, such as `ours_float32`.
+        shape: See `nemo_options`.
+        folder: What `find_files` returned.
+        kind: One of the family's.
+        device: `cpu` or `cuda`.
+    """
+    family, dtype = split_system(name)
+    if kind not in FAMILIES[family].kinds:
+        raise ValueError(f"kind={kind!r} is not supported by {name}; expected one of {FAMILIES[family].kinds}.")
+    return FAMILIES[family].build(shape, folder, dtype, kind, device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=tuple(WRITERS))
+    parser.add_argument("shape")
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    WRITERS[arguments.step](arguments.shape, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

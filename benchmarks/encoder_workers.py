@@ -1,0 +1,348 @@
+"""
+One encoder in a process of its own, which sleeps while others work; for `bench_encoder.py` and `bench_memory.py`.
+
+Between its turns a worker is stopped by a signal, so that threads which spin while they wait take no time from
+others. The parent sends a line of JSON and gets one back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import platform
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PAGE_BYTES = 4096
+POLL_SECONDS = 0.05
+PR_SET_PDEATHSIG = 1  # of Linux
+MOST_PASSES = 10  # in one turn
+
+
+# Memory of a process
+
+
+def read_memory(process_id: int, name: str) -> int:
+    """A line of `/proc/<id>/status` in bytes, such as `VmRSS` or `VmHWM`; 0 where the process has ended."""
+    try:
+        text = Path(f"/proc/{process_id}/status").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((1024 * int(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name}:")), 0)
+
+
+def available_bytes() -> int:
+    """What can be had without swapping."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+
+
+def name_machine(device: str) -> str:
+    """The processor or the CUDA device, in words."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+# In the worker
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Answer the parent's lines until there are no more."""
+    with contextlib.suppress(OSError, AttributeError):
+        # One that is stopped would outlive a parent that is killed.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Whatever libraries print goes to the log.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker: Service | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if worker is None:
+                worker = Service(options)
+                answer = worker.load()
+            else:
+                answer = worker.run(**request)
+        except ImportError as error:
+            answer = {"missing": str(error)}
+        except Exception as error:  # one that fails must not end a run of hours
+            answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+            worker.release() if worker is not None else None
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+class Service:
+    """A system, and what it was given last."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import torch
+
+        self.options = options
+        self.torch = torch
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self.is_cuda = options.device == "cuda"
+        self.clip_seconds: list[float] = []
+        self.inputs: Any = None
+
+    def load(self) -> dict[str, Any]:
+        from encoder_systems import build_system, our_config
+
+        options, torch = self.options, self.torch
+        self.config = our_config(options.shape)
+        with torch.inference_mode():
+            self.system = build_system(options.system, options.shape, options.folder, options.kind, options.device)
+            for weight in self.system.weights:
+                # Weights may be mapped from a file and not be there before they are read: one byte of each page.
+                if not self.is_cuda and weight.numel():
+                    weight.reshape(-1).view(torch.uint8)[::PAGE_BYTES].sum()
+        weights_bytes = sum(weight.numel() * weight.element_size() for weight in self.system.weights)
+        return {"weights_bytes": weights_bytes, "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+    def release(self) -> None:
+        """Give back what the last inputs took."""
+        self.clip_seconds, self.inputs = [], None
+        if self.is_cuda:
+            self.torch.cuda.empty_cache()
+
+    def run(
+        self, clip_seconds: list[float], turn_seconds: float = 0.0, save: str | None = None, known_ms: float = 0.0
+    ) -> dict[str, Any]:
+        """
+        Passes over one batch.
+
+        Args:
+            clip_seconds: Length of each clip.
+            turn_seconds: As many passes as fit, and one at least.
+            save: File for the encoder frames of all clips, one behind the other, in float32.
+            known_ms: Length of a pass where it is known.
+        """
+        from encoder_systems import encoder_frames, make_features
+        from safetensors.torch import save_file
+
+        torch = self.torch
+        with torch.inference_mode():
+            if clip_seconds != self.clip_seconds:
+                self.release()
+                features, lengths = make_features(self.config, clip_seconds)
+                self.inputs, self.clip_seconds = self.system.prepare(features, lengths), clip_seconds
+                self.frames = [encoder_frames(self.config, length) for length in lengths.tolist()]
+                del features
+            resident_before, read_peak = self._reset_peak()
+            milliseconds: list[float] = []
+            while True:
+                self._synchronize()
+                start = time.perf_counter()
+                output = self.system.encode(self.inputs)
+                self._synchronize()
+                milliseconds.append(1000.0 * (time.perf_counter() - start))
+                spent = sum(milliseconds) + min(milliseconds)
+                if len(milliseconds) >= MOST_PASSES or spent > 1000.0 * turn_seconds:
+                    break
+                output = None
+            answer = {"milliseconds": milliseconds, "peak_bytes": read_peak(), "resident_before": resident_before}
+            answer["note"] = self.system.note()
+            if save is not None and output is not None:
+                rows = [clip[:count].float().cpu() for clip, count in zip(output, self.frames, strict=True)]
+                save_file({"frames": torch.cat(rows)}, save)
+                del rows
+            output = None
+            if self.is_cuda:
+                torch.cuda.empty_cache()
+            else:
+                _trim()
+            answer["resident_after"] = self._resident()
+        return answer
+
+    def _synchronize(self) -> None:
+        if self.is_cuda:
+            self.torch.cuda.synchronize()
+
+    def _resident(self) -> int:
+        return self.torch.cuda.memory_allocated() if self.is_cuda else read_memory(os.getpid(), "VmRSS")
+
+    def _reset_peak(self) -> tuple[int, Callable[[], int]]:
+        """What is taken now, and how the most that is taken from now on is read."""
+        if self.is_cuda:
+            self.torch.cuda.reset_peak_memory_stats()
+            return self._resident(), self.torch.cuda.max_memory_allocated
+        _trim()
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        return self._resident(), lambda: read_memory(os.getpid(), "VmHWM")
+
+
+def _trim() -> None:
+    """Give freed memory back to the system, so that what is resident is what is in use."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+# In the parent
+
+
+class WorkerError(RuntimeError):
+    """A worker could not do it; the message says why, shortly enough for a table."""
+
+
+class MissingSystemError(WorkerError):
+    """What the system is made of is not installed."""
+
+
+@dataclass
+class Worker:
+    """
+    The parent's end.
+
+    Args:
+        system, shape, folder, kind, device: See `encoder_systems.build_system`.
+        threads: Of the worker; 0: as many as torch takes.
+    """
+
+    system: str
+    shape: str
+    folder: Path
+    kind: str = "full"
+    device: str = "cpu"
+    threads: int = 0
+    process: Any = field(default=None, repr=False)
+    about: dict[str, Any] = field(default_factory=dict, repr=False)
+    last_used: float = 0.0
+
+    def start(self) -> None:
+        """Start the process and load the system."""
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        command = [sys.executable, __file__, "--system", self.system, "--shape", self.shape]
+        command += ["--folder", str(self.folder), "--kind", self.kind, "--device", self.device]
+        command += ["--threads", str(self.threads)]
+        environment = dict(os.environ)
+        if self.threads:
+            environment |= {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment
+        )
+        self.about = self._ask({})
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def resident_bytes(self) -> int:
+        return read_memory(self.process.pid, "VmRSS") if self.is_running else 0
+
+    def run(self, clip_seconds: Sequence[float], most_bytes: int | None = None, **options: Any) -> dict[str, Any]:
+        """
+        `Service.run`, and sleep again; started before if need be.
+
+        Args:
+            clip_seconds: Length of each clip.
+            most_bytes: End the process when it takes so much more than it did before.
+            options: Of `Service.run`.
+
+        Raises:
+            WorkerError: when it fails, runs out of memory or takes more than it may.
+        """
+        if not self.is_running:
+            self.start()
+        os.kill(self.process.pid, signal.SIGCONT)
+        answer = self._ask({"clip_seconds": list(clip_seconds), **options}, most_bytes)
+        os.kill(self.process.pid, signal.SIGSTOP)
+        self.last_used = time.monotonic()
+        return answer
+
+    def _ask(self, request: dict[str, Any], most_bytes: int | None = None) -> dict[str, Any]:
+        limit = None if most_bytes is None else self.resident_bytes + most_bytes
+        answer: dict[str, Any] = {}
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.process.stdout, selectors.EVENT_READ)
+                while not selector.select(None if limit is None else POLL_SECONDS):
+                    if limit is not None and self.resident_bytes > limit:
+                        self.stop()
+                        raise WorkerError("over")
+            answer = json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            code = self.process.wait()
+            self.log.seek(0)
+            last_words = self.log.read()[-2000:]
+            self.stop()
+            raise WorkerError("out of memory" if code == -signal.SIGKILL else f"ended: {last_words}") from None
+        if "missing" in answer:
+            self.stop()
+            raise MissingSystemError(answer["missing"])
+        if "error" in answer:
+            os.kill(self.process.pid, signal.SIGSTOP)
+            is_memory = any(words in answer["error"].lower() for words in ("out of memory", "allocate", "bad_alloc"))
+            raise WorkerError("out of memory" if is_memory else answer["error"])
+        return answer
+
+    def stop(self) -> None:
+        """End the process."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        self.log.close()
+        self.process = None
+
+
+class WorkerPool:
+    """Workers that are kept for their next turn; the one used longest ago makes way when memory is short."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.workers: dict[tuple[str, str], Worker] = {}
+
+    def find(self, worker: Worker, expected_bytes: int) -> Worker:
+        """The worker of that system and kind, with room made for it where it does not run."""
+        worker = self.workers.setdefault((worker.system, worker.kind), worker)
+        if not worker.is_running:
+            others = [other for other in self.workers.values() if other.is_running]
+            taken = sum(other.resident_bytes for other in others)
+            for other in sorted(others, key=lambda other: other.last_used):
+                if taken + expected_bytes <= self.most_bytes:
+                    break
+                taken -= other.resident_bytes
+                other.stop()
+        return worker
+
+    def stop(self) -> None:
+        for worker in self.workers.values():
+            worker.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--system", required=True)
+    parser.add_argument("--shape", required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--kind", required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--threads", type=int, default=0)
+    serve(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
