@@ -16,7 +16,11 @@ import torch
 from transformers import BatchFeature
 
 from transformers_fastconformer import feature_extraction_fastconformer as module
-from transformers_fastconformer.feature_extraction_fastconformer import FastConformerFeatureExtractor, mel_filterbank
+from transformers_fastconformer.feature_extraction_fastconformer import (
+    FastConformerFeatureExtractor,
+    FeatureStatistics,
+    mel_filterbank,
+)
 
 RATE = 16000
 
@@ -509,3 +513,112 @@ def test_on_a_device(feature_extractor: FastConformerFeatureExtractor) -> None:
     assert torch.equal(outputs.input_features, from_there.input_features)
     assert torch.equal(outputs.input_lengths.cpu(), expected.input_lengths)
     torch.testing.assert_close(outputs.input_features.cpu(), expected.input_features, atol=2e-3, rtol=0)
+
+
+# Features as a stream
+
+
+def stream_log_mels(
+    feature_extractor: FastConformerFeatureExtractor, samples: torch.Tensor, block_samples: int
+) -> tuple[list[torch.Tensor], int]:
+    """Log-mels block by block, and the samples that were counted."""
+    state, blocks = None, []
+    for part in samples.split(block_samples):
+        log_mels, state = feature_extractor.extract_block(part, state)
+        blocks.append(log_mels)
+    log_mels, state = feature_extractor.extract_block(samples[:0], state, is_last=True)
+    return [*blocks, log_mels], state.num_samples
+
+
+STREAM_SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"normalize": None},
+    {"normalize": "all_features"},
+    {"preemphasis": None},
+    {"exact_pad": True},
+    {"exact_pad": True, "preemphasis": None},
+    {"pad_to": 16, "feature_size": 128},
+    {"frame_splicing": 2, "log": False},
+    {"n_fft": None, "win_length": 320},
+]
+
+
+@pytest.mark.parametrize("settings", STREAM_SETTINGS, ids=str)
+def test_a_stream_has_the_features_of_the_whole_clip(settings: dict[str, Any]) -> None:
+    feature_extractor = FastConformerFeatureExtractor(**settings)
+    for num_samples in (1, 159, 160, 161, 200, 513, 1600, 4321, 48007):
+        samples = noise(num_samples, seed=num_samples)
+        whole = feature_extractor(samples, sampling_rate=RATE, return_tensors="pt")
+        mel_length = int(whole.input_lengths[0])
+        for block_samples in (61, 160, 1000, 10**6):
+            blocks, counted_samples = stream_log_mels(feature_extractor, samples, block_samples)
+            assert feature_extractor.mel_length(counted_samples) == mel_length
+            features = feature_extractor.finish_clip(torch.cat(blocks, dim=1), mel_length)
+            assert torch.equal(features, whole.input_features[0]), (num_samples, block_samples)
+
+
+@pytest.mark.parametrize("settings", [{}, {"feature_size": 128, "preemphasis": None}, {"exact_pad": True}], ids=str)
+def test_a_stream_of_several_stretches_is_the_whole_clip_to_the_last_bit(settings: dict[str, Any]) -> None:
+    feature_extractor = FastConformerFeatureExtractor(**settings)
+    hop = feature_extractor.hop_length
+    for num_frames, num_stretches in ((2 * module.FRAMES_AT_ONCE - 2, 1), (3 * module.FRAMES_AT_ONCE + 5, 3)):
+        samples = noise(num_frames * hop + 77)
+        whole = feature_extractor(samples, sampling_rate=RATE, return_tensors="pt")
+        blocks, num_samples = stream_log_mels(feature_extractor, samples, 262144)
+        assert sum(1 for block in blocks if block.shape[1]) == num_stretches
+        features = feature_extractor.finish_clip(torch.cat(blocks, dim=1), feature_extractor.mel_length(num_samples))
+        assert torch.equal(features, whole.input_features[0])
+
+
+@pytest.mark.parametrize("normalize", ["per_feature", "all_features", None])
+@pytest.mark.parametrize("num_samples", [100, 160, 400, 16000, 50003])
+def test_blocks_normalized_by_statistics_are_the_whole_clip(
+    normalize: str | None, num_samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FRAMES_AT_ONCE", 16)
+    feature_extractor = FastConformerFeatureExtractor(normalize=normalize)
+    samples = noise(num_samples)
+    whole = feature_extractor(samples, sampling_rate=RATE, return_tensors="pt")
+    mel_length = int(whole.input_lengths[0])
+    blocks, _ = stream_log_mels(feature_extractor, samples, 999)
+    statistics = None
+    num_frames = 0
+    for block in blocks:
+        counted = block[:, : max(mel_length - num_frames, 0)]
+        num_frames += block.shape[1]
+        of_block = FeatureStatistics.of(counted)
+        statistics = of_block if statistics is None else statistics.join(of_block)
+    assert statistics is not None
+    assert statistics.num_frames == mel_length
+    features = torch.cat([feature_extractor.normalize_block(block, statistics) for block in blocks])[:mel_length]
+    torch.testing.assert_close(features, whole.input_features[0, :mel_length], atol=1e-4, rtol=0)
+
+
+def test_statistics_of_blocks_are_those_of_the_whole() -> None:
+    values = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0)) + 1000.0
+    whole = FeatureStatistics.of(values)
+    joined = FeatureStatistics.of(values[:, :0])
+    for part in values.split((1, 499, 0, 500), dim=1):
+        joined = joined.join(FeatureStatistics.of(part))
+    assert joined.num_frames == 1000
+    exact = values.double()
+    torch.testing.assert_close(joined.means, exact.mean(dim=1), rtol=1e-14, atol=0)
+    torch.testing.assert_close(joined.squares, exact.var(dim=1) * 999, rtol=1e-11, atol=0)
+    torch.testing.assert_close(whole.squares, joined.squares, rtol=1e-11, atol=0)
+
+
+def test_a_stream_holds_no_more_than_two_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FRAMES_AT_ONCE", 10)
+    feature_extractor = FastConformerFeatureExtractor()
+    state = None
+    for _ in range(50):
+        _, state = feature_extractor.extract_block(noise(1000), state)
+        # Its storage, too: a view would keep what came before.
+        waiting_samples = state.waiting.untyped_storage().nbytes() // 4
+        assert waiting_samples < (2 * 10 + 1) * feature_extractor.hop_length + feature_extractor.n_fft
+
+
+@pytest.mark.parametrize("samples", [torch.zeros(1, 5), torch.zeros(5, dtype=torch.float64)])
+def test_a_stream_of_something_else(feature_extractor: FastConformerFeatureExtractor, samples: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"samples has shape .* expected \(samples,\), torch.float32"):
+        feature_extractor.extract_block(samples)

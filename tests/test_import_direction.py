@@ -40,7 +40,16 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         "modeling_fastconformer_hybrid",
     ),
     ("streaming", "nemo", "interop", "export"),
-    ("subtitles", "pipeline_longform", "pipeline_recognition", "auto", "pipeline_fastconformer"),
+    (
+        "subtitles",
+        "pipeline_features",
+        "pipeline_longform",
+        "pipeline_recognition",
+        "auto",
+        "pipeline_fastconformer",
+        "transcript_formats",
+        "pipeline_files",
+    ),
     ("cli", "__main__"),
     ("__init__",),  # the public names; nothing inside imports them from here
 )

@@ -32,14 +32,13 @@ from transformers_fastconformer import (
 from transformers_fastconformer.audio import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.pipeline_features import ClipFeatures, extract_clip
 from transformers_fastconformer.pipeline_longform import (
-    ClipFeatures,
     _Decoded,
     _Piece,
     _restart,
     _sees_all,
     count_encoder_frames,
-    extract_clip,
     plan_chunks,
     transcribe_features,
 )

@@ -314,6 +314,18 @@ def read_audio(
         return np.concatenate(list(file.blocks(sampling_rate, channels)))
 
 
+def download_audio(url: str) -> bytes:
+    """
+    The bytes behind an `http(s)` URL.
+
+    Raises:
+        ValueError: when the server answers with an error, or does not answer.
+    """
+    target = io.BytesIO()
+    _download(url, target)
+    return target.getvalue()
+
+
 def _download(url: str, target: BinaryIO) -> None:
     """Write what is behind an `http(s)` URL to a file; a server that errs or does not answer is a ValueError."""
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ FILTERBANK_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat
 STANDARD_DEVIATION_FLOOR = 1e-5
 # More channels than any recording has: a 2-D item wider than this is not audio.
 MOST_CHANNELS = 32
-# Bounds the memory of the transform for long audio: 164 s at a time at the usual hop.
-FRAMES_AT_ONCE = 16384
+# Bounds the memory of the transform for long audio: 41 s at a time at the usual hop.
+FRAMES_AT_ONCE = 4096
 # What transformers writes into a preprocessor_config.json, or passes, beside our own arguments.
 BOOKKEEPING_KEYS = {"feature_extractor_type", "processor_class", "auto_map", "_processor_class"}
 
@@ -74,6 +75,59 @@ def mel_filterbank(
     if mel_norm == "slaney":
         filters = (filters * (2.0 / (edge_hertz[2:] - edge_hertz[:-2]))[:, None]).astype(np.float32)
     return filters
+
+
+@dataclass(frozen=True)
+class FeatureStreamState:
+    """
+    Where the features of a clip stand whose samples come in blocks.
+
+    Args:
+        waiting: (1, samples), samples after pre-emphasis, the zeros in front included, that frames still to come need.
+        last_sample: (1, 1), the last sample as it came; (1, 0) at the start.
+        num_samples: Samples that have come.
+    """
+
+    waiting: torch.Tensor
+    last_sample: torch.Tensor
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """
+    Number, means and sums of squared deviations of the frames of a clip, for each mel and in float64.
+
+    Blocks are joined by the pairwise rule of Chan, Golub and LeVeque (1979), which does not lose digits however long
+    the clip is.
+
+    Args:
+        num_frames: Frames that count.
+        means, squares: (mels,).
+    """
+
+    num_frames: int
+    means: torch.Tensor
+    squares: torch.Tensor
+
+    @classmethod
+    def of(cls, log_mels: torch.Tensor) -> FeatureStatistics:
+        """Of (mels, mel frames), all of which count."""
+        values = log_mels.double()
+        num_frames = values.shape[1]
+        means = values.sum(dim=1) / max(num_frames, 1)
+        return cls(num_frames, means, (values - means[:, None]).square_().sum(dim=1))
+
+    def join(self, following: FeatureStatistics) -> FeatureStatistics:
+        """Of both blocks together."""
+        num_frames = self.num_frames + following.num_frames
+        share = following.num_frames / max(num_frames, 1)
+        gap = following.means - self.means
+        return FeatureStatistics(
+            num_frames,
+            self.means + gap * share,
+            self.squares + following.squares + gap.square() * (self.num_frames * share),
+        )
 
 
 class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
@@ -324,19 +378,102 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         with torch.amp.autocast(waveforms.device.type, enabled=False):
             mels = self._mel_spectrogram(self._prepare(waveforms, audio_lengths), window, mel_filters)
             features = self._take_logarithm(mels)  # (batch, mels, mel frames)
-            if self.frame_splicing > 1:
-                # NeMo 3.0.0 (`splice_frames`) means to put later frames beside each frame but repeats the same one.
-                features = features.repeat(1, self.frame_splicing, 1)
-            is_valid = torch.arange(features.shape[2], device=features.device) < mel_lengths[:, None]
-            if self.normalize == "per_feature":
-                features = _normalize_per_feature(features, is_valid, mel_lengths)
-            elif self.normalize == "all_features":
-                features = _normalize_all_features(features, mel_lengths.tolist())
-            features = features.masked_fill(~is_valid[:, None, :], self.padding_value)
+            return self._finish(features, mel_lengths), mel_lengths
+
+    @torch.no_grad()
+    def extract_block(
+        self, samples: torch.Tensor, state: FeatureStreamState | None = None, is_last: bool = False
+    ) -> tuple[torch.Tensor, FeatureStreamState]:
+        """Log-mel features of a clip whose samples come in blocks, before normalisation.
+
+        All frames together are those that `extract` has for the whole clip at that stage, to the last bit and with
+        the masked frame behind them: the transform goes over the same stretches.
+
+        Args:
+            samples: (samples,) float32, the next ones of the clip; there may be none.
+            state: What the call for the block before returned; None at the start of the clip.
+            is_last: Whether the clip ends here.
+
+        Returns:
+            (mels, mel frames) that are ready, which may be none, and the state for the block that follows. After the
+            last one `mel_length(state.num_samples)` frames of the clip count.
+        """
+        if samples.ndim != 1 or samples.dtype != torch.float32:
+            raise ValueError(
+                f"samples has shape {tuple(samples.shape)} and type {samples.dtype}; expected (samples,), "
+                "torch.float32."
+            )
+        padding_samples = frames.stft_padding_samples(self.n_fft, self.hop_length, self.exact_pad)
+        if state is None:
+            state = FeatureStreamState(samples.new_zeros(1, padding_samples), samples.new_zeros(1, 0), 0)
+        # The sample before goes in again: it is what pre-emphasis takes a share of.
+        known_samples = state.last_sample.shape[1]
+        block = torch.cat([state.last_sample, samples[None]], dim=1)
+        num_samples = state.num_samples + samples.shape[0]
+        parts = [state.waiting, self._emphasize(block)[:, known_samples:]]
+        if is_last:
+            parts.append(samples.new_zeros(1, padding_samples))
+        waiting = torch.cat(parts, dim=1)
+        if is_last:
+            if self.preemphasis is not None:
+                kept_samples = waiting.shape[1] - padding_samples - self._cut_samples()
+                waiting[:, max(kept_samples, 0) :] = 0.0
+            waiting = torch.nn.functional.pad(waiting, (0, max(self.n_fft - waiting.shape[1], 0)))
+        window, mel_filters = self._constants_on(waiting.device)
+        log_mels = [samples.new_empty(self.output_size, 0)]
+        done_frames = 0
+        with torch.amp.autocast(waiting.device.type, enabled=False):
+            for first, end in _stretches((waiting.shape[1] - self.n_fft) // self.hop_length + 1, is_last):
+                stretch = waiting[:, first * self.hop_length : (end - 1) * self.hop_length + self.n_fft]
+                mels = torch.matmul(mel_filters, self._magnitudes(stretch, window))  # (1, mels, mel frames)
+                log_mels.append(self._take_logarithm(mels)[0])
+                done_frames = end
+        waiting = waiting[:, done_frames * self.hop_length :].clone()  # not a view: it would keep what is done
+        return torch.cat(log_mels, dim=1), FeatureStreamState(waiting, block[:, -1:].clone(), num_samples)
+
+    def mel_length(self, num_samples: int) -> int:
+        """Valid mel frames of a clip."""
+        return frames.mel_lengths_from_samples(num_samples, self.hop_length, self.n_fft, self.exact_pad)
+
+    def finish_clip(self, log_mels: torch.Tensor, mel_length: int) -> torch.Tensor:
+        """What all blocks of a clip give, (mels, mel frames), to its features as `extract` has them.
+
+        Returns:
+            (mel frames, mels), masked frames behind the `mel_length` that count.
+        """
+        return self._finish(log_mels[None], torch.tensor([mel_length]))[0]
+
+    def normalize_block(self, log_mels: torch.Tensor, statistics: FeatureStatistics) -> torch.Tensor:
+        """What a block of a clip gives, (mels, mel frames), to features, by the statistics of the whole clip.
+
+        They differ from those of `finish_clip` by rounding: sums are in float64 here.
+
+        Returns:
+            (mel frames, mels)
+        """
+        if self.normalize is None:
+            return log_mels.transpose(0, 1).contiguous()
+        means, squares, count = statistics.means, statistics.squares, statistics.num_frames
+        if self.normalize == "all_features":
+            mean = means.mean()
+            squares = (squares + (means - mean).square() * count).sum()
+            means, count = mean, count * log_mels.shape[0]
+        deviations = (squares / (count - 1)).sqrt() if count > 1 else torch.zeros_like(squares)
+        centred = log_mels - means.float().reshape(-1, 1)
+        return _scale(centred, deviations.float().reshape(-1, 1)).transpose(0, 1).contiguous()
+
+    def _finish(self, features: torch.Tensor, mel_lengths: torch.Tensor) -> torch.Tensor:
+        """Normalisation, masked frames and their number: (batch, mels, mel frames) to (batch, mel frames, mels)."""
+        is_valid = torch.arange(features.shape[2], device=features.device) < mel_lengths[:, None]
+        if self.normalize == "per_feature":
+            features = _normalize_per_feature(features, is_valid, mel_lengths)
+        elif self.normalize == "all_features":
+            features = _normalize_all_features(features, mel_lengths.tolist())
+        features = features.masked_fill(~is_valid[:, None, :], self.padding_value)
         missing_frames = frames.padded_mel_frames(features.shape[2], self.pad_to) - features.shape[2]
         if missing_frames:
             features = torch.nn.functional.pad(features, (0, missing_frames), value=self.padding_value)
-        return features.transpose(1, 2).contiguous(), mel_lengths  # (batch, mel frames, mels)
+        return features.transpose(1, 2).contiguous()  # (batch, mel frames, mels)
 
     def _extract_batch(
         self, clips: list[torch.Tensor], lengths: list[int], device: torch.device, first_index: int
@@ -355,17 +492,29 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         padding_samples = frames.stft_padding_samples(self.n_fft, self.hop_length, self.exact_pad)
         missing_samples = max(self.n_fft - 2 * padding_samples - waveforms.shape[1], 0)
         paddings = (padding_samples, padding_samples + missing_samples)
+        emphasized = self._emphasize(waveforms)
+        if self.preemphasis is not None:
+            kept_lengths = audio_lengths - self._cut_samples()
+            positions = torch.arange(waveforms.shape[1], dtype=torch.int32, device=waveforms.device)
+            emphasized.masked_fill_(positions >= kept_lengths[:, None].to(torch.int32), 0.0)
+        return torch.nn.functional.pad(emphasized, paddings)
+
+    def _emphasize(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Pre-emphasis of (batch, samples); the first sample has none before it."""
         if self.preemphasis is None:
-            return torch.nn.functional.pad(waveforms, paddings)
+            return waveforms
         emphasized = torch.empty_like(waveforms)
         emphasized[:, :1] = waveforms[:, :1]
         # Two roundings, as in NeMo: the product, then the difference.
         torch.sub(waveforms[:, 1:], waveforms[:, :-1] * self.preemphasis, out=emphasized[:, 1:])
-        # With `exact_pad` NeMo 3.0.0 counts the length from the start of the padding, which cuts off the last samples.
-        kept_lengths = audio_lengths - padding_samples if self.exact_pad else audio_lengths
-        positions = torch.arange(waveforms.shape[1], dtype=torch.int32, device=waveforms.device)
-        emphasized.masked_fill_(positions >= kept_lengths[:, None].to(torch.int32), 0.0)
-        return torch.nn.functional.pad(emphasized, paddings)
+        return emphasized
+
+    def _cut_samples(self) -> int:
+        """Samples at the end of a clip that pre-emphasis loses.
+
+        With `exact_pad` NeMo 3.0.0 counts the length from the start of the padding, which cuts off the last samples.
+        """
+        return frames.stft_padding_samples(self.n_fft, self.hop_length, True) if self.exact_pad else 0
 
     def _mel_spectrogram(
         self, waveforms: torch.Tensor, window: torch.Tensor, mel_filters: torch.Tensor
@@ -373,14 +522,9 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         """Mels (batch, mels, mel frames) of padded samples, a stretch of frames at a time."""
         num_frames = (waveforms.shape[1] - self.n_fft) // self.hop_length + 1
         mels = waveforms.new_empty(waveforms.shape[0], mel_filters.shape[1], num_frames)
-        first = 0
-        while first < num_frames:
-            end = first + FRAMES_AT_ONCE
-            if num_frames - end < FRAMES_AT_ONCE:
-                end = num_frames  # no short rest: a product of few columns may be rounded otherwise
+        for first, end in _stretches(num_frames, is_last=True):
             stretch = waveforms[:, first * self.hop_length : (end - 1) * self.hop_length + self.n_fft]
             torch.matmul(mel_filters, self._magnitudes(stretch, window), out=mels[:, :, first:end])
-            first = end
         return mels
 
     def _magnitudes(self, waveforms: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
@@ -399,14 +543,14 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         return magnitudes if self.mag_power == 1.0 else magnitudes.pow_(self.mag_power)
 
     def _take_logarithm(self, mels: torch.Tensor) -> torch.Tensor:
-        if not self.log:
-            return mels
-        guard = self.log_zero_guard_value
-        if isinstance(guard, str):
-            guard = getattr(torch.finfo(torch.float32), guard)
-        if self.log_zero_guard_type == "add":
-            return mels.add_(guard).log_()
-        return mels.clamp_(min=guard).log_()
+        """The logarithm of (batch, mels, mel frames), in place, and frames spliced."""
+        if self.log:
+            guard = self.log_zero_guard_value
+            if isinstance(guard, str):
+                guard = getattr(torch.finfo(torch.float32), guard)
+            mels = (mels.add_(guard) if self.log_zero_guard_type == "add" else mels.clamp_(min=guard)).log_()
+        # NeMo 3.0.0 (`splice_frames`) means to put later frames beside each frame but repeats the same one.
+        return mels.repeat(1, self.frame_splicing, 1) if self.frame_splicing > 1 else mels
 
     def _constants_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Window (win_length,) and filters (1, mels, bins), in float32; kept for every device and every setting."""
@@ -468,6 +612,20 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
 # Arithmetic
 
 
+def _stretches(num_frames: int, is_last: bool) -> Iterator[tuple[int, int]]:
+    """First mel frame, and the one behind the last, of the stretches that are transformed at a time.
+
+    The last one has up to twice as many frames as the others, not few: a product of few columns may be rounded
+    otherwise. So what is at hand is not all given while there is more to come.
+    """
+    first = 0
+    while num_frames - first >= 2 * FRAMES_AT_ONCE:
+        yield first, first + FRAMES_AT_ONCE
+        first += FRAMES_AT_ONCE
+    if is_last and first < num_frames:
+        yield first, num_frames
+
+
 def _normalize_per_feature(features: torch.Tensor, is_valid: torch.Tensor, mel_lengths: torch.Tensor) -> torch.Tensor:
     """Zero mean and unit deviation of each mel over the valid frames; one frame alone becomes 0, as NeMo has it."""
     is_masked = ~is_valid[:, None, :]
@@ -475,8 +633,12 @@ def _normalize_per_feature(features: torch.Tensor, is_valid: torch.Tensor, mel_l
     means = features.masked_fill(is_masked, 0.0).sum(dim=2) / counts  # (batch, mels)
     centred = (features - means[:, :, None]).masked_fill_(is_masked, 0.0)
     deviations = torch.sqrt(centred.square().sum(dim=2) / (counts - 1.0))
-    deviations = deviations.masked_fill(deviations.isnan(), 0.0) + STANDARD_DEVIATION_FLOOR
-    return centred.div_(deviations[:, :, None])
+    return _scale(centred, deviations.masked_fill(deviations.isnan(), 0.0)[:, :, None])
+
+
+def _scale(centred: torch.Tensor, deviations: torch.Tensor) -> torch.Tensor:
+    """Features around 0 to those of unit deviation, in place."""
+    return centred.div_(deviations + STANDARD_DEVIATION_FLOOR)
 
 
 def _normalize_all_features(features: torch.Tensor, mel_lengths: list[int]) -> torch.Tensor:
@@ -487,7 +649,7 @@ def _normalize_all_features(features: torch.Tensor, mel_lengths: list[int]) -> t
         if valid.numel() == 1:
             continue  # no deviation: a single value becomes 0, as in per_feature
         if valid.numel() > 1:
-            torch.div(valid - valid.mean(), valid.std() + STANDARD_DEVIATION_FLOOR, out=clip[:, :mel_length])
+            clip[:, :mel_length] = _scale(valid - valid.mean(), valid.std())
     return normalized
 
 

@@ -16,7 +16,8 @@ from .audio import read_audio
 from .decoding.confidence import ConfidenceOptions
 from .frames import seconds_from_samples
 from .nemo.hub import ARCHIVE_ON_HUB, is_hub_id
-from .pipeline_longform import extract_clip, plan_chunks, share_with_local_attention, transcribe_features
+from .pipeline_features import extract_clip
+from .pipeline_longform import plan_chunks, share_with_local_attention, transcribe_features
 from .pipeline_recognition import HEADS, AutoModelForFastConformer, choose_head
 from .processing_fastconformer import FastConformerProcessor
 

@@ -32,6 +32,8 @@ from .masking import resolve_context
 from .modeling_fastconformer_prompt import check_language
 from .modeling_fastconformer_transducer import FastConformerForTransducer, FastConformerTransducerPreTrainedModel
 from .modeling_outputs import FastConformerGenerateOutput
+from .pipeline_features import ClipFeatures, StreamedFeatures
+from .pipeline_features import extract_clip as extract_clip
 from .windows import Window, WindowPlan, plan_windows
 
 # Context on each side of a window, where nothing else is asked for: a share of it, but what a word needs, as long as
@@ -43,18 +45,7 @@ DEFAULT_STRIDE_MOST_SHARE = 1 / 3
 # checkpoints give for long audio.
 LOCAL_CONTEXT = (128, 128)
 
-
-class ClipFeatures(NamedTuple):
-    """
-    Log-mel features of one whole clip.
-
-    Args:
-        input_features: (mel frames, mels), with a masked frame or more behind those that count.
-        mel_length: Mel frames that count.
-    """
-
-    input_features: torch.Tensor
-    mel_length: int
+Clip = ClipFeatures | StreamedFeatures
 
 
 @dataclass
@@ -66,12 +57,6 @@ class _Decoded:
     durations: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     num_frames: int = 0
-
-
-def extract_clip(feature_extractor: Any, waveform: Any) -> ClipFeatures:
-    """Features of one whole clip at the model's rate, on the CPU; the same in whatever batch the clip is."""
-    features = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
-    return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]))
 
 
 class _Piece(NamedTuple):
@@ -184,7 +169,7 @@ def _is_duration(value: object) -> bool:
 @torch.no_grad()
 def transcribe_features(
     model: PreTrainedModel,
-    clips: Sequence[ClipFeatures],
+    clips: Sequence[Clip],
     plan: WindowPlan | None = None,
     batch_size: int = 1,
     language: str | None = None,
@@ -247,7 +232,7 @@ def check_decoding_options(model: PreTrainedModel, language: str | None, max_sym
 
 def _encode_in_rounds(
     model: PreTrainedModel,
-    clips: Sequence[ClipFeatures],
+    clips: Sequence[Clip],
     plan: WindowPlan,
     batch_size: int,
     language: str | None,
@@ -277,7 +262,7 @@ def _encode_in_rounds(
 
 def _encode(
     model: PreTrainedModel,
-    clips: Sequence[ClipFeatures],
+    clips: Sequence[Clip],
     chosen: Sequence[tuple[int, Window, bool]],
     language: str | None,
 ) -> list[torch.Tensor]:
@@ -285,10 +270,10 @@ def _encode(
     config: Any = model.config
     pieces, mel_lengths = [], []
     for index, window, is_last in chosen:
-        features, mel_length = clips[index]
-        start, stop = window.mel_range(mel_frames_per_encoder_frame(config), mel_length, is_last)
+        clip = clips[index]
+        start, stop = window.mel_range(mel_frames_per_encoder_frame(config), clip.mel_length, is_last)
         # A masked frame of the clip follows its last one: a clip without frames is not an empty tensor.
-        pieces.append(features[start : stop + 1 if is_last else stop])
+        pieces.append(clip.rows(start, stop + 1 if is_last else stop))
         mel_lengths.append(stop - start)
     batch = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(model.device)  # (windows, mel frames, mels)
     inputs: dict[str, Any] = {"input_features": batch, "input_lengths": torch.tensor(mel_lengths, device=model.device)}

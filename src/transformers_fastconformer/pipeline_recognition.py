@@ -27,7 +27,8 @@ from .configuration_fastconformer import FastConformerConfig, FastConformerTDTCo
 from .modeling_fastconformer_ctc import FastConformerForCTC
 from .modeling_fastconformer_hybrid import FastConformerHybridForCTC, share_as_ctc
 from .modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
-from .pipeline_longform import ClipFeatures, check_decoding_options, extract_clip, plan_chunks, transcribe_features
+from .pipeline_features import ClipFeatures, extract_clip
+from .pipeline_longform import check_decoding_options, plan_chunks, transcribe_features
 from .processing_fastconformer import FastConformerProcessor
 
 logger = logging.get_logger(__name__)

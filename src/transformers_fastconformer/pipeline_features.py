@@ -1,0 +1,154 @@
+"""
+Features of one clip for the encoder: all of them in memory, or read from the audio file as they are needed.
+
+Normalisation is over the whole clip, so a file is read twice: once for the statistics, once for the features. A clip
+that is not long is held on the way and read once. Neither the samples of a file nor, beyond that, its features are
+ever in memory as a whole, which for ten hours at 128 mels would be 2.3 and 1.8 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from .audio import AudioFile
+from .feature_extraction_fastconformer import FeatureStatistics
+
+# Mel frames that are held on the way, 22 minutes at the usual hop: 67 MB at 128 mels. Their features are those of the
+# feature extractor to the last bit.
+MOST_HELD_FRAMES = 131072
+
+
+class ClipFeatures(NamedTuple):
+    """
+    Log-mel features of one whole clip.
+
+    Args:
+        input_features: (mel frames, mels), with a masked frame or more behind those that count.
+        mel_length: Mel frames that count.
+    """
+
+    input_features: torch.Tensor
+    mel_length: int
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Mel frames `start` to `stop - 1`, as far as there are any: (mel frames, mels)."""
+        return self.input_features[start:stop]
+
+
+class StreamedFeatures:
+    """
+    The same of a clip that is read as its features are asked for, in order; what lies before them is dropped.
+
+    Args:
+        feature_extractor: Of the model.
+        audio: The file.
+        channels: As in [`AudioFile.blocks`].
+        num_samples: Samples of the clip at the model's rate.
+        statistics: Of its log-mel features.
+    """
+
+    def __init__(
+        self, feature_extractor: Any, audio: AudioFile, channels: str | int, num_samples: int, statistics: Any
+    ) -> None:
+        self.feature_extractor = feature_extractor
+        self.audio = audio
+        self.channels = channels
+        self.num_samples = num_samples
+        self.mel_length = feature_extractor.mel_length(num_samples)
+        self.statistics = statistics
+        self._restart()
+
+    def _restart(self) -> None:
+        self._blocks = self._read()
+        self._first_frame = 0  # of what is held
+        self._held = torch.zeros(0, self.feature_extractor.output_size)
+
+    def _read(self) -> Iterator[torch.Tensor]:
+        """(mel frames, mels), normalised, masked frames at the end."""
+        first = num_samples = 0
+        for log_mels, num_samples in log_mel_blocks(self.feature_extractor, self.audio, self.channels):
+            if num_samples > self.num_samples:
+                break
+            features = self.feature_extractor.normalize_block(log_mels, self.statistics)
+            features[max(self.mel_length - first, 0) :] = self.feature_extractor.padding_value
+            first += features.shape[0]
+            yield features
+        if num_samples != self.num_samples:
+            raise ValueError(
+                f"{self.audio.name} is not the file of {self.num_samples} samples any more that it was; expected one "
+                "that does not change while it is read."
+            )
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """As those of [`ClipFeatures`]; to go back to before the last `start` means to read from the beginning."""
+        if start < self._first_frame:
+            self._restart()
+        held = [self._held]
+        num_frames = self._first_frame + self._held.shape[0]
+        while num_frames < stop and (block := next(self._blocks, None)) is not None:
+            # Of what is skipped nothing is kept, and of what is kept no more than is needed.
+            block_start = max(start - num_frames, 0)
+            num_frames += block.shape[0]
+            held.append(block[block_start:])
+        self._held = torch.cat(held)
+        self._held = self._held[max(self._held.shape[0] - (num_frames - start), 0) :].clone()
+        self._first_frame = num_frames - self._held.shape[0]
+        return self._held[start - self._first_frame : stop - self._first_frame]
+
+
+def log_mel_blocks(
+    feature_extractor: Any, audio: AudioFile, channels: str | int
+) -> Iterator[tuple[torch.Tensor, int]]:
+    """Log-mel features of a file before normalisation, (mels, mel frames) at a time, and the samples read so far."""
+    state = None
+    for samples in audio.blocks(feature_extractor.sampling_rate, channels):
+        log_mels, state = feature_extractor.extract_block(torch.from_numpy(samples), state)
+        if log_mels.shape[1]:
+            yield log_mels, state.num_samples
+    log_mels, state = feature_extractor.extract_block(torch.zeros(0), state, is_last=True)
+    yield log_mels, state.num_samples
+
+
+def extract_clip(feature_extractor: Any, waveform: Any) -> ClipFeatures:
+    """Features of one whole clip at the model's rate, on the CPU; the same in whatever batch the clip is."""
+    features = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
+    return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]))
+
+
+def open_clip(
+    feature_extractor: Any, audio: AudioFile, channels: str | int = "mix"
+) -> tuple[ClipFeatures | StreamedFeatures, int]:
+    """
+    Features of an audio file, which has to stay open as long as they are asked for, and how many samples it has at the
+    model's rate.
+
+    Args:
+        feature_extractor: Of the model.
+        audio: The file.
+        channels: As in [`AudioFile.blocks`].
+
+    Raises:
+        ValueError: for audio that is none, see [`AudioFile.blocks`].
+    """
+    held: list[torch.Tensor] | None = []
+    statistics: FeatureStatistics | None = None
+    num_frames = 0
+    for log_mels, num_samples in log_mel_blocks(feature_extractor, audio, channels):
+        counted = log_mels[:, : max(feature_extractor.mel_length(num_samples) - num_frames, 0)]
+        num_frames += log_mels.shape[1]
+        if feature_extractor.normalize is not None:
+            of_block = FeatureStatistics.of(counted)
+            statistics = of_block if statistics is None else statistics.join(of_block)
+        if held is not None:
+            held.append(log_mels)
+        if num_frames > MOST_HELD_FRAMES:
+            held = None
+    if held is None:
+        return StreamedFeatures(feature_extractor, audio, channels, num_samples, statistics), num_samples
+    whole = torch.cat(held, dim=1)
+    held.clear()
+    mel_length = feature_extractor.mel_length(num_samples)
+    return ClipFeatures(feature_extractor.finish_clip(whole, mel_length), mel_length), num_samples
