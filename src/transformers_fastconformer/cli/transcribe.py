@@ -1,31 +1,43 @@
-"""`fastconformer transcribe`: audio files to text, JSON or subtitles."""
+"""`fastconformer transcribe`: audio to text, JSON, subtitles and what else others read; one file or many."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from ..audio import read_audio
 from ..demonstration import CHECKPOINT_PATH
-from ..pipeline_fastconformer import load_model, split_batches, transcribe_waveforms
-from ..subtitles import FORMATS, format_subtitles
+from ..pipeline_fastconformer import Transcript, check_device, load_model
+from ..pipeline_files import TranscriptionOptions, Worker, measure_clip, transcribe_clips
+from ..subtitles import SubtitleRules
+from ..transcript_formats import FORMATS, STREAM_FORMATS, TIMED_FORMATS, TranscriptRecord
 from .errors import show_error
+from .transcribe_inputs import AudioInput, find_inputs, parse_channel
+from .transcribe_outputs import MANIFEST_FORMAT, FolderOutput, Output, StandardOutput
+from .transcribe_progress import TranscriptionProgress
 
 DEMONSTRATION_NAME = "demo"
+FORMAT_SYNONYMS = {"text": "txt"}
+SUBTITLE_FORMATS = ("srt", "vtt", "tsv")
+PAUSE_FORMATS = (*SUBTITLE_FORMATS, "rttm")
+INTERRUPTED_EXIT_CODE = 130
+# On the standard output results are in order: only so many clips are sorted by length at a time.
+SORT_AHEAD_CLIPS = 128
+# Reading a header is waiting for a disk.
+HEADER_THREADS = 8
 
-
-class OutputFormat(str, Enum):
-    """What is written for each file."""
-
-    TEXT = "text"
-    JSON = "json"
-    SRT = "srt"
-    VTT = "vtt"
+SUBTITLES_PANEL = "Subtitles (srt, vtt, tsv)"
+MANY_PANEL = "Many files"
 
 
 class Head(str, Enum):
@@ -45,8 +57,23 @@ class Precision(str, Enum):
     BFLOAT16 = "bfloat16"
 
 
+class Strategy(str, Enum):
+    """How long audio is transcribed."""
+
+    AUTO = "auto"
+    FULL = "full"
+    LOCAL = "local"
+    CHUNKED = "chunked"
+
+
 def transcribe(
-    files: Annotated[list[Path], typer.Argument(help="Audio files: WAV, FLAC, OGG, MP3.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Audio files (WAV, FLAC, OGG, MP3), folders, patterns, http(s) addresses, - for the standard input, "
+            "manifests (.jsonl, .json: one JSON object a line with audio_filepath, and offset and duration of parts)."
+        ),
+    ],
     model: Annotated[
         str,
         typer.Option(
@@ -54,70 +81,303 @@ def transcribe(
             f"'{DEMONSTRATION_NAME}' is the spoken-digit model that the package carries."
         ),
     ],
-    output_format: Annotated[
-        OutputFormat,
-        typer.Option("--format", help="Text; JSON with times, one line a file; subtitles of one file."),
-    ] = OutputFormat.TEXT,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="txt, json (everything), srt, vtt, tsv, ctm, rttm, jsonl (a manifest with pred_text); several with "
+            "commas or given again. Default: txt, of manifests jsonl.",
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output_dir",
+            help="Write a file for each input and format here, and not to the standard output. What is there already "
+            "is not done again.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do what is in --output_dir again.", rich_help_panel=MANY_PANEL)
+    ] = False,
+    channel: Annotated[
+        str, typer.Option(help="mix (the mean of the channels), each (a transcript of each), or a number, from 0.")
+    ] = "mix",
+    strategy: Annotated[
+        Strategy,
+        typer.Option(
+            help="Long audio: full (the encoder sees all of it), local (it does, each frame about 10 s on both "
+            "sides), chunked (overlapping windows), auto (by length and memory)."
+        ),
+    ] = Strategy.AUTO,
     head: Annotated[
         Head, typer.Option(help="Head of a hybrid checkpoint; auto is the transducer where there is one.")
     ] = Head.AUTO,
-    batch_size: Annotated[
-        int, typer.Option("--batch_size", min=1, help="Files, or chunks of long ones, in one batch.")
-    ] = 8,
     language: Annotated[str | None, typer.Option(help="Language code, for models that are told the language.")] = None,
     chunk_length_s: Annotated[
         float | None,
-        typer.Option("--chunk_length_s", help="Seconds that the encoder sees at once; default: whole files."),
+        typer.Option("--chunk_length_s", help="Seconds that the encoder sees at once; makes auto chunked."),
     ] = None,
     stride_length_s: Annotated[
         float | None,
         typer.Option("--stride_length_s", help="Seconds of a chunk that are context, on each side; default: a sixth."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where the model runs: cpu, cuda, mps; several, as in cuda:0,cuda:1, share the files.")
+    ] = "cpu",
     dtype: Annotated[Precision, typer.Option(help="Precision of the model.")] = Precision.AUTO,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch_size", min=1, help="Files, or chunks of long ones, in one batch.", rich_help_panel=MANY_PANEL
+        ),
+    ] = 8,
+    batch_seconds: Annotated[
+        float,
+        typer.Option(
+            "--batch_seconds", help="Most seconds of audio in one batch of files.", rich_help_panel=MANY_PANEL
+        ),
+    ] = 240.0,
+    num_workers: Annotated[
+        int,
+        typer.Option(
+            "--num_workers",
+            min=0,
+            help="Threads that read files while the model works; 0: none.",
+            rich_help_panel=MANY_PANEL,
+        ),
+    ] = 1,
+    max_line_characters: Annotated[
+        int | None,
+        typer.Option("--max_line_characters", help="Default: 42.", rich_help_panel=SUBTITLES_PANEL),
+    ] = None,
+    max_lines: Annotated[
+        int | None, typer.Option("--max_lines", help="Default: 2.", rich_help_panel=SUBTITLES_PANEL)
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option("--max_seconds", help="Longest subtitle. Default: 7.", rich_help_panel=SUBTITLES_PANEL),
+    ] = None,
+    min_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--min_seconds",
+            help="Shortest, where the next one leaves the time. Default: 0.83.",
+            rich_help_panel=SUBTITLES_PANEL,
+        ),
+    ] = None,
+    max_characters_per_second: Annotated[
+        float | None,
+        typer.Option(
+            "--max_characters_per_second",
+            help="Reading speed; a subtitle stays so long where the next one leaves the time. Default: 20.",
+            rich_help_panel=SUBTITLES_PANEL,
+        ),
+    ] = None,
+    pause_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--pause_seconds",
+            help="A pause that ends a subtitle, or a segment of rttm. Default: 1.",
+            rich_help_panel=SUBTITLES_PANEL,
+        ),
+    ] = None,
+    min_gap_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--min_gap_seconds", help="Between two subtitles. Default: 0.08.", rich_help_panel=SUBTITLES_PANEL
+        ),
+    ] = None,
 ) -> None:
     """Transcribe audio files. The text goes to the standard output; with several files each line names its file.
 
-    A file that is no audio is an error that names it; the others are transcribed, and the exit code is 1.
+    What cannot be transcribed is an error at the end that names it; the others are transcribed, and the exit code is
+    1. After Ctrl-C it is 130, and what was finished is whole.
     """
-    for file in files:
-        if not file.exists():
-            raise FileNotFoundError(f"{str(file)!r} does not exist; expected an audio file.")
-    has_subtitles = output_format.value in FORMATS
-    if has_subtitles and len(files) > 1:
-        raise ValueError(f"--format {output_format.value} takes one file at a time; found {len(files)}.")
-    source = CHECKPOINT_PATH if model == DEMONSTRATION_NAME else model
-    loaded, processor = load_model(source, head.value, device, dtype.value)
-    sampling_rate = processor.feature_extractor.sampling_rate
-    num_unreadable = 0
-    for paths in split_batches(files, batch_size):
-        readable, waveforms = [], []
-        for path in paths:
-            try:
-                waveforms.append(read_audio(path, sampling_rate))
-                readable.append(path)
-            except (ValueError, OSError) as error:  # no reason to lose what is said in the others
-                num_unreadable += 1
-                show_error(error)
-        if not waveforms:
-            continue
-        transcripts = transcribe_waveforms(
-            loaded,
-            processor,
-            waveforms,
-            timestamps=["word"] if has_subtitles else output_format is OutputFormat.JSON,
-            language=language,
-            chunk_length_s=chunk_length_s,
-            stride_length_s=stride_length_s,
-            batch_size=batch_size,
-        )
-        for path, transcript in zip(readable, transcripts, strict=True):
-            if output_format is OutputFormat.JSON:
-                typer.echo(json.dumps({"file": str(path), **asdict(transcript)}, ensure_ascii=False))
-            elif has_subtitles:
-                words = (transcript.timestamps or {})["word"]
-                typer.echo(format_subtitles(words, output_format.value), nl=False)
-            else:
-                typer.echo(transcript.text if len(files) == 1 else f"{path}: {transcript.text}")
-    if num_unreadable:
+    given_rules = {
+        "max_line_characters": max_line_characters,
+        "max_lines": max_lines,
+        "max_seconds": max_seconds,
+        "min_seconds": min_seconds,
+        "max_characters_per_second": max_characters_per_second,
+        "pause_seconds": pause_seconds,
+        "min_gap_seconds": min_gap_seconds,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            inputs = find_inputs(files, parse_channel(channel), Path(folder))
+            chosen = _parse_formats(formats, inputs)
+            output = _choose_output(inputs, chosen, output_dir, overwrite, _make_rules(given_rules, chosen))
+            options = TranscriptionOptions(
+                strategy=strategy.value,
+                timestamps=any(name in TIMED_FORMATS for name in chosen),
+                language=language,
+                chunk_length_s=chunk_length_s,
+                stride_length_s=stride_length_s,
+                batch_size=batch_size,
+                batch_seconds=batch_seconds,
+                num_workers=num_workers,
+            )
+            is_failed = _Run(inputs, output, options, output_dir is not None).run(
+                model, head.value, [check_device(name.strip()) for name in device.split(",")], dtype.value
+            )
+        except KeyboardInterrupt:
+            _say("Interrupted.")
+            raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+    if is_failed:
         raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
+
+
+def _parse_formats(formats: Sequence[str] | None, inputs: Sequence[AudioInput]) -> tuple[str, ...]:
+    if not formats:
+        return (MANIFEST_FORMAT,) if all(item.manifest is not None for item in inputs) else ("txt",)
+    names = [name.strip() for text in formats for name in text.split(",")]
+    for name in names:
+        if name not in FORMATS and name not in FORMAT_SYNONYMS:
+            raise ValueError(f"--format {name} is not supported; expected some of {', '.join(FORMATS)}.")
+    return tuple(dict.fromkeys(FORMAT_SYNONYMS.get(name, name) for name in names))
+
+
+def _make_rules(given: dict[str, Any], formats: Sequence[str]) -> SubtitleRules:
+    wanted = {name: value for name, value in given.items() if value is not None}
+    for name in wanted:
+        users = PAUSE_FORMATS if name == "pause_seconds" else SUBTITLE_FORMATS
+        if not any(user in formats for user in users):
+            raise ValueError(f"--{name} belongs to --format {', '.join(users)}; found --format {','.join(formats)}.")
+    return SubtitleRules(**wanted)
+
+
+def _choose_output(
+    inputs: Sequence[AudioInput],
+    formats: Sequence[str],
+    output_dir: Path | None,
+    overwrite: bool,
+    rules: SubtitleRules,
+) -> Output:
+    if output_dir is not None:
+        return FolderOutput(output_dir, inputs, formats, rules, overwrite)
+    if overwrite:
+        raise ValueError("--overwrite belongs to --output_dir.")
+    if len(formats) > 1:
+        raise ValueError(f"--format {','.join(formats)}: several formats need --output_dir.")
+    (name,) = formats
+    if name not in STREAM_FORMATS and len(inputs) > 1:
+        raise ValueError(
+            f"--format {name} takes one file at a time; found {len(inputs)}. With --output_dir it takes many."
+        )
+    return StandardOutput(inputs, name, rules)
+
+
+class _Run:
+    """One run of the command: what is done, what went wrong."""
+
+    def __init__(
+        self, inputs: Sequence[AudioInput], output: Output, options: TranscriptionOptions, is_folder: bool
+    ) -> None:
+        self._inputs = inputs
+        self._output = output
+        self._options = options
+        self._is_folder = is_folder
+        self._errors: dict[int, Exception] = {}
+        self._strategies: Counter[str] = Counter()
+        self._seconds = 0.0
+
+    def run(self, source: str, head: str, devices: Sequence[str], dtype: str) -> bool:
+        """Transcribe what is not done yet; whether something could not be."""
+        remaining = [index for index in range(len(self._inputs)) if not self._output.has(index)]
+        num_skipped = len(self._inputs) - len(remaining)
+        if num_skipped:
+            _say(f"{num_skipped} of {len(self._inputs)} finished before; --overwrite does them again.")
+        remaining = self._leave_out(remaining)
+        start = time.perf_counter()
+        try:
+            if remaining:
+                checkpoint = CHECKPOINT_PATH if source == DEMONSTRATION_NAME else source
+                workers = [load_model(checkpoint, head, device, dtype) for device in devices]
+                start = time.perf_counter()
+                self._transcribe(remaining, workers, source, devices)
+        finally:
+            self._output.close()
+            self._report(time.perf_counter() - start)
+        return bool(self._errors)
+
+    def _leave_out(self, remaining: Sequence[int]) -> list[int]:
+        """Those that are there: for others no model is loaded."""
+        kept = []
+        for index in remaining:
+            clip = self._inputs[index].clip
+            if clip.is_remote or Path(clip.source).exists():
+                kept.append(index)
+            else:
+                self._fail(index, FileNotFoundError(f"{clip.source!r} does not exist; expected an audio file."))
+        return kept
+
+    def _fail(self, index: int, error: Exception) -> None:
+        self._errors[index] = error
+        self._output.skip(index)
+
+    def _transcribe(
+        self, remaining: Sequence[int], workers: Sequence[Worker], source: str, devices: Sequence[str]
+    ) -> None:
+        model = workers[0][0]
+        described = {
+            "name": source,
+            "class": type(model).__name__,
+            "head": "transducer" if hasattr(model, "decoder_type") else "ctc",
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": ",".join(devices),
+        }
+        names = ("strategy", "language", "chunk_length_s", "stride_length_s")
+        options = {name: getattr(self._options, name) for name in names}
+        clips = [self._inputs[index].clip for index in remaining]
+        with ThreadPoolExecutor(HEADER_THREADS) as pool:
+            lengths = list(pool.map(measure_clip, clips))
+        # A bar among the lines of a terminal would tear both apart.
+        is_shown = Console(stderr=True).is_terminal and (self._is_folder or not sys.stdout.isatty())
+        with TranscriptionProgress(lengths, is_shown) as progress:
+            results = transcribe_clips(
+                workers,
+                clips,
+                self._options,
+                lengths,
+                sort_ahead=None if self._is_folder else SORT_AHEAD_CLIPS,
+                on_progress=progress.update,
+            )
+            with closing(results):
+                for place, transcript, error in results:
+                    index = remaining[place]
+                    if transcript is None:
+                        assert error is not None
+                        self._fail(index, error)
+                    else:
+                        item = self._inputs[index]
+                        start_seconds = item.clip.start_seconds
+                        self._output.write(
+                            index,
+                            TranscriptRecord(
+                                transcript, item.file, item.name, start_seconds, described, options, item.manifest
+                            ),
+                        )
+                        self._count(item, transcript)
+                    progress.finish(place)
+
+    def _count(self, item: AudioInput, transcript: Transcript) -> None:
+        self._strategies[transcript.strategy] += 1
+        self._seconds += transcript.duration_seconds
+        if not self._is_folder and self._options.strategy == "auto" and transcript.strategy != "full":
+            _say(f"{item.file}: strategy {transcript.strategy}.")
+
+    def _report(self, seconds: float) -> None:
+        for index in sorted(self._errors):
+            show_error(self._errors[index])
+        num_done = sum(self._strategies.values())
+        if self._is_folder and num_done:
+            ways = ", ".join(f"{name} {count}" for name, count in self._strategies.most_common())
+            speed = f"{self._seconds / max(seconds, 1e-3):.0f}x real time"
+            _say(f"{num_done} transcribed, {self._seconds:.0f} s of audio in {seconds:.1f} s ({speed}); {ways}.")
+        if self._errors and len(self._inputs) > 1:
+            _say(f"{len(self._errors)} of {len(self._inputs)} could not be transcribed.")

@@ -1,0 +1,193 @@
+"""What `fastconformer transcribe` is given: files, folders, patterns, addresses, the standard input, manifests."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ..audio import URL_SCHEMES
+from ..pipeline_files import AudioClip, read_header
+
+STANDARD_INPUT = "-"
+STANDARD_INPUT_LABEL = "the standard input"
+MANIFEST_SUFFIXES = (".json", ".jsonl")
+# What is taken from folders: what libsndfile reads, and other audio, which is then reported and not passed over.
+AUDIO_SUFFIXES = (
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd"),
+    *(".caf", ".w64", ".rf64", ".sph", ".voc"),
+    *(".m4a", ".m4b", ".aac", ".wma", ".amr", ".webm", ".mka"),
+)
+CHANNELS = ("mix", "each")
+
+
+@dataclass(frozen=True)
+class AudioInput:
+    """
+    One clip that was asked for.
+
+    Args:
+        clip: Where it is.
+        file: What the output calls it.
+        name: Where its output goes, below the output folder and without an ending.
+        manifest: Its line of a manifest.
+        manifest_path: Where that manifest is.
+        row: Which line of it, from 0.
+    """
+
+    clip: AudioClip
+    file: str
+    name: str
+    manifest: Mapping[str, Any] | None = None
+    manifest_path: str | None = None
+    row: int = 0
+
+
+def parse_channel(text: str) -> str | int:
+    """`"mix"`, `"each"` or the number of a channel, from 0."""
+    if text in CHANNELS:
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise ValueError(f"--channel {text} is not supported; expected mix, each or the number of a channel, from 0.")
+
+
+def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: Path) -> list[AudioInput]:
+    """
+    The clips that arguments stand for, in their order.
+
+    Args:
+        arguments: As on the command line.
+        channel: As `parse_channel` returns it.
+        temporary_folder: Where to put the standard input.
+
+    Raises:
+        ValueError: for a folder or a pattern without audio, and for a manifest that is none.
+        FileNotFoundError: there is no such manifest.
+    """
+    if list(arguments).count(STANDARD_INPUT) > 1:
+        raise ValueError("- is the standard input and can be given once.")
+    found: list[AudioInput] = []
+    for argument in arguments:
+        found += _find(argument, temporary_folder)
+    if channel != "each":
+        return [replace(item, clip=replace(item.clip, channel=channel)) for item in found]
+    return [part for item in found for part in _each_channel(item)]
+
+
+def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
+    if argument == STANDARD_INPUT:
+        path = temporary_folder / "stdin"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        if path.stat().st_size == 0:
+            raise ValueError(f"{STANDARD_INPUT_LABEL} is empty (0 bytes); expected audio.")
+        yield AudioInput(AudioClip(str(path), label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin")
+    elif argument.startswith(URL_SCHEMES):
+        name = PurePosixPath(unquote(urlsplit(argument).path)).stem
+        yield AudioInput(AudioClip(argument), argument, name or urlsplit(argument).netloc)
+    elif Path(argument).is_dir():
+        yield from _find_in_folder(argument)
+    elif argument.lower().endswith(MANIFEST_SUFFIXES):
+        yield from _read_manifest(argument)
+    elif not os.path.lexists(argument) and glob.has_magic(argument):
+        yield from _find_by_pattern(argument)
+    else:
+        yield AudioInput(AudioClip(argument), argument, Path(argument).stem)
+
+
+def _find_in_folder(folder: str) -> Iterator[AudioInput]:
+    """Audio in a folder and the folders in it, but for what is hidden."""
+    is_empty = True
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.startswith(".") or os.path.splitext(name)[1].lower() not in AUDIO_SUFFIXES:
+                continue
+            is_empty = False
+            path = os.path.join(parent, name)
+            yield AudioInput(AudioClip(path), path, _name_below(path, folder))
+    if is_empty:
+        raise ValueError(f"{folder!r} has no audio in it; expected files such as *.wav, *.flac, *.ogg or *.mp3.")
+
+
+def _find_by_pattern(pattern: str) -> Iterator[AudioInput]:
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    paths = [path for path in sorted(glob.glob(pattern, recursive=True)) if not os.path.isdir(path)]
+    if not paths:
+        raise ValueError(f"{pattern!r} matches no file.")
+    for path in paths:
+        yield AudioInput(AudioClip(path), path, _name_below(path, os.path.join(*parts[:fixed]) if fixed else "."))
+
+
+def _name_below(path: str, folder: str) -> str:
+    return Path(os.path.relpath(path, folder)).with_suffix("").as_posix()
+
+
+def _read_manifest(path: str) -> Iterator[AudioInput]:
+    """A clip for each line: `audio_filepath`, and `offset` and `duration` in seconds where it is a part."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path!r} does not exist; expected a manifest, one JSON object a line.")
+    is_empty = True
+    with open(path, encoding="utf-8") as file:
+        for row, line in enumerate(file):
+            if not line.strip():
+                continue
+            is_empty = False
+            yield _read_manifest_line(line, f"{path!r}, line {row + 1}", Path(path), row)
+    if is_empty:
+        raise ValueError(f"{path!r} is empty; expected a manifest, one JSON object a line.")
+
+
+def _read_manifest_line(line: str, where: str, manifest: Path, row: int) -> AudioInput:
+    expected = "expected a JSON object with 'audio_filepath'"
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is no JSON; {expected}. {error}") from error
+    if not isinstance(entry, dict) or not isinstance(entry.get("audio_filepath"), str):
+        raise ValueError(f"{where}: found {line.strip()[:80]!r}; {expected}.")
+    audio = entry["audio_filepath"]
+    times: dict[str, float | None] = {}
+    for name in ("offset", "duration"):
+        value = entry.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{where}: {name}={value!r} is not supported; expected seconds.")
+        times[name] = value
+    start_seconds, seconds = float(times["offset"] or 0.0), times["duration"]
+    source = audio
+    if not (audio.startswith(URL_SCHEMES) or os.path.isabs(audio)):
+        # As it stands if such a file is there, else from the manifest's folder (NeMo 3.0.0, `get_full_path`).
+        source = audio if os.path.isfile(audio) else str(manifest.parent / audio)
+    try:
+        clip = AudioClip(source, start_seconds=start_seconds, seconds=None if seconds is None else float(seconds))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    below = PurePosixPath(urlsplit(audio).path if audio.startswith(URL_SCHEMES) else audio)
+    # Full paths, and those that lead out of a folder, are no names of files below the output folder.
+    name = below.stem if below.is_absolute() or ".." in below.parts else str(below.with_suffix(""))
+    if times["offset"] is not None:
+        name += f"_{start_seconds:g}"
+        name += "" if seconds is None else f"-{start_seconds + float(seconds):g}"
+    return AudioInput(clip, audio, name, entry, str(manifest), row)
+
+
+def _each_channel(item: AudioInput) -> Iterator[AudioInput]:
+    clip = item.clip
+    if clip.is_remote:
+        raise ValueError(f"--channel each is not supported for {clip.source}; expected a file, or the standard input.")
+    header = read_header(clip.source)
+    if header is None:  # no audio: reported in its turn
+        yield item
+        return
+    for channel in range(header.num_channels):
+        name = item.name if header.num_channels == 1 else f"{item.name}.channel{channel}"
+        yield replace(item, clip=replace(clip, channel=channel), name=name)

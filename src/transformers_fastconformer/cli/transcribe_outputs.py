@@ -1,0 +1,322 @@
+"""Where `fastconformer transcribe` writes: the standard output, in order, or a folder of files that are whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..subtitles import SubtitleRules
+from ..transcript_formats import TranscriptRecord, format_transcript
+from .transcribe_inputs import AudioInput
+
+MANIFEST_FORMAT = "jsonl"
+JSON_INDENT = 1
+# Lines of a manifest that is not whole yet.
+UNFINISHED_SUFFIX = ".part"
+
+
+class Output(Protocol):
+    """Where transcripts go."""
+
+    def has(self, index: int) -> bool:
+        """Whether all of an input is there already."""
+
+    def write(self, index: int, record: TranscriptRecord) -> None:
+        """Take the transcript of an input."""
+
+    def skip(self, index: int) -> None:
+        """Take notice that there is none."""
+
+    def close(self) -> None:
+        """Write what waits."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """
+    Write a file that is there whole or not at all.
+
+    Raises:
+        OSError: with the file's name, when it cannot be written.
+    """
+    temporary = path.parent / f".fastconformer-{os.getpid()}{UNFINISHED_SUFFIX}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _cannot_write(str(path), error) from error
+
+
+def _cannot_write(name: str, error: OSError) -> OSError:
+    return OSError(f"{name} cannot be written: {error.strerror or error}")
+
+
+def write_standard_output(text: str) -> None:
+    """
+    Write and flush.
+
+    Raises:
+        OSError: when the disk behind it is full.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is in the buffer would be tried again when the interpreter ends, which then has a message of its own.
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        if isinstance(error, BrokenPipeError):  # the reader has read enough
+            raise
+        raise _cannot_write("the standard output", error) from error
+
+
+@dataclass
+class StandardOutput:
+    """
+    One format on the standard output, in the order of the inputs.
+
+    Args:
+        inputs: What is transcribed.
+        transcript_format: What is written.
+        rules: Options of subtitles.
+    """
+
+    inputs: Sequence[AudioInput]
+    transcript_format: str
+    rules: SubtitleRules
+    _waiting: dict[int, str | None] = field(default_factory=dict)
+    _next: int = 0
+
+    def has(self, index: int) -> bool:
+        return False
+
+    def write(self, index: int, record: TranscriptRecord) -> None:
+        text = format_transcript(record, self.transcript_format, self.rules)
+        if self.transcript_format == "txt" and len(self.inputs) > 1:
+            text = f"{_title(self.inputs[index])}: {text}"
+        self._waiting[index] = text
+        self._write_in_order()
+
+    def skip(self, index: int) -> None:
+        self._waiting[index] = None
+        self._write_in_order()
+
+    def _write_in_order(self) -> None:
+        while self._next in self._waiting:
+            text = self._waiting.pop(self._next)
+            self._next += 1
+            if text is not None:
+                write_standard_output(text)
+
+    def close(self) -> None:
+        """Write what is behind a clip that was never done."""
+        for index in sorted(self._waiting):
+            text = self._waiting.pop(index)
+            if text is not None:
+                write_standard_output(text)
+
+
+def _title(item: AudioInput) -> str:
+    start, channel = item.clip.start_seconds, item.clip.channel
+    extra = [f"{start:g} s"] if start else []
+    extra += [] if channel == "mix" else [f"channel {channel}"]
+    return f"{item.file} ({', '.join(extra)})" if extra else item.file
+
+
+@dataclass
+class _Manifest:
+    """
+    A manifest that is written.
+
+    Args:
+        path: Where it will be.
+        indices: The inputs that are its lines.
+        lines: Those that are known.
+        is_cut_off: Whether the unfinished file ends in the middle of a line.
+    """
+
+    path: Path
+    indices: list[int] = field(default_factory=list)
+    lines: dict[int, str] = field(default_factory=dict)
+    is_cut_off: bool = False
+
+    @property
+    def unfinished_path(self) -> Path:
+        return self.path.with_name(self.path.name + UNFINISHED_SUFFIX)
+
+
+class FolderOutput:
+    """
+    A file for each input and format below a folder; a line in a manifest for each line of one.
+
+    A file that is there is finished. A manifest grows as a file of its own beside its place, from which it is taken
+    up again, and comes into its place at the end; the other file stays as long as lines are missing.
+
+    Args:
+        folder: Where to write; made when something is written.
+        inputs: What is transcribed.
+        formats: What is written of each.
+        rules: Options of subtitles.
+        overwrite: Whether what is there is written again.
+
+    Raises:
+        ValueError: when two inputs have one name, or one is written over.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Sequence[AudioInput],
+        formats: Sequence[str],
+        rules: SubtitleRules,
+        overwrite: bool = False,
+    ) -> None:
+        self._inputs = inputs
+        self._rules = rules
+        self._targets: list[dict[str, Path]] = []
+        self._manifests: dict[Path, _Manifest] = {}
+        self._manifest_of: dict[int, _Manifest] = {}
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{str(folder)!r} is a file; expected a folder to write to.")
+        for index, item in enumerate(inputs):
+            targets = {name: folder / f"{item.name}.{name}" for name in formats}
+            if item.manifest_path is not None and MANIFEST_FORMAT in targets:
+                path = folder / f"{Path(item.manifest_path).stem}.{MANIFEST_FORMAT}"
+                del targets[MANIFEST_FORMAT]
+                manifest = self._manifests.setdefault(path, _Manifest(path))
+                manifest.indices.append(index)
+                self._manifest_of[index] = manifest
+            self._targets.append(targets)
+        self._check_names()
+        self._finished = {
+            index
+            for index, targets in enumerate(self._targets)
+            if not overwrite and all(path.is_file() for path in targets.values())
+        }
+        for manifest in self._manifests.values():
+            self._take_up(manifest, overwrite)
+        self._finished -= {index for index, manifest in self._manifest_of.items() if index not in manifest.lines}
+
+    def _check_names(self) -> None:
+        sources = {os.path.abspath(item.clip.source) for item in self._inputs if not item.clip.is_remote}
+        owners: dict[Path, AudioInput] = {}
+        for item, targets in zip(self._inputs, self._targets, strict=True):
+            for path in targets.values():
+                other = owners.setdefault(path, item)
+                if other is not item:
+                    raise ValueError(
+                        f"{_title(other)!r} and {_title(item)!r} would both be written to {str(path)!r}; expected "
+                        "inputs with different names, or one folder that holds them all."
+                    )
+        rows: dict[tuple[Path, int, Any], AudioInput] = {}
+        for index, manifest in self._manifest_of.items():
+            item = self._inputs[index]
+            row = (manifest.path, item.row, item.clip.channel)
+            if manifest.path in owners or rows.setdefault(row, item) is not item:
+                raise ValueError(
+                    f"{str(manifest.path)!r} would be written by two inputs; expected manifests with different names."
+                )
+        sources |= {os.path.abspath(item.manifest_path) for item in self._inputs if item.manifest_path is not None}
+        for path in [*owners, *self._manifests]:
+            if os.path.abspath(path) in sources:
+                raise ValueError(f"{str(path)!r} would be written over, and is an input; expected another folder.")
+
+    def has(self, index: int) -> bool:
+        return index in self._finished
+
+    def write(self, index: int, record: TranscriptRecord) -> None:
+        # Made before the first is written: what cannot be written in one format is in none.
+        texts = {
+            path: format_transcript(record, name, self._rules, JSON_INDENT)
+            for name, path in self._targets[index].items()
+        }
+        for path, text in texts.items():
+            write_atomically(path, text)
+        manifest = self._manifest_of.get(index)
+        if manifest is not None:
+            manifest.lines[index] = format_transcript(record, MANIFEST_FORMAT)
+            self._append(manifest, index)
+
+    def skip(self, index: int) -> None:
+        """Nothing is written of it."""
+
+    def close(self) -> None:
+        """Put manifests into their places."""
+        for manifest in self._manifests.values():
+            missing = [index for index in manifest.indices if index not in manifest.lines]
+            if not manifest.lines:
+                continue
+            is_grown = manifest.unfinished_path.exists()
+            if is_grown or not manifest.path.exists():
+                lines = [manifest.lines[index] for index in manifest.indices if index in manifest.lines]
+                write_atomically(manifest.path, "".join(lines))
+            if not missing:
+                manifest.unfinished_path.unlink(missing_ok=True)
+
+    # Manifests
+
+    def _key(self, index: int) -> dict[str, Any]:
+        item = self._inputs[index]
+        return {"row": item.row, "channel": item.clip.channel, "manifest": item.manifest}
+
+    def _append(self, manifest: _Manifest, index: int) -> None:
+        line = json.dumps({**self._key(index), "line": manifest.lines[index]}, ensure_ascii=False)
+        path = manifest.unfinished_path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write("\n" + line + "\n" if manifest.is_cut_off else line + "\n")
+            manifest.is_cut_off = False
+        except OSError as error:
+            raise _cannot_write(str(path), error) from error
+
+    def _take_up(self, manifest: _Manifest, overwrite: bool) -> None:
+        """Lines that an earlier run has written, of the same lines of the same manifest."""
+        if overwrite:
+            manifest.unfinished_path.unlink(missing_ok=True)
+            return
+        rows = {(item["row"], item["channel"]): (index, item["manifest"]) for index, item in self._keys(manifest)}
+        if manifest.unfinished_path.is_file():
+            text = manifest.unfinished_path.read_text(encoding="utf-8", errors="replace")
+            manifest.is_cut_off = not text.endswith("\n")
+            for line in text.split("\n"):
+                with suppress(ValueError, KeyError, TypeError):  # half a line
+                    found = json.loads(line)
+                    index, entry = rows[(found["row"], found["channel"])]
+                    if found["manifest"] == entry:
+                        manifest.lines[index] = found["line"]
+        elif manifest.path.is_file():
+            lines = manifest.path.read_text(encoding="utf-8").split("\n")[:-1]
+            if len(lines) != len(manifest.indices) or not all(map(self._is_line_of, manifest.indices, lines)):
+                raise ValueError(
+                    f"{str(manifest.path)!r} exists and holds other lines; expected those of the manifest, or "
+                    "--overwrite."
+                )
+            manifest.lines = {index: line + "\n" for index, line in zip(manifest.indices, lines, strict=True)}
+
+    def _keys(self, manifest: _Manifest) -> list[tuple[int, dict[str, Any]]]:
+        return [(index, self._key(index)) for index in manifest.indices]
+
+    def _is_line_of(self, index: int, text: str) -> bool:
+        item = self._inputs[index]
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            return False
+        channel = {} if item.clip.channel == "mix" else {"channel": item.clip.channel}
+        wanted = {**(item.manifest or {}), **channel}
+        return isinstance(entry, dict) and all(entry.get(name) == value for name, value in wanted.items())

@@ -1,0 +1,79 @@
+"""The bar of `fastconformer transcribe`: on the standard error, where that is a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+# What a clip counts whose length nobody knows, if no other has one.
+UNKNOWN_SECONDS = 60.0
+
+
+class SpeedColumn(ProgressColumn):
+    """Seconds of audio a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if not speed else f"{speed:.0f}x real time", style="progress.data.speed")
+
+
+class TranscriptionProgress:
+    """
+    Counts clips and seconds of audio, and shows them with the time that is left.
+
+    Args:
+        lengths_seconds: Of each clip; None: not known.
+        is_shown: Whether to show a bar.
+        console: Where; None: the standard error.
+    """
+
+    def __init__(
+        self, lengths_seconds: Sequence[float | None], is_shown: bool = True, console: Console | None = None
+    ) -> None:
+        known = [seconds for seconds in lengths_seconds if seconds is not None]
+        guess = sum(known) / len(known) if known else UNKNOWN_SECONDS
+        self._lengths = [guess if seconds is None else seconds for seconds in lengths_seconds]
+        self._done = [0.0] * len(self._lengths)
+        self._num_finished = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            SpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console or Console(stderr=True),
+            disable=not is_shown,
+            # What is printed goes where it is meant to go, which is not the console of the bar.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task: TaskID = self._progress.add_task(self._describe(), total=sum(self._lengths))
+
+    def _describe(self) -> str:
+        return f"{self._num_finished} of {len(self._lengths)}"
+
+    def update(self, index: int, seconds: float) -> None:
+        """So many seconds of a clip are done."""
+        seconds = min(seconds, self._lengths[index])
+        self._progress.advance(self._task, max(seconds - self._done[index], 0.0))
+        self._done[index] = max(seconds, self._done[index])
+
+    def finish(self, index: int) -> None:
+        """A clip is done, or nothing will come of it."""
+        self.update(index, self._lengths[index])
+        self._num_finished += 1
+        self._progress.update(self._task, description=self._describe())
+
+    def __enter__(self) -> TranscriptionProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
