@@ -198,12 +198,23 @@ def write_onnx(shape: str, folder: Path) -> None:
 
 
 def write_onnx_int8(shape: str, folder: Path) -> None:
-    """Its dynamic int8, as ONNX Runtime's own tool makes it."""
+    """
+    Its dynamic int8, as ONNX Runtime's own tool makes it, by the fastest of its options.
+
+    Convolutions in int8 are slower than in float32 there, and unsigned weights slower than signed ones; a scale for
+    each channel costs nothing and is more exact.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     target = folder / "onnx_int8"
     target.mkdir()
-    quantize_dynamic(folder / "onnx" / "encoder.onnx", target / "encoder.onnx", weight_type=QuantType.QUInt8)
+    quantize_dynamic(
+        folder / "onnx" / "encoder.onnx",
+        target / "encoder.onnx",
+        op_types_to_quantize=["MatMul"],
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
 
 
 WRITERS: dict[str, Callable[[str, Path], None]] = {

@@ -227,7 +227,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the process and load the system."""
-        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         command = [sys.executable, __file__, "--system", self.system, "--shape", self.shape]
         command += ["--folder", str(self.folder), "--kind", self.kind, "--device", self.device]
         command += ["--threads", str(self.threads)]

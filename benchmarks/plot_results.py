@@ -1,0 +1,189 @@
+"""
+Plots of what `bench_encoder.py` and `bench_memory.py` have written: speed and memory against the length of the clip.
+
+    pip install 'transformers-fastconformer[bench]'
+    python benchmarks/plot_results.py
+
+One picture for each shape and device: `docs/images/encoder_speed_<shape>_<device>.png`, for clips alone with full
+attention, and `docs/images/encoder_memory_<shape>_<dtype>_<device>.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+IMAGES = ROOT / "docs" / "images"
+
+Rows = list[dict[str, str]]
+Points = list[tuple[float, float]]
+
+# The colour tells the family, the line and the marker the dtype; good for eyes that do not see red and green apart.
+COLOURS = {"ours": "#0072b2", "nemo": "#d55e00", "transformers": "#009e73", "onnxruntime": "#cc79a7"}
+NAMES = {"ours": "this package", "nemo": "NeMo", "transformers": "transformers", "onnxruntime": "ONNX Runtime"}
+STYLES = {"float32": ("-", "o"), "bfloat16": ("--", "s"), "float16": ("-.", "D"), "int8": (":", "^")}
+SHAPES = {"0.6b": "0.6B (width 1024, 24 blocks)", "110m": "110M (width 512, 17 blocks)"}
+
+
+def read_rows(paths: Sequence[Path]) -> Rows:
+    """The rows of some result files, with the file's order."""
+    rows: Rows = []
+    for path in sorted(paths):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+    return rows
+
+
+def label_of(system: str) -> str:
+    """`ours_float32` in words."""
+    family, _, dtype = system.partition("_")
+    return f"{NAMES.get(family, family)}, {dtype}"
+
+
+def collect_speed(rows: Rows) -> dict[str, Points]:
+    """For each system (seconds of the clip, seconds of audio a second), of clips alone with full attention."""
+    lines: dict[str, dict[float, float]] = defaultdict(dict)
+    for row in rows:
+        if row["batch"] == "1" and row["attention"] == "full" and row["ms_min"] and row["case"].startswith("1x"):
+            length, speed = float(row["audio_seconds"]), float(row["seconds_of_audio_a_second"])
+            # A system that took part in several runs: its best.
+            lines[row["system"]][length] = max(speed, lines[row["system"]].get(length, 0.0))
+    return {system: sorted(points.items()) for system, points in lines.items()}
+
+
+def collect_memory(rows: Rows, attention: str) -> tuple[dict[str, Points], dict[str, float]]:
+    """For each system (minutes, MiB), and the minutes at which it was over the limit, if it was."""
+    lines: dict[str, Points] = defaultdict(list)
+    over: dict[str, float] = {}
+    for row in rows:
+        if row["attention"] != attention:
+            continue
+        minutes = float(row["audio_minutes"])
+        if row["peak_mib"]:
+            lines[row["system"]].append((minutes, float(row["peak_mib"])))
+        elif row["note"].startswith(("over", "out of memory")):
+            over[row["system"]] = min(minutes, over.get(row["system"], minutes))
+    return {system: sorted(points) for system, points in lines.items()}, over
+
+
+def draw_line(axes: Any, system: str, points: Points, label: str, is_local: bool = False) -> None:
+    family, _, dtype = system.partition("_")
+    style, marker = STYLES.get(dtype, ("-", "o"))
+    axes.plot(
+        *zip(*points, strict=True),
+        color=COLOURS.get(family, "#555555"),
+        linestyle=":" if is_local else style,
+        marker="v" if is_local else marker,
+        markerfacecolor="white" if is_local else None,
+        markersize=6,
+        linewidth=2.2 if family == "ours" else 1.5,
+        label=label,
+        zorder=3 if family == "ours" else 2,
+    )
+
+
+def finish_axes(axes: Any, title: str, x_label: str, y_label: str, x_ticks: Sequence[float]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_title(title, fontsize=12)
+    axes.set_xlabel(x_label, fontsize=11)
+    axes.set_ylabel(y_label, fontsize=11)
+    axes.set_xticks(list(x_ticks), [f"{tick:g}" for tick in x_ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=30))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(which="major", alpha=0.3)
+    axes.tick_params(labelsize=10)
+    axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def describe(rows: Rows) -> str:
+    """Machine and threads of some rows."""
+    row = next((row for row in rows if row["threads"]), rows[0])
+    return row["machine"] + (f", {row['threads']} threads" if row["device"] == "cpu" else "")
+
+
+def plot_speed(rows: Rows, path: Path) -> bool:
+    """Draw the speed of one shape on one device; False where there is nothing to draw."""
+    from matplotlib import pyplot
+
+    lines = collect_speed(rows)
+    if not lines:
+        return False
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for system, points in sorted(lines.items(), key=lambda line: -line[1][-1][1]):
+        draw_line(axes, system, points, label_of(system))
+    ticks = sorted({length for points in lines.values() for length, _ in points})
+    title = f"Encoder {SHAPES.get(rows[0]['shape'], rows[0]['shape'])}, one clip\n{describe(rows)}"
+    finish_axes(axes, title, "length of the clip (s)", "speed (seconds of audio per second)", ticks)
+    save_figure(figure, path)
+    return True
+
+
+def plot_memory(rows: Rows, path: Path) -> bool:
+    """Draw the memory of one shape and dtype on one device; False where there is nothing to draw."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    ticks: set[float] = set()
+    for attention in ("full", "local"):
+        lines, over = collect_memory(rows, attention)
+        for system, points in lines.items():
+            label = label_of(system) + (", window of 128 + 128 frames" if attention == "local" else "")
+            if system in over:
+                label += f"\n(over {float(rows[0]['limit_gib']):g} GiB at {over[system]:g} min)"
+            draw_line(axes, system, [(minutes, mib / 1024.0) for minutes, mib in points], label, attention == "local")
+            ticks.update(minutes for minutes, _ in points)
+    if not ticks:
+        pyplot.close(figure)
+        return False
+    shape = SHAPES.get(rows[0]["shape"], rows[0]["shape"])
+    title = f"Peak memory of the encoder above its weights\n{shape}, {rows[0]['dtype']}, one clip"
+    finish_axes(axes, title, "length of the clip (minutes)", "peak memory above the weights (GiB)", sorted(ticks))
+    save_figure(figure, path)
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--images", type=Path, default=IMAGES)
+    arguments = parser.parse_args()
+    import matplotlib
+
+    matplotlib.use("agg")
+    speed: dict[tuple[str, str], Rows] = defaultdict(list)
+    for row in read_rows([*arguments.results.glob("encoder_*.csv")]):
+        speed[row["shape"], row["device"]].append(row)
+    memory: dict[tuple[str, str, str], Rows] = defaultdict(list)
+    for row in read_rows([*arguments.results.glob("memory_*.csv")]):
+        memory[row["shape"], row["dtype"], row["device"]].append(row)
+    for key, rows in speed.items():
+        path = arguments.images / f"encoder_speed_{'_'.join(key)}.png"
+        if plot_speed(rows, path):
+            print(f"written to {path}")
+    for memory_key, rows in memory.items():
+        path = arguments.images / f"encoder_memory_{'_'.join(memory_key)}.png"
+        if plot_memory(rows, path):
+            print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
