@@ -1,0 +1,295 @@
+"""Many clips: how they are packed and read ahead, and that no clip's fate is another's."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import transformers_fastconformer.pipeline_files as files_module
+from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.pipeline_fastconformer import Transcript, load_model, transcribe_waveforms
+from transformers_fastconformer.pipeline_files import (
+    AudioClip,
+    Finished,
+    TranscriptionOptions,
+    measure_clip,
+    pack_clips,
+    read_header,
+    read_part,
+    transcribe_clips,
+)
+
+soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
+
+TEXTS = ("three one four one five nine", "two seven one eight zero six")
+SAMPLING_RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def worker() -> Any:
+    return load_model(CHECKPOINT_PATH)
+
+
+@pytest.fixture
+def long_path(tmp_path: Path) -> Path:
+    """Both clips in turn, longer than what is packed."""
+    clips = [read_audio(path) for path in CLIP_PATHS[:2]]
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.concatenate(clips * 10), SAMPLING_RATE)
+    assert soundfile.info(path).duration > files_module.PACKED_SECONDS
+    return path
+
+
+def run(worker: Any, clips: Sequence[AudioClip], copies: int = 1, **options: Any) -> dict[int, Finished]:
+    arguments = {name: options.pop(name) for name in ("sort_ahead", "on_progress") if name in options}
+    finished = list(transcribe_clips([worker] * copies, clips, TranscriptionOptions(**options), **arguments))
+    assert len({item.place for item in finished}) == len(finished) == len(clips)
+    return {item.place: item for item in finished}
+
+
+def text_of(finished: Finished) -> str:
+    assert finished.transcript is not None, finished.error
+    return finished.transcript.text
+
+
+# Packing
+
+
+def test_packs_are_of_about_the_same_length_and_no_clip_is_lost() -> None:
+    generator = np.random.default_rng(0)
+    lengths: list[float | None] = [float(seconds) for seconds in generator.uniform(0.1, 90, size=200)]
+    lengths[7] = lengths[100] = None
+    packs = pack_clips(range(200), lengths, 8, 100.0)
+    assert sorted(index for pack in packs for index in pack) == list(range(200))
+    order = [float("inf") if (seconds := lengths[index]) is None else seconds for pack in packs for index in pack]
+    assert order == sorted(order, reverse=True)
+    for pack in packs:
+        longest = max(float("inf") if (seconds := lengths[index]) is None else seconds for index in pack)
+        assert len(pack) == 1 or (len(pack) * longest <= 100.0 and longest <= files_module.PACKED_SECONDS)
+        assert len(pack) <= 8
+    assert max(map(len, packs)) == 8
+    assert any(len(pack) not in (1, 8) for pack in packs)
+    assert pack_clips([], [], 8, 100.0) == []
+
+
+def test_clips_are_sorted_a_few_at_a_time(worker: Any, tmp_path: Path) -> None:
+    paths = []
+    for number, samples in enumerate((8000, 24000, 16000, 30000)):
+        paths.append(tmp_path / f"{number}.wav")
+        soundfile.write(paths[-1], read_audio(CLIP_PATHS[0])[:samples], SAMPLING_RATE)
+    clips = [AudioClip(str(path)) for path in paths]
+    for sort_ahead, expected in ((None, [3, 1, 2, 0]), (2, [1, 0, 3, 2]), (1, [0, 1, 2, 3])):
+        options = TranscriptionOptions(batch_size=1)
+        found = transcribe_clips([worker], clips, options, sort_ahead=sort_ahead)
+        assert [finished.place for finished in found] == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_reading_is_ahead_but_not_far(worker: Any, monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
+    real_extract, num_read, ahead = files_module.extract_clip, [], []
+
+    def extract(*arguments: Any) -> Any:
+        num_read.append(threading.current_thread().name)
+        return real_extract(*arguments)
+
+    monkeypatch.setattr(files_module, "extract_clip", extract)
+    clips = [AudioClip(str(CLIP_PATHS[number % 2])) for number in range(30)]
+    options = TranscriptionOptions(batch_size=2, num_workers=num_workers)
+    for number, _ in enumerate(transcribe_clips([worker], clips, options)):
+        time.sleep(0.01)
+        ahead.append(len(num_read) - number)
+    assert len(num_read) == 30
+    assert max(ahead) <= 2 + 2 * files_module.BATCHES_AHEAD
+    if num_workers:
+        assert max(ahead) > 2
+        assert threading.current_thread().name not in num_read
+    else:
+        assert max(ahead) == 2
+
+
+# Results
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 3, "num_workers": 0}, {"batch_seconds": 4.0}])
+def test_results_are_those_of_each_clip_alone(worker: Any, options: dict[str, Any]) -> None:
+    clips = [AudioClip(str(CLIP_PATHS[number % 2])) for number in range(5)]
+    results = run(worker, clips, **options)
+    alone = [transcribe_waveforms(*worker, [read_audio(path)], timestamps=True)[0] for path in CLIP_PATHS[:2]]
+    for number, finished in results.items():
+        assert finished.transcript == alone[number % 2]
+
+
+@pytest.mark.parametrize("strategy", ["auto", "full", "local", "chunked"])
+def test_long_clips_go_by_their_strategy(
+    worker: Any, long_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    asked = []
+
+    def transcribe(model: Any, processor: Any, path: str, **options: Any) -> Transcript:
+        options["on_progress"](30.0)
+        asked.append((path, options["strategy"], options["channel"]))
+        return Transcript("long", None, 60.0, strategy="full" if strategy == "auto" else strategy)
+
+    monkeypatch.setattr(files_module, "transcribe_file", transcribe)
+    progress = []
+    results = run(
+        worker,
+        [AudioClip(str(long_path)), AudioClip(str(CLIP_PATHS[0]))],
+        strategy=strategy,
+        on_progress=lambda place, seconds: progress.append((place, seconds)),
+    )
+    assert asked[0] == (str(long_path), strategy, "mix")
+    assert text_of(results[0]) == "long"
+    assert (0, 30.0) in progress
+    is_packed = strategy in ("auto", "full")
+    assert text_of(results[1]) == (TEXTS[0] if is_packed else "long")
+    assert len(asked) == 1 if is_packed else 2
+
+
+def test_long_files_and_long_parts_are_transcribed(worker: Any, long_path: Path, tmp_path: Path) -> None:
+    seconds = soundfile.info(long_path).duration
+    clips = [
+        AudioClip(str(long_path)),
+        AudioClip(str(long_path), start_seconds=seconds / 10, seconds=0.9 * seconds),
+        AudioClip(str(tmp_path / "missing.wav")),
+    ]
+    results = run(worker, clips, strategy="chunked", chunk_length_s=10.0)
+    assert text_of(results[0]) == " ".join(TEXTS * 10)
+    assert text_of(results[1]) == " ".join(TEXTS * 9)
+    assert results[1].transcript is not None
+    assert results[1].transcript.strategy == "chunked"
+    assert isinstance(results[2].error, FileNotFoundError)
+
+
+def test_a_clip_that_does_not_fit_costs_no_other(
+    worker: Any, long_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sizes = files_module.transcribe_features, []
+
+    def transcribe(model: Any, clips: Sequence[Any], *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(clips))
+        if any(clip.mel_length > 450 for clip in clips):
+            raise torch.OutOfMemoryError("not enough memory")
+        return real(model, clips, *arguments, **options)
+
+    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    clips = [AudioClip(str(CLIP_PATHS[0])), AudioClip(str(long_path), seconds=5.0), AudioClip(str(CLIP_PATHS[0]))]
+    results = run(worker, clips)
+    assert sizes == [3, 1, 1, 1]
+    assert text_of(results[0]) == text_of(results[2]) == TEXTS[0]
+    assert "not enough memory" in str(results[1].error)
+
+
+def test_messages_name_what_the_user_named(worker: Any, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("no audio")
+    results = run(worker, [AudioClip(str(tmp_path / "secret"), label="the standard input")])
+    assert str(results[0].error).startswith("the standard input cannot be decoded")
+    assert "secret'" not in str(results[0].error).partition("libsndfile")[0]
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_workers_share_the_clips(worker: Any, tmp_path: Path, copies: int) -> None:
+    clips = [AudioClip(str(CLIP_PATHS[number % 2])) for number in range(12)]
+    clips.append(AudioClip(str(tmp_path / "missing.wav")))
+    results = run(worker, clips, copies=copies, batch_size=2, num_workers=2)
+    for number in range(12):
+        assert text_of(results[number]) == TEXTS[number % 2]
+    assert isinstance(results[12].error, FileNotFoundError)
+
+
+def test_an_error_of_ours_in_a_worker_is_raised(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def transcribe(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a mistake in the program")
+
+    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    with pytest.raises(AssertionError, match="a mistake"):
+        run(worker, [AudioClip(str(CLIP_PATHS[0]))] * 4, copies=2, batch_size=1)
+
+
+def test_who_asks_for_no_more_stops_the_workers(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = [AudioClip(str(CLIP_PATHS[0]))] * 40
+    before = set(threading.enumerate())
+    for copies in (1, 2):
+        results = transcribe_clips([worker] * copies, clips, TranscriptionOptions(batch_size=1, num_workers=2))
+        next(results)
+        results.close()
+        deadline = time.monotonic() + 10
+        while set(threading.enumerate()) - before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not set(threading.enumerate()) - before
+
+
+def test_no_clips(worker: Any) -> None:
+    assert run(worker, []) == {}
+
+
+# Parts of files
+
+
+def test_parts_are_those_of_the_whole_file(long_path: Path, tmp_path: Path) -> None:
+    whole = read_audio(long_path)
+    np.testing.assert_array_equal(read_part(str(long_path), 16000), whole)
+    np.testing.assert_array_equal(read_part(str(long_path), 16000, start_seconds=2.5), whole[40000:])
+    part = read_part(str(long_path), 16000, start_seconds=2.5, seconds=1.25)
+    np.testing.assert_array_equal(part, whole[40000:60000])
+    stereo = tmp_path / "stereo.flac"
+    soundfile.write(stereo, np.stack([whole[:32000], -whole[:32000]], axis=1), 8000)
+    assert read_header(str(stereo)) == (4.0, 2)
+    assert not read_part(str(stereo), 8000, start_seconds=1.0).any()
+    right = read_part(str(stereo), 8000, channel=1, start_seconds=1.0, seconds=1.0)
+    np.testing.assert_allclose(right, -whole[8000:16000], atol=1e-4)
+    assert read_part(str(stereo), 16000, start_seconds=1.0, seconds=1.0).shape == (16000,)
+    # Lengths in manifests are rounded.
+    assert read_part(str(stereo), 8000, start_seconds=3.0, seconds=1.05).shape == (8000,)
+    for options, message in (
+        ({"start_seconds": 4.0}, "offset=4.0, duration=None of .* the file has 4.00 s"),
+        ({"seconds": 4.2}, "offset=0.0, duration=4.2"),
+        ({"seconds": 1.0, "channel": 2}, "channels=2 of .* does not exist; it has 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_part(str(stereo), 8000, **options)
+    with pytest.raises(FileNotFoundError):
+        read_part(str(tmp_path / "missing.wav"), 8000, seconds=1.0)
+
+
+def test_lengths_are_read_off_headers(long_path: Path, tmp_path: Path) -> None:
+    seconds = soundfile.info(long_path).duration
+    assert measure_clip(AudioClip(str(long_path))) == seconds
+    assert measure_clip(AudioClip(str(long_path), start_seconds=2.0)) == pytest.approx(seconds - 2.0)
+    assert measure_clip(AudioClip(str(long_path), seconds=2.0)) == 2.0
+    assert measure_clip(AudioClip(str(tmp_path / "missing.wav"))) is None
+    assert measure_clip(AudioClip("http://host/x.wav")) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "fast"}, "strategy='fast' is not supported; expected one of"),
+        ({"strategy": "local", "chunk_length_s": 5.0}, "chunk_length_s=5.0 is not supported with strategy='local'"),
+        ({"batch_size": 0}, "batch_size=0 is not supported; expected 1 or more"),
+        ({"num_workers": -1}, "num_workers=-1 is not supported; expected 0 or more"),
+        ({"batch_seconds": 0.0}, "batch_seconds=0.0 is not supported"),
+    ],
+)
+def test_options_that_are_none_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TranscriptionOptions(**options)
+
+
+def test_options_that_the_model_does_not_have_are_refused_at_once(worker: Any) -> None:
+    for options, message in (
+        (TranscriptionOptions(language="de-DE"), "language='de-DE'"),
+        (TranscriptionOptions(stride_length_s=1.0), "needs chunk_length_s"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            transcribe_clips([worker], [], options)
+    with pytest.raises(ValueError, match=r"workers=\[\] is not supported"):
+        transcribe_clips([], [], TranscriptionOptions())
