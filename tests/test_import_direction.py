@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         "subtitles",
         "pipeline_features",
         "pipeline_longform",
+        "pipeline_strategies",
         "pipeline_recognition",
         "auto",
         "pipeline_fastconformer",

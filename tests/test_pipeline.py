@@ -37,9 +37,9 @@ from transformers_fastconformer.pipeline_longform import (
     _Decoded,
     _Piece,
     _restart,
-    _sees_all,
     count_encoder_frames,
     plan_chunks,
+    sees_all,
     transcribe_features,
 )
 from transformers_fastconformer.pipeline_recognition import (
@@ -509,10 +509,10 @@ def test_a_prediction_network_restarts_behind_what_its_window_holds() -> None:
 
 
 def test_only_full_attention_restarts() -> None:
-    assert _sees_all(build_model("rnnt").config)
-    assert not _sees_all(build_model("rnnt", attention_context=[8, 1]).config)
+    assert sees_all(build_model("rnnt").config)
+    assert not sees_all(build_model("rnnt", attention_context=[8, 1]).config)
     local = build_model("rnnt", position_embedding_type="rel_pos_local_attn", attention_context=[4, 4])
-    assert not _sees_all(local.config)
+    assert not sees_all(local.config)
 
 
 def test_pooling_of_frames_cannot_be_cut() -> None:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from .audio import read_audio
+from .audio import AudioFile
 from .decoding.confidence import ConfidenceOptions
 from .frames import seconds_from_samples
 from .nemo.hub import ARCHIVE_ON_HUB, is_hub_id
-from .pipeline_features import extract_clip
-from .pipeline_longform import plan_chunks, share_with_local_attention, transcribe_features
+from .pipeline_features import extract_clip, open_clip
+from .pipeline_longform import check_decoding_options, plan_chunks, transcribe_features
 from .pipeline_recognition import HEADS, AutoModelForFastConformer, choose_head
+from .pipeline_strategies import STRATEGIES as STRATEGIES
+from .pipeline_strategies import check_strategy, choose_strategy
 from .processing_fastconformer import FastConformerProcessor
-
-STRATEGIES = ("auto", "full", "local", "chunked")
 
 
 @dataclass
@@ -97,7 +97,7 @@ def check_device(device: str) -> str:
 def transcribe_file(
     model: PreTrainedModel,
     processor: FastConformerProcessor,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | bytes | BinaryIO,
     *,
     strategy: str = "auto",
     timestamps: bool | Sequence[str] = True,
@@ -111,18 +111,19 @@ def transcribe_file(
     on_progress: Callable[[float], None] | None = None,
 ) -> Transcript:
     """
-    Transcribe one audio file of any length.
+    Transcribe one audio file of any length, whose samples are never in memory all at once.
 
     Args:
-        model: A model with a head, as `load_model` returns it.
+        model: A model with a head, as `load_model` returns it. It is left as it is, and others may use it meanwhile.
         processor: Its processor.
-        path: An audio file.
+        path: A path, an `http(s)` URL, the bytes of a file, or an open file or pipe.
         strategy: `"full"`: the encoder sees the whole clip; `"local"`: it does, but each frame of a model with full
             attention sees 128 frames on both sides; `"chunked"`: it sees overlapping windows; `"auto"`: by length and
-            memory. The result says which it was.
+            memory, see `choose_strategy`. The result says which it was.
         timestamps: Levels of times to return, True for all, False for none.
         language: Code of the language, for models with language prompts.
-        chunk_length_s: Seconds that the encoder sees at once, for `"chunked"`; given, `"auto"` is `"chunked"`.
+        chunk_length_s: Seconds that the encoder sees at once, for `"chunked"`, 30 by default; given, `"auto"` is
+            `"chunked"`.
         stride_length_s: How much of a chunk is context on each side, see `plan_chunks`.
         max_symbols_per_step: Most tokens on one frame, for transducers.
         batch_size: Chunks that the encoder sees at a time.
@@ -134,29 +135,53 @@ def transcribe_file(
         FileNotFoundError: there is no such file.
         ValueError: for audio that is none, and for options that the model does not have.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy={strategy!r} is not supported; expected one of {STRATEGIES}.")
-    if confidence is not None:
-        raise NotImplementedError("confidence of files")
-    if strategy == "auto":
-        strategy = "chunked" if chunk_length_s else "full"
-    if strategy == "chunked" and not chunk_length_s:
-        chunk_length_s = 30.0
-    waveform = read_audio(path, processor.feature_extractor.sampling_rate, channel)
-    (transcript,) = transcribe_waveforms(
-        share_with_local_attention(model) if strategy == "local" else model,
-        processor,
-        [waveform],
-        timestamps=timestamps,
-        language=language,
-        chunk_length_s=chunk_length_s,
-        stride_length_s=stride_length_s,
-        max_symbols_per_step=max_symbols_per_step,
-        batch_size=batch_size,
-    )
+    config: Any = model.config
+    frame_seconds = processor.frame_seconds
+    check_decoding_options(model, language, max_symbols_per_step)
+    check_strategy(config, frame_seconds, strategy, chunk_length_s, stride_length_s)
+    with AudioFile(path) as audio:
+        clip, num_samples = open_clip(processor.feature_extractor, audio, channel)
+        duration_seconds = seconds_from_samples(num_samples, processor.feature_extractor.sampling_rate)
+        chosen = choose_strategy(model, clip.mel_length, frame_seconds, strategy, chunk_length_s, stride_length_s)
+
+        def report(num_frames: list[int]) -> None:
+            if on_progress is not None:
+                on_progress(min(num_frames[0] * frame_seconds, duration_seconds))
+
+        output = transcribe_features(
+            chosen.model,
+            [clip],
+            chosen.plan,
+            batch_size=batch_size,
+            language=language,
+            max_symbols_per_step=max_symbols_per_step,
+            confidence=confidence,
+            on_progress=report,
+        )
     if on_progress is not None:
-        on_progress(transcript.duration_seconds)
-    return replace(transcript, strategy=strategy, channel=channel)
+        on_progress(duration_seconds)
+    (item,) = _decode(processor, output, timestamps, confidence)
+    return Transcript(
+        text=item["text"],
+        timestamps=item["timestamps"] if timestamps else None,
+        duration_seconds=duration_seconds,
+        strategy=chosen.name,
+        channel=channel,
+        confidence=item["confidence"],
+        word_confidences=item["word_confidences"],
+    )
+
+
+def _decode(
+    processor: FastConformerProcessor,
+    output: Any,
+    timestamps: bool | Sequence[str],
+    confidence: ConfidenceOptions | None,
+) -> list[Any]:
+    """Text of each clip with the times and confidences asked for; None for those that are not."""
+    return processor.batch_decode(  # type: ignore[return-value]
+        output, timestamps=timestamps if timestamps else ["word"], confidence=confidence is not None
+    )
 
 
 def transcribe_waveforms(
@@ -169,6 +194,7 @@ def transcribe_waveforms(
     stride_length_s: float | Sequence[float] | None = None,
     max_symbols_per_step: int | None = None,
     batch_size: int | None = None,
+    confidence: ConfidenceOptions | None = None,
 ) -> list[Transcript]:
     """
     Transcribe one batch of clips.
@@ -183,6 +209,7 @@ def transcribe_waveforms(
         stride_length_s: How much of a chunk is context on each side, see `plan_chunks`.
         max_symbols_per_step: Most tokens on one frame, for transducers.
         batch_size: Clips or chunks that the encoder sees at a time; None: as many as there are clips.
+        confidence: Which confidences to work out; None: none.
     """
     config: Any = model.config
     plan = plan_chunks(config, processor.frame_seconds, chunk_length_s, stride_length_s)
@@ -193,15 +220,18 @@ def transcribe_waveforms(
         batch_size=len(waveforms) if batch_size is None else batch_size,
         language=language,
         max_symbols_per_step=max_symbols_per_step,
+        confidence=confidence,
     )
-    decoded: list[Any] = processor.batch_decode(output, timestamps=timestamps if timestamps else ["word"])
     return [
         Transcript(
             text=item["text"],
             timestamps=item["timestamps"] if timestamps else None,
             duration_seconds=seconds_from_samples(len(waveform), processor.feature_extractor.sampling_rate),
+            strategy="full" if plan is None else "chunked",
+            confidence=item["confidence"],
+            word_confidences=item["word_confidences"],
         )
-        for item, waveform in zip(decoded, waveforms, strict=True)
+        for item, waveform in zip(_decode(processor, output, timestamps, confidence), waveforms, strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from .cache_fastconformer import TransducerState
 from .configuration_fastconformer import FastConformerConfig
+from .decoding.confidence import ConfidenceOptions, ctc_confidence
 from .decoding.ctc import ctc_greedy_decode
 from .frames import reduced_lengths, subsampled_lengths
 from .masking import resolve_context
@@ -56,6 +57,7 @@ class _Decoded:
     frame_indices: list[int] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     num_frames: int = 0
 
 
@@ -139,6 +141,13 @@ def plan_chunks(
     return plan_windows(chunk_length_s, left_seconds, right_seconds, frame_seconds, align_frames)
 
 
+def sees_all(config: FastConformerConfig) -> bool:
+    """Whether a frame of the encoder depends on all that is in front of it in its window."""
+    if config.position_embedding_type == "rel_pos_local_attn":
+        return False
+    return resolve_context(config.attention_context_style, config.attention_context).left_frames is None
+
+
 def share_with_local_attention(model: PreTrainedModel) -> PreTrainedModel:
     """
     A model with full attention as one whose attention is a sliding window of `LOCAL_CONTEXT`.
@@ -150,11 +159,11 @@ def share_with_local_attention(model: PreTrainedModel) -> PreTrainedModel:
         ValueError: for a model with absolute positions, which cannot look at a window.
     """
     config: Any = model.config
-    if not _sees_all(config):
+    if not sees_all(config):
         return model
-    # What is in the memo is taken as it is. The heads look at single frames, and need no second form.
-    heads = [child for name, child in model.named_children() if name != "encoder"]
-    kept: dict[int, Any] = {id(part): part for part in chain(model.parameters(), model.buffers(), heads)}
+    # What is in the memo is taken as it is: tensors, and all modules in which nothing asks the configuration.
+    fixed = [part for part in model.modules() if not any(hasattr(inner, "config") for inner in part.modules())]
+    kept: dict[int, Any] = {id(part): part for part in chain(model.parameters(), model.buffers(), fixed)}
     shared: Any = copy.deepcopy(model, kept)
     shared.set_attention_context(
         LOCAL_CONTEXT, attention_context_style="regular", position_embedding_type="rel_pos_local_attn"
@@ -174,6 +183,8 @@ def transcribe_features(
     batch_size: int = 1,
     language: str | None = None,
     max_symbols_per_step: int | None = None,
+    confidence: ConfidenceOptions | None = None,
+    on_progress: Callable[[list[int]], None] | None = None,
 ) -> FastConformerGenerateOutput:
     """
     Greedy decoding of whole clips or of their windows; what `generate` returns for a batch of whole clips.
@@ -188,6 +199,8 @@ def transcribe_features(
         batch_size: Most windows, or clips, that the encoder sees at a time.
         language: Code of the language, for models with prompts.
         max_symbols_per_step: Most tokens on one frame, for transducers; None is `config.max_symbols_per_step`.
+        confidence: Which confidences to return; None: none.
+        on_progress: Called with the encoder frames of each clip that are done, whenever there are more.
 
     Returns:
         [`FastConformerGenerateOutput`] on the CPU; frames count from the start of each clip.
@@ -208,13 +221,15 @@ def transcribe_features(
         state: Any = None
         for pieces in _encode_in_rounds(model, clips[group], plan, batch_size, language):
             if is_transducer:
-                if state is not None and _sees_all(config):
+                if state is not None and sees_all(config):
                     state = _restart(model, state, pieces, decoded[group])
-                state = _decode_transducer(model, pieces, state, max_symbols_per_step, decoded[group])
+                state = _decode_transducer(model, pieces, state, max_symbols_per_step, confidence, decoded[group])
             else:
-                state = _decode_ctc(model, pieces, state, decoded[group])
+                state = _decode_ctc(model, pieces, state, confidence, decoded[group])
+            if on_progress is not None:
+                on_progress([clip.num_frames for clip in decoded])
     decoder_type = model.decoder_type if isinstance(model, FastConformerForTransducer) else "ctc"
-    return _join(decoded, config.pad_token_id, decoder_type)
+    return _join(decoded, config.pad_token_id, decoder_type, confidence)
 
 
 def check_decoding_options(model: PreTrainedModel, language: str | None, max_symbols_per_step: int | None) -> None:
@@ -297,13 +312,6 @@ def _pad_pieces(pieces: Sequence[_Piece | None]) -> tuple[torch.Tensor, torch.Te
     return torch.nn.utils.rnn.pad_sequence(filled, batch_first=True), lengths
 
 
-def _sees_all(config: Any) -> bool:
-    """Whether a frame of the encoder depends on all that is in front of it in its window."""
-    if config.position_embedding_type == "rel_pos_local_attn":
-        return False
-    return resolve_context(config.attention_context_style, config.attention_context).left_frames is None
-
-
 def _restart(
     model: Any, state: TransducerState, pieces: Sequence[_Piece | None], decoded: Sequence[_Decoded]
 ) -> TransducerState:
@@ -335,53 +343,94 @@ def _decode_transducer(
     pieces: Sequence[_Piece | None],
     state: TransducerState | None,
     max_symbols_per_step: int | None,
+    confidence: ConfidenceOptions | None,
     decoded: Sequence[_Decoded],
 ) -> TransducerState:
     """Decode the next frames of every clip from where the state stands; what is found is added to `decoded`."""
     frames, lengths = _pad_pieces(pieces)
-    hypotheses, state = model.decode_frames(frames, lengths, max_symbols_per_step, state)
+    hypotheses, state = model.decode_frames(frames, lengths, max_symbols_per_step, state, confidence)
     _add(decoded, hypotheses, lengths.tolist())
     return state
 
 
 def _decode_ctc(
-    model: Any, pieces: Sequence[_Piece | None], last_frames: torch.Tensor | None, decoded: Sequence[_Decoded]
-) -> torch.Tensor:
+    model: Any,
+    pieces: Sequence[_Piece | None],
+    last_frames: list[torch.Tensor] | None,
+    confidence: ConfidenceOptions | None,
+    decoded: Sequence[_Decoded],
+) -> list[torch.Tensor]:
     """
-    The same for CTC. The last frame before goes in again, and the token it would give is dropped: that joins a token
-    on both sides of a border before repetitions are merged.
+    The same for CTC. The last frames before go in again, and the token that they would give is dropped: that joins a
+    token on both sides of a border before repetitions are merged. For confidences these are all the frames of a token
+    that may go on, as its confidence is of them all.
 
     Args:
-        last_frames: (clips, 1, classes), log-probabilities of the frame before; None at the start, a blank.
+        last_frames: (frames, classes) of each clip, log-probabilities; None at the start, a blank.
     """
     frames, lengths = _pad_pieces(pieces)
     config = model.config
     log_probs = model.ctc_head(frames).float().log_softmax(dim=-1)  # (clips, frames, classes)
     if last_frames is None:
-        last_frames = log_probs.new_full((len(pieces), 1, log_probs.shape[2]), float("-inf"))
-        last_frames[..., config.blank_token_id] = 0.0
-    joined = torch.cat([last_frames, log_probs], dim=1)
-    hypotheses = ctc_greedy_decode(joined, lengths + 1, config.blank_token_id, config.pad_token_id)
-    _add(decoded, hypotheses, lengths.tolist(), repeated_frames=1)
-    return joined[torch.arange(len(pieces), device=lengths.device), lengths][:, None]
+        blank = log_probs.new_full((1, log_probs.shape[2]), float("-inf"))
+        blank[:, config.blank_token_id] = 0.0
+        last_frames = [blank] * len(pieces)
+    num_frames = lengths.tolist()
+    rows = [
+        torch.cat([last, row[:length]]) for last, row, length in zip(last_frames, log_probs, num_frames, strict=True)
+    ]
+    joined = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    joined_lengths = torch.tensor([row.shape[0] for row in rows], device=joined.device)
+    hypotheses = ctc_greedy_decode(joined, joined_lengths, config.blank_token_id, config.pad_token_id)
+    if confidence is not None:
+        scores = ctc_confidence(joined, joined_lengths, hypotheses.frame_indices, hypotheses.token_lengths, confidence)
+        hypotheses = hypotheses._replace(scores=scores)
+    _add(decoded, hypotheses, num_frames, [last.shape[0] for last in last_frames])
+    if confidence is None:
+        return [row[-1:].clone() for row in rows]
+    return [row[-_count_last_repetitions(row, config.blank_token_id) :].clone() for row in rows]
 
 
-def _add(decoded: Sequence[_Decoded], hypotheses: Any, num_frames: Sequence[int], repeated_frames: int = 0) -> None:
-    """Add what was found in the next frames of each clip; tokens of frames that went in before are dropped."""
-    columns = {name: getattr(hypotheses, name, None) for name in ("tokens", "frame_indices", "durations", "log_probs")}
+def _count_last_repetitions(log_probs: torch.Tensor, blank_id: int) -> int:
+    """Frames at the end of (frames, classes) that have the token of the last one; of a blank one is enough."""
+    best = log_probs.argmax(dim=-1).tolist()
+    if best[-1] == blank_id:
+        return 1
+    return next((count for count, token in enumerate(reversed(best)) if token != best[-1]), len(best))
+
+
+def _add(
+    decoded: Sequence[_Decoded],
+    hypotheses: Any,
+    num_frames: Sequence[int],
+    repeated_frames: Sequence[int] | None = None,
+) -> None:
+    """
+    Add what was found in the next frames of each clip.
+
+    Of the frames that went in before nothing is added; their token, if any, is the last that was found, and what it
+    scores now is for good.
+    """
+    names = ("tokens", "frame_indices", "durations", "log_probs", "scores")
+    columns = {name: getattr(hypotheses, name, None) for name in names}
     rows = {name: None if values is None else values.tolist() for name, values in columns.items()}
     for clip, (found, token_length) in enumerate(zip(decoded, hypotheses.token_lengths.tolist(), strict=True)):
+        repeated = 0 if repeated_frames is None else repeated_frames[clip]
         frame_indices = (rows["frame_indices"] or [])[clip][:token_length]
-        first = sum(1 for frame in frame_indices if frame < repeated_frames)
-        found.frame_indices += [frame - repeated_frames + found.num_frames for frame in frame_indices[first:]]
-        for name in ("tokens", "durations", "log_probs"):
+        first = sum(1 for frame in frame_indices if frame < repeated)
+        if first and rows["scores"] is not None:
+            found.scores[-1] = rows["scores"][clip][first - 1]
+        found.frame_indices += [frame - repeated + found.num_frames for frame in frame_indices[first:]]
+        for name in ("tokens", "durations", "log_probs", "scores"):
             values = rows[name]
             if values is not None:
                 getattr(found, name).extend(values[clip][first:token_length])
         found.num_frames += num_frames[clip]
 
 
-def _join(decoded: Sequence[_Decoded], padding_id: int, decoder_type: str) -> FastConformerGenerateOutput:
+def _join(
+    decoded: Sequence[_Decoded], padding_id: int, decoder_type: str, confidence: ConfidenceOptions | None
+) -> FastConformerGenerateOutput:
     """Padded tensors of all clips."""
     num_tokens = max((len(clip.tokens) for clip in decoded), default=0)
 
@@ -396,6 +445,8 @@ def _join(decoded: Sequence[_Decoded], padding_id: int, decoder_type: str) -> Fa
         frame_indices=table("frame_indices", 0, torch.int64),
         durations=table("durations", 0, torch.int64) if decoder_type == "tdt" else None,
         log_probs=table("log_probs", 0.0, torch.float32),
+        token_confidences=None if confidence is None else table("scores", 0.0, torch.float32),
+        confidence_aggregation=None if confidence is None else confidence.aggregation,
         encoder_lengths=torch.tensor([clip.num_frames for clip in decoded], dtype=torch.int64),
         decoder_type=decoder_type,
     )
