@@ -160,6 +160,9 @@ def test_addresses_are_downloaded(run_command: Run, server: str, folder: Path) -
     assert f"{server}/missing.wav cannot be downloaded" in missing
     assert "404" in missing
     assert f"'{server}/b/notes.txt' cannot be decoded" in notes
+    result = transcribe(run_command, f"{server}/a/x.wav", f"{server}/missing.wav", "--channel", "each")
+    assert result.stdout == f"{server}/a/x.wav (channel 0): {TEXTS[0]}\n"
+    assert f"{server}/missing.wav cannot be downloaded" in result.stderr
     result = transcribe(run_command, "http://127.0.0.1:9/x.wav")
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
@@ -305,7 +308,6 @@ def test_a_manifest_is_taken_up_where_it_was_left(run_command: Run, folder: Path
         (["empty"], "'empty' has no audio in it"),
         (["in/*.flac"], "'in/*.flac' matches no file"),
         (["in/a/x.wav", "m.jsonl", "--format", "jsonl"], "'m.jsonl' does not exist; expected a manifest"),
-        (["http://127.0.0.1:9/x.wav", "--channel", "each"], "--channel each is not supported for http"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is(

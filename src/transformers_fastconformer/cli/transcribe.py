@@ -309,8 +309,10 @@ class _Run:
         """Those that are there: for others no model is loaded."""
         kept = []
         for index in remaining:
-            clip = self._inputs[index].clip
-            if clip.is_remote or Path(clip.source).exists():
+            clip, error = self._inputs[index].clip, self._inputs[index].error
+            if error is not None:
+                self._fail(index, error)
+            elif clip.is_remote or Path(clip.source).exists():
                 kept.append(index)
             else:
                 self._fail(index, FileNotFoundError(f"{clip.source!r} does not exist; expected an audio file."))

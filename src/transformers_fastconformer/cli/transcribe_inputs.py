@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..audio import URL_SCHEMES
+from ..audio import URL_SCHEMES, download_audio
 from ..pipeline_files import AudioClip, read_header
 
 STANDARD_INPUT = "-"
@@ -40,6 +40,7 @@ class AudioInput:
         manifest: Its line of a manifest.
         manifest_path: Where that manifest is.
         row: Which line of it, from 0.
+        error: Why there is nothing to transcribe.
     """
 
     clip: AudioClip
@@ -48,6 +49,7 @@ class AudioInput:
     manifest: Mapping[str, Any] | None = None
     manifest_path: str | None = None
     row: int = 0
+    error: Exception | None = None
 
 
 def parse_channel(text: str) -> str | int:
@@ -66,7 +68,7 @@ def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: 
     Args:
         arguments: As on the command line.
         channel: As `parse_channel` returns it.
-        temporary_folder: Where to put the standard input.
+        temporary_folder: Where to put the standard input, and downloads whose channels are to be counted.
 
     Raises:
         ValueError: for a folder or a pattern without audio, and for a manifest that is none.
@@ -79,7 +81,7 @@ def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: 
         found += _find(argument, temporary_folder)
     if channel != "each":
         return [replace(item, clip=replace(item.clip, channel=channel)) for item in found]
-    return [part for item in found for part in _each_channel(item)]
+    return [part for item in found for part in _each_channel(item, temporary_folder)]
 
 
 def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
@@ -180,13 +182,19 @@ def _read_manifest_line(line: str, where: str, manifest: Path, row: int) -> Audi
     return AudioInput(clip, audio, name, entry, str(manifest), row)
 
 
-def _each_channel(item: AudioInput) -> Iterator[AudioInput]:
+def _each_channel(item: AudioInput, temporary_folder: Path) -> Iterator[AudioInput]:
     clip = item.clip
     if clip.is_remote:
-        raise ValueError(f"--channel each is not supported for {clip.source}; expected a file, or the standard input.")
+        path = temporary_folder / f"download{len(os.listdir(temporary_folder))}"
+        try:
+            path.write_bytes(download_audio(clip.source))
+        except ValueError as error:  # reported with the others
+            yield replace(item, error=error)
+            return
+        clip = replace(clip, source=str(path), label=repr(clip.source))
     header = read_header(clip.source)
     if header is None:  # no audio: reported in its turn
-        yield item
+        yield replace(item, clip=clip)
         return
     for channel in range(header.num_channels):
         name = item.name if header.num_channels == 1 else f"{item.name}.channel{channel}"

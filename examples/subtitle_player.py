@@ -1,0 +1,114 @@
+"""
+Transcribe a recording and make a page that plays it under its waveform, with the words as WebVTT subtitles.
+
+    python examples/subtitle_player.py talk.mp3 player --model nvidia/parakeet-tdt-0.6b-v3
+    python -m http.server --directory player
+
+Browsers read subtitles only from a server, hence the second line. Without a recording it takes the two clips that the
+package carries, with the checkpoint that it carries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from transformers_fastconformer import load_model, read_audio
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.pipeline_fastconformer import transcribe_file
+from transformers_fastconformer.transcript_formats import TranscriptRecord, format_transcript
+
+SAMPLING_RATE = 16000
+WIDTH, HEIGHT = 960, 300
+PAUSE_SECONDS = 1.0
+
+# Browsers lay subtitles over pictures, of which a recording has none: here the page shows what is said at the moment,
+# as the browser has read it from the WebVTT file.
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+  body {{ width: {width}px; margin: 24px; background: #16181d; color: #e8e8e8; font: 16px sans-serif; }}
+  h1 {{ font-size: 20px; }}
+  #stage {{ position: relative; height: {height}px; border-radius: 6px; overflow: hidden; }}
+  #head {{ position: absolute; top: 0; width: 2px; height: 100%; background: #fff; }}
+  #subtitle {{ position: absolute; bottom: 24px; width: 100%; text-align: center; white-space: pre-line; }}
+  #subtitle span {{ padding: 4px 12px; background: rgba(0, 0, 0, 0.8); font-size: 24px; line-height: 1.4; }}
+  audio {{ width: 100%; margin-top: 12px; }}
+</style>
+<h1>{title}</h1>
+<div id="stage"><img src="waveform.svg" alt="waveform"><div id="head"></div><div id="subtitle"></div></div>
+<audio controls src="audio.wav" preload="auto">
+  <track default kind="subtitles" srclang="en" label="Transcript" src="audio.vtt">
+</audio>
+<script>
+  const audio = document.querySelector("audio"), subtitle = document.getElementById("subtitle");
+  const track = audio.textTracks[0];
+  track.mode = "hidden";
+  track.oncuechange = () => subtitle.replaceChildren(...Array.from(track.activeCues, (cue) => {{
+    const line = document.createElement("span");
+    line.append(cue.getCueAsHTML());
+    return line;
+  }}));
+  const move = () => {{
+    document.getElementById("head").style.left = 100 * audio.currentTime / (audio.duration || 1) + "%";
+    requestAnimationFrame(move);
+  }};
+  move();
+</script>
+</html>
+"""
+
+
+def draw_waveform(waveform: np.ndarray, width: int = WIDTH, height: int = HEIGHT) -> str:
+    """An SVG with a bar for the loudest sample of every other column."""
+    columns = np.array_split(np.abs(waveform), width // 2)
+    peaks = np.array([column.max(initial=0.0) for column in columns])
+    peaks /= max(float(peaks.max(initial=0.0)), 1e-9)
+    bars = "".join(
+        f"M{2 * column + 1} {height / 2 - size:.1f}V{height / 2 + size:.1f}"
+        for column, size in enumerate(0.5 + 0.36 * height * peaks)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">'
+        f'<rect width="{width}" height="{height}" fill="#0d0f12"/>'
+        f'<path d="{bars}" stroke="#76b900" stroke-width="1.2"/></svg>\n'
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("audio", nargs="?", help="a recording; default: the clips of the package")
+    parser.add_argument("output_dir", nargs="?", type=Path, default=Path("player"))
+    parser.add_argument("--model", default=CHECKPOINT_PATH)
+    arguments = parser.parse_args()
+
+    if arguments.audio is None:
+        pause = np.zeros(round(PAUSE_SECONDS * SAMPLING_RATE), dtype=np.float32)
+        waveform = np.concatenate([part for path in CLIP_PATHS for part in (read_audio(path, SAMPLING_RATE), pause)])
+        title = "FastConformer digits"
+    else:
+        waveform, title = read_audio(arguments.audio, SAMPLING_RATE), Path(arguments.audio).name
+
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    audio = arguments.output_dir / "audio.wav"
+    soundfile.write(audio, waveform, SAMPLING_RATE)
+    model, processor = load_model(arguments.model)
+    transcript = transcribe_file(model, processor, audio)
+    page = PAGE.format(title=html.escape(title), width=WIDTH, height=HEIGHT)
+    for name, text in (
+        ("audio.vtt", format_transcript(TranscriptRecord(transcript, "audio.wav"), "vtt")),
+        ("waveform.svg", draw_waveform(waveform)),
+        ("index.html", page),
+    ):
+        (arguments.output_dir / name).write_text(text, encoding="utf-8")
+    print(f"{arguments.output_dir / 'index.html'}: {transcript.text}")
+
+
+if __name__ == "__main__":
+    main()
