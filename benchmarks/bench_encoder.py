@@ -37,6 +37,7 @@ from encoder_systems import (
     PUBLISHED,
     ceiling_flops,
     count_flops,
+    count_position_flops,
     find_files,
     our_config,
     shape_name,
@@ -69,7 +70,14 @@ GIB = 1 << 30
 
 COLUMNS = (
     *("shape", "case", "batch", "audio_seconds", "attention", "system", "dtype", "ms_min", "ms_median", "passes"),
-    *("seconds_of_audio_a_second", "gflop", "gflop_a_second", "ceiling_gflop_a_second", "share_of_ceiling"),
+    *(
+        "seconds_of_audio_a_second",
+        "gflop",
+        "position_gflop",
+        "gflop_a_second",
+        "ceiling_gflop_a_second",
+        "share_of_ceiling",
+    ),
     *("max_error", "relative_error", "reference", "time_over_ours", "peak_mib", "note"),
     *("torch", "threads", "device", "machine"),
 )
@@ -224,12 +232,14 @@ class Benchmark:
     ) -> None:
         window = sum(LOCAL_CONTEXT) + 1 if case.kind == "local" else None
         gflop = count_flops(self.config, case.mel_lengths, window) / 1e9
-        ours = next((min(spent[system]) for system in systems if "ours" in system and spent.get(system)), None)
+        position_gflop = count_position_flops(self.config, max(case.mel_lengths), window) / 1e9
+        ours = next((min(spent[name]) for name in systems if name.startswith("ours") and spent.get(name)), None)
         for system in systems:
             if system in self.missing:
                 continue
             dtype = split_system(system)[1]
-            row = self.start_row(case, system) | {"note": notes.get(system, ""), "gflop": f"{gflop:.1f}"}
+            row = self.start_row(case, system) | {"note": notes.get(system, "")}
+            row |= {"gflop": f"{gflop:.1f}", "position_gflop": f"{position_gflop:.1f}"}
             if spent.get(system):
                 best = min(spent[system])
                 row |= {"ms_min": f"{best:.2f}", "ms_median": f"{statistics.median(spent[system]):.2f}"}
@@ -329,7 +339,9 @@ def main() -> None:
     arguments = parser.parse_args()
     is_cuda = arguments.device == "cuda"
     names = arguments.cases or (CUDA_CASES if is_cuda else CASES.get((arguments.dtype, "cpu"), CPU_CASES))
-    arguments.systems = arguments.systems or SYSTEMS[arguments.dtype]
+    if arguments.systems is None:
+        chain = [f"chain_{arguments.dtype}"] if is_cuda and arguments.dtype != "int8" else []
+        arguments.systems = [*SYSTEMS[arguments.dtype], *chain]
     cases = [name if name.startswith("longest:") else parse_case(name) for name in names]
     for system in (*arguments.systems, *arguments.references):
         split_system(system)

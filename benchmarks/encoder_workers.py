@@ -122,9 +122,7 @@ class Service:
         if self.is_cuda:
             self.torch.cuda.empty_cache()
 
-    def run(
-        self, clip_seconds: list[float], turn_seconds: float = 0.0, save: str | None = None, known_ms: float = 0.0
-    ) -> dict[str, Any]:
+    def run(self, clip_seconds: list[float], turn_seconds: float = 0.0, save: str | None = None) -> dict[str, Any]:
         """
         Passes over one batch.
 
@@ -132,7 +130,6 @@ class Service:
             clip_seconds: Length of each clip.
             turn_seconds: As many passes as fit, and one at least.
             save: File for the encoder frames of all clips, one behind the other, in float32.
-            known_ms: Length of a pass where it is known.
         """
         from encoder_systems import encoder_frames, make_features
         from safetensors.torch import save_file
