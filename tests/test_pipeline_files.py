@@ -14,6 +14,7 @@ import torch
 
 import transformers_fastconformer.pipeline_files as files_module
 from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.pipeline_fastconformer import Transcript, load_model, transcribe_waveforms
 from transformers_fastconformer.pipeline_files import (
@@ -146,12 +147,12 @@ def test_long_clips_go_by_their_strategy(
         strategy=strategy,
         on_progress=lambda place, seconds: progress.append((place, seconds)),
     )
-    assert asked[0] == (str(long_path), strategy, "mix")
+    assert asked == [(str(long_path), strategy, "mix")]
     assert text_of(results[0]) == "long"
     assert (0, 30.0) in progress
-    is_packed = strategy in ("auto", "full")
-    assert text_of(results[1]) == (TEXTS[0] if is_packed else "long")
-    assert len(asked) == 1 if is_packed else 2
+    assert text_of(results[1]) == TEXTS[0]
+    assert results[1].transcript is not None
+    assert results[1].transcript.strategy == ("full" if strategy == "auto" else strategy)
 
 
 def test_long_files_and_long_parts_are_transcribed(worker: Any, long_path: Path, tmp_path: Path) -> None:
@@ -186,6 +187,39 @@ def test_a_clip_that_does_not_fit_costs_no_other(
     assert sizes == [3, 1, 1, 1]
     assert text_of(results[0]) == text_of(results[2]) == TEXTS[0]
     assert "not enough memory" in str(results[1].error)
+
+
+def test_a_batch_is_as_large_as_the_free_memory(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, sizes = files_module.transcribe_features, []
+
+    def transcribe(model: Any, clips: Sequence[Any], *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(clips))
+        return real(model, clips, *arguments, **options)
+
+    model, _ = worker
+    clip_bytes = files_module.estimate_one_pass_bytes(model.config, 404)
+    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    for free, expected in ((1e12, [5]), (2 * 3 * clip_bytes, [3, 2]), (0, [1] * 5)):
+        monkeypatch.setattr(files_module, "available_bytes", lambda device, free=free: int(free))
+        sizes.clear()
+        results = run(worker, [AudioClip(str(CLIP_PATHS[1]))] * 5)
+        assert sizes == expected
+        assert {text_of(result) for result in results.values()} == {TEXTS[1]}
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_confidences_come_with_clips_of_any_length(worker: Any, long_path: Path, timestamps: bool) -> None:
+    clips = [AudioClip(str(CLIP_PATHS[0])), AudioClip(str(long_path))]
+    results = run(worker, clips, confidence=ConfidenceOptions(), timestamps=timestamps)
+    for result in results.values():
+        transcript = result.transcript
+        assert transcript is not None
+        assert transcript.confidence is not None
+        assert transcript.word_confidences is not None
+        assert len(transcript.word_confidences) == len(transcript.text.split())
+        assert transcript.confidence == min(transcript.word_confidences)
+        assert (transcript.timestamps is not None) == timestamps
+    assert run(worker, clips[:1])[0].transcript.confidence is None  # type: ignore[union-attr]
 
 
 def test_messages_name_what_the_user_named(worker: Any, tmp_path: Path) -> None:
@@ -272,8 +306,6 @@ def test_lengths_are_read_off_headers(long_path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strategy": "fast"}, "strategy='fast' is not supported; expected one of"),
-        ({"strategy": "local", "chunk_length_s": 5.0}, "chunk_length_s=5.0 is not supported with strategy='local'"),
         ({"batch_size": 0}, "batch_size=0 is not supported; expected 1 or more"),
         ({"num_workers": -1}, "num_workers=-1 is not supported; expected 0 or more"),
         ({"batch_seconds": 0.0}, "batch_seconds=0.0 is not supported"),
@@ -288,6 +320,8 @@ def test_options_that_the_model_does_not_have_are_refused_at_once(worker: Any) -
     for options, message in (
         (TranscriptionOptions(language="de-DE"), "language='de-DE'"),
         (TranscriptionOptions(stride_length_s=1.0), "needs chunk_length_s"),
+        (TranscriptionOptions(strategy="fast"), "strategy='fast' is not supported; expected one of"),
+        (TranscriptionOptions(strategy="local", chunk_length_s=5.0), "not supported with strategy='local'"),
     ):
         with pytest.raises(ValueError, match=message):
             transcribe_clips([worker], [], options)

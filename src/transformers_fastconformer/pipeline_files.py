@@ -25,9 +25,17 @@ import torch
 from transformers import PreTrainedModel
 
 from .audio import INSTALL_COMMAND, URL_SCHEMES, AudioFile, load_waveform, read_audio
-from .pipeline_fastconformer import STRATEGIES, Transcript, transcribe_file
+from .decoding.confidence import ConfidenceOptions
+from .pipeline_fastconformer import Transcript, split_batches, transcribe_file
 from .pipeline_features import ClipFeatures, extract_clip
-from .pipeline_longform import check_decoding_options, plan_chunks, transcribe_features
+from .pipeline_longform import check_decoding_options, transcribe_features
+from .pipeline_strategies import (
+    MOST_MEMORY_SHARE,
+    available_bytes,
+    check_strategy,
+    choose_strategy,
+    estimate_one_pass_bytes,
+)
 from .processing_fastconformer import FastConformerProcessor
 
 # Longer clips are not packed: alone they keep the model busy, and `transcribe_file` decides how they fit into memory.
@@ -82,8 +90,8 @@ class TranscriptionOptions:
     How clips are transcribed and how many at a time.
 
     Args:
-        strategy, language, chunk_length_s, stride_length_s, max_symbols_per_step: As in `transcribe_file`.
-        timestamps: Levels of times to return, True for all, False for none.
+        strategy, timestamps, language, chunk_length_s, stride_length_s, max_symbols_per_step, confidence: As in
+            `transcribe_file`.
         batch_size: Most clips, or chunks of a long one, that the encoder sees at a time.
         batch_seconds: Most seconds of clips in a batch, with what pads them to the longest.
         num_workers: Threads that read audio and compute features ahead of the models; 0: nothing is done ahead.
@@ -95,18 +103,12 @@ class TranscriptionOptions:
     chunk_length_s: float | None = None
     stride_length_s: float | None = None
     max_symbols_per_step: int | None = None
+    confidence: ConfidenceOptions | None = None
     batch_size: int = 8
     batch_seconds: float = 240.0
     num_workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy={self.strategy!r} is not supported; expected one of {STRATEGIES}.")
-        if self.chunk_length_s and self.strategy not in ("auto", "chunked"):
-            raise ValueError(
-                f"chunk_length_s={self.chunk_length_s} is not supported with strategy={self.strategy!r}; expected "
-                "'chunked'."
-            )
         for name, least in (("batch_size", 1), ("num_workers", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -160,9 +162,10 @@ def transcribe_clips(
         raise ValueError("workers=[] is not supported; expected a model and its processor for each device.")
     for model, processor in workers:
         check_decoding_options(model, options.language, options.max_symbols_per_step)
-        if options.chunk_length_s is not None or options.strategy != "chunked":
-            config: Any = model.config
-            plan_chunks(config, processor.frame_seconds, options.chunk_length_s, options.stride_length_s)
+        config: Any = model.config
+        check_strategy(
+            config, processor.frame_seconds, options.strategy, options.chunk_length_s, options.stride_length_s
+        )
     if lengths_seconds is None:
         lengths_seconds = [measure_clip(clip) for clip in clips]
     packs: list[list[int]] = []
@@ -260,21 +263,20 @@ class _Prepared(NamedTuple):
     is_temporary: bool = False
 
 
-def _prepare(clip: AudioClip, processor: FastConformerProcessor, is_packed: bool, folder: Path) -> _Prepared:
+def _prepare(clip: AudioClip, processor: FastConformerProcessor, folder: Path) -> _Prepared:
     """
     Read a clip, or see that it is long: then nothing of it is kept in memory.
 
     Args:
         clip: The clip.
         processor: Of the model that it is for.
-        is_packed: Whether clips may be packed at all.
         folder: Where to put temporary files.
     """
     sampling_rate = processor.feature_extractor.sampling_rate
     try:
         if clip.is_whole_file and not clip.is_remote:
             header = read_header(clip.source)
-            if header is not None and (header.seconds > PACKED_SECONDS or not is_packed):
+            if header is not None and header.seconds > PACKED_SECONDS:
                 return _Prepared(header.seconds, None, clip.source)
         blocks = _read_blocks(clip, sampling_rate)
         held: list[np.ndarray] = []
@@ -284,7 +286,7 @@ def _prepare(clip: AudioClip, processor: FastConformerProcessor, is_packed: bool
             num_samples += block.shape[0]
             if num_samples > PACKED_SECONDS * sampling_rate:
                 break
-        if num_samples <= PACKED_SECONDS * sampling_rate and is_packed:
+        if num_samples <= PACKED_SECONDS * sampling_rate:
             features = extract_clip(processor.feature_extractor, np.concatenate(held))
             return _Prepared(num_samples / sampling_rate, features)
         path, num_samples = _write_audio(chain(held, blocks), sampling_rate, folder)
@@ -453,13 +455,12 @@ def _transcribe_packs(
     on_progress: Callable[[int, float], None],
 ) -> Generator[Finished, None, None]:
     processor = workers[0][1]
-    is_packed = options.strategy in ("auto", "full") or bool(options.chunk_length_s)
     most_ahead = BATCHES_AHEAD * options.batch_size * len(workers) if options.num_workers else 0
     readers = _Readers(options.num_workers)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, closing(readers):
 
         def submit(index: int) -> Future[_Prepared]:
-            return readers.submit(lambda: _prepare(clips[index], processor, is_packed, Path(folder)))
+            return readers.submit(lambda: _prepare(clips[index], processor, Path(folder)))
 
         prepared = _prepare_packs(packs, submit, most_ahead)
         if len(workers) == 1:
@@ -548,12 +549,13 @@ def _transcribe_pack(
             yield Finished(index, None, error)
     if not short:
         return
-    for index, result in _transcribe_short(model, processor, clips, options, short):
-        if isinstance(result, Transcript):
-            on_progress(index, result.duration_seconds)
-            yield Finished(index, result, None)
-        else:
-            yield Finished(index, None, result)
+    for part in _split_for_memory(model, short):
+        for index, result in _transcribe_short(model, processor, clips, options, part):
+            if isinstance(result, Transcript):
+                on_progress(index, result.duration_seconds)
+                yield Finished(index, result, None)
+            else:
+                yield Finished(index, None, result)
 
 
 def _transcribe_long(
@@ -576,6 +578,7 @@ def _transcribe_long(
             chunk_length_s=options.chunk_length_s,
             stride_length_s=options.stride_length_s,
             max_symbols_per_step=options.max_symbols_per_step,
+            confidence=options.confidence,
             batch_size=options.batch_size,
             # Of a part the channel is chosen already.
             channel=clip.channel if clip.is_whole_file else "mix",
@@ -616,26 +619,50 @@ def _transcribe_short(
         yield index, transcript
 
 
+def _split_for_memory(
+    model: PreTrainedModel, short: Sequence[tuple[int, _Prepared]]
+) -> Iterator[Sequence[tuple[int, _Prepared]]]:
+    """A batch in as many parts as the free memory asks for. What is done with a clip does not depend on it."""
+    config: Any = model.config
+    mel_length = max(prepared.features.mel_length for _, prepared in short if prepared.features is not None)
+    clip_bytes = estimate_one_pass_bytes(config, mel_length, model.dtype.itemsize)
+    most_clips = int(MOST_MEMORY_SHARE * available_bytes(model.device)) // max(clip_bytes, 1)
+    return split_batches(short, max(most_clips, 1))
+
+
 def _decode_batch(
     model: PreTrainedModel,
     processor: FastConformerProcessor,
     options: TranscriptionOptions,
     short: Sequence[tuple[int, _Prepared]],
 ) -> Iterator[Transcript]:
-    config: Any = model.config
-    output = transcribe_features(
+    features = [prepared.features for _, prepared in short if prepared.features is not None]
+    chosen = choose_strategy(
         model,
-        [prepared.features for _, prepared in short if prepared.features is not None],
-        plan_chunks(config, processor.frame_seconds, options.chunk_length_s, options.stride_length_s),
+        max(clip.mel_length for clip in features),
+        processor.frame_seconds,
+        options.strategy,
+        options.chunk_length_s,
+        options.stride_length_s,
+    )
+    output = transcribe_features(
+        chosen.model,
+        features,
+        chosen.plan,
         batch_size=options.batch_size,
         language=options.language,
         max_symbols_per_step=options.max_symbols_per_step,
+        confidence=options.confidence,
     )
-    decoded: list[Any] = processor.batch_decode(output, timestamps=options.timestamps or ["word"])
+    decoded: list[Any] = processor.batch_decode(
+        output, timestamps=options.timestamps or ["word"], confidence=options.confidence is not None
+    )
     for item, (_, prepared) in zip(decoded, short, strict=True):
         yield Transcript(
-            text=item["text"],
-            timestamps=item["timestamps"] if options.timestamps else None,
+            text=item.text,
+            timestamps=item.timestamps if options.timestamps else None,
             duration_seconds=prepared.seconds,
-            strategy="chunked" if options.chunk_length_s else "full",
+            strategy=chosen.name,
+            confidence=item.confidence,
+            word_confidences=item.word_confidences,
         )

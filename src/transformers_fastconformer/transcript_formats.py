@@ -29,7 +29,7 @@ FORMATS = ("txt", "json", "srt", "vtt", "tsv", "ctm", "rttm", "jsonl")
 # Those whose contents name the audio, or are a line a file: several files may stand in one stream.
 STREAM_FORMATS = ("txt", "json", "ctm", "rttm", "jsonl")
 TIMED_FORMATS = ("json", "srt", "vtt", "tsv", "ctm", "rttm")
-CONFIDENT_FORMATS = ("json", "ctm", "jsonl")
+CONFIDENT_FORMATS = ("json", "ctm")
 
 # What stands in RTTM for a field that is not known.
 NOT_KNOWN = "<NA>"

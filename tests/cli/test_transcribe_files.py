@@ -80,6 +80,7 @@ def test_a_folder_keeps_its_structure_in_all_formats(run_command: Run, folder: P
         assert " ".join(word["word"] for word in found["words"]) == found["text"] == text
         assert found["file"] == f"in/{name}.wav"
         assert found["strategy"] == "full"
+        assert found["confidence"] == min(word["confidence"] for word in found["words"])
         assert found["model"]["name"] == "demo"
         assert found["model"]["head"] == "transducer"
         assert found["options"] == {

@@ -16,11 +16,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..decoding.confidence import ConfidenceOptions
 from ..demonstration import CHECKPOINT_PATH
 from ..pipeline_fastconformer import Transcript, check_device, load_model
 from ..pipeline_files import TranscriptionOptions, Worker, measure_clip, transcribe_clips
 from ..subtitles import SubtitleRules
-from ..transcript_formats import FORMATS, STREAM_FORMATS, TIMED_FORMATS, TranscriptRecord
+from ..transcript_formats import CONFIDENT_FORMATS, FORMATS, STREAM_FORMATS, TIMED_FORMATS, TranscriptRecord
 from .errors import show_error
 from .transcribe_inputs import AudioInput, find_inputs, parse_channel
 from .transcribe_outputs import MANIFEST_FORMAT, FolderOutput, Output, StandardOutput
@@ -214,6 +215,7 @@ def transcribe(
                 language=language,
                 chunk_length_s=chunk_length_s,
                 stride_length_s=stride_length_s,
+                confidence=ConfidenceOptions() if any(name in CONFIDENT_FORMATS for name in chosen) else None,
                 batch_size=batch_size,
                 batch_seconds=batch_seconds,
                 num_workers=num_workers,
