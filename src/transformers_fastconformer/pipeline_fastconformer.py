@@ -160,28 +160,37 @@ def transcribe_file(
         )
     if on_progress is not None:
         on_progress(duration_seconds)
-    (item,) = _decode(processor, output, timestamps, confidence)
-    return Transcript(
-        text=item["text"],
-        timestamps=item["timestamps"] if timestamps else None,
-        duration_seconds=duration_seconds,
-        strategy=chosen.name,
-        channel=channel,
-        confidence=item["confidence"],
-        word_confidences=item["word_confidences"],
+    (transcript,) = _to_transcripts(
+        processor, output, [duration_seconds], timestamps, confidence, chosen.name, channel
     )
+    return transcript
 
 
-def _decode(
+def _to_transcripts(
     processor: FastConformerProcessor,
     output: Any,
+    durations_seconds: Sequence[float],
     timestamps: bool | Sequence[str],
     confidence: ConfidenceOptions | None,
-) -> list[Any]:
-    """Text of each clip with the times and confidences asked for; None for those that are not."""
-    return processor.batch_decode(  # type: ignore[return-value]
+    strategy: str,
+    channel: int | str = "mix",
+) -> list[Transcript]:
+    """What `transcribe_features` returns to texts, with the times and confidences asked for."""
+    decoded: list[Any] = processor.batch_decode(
         output, timestamps=timestamps if timestamps else ["word"], confidence=confidence is not None
     )
+    return [
+        Transcript(
+            text=item.text,
+            timestamps=item.timestamps if timestamps else None,
+            duration_seconds=duration_seconds,
+            strategy=strategy,
+            channel=channel,
+            confidence=item.confidence,
+            word_confidences=item.word_confidences,
+        )
+        for item, duration_seconds in zip(decoded, durations_seconds, strict=True)
+    ]
 
 
 def transcribe_waveforms(
@@ -222,17 +231,11 @@ def transcribe_waveforms(
         max_symbols_per_step=max_symbols_per_step,
         confidence=confidence,
     )
-    return [
-        Transcript(
-            text=item["text"],
-            timestamps=item["timestamps"] if timestamps else None,
-            duration_seconds=seconds_from_samples(len(waveform), processor.feature_extractor.sampling_rate),
-            strategy="full" if plan is None else "chunked",
-            confidence=item["confidence"],
-            word_confidences=item["word_confidences"],
-        )
-        for item, waveform in zip(_decode(processor, output, timestamps, confidence), waveforms, strict=True)
+    durations_seconds = [
+        seconds_from_samples(len(waveform), processor.feature_extractor.sampling_rate) for waveform in waveforms
     ]
+    strategy = "full" if plan is None else "chunked"
+    return _to_transcripts(processor, output, durations_seconds, timestamps, confidence, strategy)
 
 
 def split_batches(items: Sequence[Any], batch_size: int) -> Iterator[Sequence[Any]]:
