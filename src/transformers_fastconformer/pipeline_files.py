@@ -11,6 +11,7 @@ import math
 import queue
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -44,6 +45,8 @@ PACKED_SECONDS = 60.0
 BATCHES_AHEAD = 2
 # By so much the parts that manifests name may exceed their file: lengths are rounded there.
 SPARE_SECONDS = 0.1
+# Reading a clip takes no longer, unless a server does not answer.
+MOST_CLOSING_SECONDS = 5.0
 # What is wrong with one clip alone: its file, or that it does not fit into memory.
 CLIP_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
 
@@ -409,10 +412,14 @@ class _Readers:
                 future.set_exception(error)
 
     def close(self) -> None:
-        """Do nothing more of what waits. What is being done is not waited for."""
+        """Do nothing more of what waits. What is being done is waited for, but not for long."""
         self._is_closed = True
         for _ in self._threads:
             self._waiting.put(None)
+        # A thread that is in the middle of a computation when the interpreter ends can take it down.
+        end = time.monotonic() + MOST_CLOSING_SECONDS
+        for thread in self._threads:
+            thread.join(max(end - time.monotonic(), 0.0))
 
 
 _Pack = list[tuple[int, "Future[_Prepared]"]]

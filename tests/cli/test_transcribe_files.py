@@ -135,6 +135,17 @@ def test_the_standard_input_is_a_file(run_command: Run, monkeypatch: pytest.Monk
     assert "can be given once" in transcribe(run_command, "-", "-").stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_pipes_are_files(run_command: Run, folder: Path) -> None:
+    """As shells make of `<(command)`; they can be read once."""
+    os.mkfifo(folder / "pipe")
+    writer = threading.Thread(target=lambda: (folder / "pipe").write_bytes(CLIPS[0].read_bytes()), daemon=True)
+    writer.start()
+    result = transcribe(run_command, "pipe", "in/b/x.wav")
+    writer.join()
+    assert result.stdout == f"pipe: {TEXTS[0]}\nin/b/x.wav: {TEXTS[1]}\n"
+
+
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments: Any) -> None:
         """Nothing on the standard error."""
@@ -293,6 +304,29 @@ def test_a_manifest_is_taken_up_where_it_was_left(run_command: Run, folder: Path
     assert "'out/m.jsonl' exists and holds other lines" in result.stderr
     assert transcribe(run_command, *arguments, "--overwrite").returncode == 0
     assert len((folder / "out" / "m.jsonl").read_text(encoding="utf-8").split("\n")) == 3
+
+
+def test_a_manifest_is_in_its_place_when_the_run_has_come_to_its_end(
+    run_command: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [{"audio_filepath": f"in/{name}.wav"} for name in ("a/x", "b/x", "b/c/y")]
+    write_manifest(folder / "m.jsonl", *entries)
+    append, appended = outputs_module.FolderOutput._append, []
+
+    def interrupted(*arguments: Any) -> None:
+        if appended:
+            raise KeyboardInterrupt
+        appended.append(arguments)
+        append(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs_module.FolderOutput, "_append", interrupted)
+        assert transcribe(run_command, "m.jsonl", "--output_dir", "out").returncode == 130
+    assert below(folder / "out") == ["m.jsonl.part"]
+    result = transcribe(run_command, "m.jsonl", "--output_dir", "out", "--overwrite")
+    assert "3 transcribed" in result.stderr
+    assert below(folder / "out") == ["m.jsonl"]
+    assert len((folder / "out" / "m.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize(

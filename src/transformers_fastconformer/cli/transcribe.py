@@ -295,15 +295,16 @@ class _Run:
         if num_skipped:
             _say(f"{num_skipped} of {len(self._inputs)} finished before; --overwrite does them again.")
         remaining = self._leave_out(remaining)
-        start = time.perf_counter()
+        start, is_whole = time.perf_counter(), False
         try:
             if remaining:
                 checkpoint = CHECKPOINT_PATH if source == DEMONSTRATION_NAME else source
                 workers = [load_model(checkpoint, head, device, dtype) for device in devices]
                 start = time.perf_counter()
                 self._transcribe(remaining, workers, source, devices)
+            is_whole = True
         finally:
-            self._output.close()
+            self._output.close(is_whole)
             self._report(time.perf_counter() - start)
         return bool(self._errors)
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from ..audio import URL_SCHEMES, download_audio
@@ -68,7 +68,7 @@ def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: 
     Args:
         arguments: As on the command line.
         channel: As `parse_channel` returns it.
-        temporary_folder: Where to put the standard input, and downloads whose channels are to be counted.
+        temporary_folder: Where to put the standard input, pipes, and downloads whose channels are to be counted.
 
     Raises:
         ValueError: for a folder or a pattern without audio, and for a manifest that is none.
@@ -86,12 +86,8 @@ def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: 
 
 def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
     if argument == STANDARD_INPUT:
-        path = temporary_folder / "stdin"
-        with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        if path.stat().st_size == 0:
-            raise ValueError(f"{STANDARD_INPUT_LABEL} is empty (0 bytes); expected audio.")
-        yield AudioInput(AudioClip(str(path), label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin")
+        path = _spool(sys.stdin.buffer, STANDARD_INPUT_LABEL, temporary_folder)
+        yield AudioInput(AudioClip(path, label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin")
     elif argument.startswith(URL_SCHEMES):
         name = PurePosixPath(unquote(urlsplit(argument).path)).stem
         yield AudioInput(AudioClip(argument), argument, name or urlsplit(argument).netloc)
@@ -101,8 +97,22 @@ def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
         yield from _read_manifest(argument)
     elif not os.path.lexists(argument) and glob.has_magic(argument):
         yield from _find_by_pattern(argument)
+    elif Path(argument).is_fifo():
+        with open(argument, "rb") as pipe:
+            path = _spool(pipe, repr(argument), temporary_folder)
+        yield AudioInput(AudioClip(path, label=repr(argument)), argument, Path(argument).stem)
     else:
         yield AudioInput(AudioClip(argument), argument, Path(argument).stem)
+
+
+def _spool(stream: BinaryIO, label: str, temporary_folder: Path) -> str:
+    """A file with what a stream holds, which can be read again and from any place."""
+    path = temporary_folder / f"stream{len(os.listdir(temporary_folder))}"
+    with path.open("wb") as file:
+        shutil.copyfileobj(stream, file)
+    if path.stat().st_size == 0:
+        raise ValueError(f"{label} is empty (0 bytes); expected audio.")
+    return str(path)
 
 
 def _find_in_folder(folder: str) -> Iterator[AudioInput]:

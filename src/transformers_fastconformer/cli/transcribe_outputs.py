@@ -33,8 +33,8 @@ class Output(Protocol):
     def skip(self, index: int) -> None:
         """Take notice that there is none."""
 
-    def close(self) -> None:
-        """Write what waits."""
+    def close(self, is_whole: bool) -> None:
+        """Write what waits; the run has come to its end or not."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -122,7 +122,7 @@ class StandardOutput:
             if text is not None:
                 write_standard_output(text)
 
-    def close(self) -> None:
+    def close(self, is_whole: bool) -> None:
         """Write what is behind a clip that was never done."""
         for index in sorted(self._waiting):
             text = self._waiting.pop(index)
@@ -146,12 +146,14 @@ class _Manifest:
         path: Where it will be.
         indices: The inputs that are its lines.
         lines: Those that are known.
-        is_cut_off: Whether the unfinished file ends in the middle of a line.
+        is_anew: Whether the unfinished file is one of before, to be written over.
+        is_cut_off: Whether it ends in the middle of a line.
     """
 
     path: Path
     indices: list[int] = field(default_factory=list)
     lines: dict[int, str] = field(default_factory=dict)
+    is_anew: bool = False
     is_cut_off: bool = False
 
     @property
@@ -254,9 +256,9 @@ class FolderOutput:
     def skip(self, index: int) -> None:
         """Nothing is written of it."""
 
-    def close(self) -> None:
-        """Put manifests into their places."""
-        for manifest in self._manifests.values():
+    def close(self, is_whole: bool) -> None:
+        """Put manifests into their places; those of a run that was ended early wait for the next."""
+        for manifest in self._manifests.values() if is_whole else ():
             missing = [index for index in manifest.indices if index not in manifest.lines]
             if not manifest.lines:
                 continue
@@ -278,16 +280,16 @@ class FolderOutput:
         path = manifest.unfinished_path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8", newline="\n") as file:
+            with path.open("w" if manifest.is_anew else "a", encoding="utf-8", newline="\n") as file:
                 file.write("\n" + line + "\n" if manifest.is_cut_off else line + "\n")
-            manifest.is_cut_off = False
+            manifest.is_anew = manifest.is_cut_off = False
         except OSError as error:
             raise _cannot_write(str(path), error) from error
 
     def _take_up(self, manifest: _Manifest, overwrite: bool) -> None:
         """Lines that an earlier run has written, of the same lines of the same manifest."""
         if overwrite:
-            manifest.unfinished_path.unlink(missing_ok=True)
+            manifest.is_anew = True
             return
         rows = {(item["row"], item["channel"]): (index, item["manifest"]) for index, item in self._keys(manifest)}
         if manifest.unfinished_path.is_file():
