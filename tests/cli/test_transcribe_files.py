@@ -377,6 +377,16 @@ def test_an_input_is_not_written_over(run_command: Run, folder: Path) -> None:
     assert "'m.jsonl' is a file; expected a folder" in result.stderr
 
 
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(
+    run_command: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcribe_module, "load_model", None)
+    monkeypatch.setattr(outputs_module.os, "access", lambda path, mode: path != folder)
+    result = transcribe(run_command, "in", "--output_dir", "new/out")
+    assert result.returncode == 1
+    assert result.stderr == "error: 'new/out' cannot be written to; expected a folder with the right to write.\n"
+
+
 # What goes wrong
 
 

@@ -176,7 +176,7 @@ class FolderOutput:
         overwrite: Whether what is there is written again.
 
     Raises:
-        ValueError: when two inputs have one name, or one is written over.
+        ValueError: when two inputs have one name, one is written over, or the folder cannot be written to.
     """
 
     def __init__(
@@ -194,6 +194,9 @@ class FolderOutput:
         self._manifest_of: dict[int, _Manifest] = {}
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{str(folder)!r} is a file; expected a folder to write to.")
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not os.access(existing, os.W_OK):
+            raise ValueError(f"{str(folder)!r} cannot be written to; expected a folder with the right to write.")
         for index, item in enumerate(inputs):
             targets = {name: folder / f"{item.name}.{name}" for name in formats}
             if item.manifest_path is not None and MANIFEST_FORMAT in targets:
