@@ -2,8 +2,10 @@
 How fast is greedy transducer decoding, beside NeMo, transformers, nano-parakeet and ONNX Runtime?
 
 All get the same weights (0.6B shapes) and the same encoder outputs, and must return the same tokens. The blank's bias
-is chosen so that 3 to 4 tokens come a second, as in speech. Every round runs each implementation once, so that what
-else the machine does hits all of them; the minimum and the median of the rounds are written.
+is chosen so that 3 to 4 tokens come a second, as in speech. Each implementation has a process of its own, so that
+idle threads of one that go on turning do not cost another, and reads weights and encoder outputs from the same files.
+Every round runs each once, one after another, so that what else the machine does hits all of them; the minimum and the
+median of the rounds are written.
 
     python benchmarks/bench_decoding.py --dtype float32 --output benchmarks/results/decoding_float32_cpu.csv
 
@@ -17,16 +19,19 @@ import argparse
 import csv
 import io
 import math
+import multiprocessing
 import platform
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from transformers_fastconformer import (
@@ -35,14 +40,14 @@ from transformers_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
-from transformers_fastconformer.generation_fastconformer import derive_decoding_networks
-from transformers_fastconformer.modeling_fastconformer_transducer import PLAIN_NETWORKS
 
 ENCODER_SIZE, DECODER_SIZE, JOINT_SIZE, NUM_LAYERS = 1024, 640, 640, 2
 DURATIONS = [0, 1, 2, 3, 4]
 FRAMES_PER_SECOND = 12.5
 TOKENS_PER_SECOND = 3.5
 MAX_SYMBOLS = 10
+# Before each turn, for the threads of the one before to go to sleep.
+PAUSE_SECONDS = 0.05
 
 Tokens = list[list[int]]
 Decode = Callable[[torch.Tensor, torch.Tensor], Tokens]
@@ -63,8 +68,8 @@ COLUMNS = (
 CLIP_BY_CLIP = ("onnxruntime", "nano")
 
 
-def build_model(family: str, vocabulary: int, seed: int = 0) -> Any:
-    """Our model with an encoder of next to nothing, and heads that speak at a likely rate."""
+def build_model(family: str, vocabulary: int) -> Any:
+    """Our model with an encoder of next to nothing."""
     shape = {
         "num_mel_bins": 8,
         "hidden_size": 8,
@@ -80,9 +85,12 @@ def build_model(family: str, vocabulary: int, seed: int = 0) -> Any:
         "max_symbols_per_step": MAX_SYMBOLS,
     }
     if family == "tdt":
-        model: Any = FastConformerForTDT(FastConformerTDTConfig(**shape, durations=DURATIONS)).eval()
-    else:
-        model = FastConformerForRNNT(FastConformerRNNTConfig(**shape)).eval()
+        return FastConformerForTDT(FastConformerTDTConfig(**shape, durations=DURATIONS)).eval()
+    return FastConformerForRNNT(FastConformerRNNTConfig(**shape)).eval()
+
+
+def draw_weights(model: Any, family: str, vocabulary: int, seed: int = 0) -> None:
+    """Heads that speak at a likely rate."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in (model.decoder, model.joint):
@@ -96,7 +104,6 @@ def build_model(family: str, vocabulary: int, seed: int = 0) -> Any:
         if family == "tdt":
             head.bias[vocabulary + 1] -= 1.5  # a token rarely shares its frame with the next
         _find_blank_bias(model, vocabulary, generator)
-    return model
 
 
 def _find_blank_bias(model: Any, vocabulary: int, generator: torch.Generator) -> None:
@@ -329,57 +336,116 @@ def use_onnxruntime(model: Any, family: str, vocabulary: int, threads: int) -> D
     return decode
 
 
-def collect_implementations(
-    arguments: argparse.Namespace, model: Any, family: str, vocabulary: int
-) -> dict[str, Decode]:
-    dtype = getattr(torch, arguments.dtype)
-    chosen: dict[str, Callable[[], Decode]] = {
-        "nemo_float32": lambda: use_nemo(model, family, vocabulary, torch.float32),
-        "transformers_float32": lambda: use_transformers(model, family, vocabulary, torch.float32),
-        "onnxruntime_float32": lambda: use_onnxruntime(model, family, vocabulary, arguments.threads),
-    }
+def build_implementation(name: str, family: str, vocabulary: int, threads: int, weights: Path) -> Decode:
+    """
+    Args:
+        name: Implementation and dtype, as `list_implementations` has them.
+        weights: File with our parameters.
+    """
+    system, dtype_name = name.rsplit("_", 1)
+    dtype = getattr(torch, dtype_name)
+    model = build_model(family, vocabulary)
+    model.load_state_dict(load_file(weights))
+    if system == "ours":
+        return use_ours(model.to(dtype))
+    if system == "nemo":
+        return use_nemo(model, family, vocabulary, dtype)
+    if system == "transformers":
+        return use_transformers(model, family, vocabulary, dtype)
+    if system == "onnxruntime":
+        return use_onnxruntime(model, family, vocabulary, threads)
+    assert system == "nano_parakeet", name
+    return use_nano_parakeet(model, vocabulary)
+
+
+def list_implementations(family: str, dtype: str, only: list[str]) -> list[str]:
+    names = ["nemo_float32", "transformers_float32", "onnxruntime_float32"]
     if family == "tdt":
-        chosen["nano_parakeet_float32"] = lambda: use_nano_parakeet(model, vocabulary)
-    if dtype != torch.float32:
-        chosen[f"nemo_{arguments.dtype}"] = lambda: use_nemo(model, family, vocabulary, dtype)
-    implementations = {}
-    for name, build in chosen.items():
-        if arguments.only and name.split("_")[0] not in arguments.only:
-            continue
+        names.append("nano_parakeet_float32")
+    if dtype != "float32":
+        names.append(f"nemo_{dtype}")
+    return [*(name for name in names if not only or name.split("_")[0] in only), f"ours_{dtype}"]
+
+
+def serve(connection: Any, name: str, family: str, vocabulary: int, threads: int, weights: Path) -> None:
+    """
+    Decode whenever asked.
+
+    Sent first is None, or why the implementation cannot be had. Then a path gets encoder outputs and lengths read and
+    is answered None; None gets them decoded and is answered milliseconds and tokens.
+    """
+    torch.set_num_threads(threads)
+    try:
+        decode = build_implementation(name, family, vocabulary, threads, weights)
+    except ImportError as error:
+        connection.send(str(error))
+        return
+    connection.send(None)
+    given: dict[str, torch.Tensor] = {}
+    while True:
         try:
-            implementations[name] = build()
-        except ImportError as error:
-            print(f"{name}: left out, {error}", file=sys.stderr)
-    implementations[f"ours_{arguments.dtype}"] = use_ours(model.to(dtype))
-    return implementations
+            path = connection.recv()
+        except EOFError:
+            return
+        if path is not None:
+            given = load_file(path)
+            connection.send(None)
+            continue
+        start = time.perf_counter()
+        tokens = decode(given["frames"], given["lengths"])
+        connection.send((1000.0 * (time.perf_counter() - start), tokens))
+
+
+class Worker:
+    """An implementation in a process of its own; `missing` says why there is none."""
+
+    def __init__(self, name: str, *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, name, *arguments), daemon=True)
+        self.process.start()
+        other.close()
+        self.missing: str | None = self.connection.recv()
+
+    def read(self, path: Path) -> None:
+        self.connection.send(path)
+        self.connection.recv()
+
+    def decode(self) -> tuple[float, Tokens]:
+        """Milliseconds and tokens of what was read last."""
+        time.sleep(PAUSE_SECONDS)
+        self.connection.send(None)
+        milliseconds, tokens = self.connection.recv()
+        return milliseconds, tokens
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.join()
 
 
 def run_case(
-    implementations: dict[str, Decode], frames: torch.Tensor, lengths: torch.Tensor, rounds: int, most_seconds: float
+    workers: dict[str, Worker], rounds: int, most_seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, Tokens]]:
     """Milliseconds of each round; an implementation that has used up `most_seconds` stops after two rounds."""
-    milliseconds: dict[str, list[float]] = {name: [] for name in implementations}
+    milliseconds: dict[str, list[float]] = {name: [] for name in workers}
     tokens: dict[str, Tokens] = {}
     for _ in range(rounds):
-        for name, decode in implementations.items():
+        for name, worker in workers.items():
             spent = milliseconds[name]
             if len(spent) >= 2 and sum(spent) > 1000.0 * most_seconds:
                 continue
-            start = time.perf_counter()
-            tokens[name] = decode(frames, lengths)
-            spent.append(1000.0 * (time.perf_counter() - start))
+            latest, tokens[name] = worker.decode()
+            spent.append(latest)
     return milliseconds, tokens
 
 
-def read_rate(model: Any, family: str, vocabulary: int, dtype: torch.dtype) -> str:
+def read_rate(family: str, vocabulary: int, dtype: torch.dtype) -> str:
     """What a step at batch 1 reads, and the rate at which one call that only reads gets through memory."""
     read = DECODER_SIZE * (4 * DECODER_SIZE + (NUM_LAYERS - 1) * 8 * DECODER_SIZE + JOINT_SIZE)
     head = JOINT_SIZE * (vocabulary + 1 + (len(DURATIONS) if family == "tdt" else 0))
     size = torch.tensor([], dtype=dtype).element_size()
     large = torch.ones(64 << 20)
     best = min(_seconds(large.sum) for _ in range(5))
-    predict = derive_decoding_networks(model.decoder, model.joint, PLAIN_NETWORKS, vocabulary)
-    assert predict is not None
     return (
         f"{family} {vocabulary} {dtype}: {read * size / 1e6:.1f} MB a token and {head * size / 1e6:.1f} MB a look of "
         f"the joint; memory read at {large.numel() * 4 / best / 1e9:.1f} GB/s"
@@ -411,22 +477,50 @@ def main() -> None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         writer = csv.DictWriter(arguments.output.open("w", newline="", buffering=1), COLUMNS, lineterminator="\n")
         writer.writeheader()
-    for family in arguments.families:
-        for vocabulary in arguments.vocabularies:
-            model = build_model(family, vocabulary)
-            implementations = collect_implementations(arguments, model, family, vocabulary)
-            print(read_rate(model, family, vocabulary, getattr(torch, arguments.dtype)))
-            for case in arguments.cases:
-                batch, seconds = (int(part) for part in case.split("x"))
-                generator = torch.Generator().manual_seed(batch * 1000 + seconds)
-                frames = make_frames(batch, seconds, generator)
-                lengths = torch.randint(
-                    round(0.8 * frames.shape[1]), frames.shape[1] + 1, (batch,), generator=generator
-                )
-                lengths[0] = frames.shape[1]
-                rows = describe(arguments, family, vocabulary, batch, seconds, implementations, frames, lengths)
-                if writer is not None:
-                    writer.writerows(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        for family in arguments.families:
+            for vocabulary in arguments.vocabularies:
+                for rows in compare(arguments, family, vocabulary, Path(folder)):
+                    if writer is not None:
+                        writer.writerows(rows)
+
+
+def compare(
+    arguments: argparse.Namespace, family: str, vocabulary: int, folder: Path
+) -> Iterator[list[dict[str, Any]]]:
+    """The lines of each case."""
+    model = build_model(family, vocabulary)
+    draw_weights(model, family, vocabulary)
+    weights, case_file = folder / "weights.safetensors", folder / "case.safetensors"
+    save_file(model.state_dict(), weights)
+    print(read_rate(family, vocabulary, getattr(torch, arguments.dtype)))
+    workers = {
+        name: Worker(name, family, vocabulary, arguments.threads, weights)
+        for name in list_implementations(family, arguments.dtype, arguments.only)
+    }
+    for name, worker in workers.items():
+        if worker.missing is not None:
+            print(f"{name}: left out, {worker.missing}", file=sys.stderr)
+    workers = {name: worker for name, worker in workers.items() if worker.missing is None}
+    for case in arguments.cases:
+        batch, seconds = (int(part) for part in case.split("x"))
+        generator = torch.Generator().manual_seed(batch * 1000 + seconds)
+        frames = make_frames(batch, seconds, generator)
+        lengths = torch.randint(round(0.8 * frames.shape[1]), frames.shape[1] + 1, (batch,), generator=generator)
+        lengths[0] = frames.shape[1]
+        save_file({"frames": frames, "lengths": lengths}, case_file)
+        # With more clips the time of those that go clip by clip grows with them, and nothing else is to be learnt.
+        fitting = {
+            name: worker
+            for name, worker in workers.items()
+            if batch <= arguments.most_clip_by_clip or not name.startswith(CLIP_BY_CLIP)
+        }
+        for worker in fitting.values():
+            worker.read(case_file)
+        milliseconds, tokens = run_case(fitting, arguments.rounds, arguments.most_seconds)
+        yield describe(arguments, family, vocabulary, batch, seconds, milliseconds, tokens)
+    for worker in workers.values():
+        worker.close()
 
 
 def describe(
@@ -435,15 +529,9 @@ def describe(
     vocabulary: int,
     batch: int,
     seconds: int,
-    implementations: dict[str, Decode],
-    frames: torch.Tensor,
-    lengths: torch.Tensor,
+    milliseconds: dict[str, list[float]],
+    tokens: dict[str, Tokens],
 ) -> list[dict[str, Any]]:
-    if batch > arguments.most_clip_by_clip:  # their time grows with the batch, and nothing else is to be learnt
-        implementations = {
-            name: decode for name, decode in implementations.items() if not name.startswith(CLIP_BY_CLIP)
-        }
-    milliseconds, tokens = run_case(implementations, frames, lengths, arguments.rounds, arguments.most_seconds)
     ours = f"ours_{arguments.dtype}"
     reference = tokens.get("nemo_float32", tokens[ours])
     rows = []
@@ -454,7 +542,7 @@ def describe(
         values = (
             family, vocabulary, name.split("_")[-1], batch, seconds, name, f"{min(spent):.2f}",
             f"{statistics.median(spent):.2f}", f"{min(spent) / batch:.3f}", f"{min(spent) / max(count, 1):.4f}", count,
-            len(spent), f"{same}/{batch}", f"{ratio:.2f}", torch.__version__, torch.get_num_threads(),
+            len(spent), f"{same}/{batch}", f"{ratio:.2f}", torch.__version__, arguments.threads,
             platform.machine(),
         )  # fmt: skip
         rows.append(dict(zip(COLUMNS, values, strict=True)))

@@ -2,7 +2,8 @@
 Fast greedy decoding of transducers: label looping (Bataev et al., 2024), for one clip and for a batch.
 
 The same rules and the same results as the readable loop in `transducer_greedy.py`, which is the reference. In a round
-every clip looks for its next token on its own, then the prediction network runs once for the clips that found one.
+every clip looks for its next token on its own, then the prediction network runs once for the clips that found one; a
+few clips that see blanks for long do not hold up the others, they go on looking in the next round.
 While a clip sees blanks its prediction stays the same, so the joint network may look at several of the frames that
 follow in one matrix product; which of them count is settled afterwards by index arithmetic.
 """
@@ -21,8 +22,14 @@ from .transducer_greedy import JointFunction, PredictFunction, TransducerHypothe
 ROWS_PER_SCORING = 64
 # Rows up to which the joint network's weights cost more to read than to use. With more clips nothing is looked ahead.
 ROWS_PER_LOOK = 16
+# Share of the clips that may still look for a token when the prediction network runs for the others. Waiting for them
+# costs looks at few rows, not waiting costs larger calls of the prediction network with fewer rows.
+SHARE_LEFT_LOOKING = 0.3
+# Clips from which frames of TDT are projected when they are looked at: with fewer, reading the weights costs more.
+CLIPS_TO_PROJECT_LATE = 16
 
 ScoreFunction = Callable[[torch.Tensor], torch.Tensor]
+ProjectFunction = Callable[[torch.Tensor], torch.Tensor]
 
 
 def transducer_label_looping_decode(
@@ -37,6 +44,7 @@ def transducer_label_looping_decode(
     state: TransducerState | None = None,
     frames_per_look: int = 1,
     score: ScoreFunction | None = None,
+    project: ProjectFunction | None = None,
 ) -> tuple[TransducerHypotheses, TransducerState]:
     """
     As `transducer_greedy_decode`, in as few and as large network calls as the rules allow.
@@ -50,6 +58,8 @@ def transducer_label_looping_decode(
         frames_per_look: Frames of a clip that the joint network is given at a time, in anticipation of blanks. Pays
             where blanks are many (RNN-T) and few clips are decoded.
         score: (n, classes) logits of emitted tokens to (n, scores), such as confidences; kept beside the tokens.
+        project: The joint network's projection of frames, (n, size) to (n, joint_hidden_size), where `encoder_frames`
+            are not projected yet. TDT jumps over most frames: with many clips only those looked at are projected.
 
     Returns:
         The hypotheses, and the state for the frames that follow. Frame indices count from the start of this call.
@@ -61,8 +71,13 @@ def transducer_label_looping_decode(
             f"encoder_lengths={lengths.tolist()} is not supported; expected at most the {encoder_frames.shape[1]} "
             "frames of encoder_frames."
         )
+    with torch.inference_mode():
+        if project is not None and (durations is None or batch_size < CLIPS_TO_PROJECT_LATE):
+            encoder_frames = project(encoder_frames.flatten(0, 1)).unflatten(0, encoder_frames.shape[:2])
+            project = None
     walk = _Walk(
         frames=encoder_frames,
+        project=project,
         predict=predict,
         joint=joint,
         blank_id=blank_id,
@@ -95,6 +110,7 @@ class _Walk:
     def __init__(
         self,
         frames: torch.Tensor,
+        project: ProjectFunction | None,
         predict: PredictFunction,
         joint: JointFunction,
         blank_id: int,
@@ -103,7 +119,8 @@ class _Walk:
         frames_per_look: int,
         emissions: _Emissions,
     ) -> None:
-        self.frames = frames  # (batch, frames, joint_hidden_size)
+        self.frames = frames.contiguous()  # (batch, frames, joint_hidden_size), with `project` (batch, frames, size)
+        self.project = project
         self.predict = predict
         self.joint = joint
         self.blank_id = blank_id
@@ -143,7 +160,9 @@ class _Walk:
                 if token != blank_id:
                     row = time - first
                     emissions.add_one(token, time, jump, logits[row : row + 1])
-                    prediction, predictor_state = predict(torch.tensor([token]).to(frames.device), predictor_state)
+                    prediction, predictor_state = predict(
+                        torch.from_numpy(best[row : row + 1]).to(frames.device), predictor_state
+                    )
                     symbols += 1
                     if jump == 0 and symbols >= max_symbols:
                         jump = 1
@@ -160,75 +179,113 @@ class _Walk:
         prediction: torch.Tensor,
         predictor_state: tuple[torch.Tensor, ...],
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], np.ndarray]:
-        batch_size, num_frames, _ = self.frames.shape
-        flat_frames = self.frames.reshape(batch_size * num_frames, self.frames.shape[2])
         device = self.frames.device
-        time, symbols = start.copy(), np.zeros(batch_size, dtype=np.int64)
+        time, symbols = start.copy(), np.zeros_like(start)
+        final_prediction, *final_state = (part.clone() for part in (prediction, *predictor_state))
+        # What follows has a row for each clip that has frames left; `active` are their numbers.
         active = np.flatnonzero(time < lengths)
+        rows = torch.from_numpy(active).to(device)
+        prediction = prediction.index_select(0, rows)
+        predictor_state = tuple(part.index_select(1, rows) for part in predictor_state)
         while len(active):
-            searching = active
-            found_clips, found_tokens = [], []
-            while len(searching):
-                # Rows of logits: `ahead` frames of each searching clip, the last frame repeated at its end.
-                ahead = max(1, min(self.frames_per_look, ROWS_PER_LOOK // len(searching)))
-                steps = np.minimum(time[searching, None] + np.arange(ahead), lengths[searching, None] - 1)
-                rows = torch.from_numpy((searching[:, None] * num_frames + steps).reshape(-1)).to(device)
-                clips = torch.from_numpy(np.repeat(searching, ahead)).to(device)
-                logits = self.joint(flat_frames.index_select(0, rows), prediction.index_select(0, clips))
-                best, jumps = self.best_of(logits)
+            tokens = self._search(active, lengths, time, symbols, prediction)  # (active,), blank where none was found
+            found = np.flatnonzero(tokens != self.blank_id)
+            if len(found) == len(active):
+                prediction, predictor_state = self.predict(torch.from_numpy(tokens).to(device), predictor_state)
+            elif len(found):
+                self._advance(found, tokens[found], prediction, predictor_state)
+            has_frames = time[active] < lengths[active]
+            if not has_frames.all():
+                ended = torch.from_numpy(np.flatnonzero(~has_frames)).to(device)
+                going_on = torch.from_numpy(np.flatnonzero(has_frames)).to(device)
+                clips = torch.from_numpy(active[~has_frames]).to(device)
+                final_prediction.index_copy_(0, clips, prediction.index_select(0, ended))
+                for final_part, part in zip(final_state, predictor_state, strict=True):
+                    final_part.index_copy_(1, clips, part.index_select(1, ended))
+                prediction = prediction.index_select(0, going_on)
+                predictor_state = tuple(part.index_select(1, going_on) for part in predictor_state)
+                active = active[has_frames]
+        return final_prediction, tuple(final_state), time
 
-                base = time[searching].copy()
-                row = np.arange(len(searching)) * ahead
-                is_open = np.ones(len(searching), dtype=bool)  # neither found a token nor left the rows
-                while is_open.any():
-                    (which,) = np.nonzero(is_open)
-                    here = row[which] + time[searching[which]] - base[which]
-                    tokens, jump, clip = best[here], jumps[here], searching[which]
-                    is_token = tokens != self.blank_id
-                    if is_token.any():
-                        self.emissions.add(
-                            clip[is_token],
-                            tokens[is_token],
-                            time[clip[is_token]],
-                            jump[is_token],
-                            logits,
-                            here[is_token],
-                        )
-                        found_clips.append(clip[is_token])
-                        found_tokens.append(tokens[is_token])
-                    symbols[clip] += is_token
-                    jump = np.where(is_token, jump, np.maximum(jump, 1))
-                    if self.max_symbols is not None:
-                        jump = np.where(is_token & (jump == 0) & (symbols[clip] >= self.max_symbols), 1, jump)
-                    symbols[clip[jump > 0]] = 0
-                    time[clip] += jump
-                    within = (time[clip] < base[which] + ahead) & (time[clip] < lengths[clip])
-                    is_open[which] = ~is_token & within
-                    if is_token.any():
-                        row[which[is_token]] = -1
-                searching = searching[(row >= 0) & (time[searching] < lengths[searching])]
-            if found_clips:
-                emitting = np.concatenate(found_clips)
-                tokens = torch.from_numpy(np.concatenate(found_tokens)).to(device)
-                prediction, predictor_state = self._advance(emitting, tokens, prediction, predictor_state)
-            active = active[time[active] < lengths[active]]
-        return prediction, predictor_state, time
+    def _search(
+        self,
+        active: np.ndarray,
+        lengths: np.ndarray,
+        time: np.ndarray,
+        symbols: np.ndarray,
+        prediction: torch.Tensor,
+    ) -> np.ndarray:
+        """
+        The next token of each active clip, the blank where there is none or it has not been found yet.
+
+        `time` and `symbols` of all clips are brought forward in place, emissions noted.
+        """
+        num_frames, blank_id, device = self.frames.shape[1], self.blank_id, self.frames.device
+        flat_frames = self.frames.flatten(0, 1)
+        tokens_found = np.full(len(active), blank_id)
+        searching = np.arange(len(active))  # rows, not clips
+        while len(searching) and (
+            len(searching) > SHARE_LEFT_LOOKING * len(active) or (tokens_found == blank_id).all()
+        ):
+            # Rows of logits: `ahead` frames of each searching clip, the last frame repeated at its end.
+            clips = active[searching]
+            base = time[clips]
+            ahead = max(1, min(self.frames_per_look, ROWS_PER_LOOK // len(searching)))
+            if ahead == 1:
+                steps, predictions_of = base, searching
+            else:
+                steps = np.minimum(base[:, None] + np.arange(ahead), lengths[clips, None] - 1)  # (searching, ahead)
+                steps, predictions_of = steps.reshape(-1), np.repeat(searching, ahead)
+            places = np.repeat(clips * num_frames, ahead) + steps
+            frames = flat_frames.index_select(0, torch.from_numpy(places).to(device))
+            if self.project is not None:
+                frames = self.project(frames)
+            predictions = prediction
+            if len(predictions_of) != len(active) or ahead > 1:
+                predictions = prediction.index_select(0, torch.from_numpy(predictions_of).to(device))
+            logits = self.joint(frames, predictions)
+            best, jumps = self.best_of(logits)
+
+            is_searching = np.ones(len(searching), dtype=bool)
+            which = np.arange(len(searching))  # have neither found a token nor left the rows
+            while len(which):
+                clip = clips[which]
+                now = time[clip]
+                here = which * ahead + now - base[which]
+                tokens, jump = best[here], jumps[here]
+                is_token = tokens != blank_id
+                if is_token.any():
+                    emitting = which[is_token]
+                    self.emissions.add(
+                        clip[is_token], tokens[is_token], now[is_token], jump[is_token], logits, here[is_token]
+                    )
+                    tokens_found[searching[emitting]] = tokens[is_token]
+                    is_searching[emitting] = False
+                symbols[clip] += is_token
+                jump = np.where(is_token, jump, np.maximum(jump, 1))
+                if self.max_symbols is not None:
+                    jump = np.where(is_token & (jump == 0) & (symbols[clip] >= self.max_symbols), 1, jump)
+                symbols[clip[jump > 0]] = 0
+                now = now + jump
+                time[clip] = now
+                which = which[~is_token & (now < base[which] + ahead) & (now < lengths[clip])]
+            searching = searching[is_searching & (time[clips] < lengths[clips])]
+        return tokens_found
 
     def _advance(
         self,
-        emitting: np.ndarray,
-        tokens: torch.Tensor,
+        rows_found: np.ndarray,
+        tokens: np.ndarray,
         prediction: torch.Tensor,
         predictor_state: tuple[torch.Tensor, ...],
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """The prediction network for the clips that emitted; the others keep what they have."""
-        clips = torch.from_numpy(emitting).to(self.frames.device)
-        output, new_state = self.predict(tokens, tuple(part.index_select(1, clips) for part in predictor_state))
-        prediction = prediction.index_copy(0, clips, output)
-        predictor_state = tuple(
-            part.index_copy(1, clips, new_part) for part, new_part in zip(predictor_state, new_state, strict=True)
-        )
-        return prediction, predictor_state
+    ) -> None:
+        """The prediction network for the rows that found a token, in place; the others keep what they have."""
+        rows = torch.from_numpy(rows_found).to(self.frames.device)
+        before = tuple(part.index_select(1, rows) for part in predictor_state)
+        output, after = self.predict(torch.from_numpy(tokens).to(self.frames.device), before)
+        prediction.index_copy_(0, rows, output)
+        for part, new_part in zip(predictor_state, after, strict=True):
+            part.index_copy_(1, rows, new_part)
 
 
 class _Emissions:
@@ -266,9 +323,11 @@ class _Emissions:
     ) -> None:
         self.clips.append(clips)
         self.tokens.append(tokens)
-        self.frames.append(frames.copy())
+        self.frames.append(frames)
         self.durations.append(durations)
-        self._wait(tokens, logits[torch.from_numpy(rows).to(logits.device)])
+        if len(rows) < len(logits):
+            logits = logits.index_select(0, torch.from_numpy(rows).to(logits.device))
+        self._wait(tokens, logits)
 
     def _wait(self, tokens: np.ndarray, logits: torch.Tensor) -> None:
         self.waiting.append(logits)
@@ -280,11 +339,11 @@ class _Emissions:
     def _score(self) -> None:
         if not self.waiting:
             return
-        logits = torch.cat(self.waiting).float()
+        logits = (torch.cat(self.waiting) if len(self.waiting) > 1 else self.waiting[0]).float()
         tokens = torch.from_numpy(np.concatenate(self.waiting_tokens)).to(logits.device)
         token_logits = logits[:, : self.blank_id + 1]
-        chosen = token_logits.gather(1, tokens[:, None])[:, 0]
-        self.log_probs.append(chosen - token_logits.logsumexp(dim=-1))
+        largest = token_logits.gather(1, tokens[:, None])  # the token was chosen for it
+        self.log_probs.append(0.0 - (token_logits - largest).exp_().sum(dim=-1).log_())
         if self.score is not None:
             self.scores.append(self.score(logits))
         self.waiting, self.waiting_tokens, self.num_waiting = [], [], 0

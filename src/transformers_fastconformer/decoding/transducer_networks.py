@@ -17,6 +17,8 @@ State = tuple[torch.Tensor, ...]
 
 # oneDNN picks the packing by the number of rows; that for 8 serves 1 to 128 as well as those for them do.
 ROWS_TO_PACK_FOR = 8
+# Values from which four calls with a sigmoid take less time than one of tanh.
+VALUES_FOR_SIGMOID = 4096
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu_,
@@ -30,8 +32,8 @@ class Projection:
     A linear layer for few rows.
 
     On a CPU the weight is packed once for oneDNN's matrix product, the form that `torch.compile` uses too: for 2 to 8
-    rows it takes a half to a third of the time of `functional.linear`, which packs anew in each call. A single row in
-    float32 reads a transposed copy, which comes nearest to the memory's rate. Where torch cannot pack, and on other
+    rows it takes a half to a third of the time of `functional.linear`, which packs anew in each call, and a single row
+    is read by all threads, where MKL's product of matrix and vector has one. Where torch cannot pack, and on other
     devices, all is `functional.linear`.
     """
 
@@ -39,15 +41,17 @@ class Projection:
         self.bias = bias.contiguous()
         self.weight = weight.contiguous()
         self.packed = pack_weight(weight)
-        has_copy = self.packed is not None and weight.dtype == torch.float32
-        self.transposed = self.weight.t().contiguous() if has_copy else None
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        if self.transposed is not None and rows.shape[0] == 1:
-            return torch.addmm(self.bias, rows, self.transposed)
         if self.packed is not None:
             return torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
         return functional.linear(rows, self.weight, self.bias)
+
+    def add_to(self, terms: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The layer of `rows` and `terms`, (n, out), which may be overwritten; in the dtype of `terms`."""
+        if self.packed is not None and terms.dtype == rows.dtype:
+            return torch.ops.mkldnn._linear_pointwise.binary(rows, terms, self.packed, self.bias, "add")
+        return terms.add_(self(rows))
 
 
 def pack_weight(weight: torch.Tensor) -> torch.Tensor | None:
@@ -86,22 +90,27 @@ class LSTMPredictor:
         projection_bias: torch.Tensor,
     ) -> None:
         self.size = layers[0][1].shape[1]
-        # torch orders the gates in, forget, cell, out; with the three sigmoids side by side one call serves them.
+        # torch orders the gates in, forget, cell, out.
         gate = torch.arange(4 * self.size, device=embedding.device).reshape(4, self.size)
         order = torch.cat([gate[0], gate[1], gate[3], gate[2]])
+        # With 2 * sigmoid(2 * x) - 1 for the tanh of the cell's gate one call serves all four. Doubling is exact.
+        scale = torch.ones(4 * self.size, device=embedding.device)
+        scale[3 * self.size :] = 2.0
 
         input_weight, state_weight, input_bias, state_bias = layers[0]
         bias = input_bias.float() + state_bias.float()
         # Not rounded to 16 bits: nothing of it is read but one row.
         table = functional.linear(embedding.float(), input_weight.float(), bias)
-        self.table = table[:, order]  # (vocabulary, 4 * size)
-        zeros = torch.zeros_like(state_bias)
-        self.layers = [Projection(state_weight[order], zeros)]
-        for input_weight, state_weight, input_bias, state_bias in layers[1:]:
-            both = torch.cat([input_weight, state_weight], dim=1)[order]  # (4 * size, 2 * size)
-            self.layers.append(Projection(both, (input_bias.float() + state_bias.float())[order].to(both.dtype)))
-        self.projection = Projection(projection_weight, projection_bias)
+        self.table = table[:, order].mul_(scale)  # (vocabulary, 4 * size)
         self.dtype = state_weight.dtype
+        rounded_scale = scale[:, None].to(self.dtype)
+        zeros = torch.zeros_like(state_bias)
+        self.layers = [Projection(state_weight[order] * rounded_scale, zeros)]
+        for input_weight, state_weight, input_bias, state_bias in layers[1:]:
+            both = torch.cat([input_weight, state_weight], dim=1)[order] * rounded_scale  # (4 * size, 2 * size)
+            bias = (input_bias.float() + state_bias.float())[order] * scale
+            self.layers.append(Projection(both, bias.to(self.dtype)))
+        self.projection = Projection(projection_weight, projection_bias)
 
     def __call__(self, tokens: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
         """
@@ -120,25 +129,32 @@ class LSTMPredictor:
         hidden = torch.empty_like(old_hidden, memory_format=torch.contiguous_format)
         cell = torch.empty_like(hidden)
         below: torch.Tensor | None = None
-        for layer, projection in enumerate(self.layers):
+        layers = zip(
+            self.layers, old_hidden.unbind(0), old_cell.unbind(0), hidden.unbind(0), cell.unbind(0), strict=True
+        )
+        for projection, hidden_before, cell_before, new_hidden, new_cell in layers:
             if below is None:
-                gates = self.table.index_select(0, tokens).add_(projection(old_hidden[0]))  # in float32
+                gates = projection.add_to(self.table.index_select(0, tokens), hidden_before)  # in float32
             else:
-                gates = projection(torch.cat([below, old_hidden[layer]], dim=1)).float()
-            gates[:, : 3 * size].sigmoid_()
-            enter, forget, leave, update = gates.view(count, 4, size).unbind(1)
-            update.tanh_()
-            new_cell, new_hidden = cell[layer], hidden[layer]
+                gates = projection(torch.cat([below, hidden_before], dim=1)).float()
+            enter, forget, leave, update = gates.sigmoid_().view(count, 4, size).unbind(1)
             if new_cell.dtype == gates.dtype:
-                torch.mul(forget, old_cell[layer], out=new_cell).addcmul_(enter, update)
-                torch.mul(leave, new_cell.tanh(), out=new_hidden)
+                torch.mul(forget, cell_before, out=new_cell).addcmul_(enter, update, value=2.0).sub_(enter)
+                torch.mul(_tanh(new_cell), leave, out=new_hidden)
             else:  # 16 bits: the gates are float32, only what is kept is rounded
-                full_cell = (forget * old_cell[layer]).addcmul_(enter, update)
+                full_cell = (forget * cell_before).addcmul_(enter, update, value=2.0).sub_(enter)
                 new_cell.copy_(full_cell)
-                new_hidden.copy_(full_cell.tanh_().mul_(leave))
+                new_hidden.copy_(_tanh(full_cell).mul_(leave))
             below = new_hidden
         assert below is not None
         return self.projection(below), (hidden, cell)
+
+
+def _tanh(values: torch.Tensor) -> torch.Tensor:
+    """On a CPU torch's tanh takes the time of five sigmoids; for few values it is calls that count."""
+    if values.device.type != "cpu" or values.numel() < VALUES_FOR_SIGMOID:
+        return values.tanh()
+    return values.mul(2.0).sigmoid_().mul_(2.0).sub_(1.0)
 
 
 class StatelessPredictor:
