@@ -1,0 +1,228 @@
+"""`transcribe_file`: every strategy, streamed as in memory, progress, confidences, channels, faults."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import build_model, make_features
+
+import transformers_fastconformer.audio as audio_module
+import transformers_fastconformer.feature_extraction_fastconformer as extraction_module
+import transformers_fastconformer.pipeline_features as features_module
+from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.decoding.confidence import ConfidenceOptions
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.pipeline_fastconformer import load_model, transcribe_file, transcribe_waveforms
+from transformers_fastconformer.pipeline_features import ClipFeatures
+from transformers_fastconformer.pipeline_longform import transcribe_features
+from transformers_fastconformer.windows import WindowPlan
+
+soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
+
+RATE = 16000
+TEXTS = ("three one four one five nine", "two seven one eight zero six")
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "full": {"strategy": "full"},
+    "local": {"strategy": "local"},
+    "chunked": {"strategy": "chunked", "chunk_length_s": 4.0},
+}
+HEADS = ("transducer", "ctc")
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Any]:
+    """Model and processor of each head."""
+    return {head: load_model(CHECKPOINT_PATH, head) for head in HEADS}
+
+
+@pytest.fixture(scope="module")
+def long_samples() -> np.ndarray:
+    """The two clips in turn with a second between them: 40 s, 72 words."""
+    clips = [np.pad(read_audio(path), (0, RATE)) for path in CLIP_PATHS]
+    return np.concatenate(clips * 6)
+
+
+@pytest.fixture(scope="module")
+def long_path(long_samples: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("long") / "long.wav"
+    soundfile.write(path, long_samples, RATE, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that long files are cut into, small enough for 40 s."""
+    monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", 20000)
+    monkeypatch.setattr(extraction_module, "FRAMES_AT_ONCE", 200)
+    monkeypatch.setattr(features_module, "MOST_HELD_FRAMES", 300)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("how", STRATEGIES)
+@pytest.mark.usefixtures("small_blocks")
+def test_a_streamed_file_gives_the_words_and_times_of_the_whole_in_memory(
+    loaded: dict[str, Any], long_samples: np.ndarray, long_path: Path, head: str, how: str, monkeypatch: Any
+) -> None:
+    model, processor = loaded[head]
+    streamed = transcribe_file(model, processor, long_path, **STRATEGIES[how])
+    assert streamed.strategy == how
+    assert streamed.text == " ".join(TEXTS * 6)
+    assert streamed.duration_seconds == len(long_samples) / RATE
+    monkeypatch.setattr(features_module, "MOST_HELD_FRAMES", 10**9)
+    held = transcribe_file(model, processor, long_path, **STRATEGIES[how])
+    assert streamed == held
+    if how != "local":
+        chunk = STRATEGIES[how].get("chunk_length_s")
+        (whole,) = transcribe_waveforms(model, processor, [long_samples], timestamps=True, chunk_length_s=chunk)
+        assert streamed.timestamps == whole.timestamps
+        assert whole.strategy == how
+
+
+def test_auto_reports_what_it_chose(loaded: dict[str, Any], long_path: Path) -> None:
+    model, processor = loaded["ctc"]
+    found = transcribe_file(model, processor, long_path, timestamps=False)
+    assert (found.strategy, found.timestamps, found.confidence) == ("full", None, None)
+    assert transcribe_file(model, processor, long_path, chunk_length_s=5.0).strategy == "chunked"
+    assert model.config.position_embedding_type == "rel_pos"
+
+
+@pytest.mark.parametrize("how", STRATEGIES)
+def test_progress_is_seconds_of_audio(loaded: dict[str, Any], long_path: Path, how: str) -> None:
+    model, processor = loaded["ctc"]
+    done: list[float] = []
+    found = transcribe_file(model, processor, long_path, on_progress=done.append, batch_size=2, **STRATEGIES[how])
+    assert done == sorted(done)
+    assert done[-1] == found.duration_seconds
+    assert len(done) > 10 if how == "chunked" else len(done) >= 1
+
+
+def test_a_pipe_and_bytes_are_files_too(loaded: dict[str, Any]) -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    model, processor = loaded["transducer"]
+    content = CLIP_PATHS[0].read_bytes()
+    for source in (Pipe(content), content, str(CLIP_PATHS[0])):
+        assert transcribe_file(model, processor, source).text == TEXTS[0]
+
+
+def test_channels(loaded: dict[str, Any], tmp_path: Path) -> None:
+    model, processor = loaded["transducer"]
+    both = [read_audio(path) for path in CLIP_PATHS]
+    num_samples = max(map(len, both))
+    stereo = np.stack([np.pad(samples, (0, num_samples - len(samples))) for samples in both], axis=1)
+    soundfile.write(tmp_path / "stereo.wav", stereo, RATE)
+    for channel in (0, 1):
+        found = transcribe_file(model, processor, tmp_path / "stereo.wav", channel=channel)
+        assert (found.text, found.channel) == (TEXTS[channel], channel)
+    assert transcribe_file(model, processor, tmp_path / "stereo.wav").channel == "mix"
+    with pytest.raises(ValueError, match=r"channels=2 of .* does not exist"):
+        transcribe_file(model, processor, tmp_path / "stereo.wav", channel=2)
+
+
+@pytest.mark.parametrize("num_samples", [1, 100, 159, 160, 1000])
+@pytest.mark.parametrize("how", STRATEGIES)
+def test_clips_too_short_for_a_word(loaded: dict[str, Any], tmp_path: Path, num_samples: int, how: str) -> None:
+    soundfile.write(tmp_path / "short.wav", np.zeros(num_samples), RATE)
+    for model, processor in loaded.values():
+        found = transcribe_file(model, processor, tmp_path / "short.wav", **STRATEGIES[how])
+        assert (found.text, found.duration_seconds) == ("", num_samples / RATE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "best"}, "strategy='best' is not supported"),
+        ({"language": "en"}, "language='en' is not supported"),
+        ({"max_symbols_per_step": 0}, "max_symbols_per_step=0 is not supported"),
+        ({"chunk_length_s": 0.1}, "chunk_length_s=0.1 is not supported"),
+        ({"channel": "left"}, "channels='left' is not supported"),
+        ({"batch_size": 0}, "batch_size=0 is not supported"),
+    ],
+)
+def test_options_that_are_none(loaded: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        transcribe_file(*loaded["transducer"], CLIP_PATHS[0], **options)
+
+
+def test_what_is_no_audio(loaded: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing.wav' does not exist"):
+        transcribe_file(*loaded["ctc"], tmp_path / "nothing.wav")
+    (tmp_path / "text.wav").write_text("no audio")
+    with pytest.raises(ValueError, match=r"text.wav' cannot be decoded"):
+        transcribe_file(*loaded["ctc"], tmp_path / "text.wav")
+
+
+def test_the_samples_of_a_file_are_never_held(loaded: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    """Numpy's memory: four minutes are 15 MB of samples, and a block of a file is 1 MB."""
+    monkeypatch.setattr(features_module, "MOST_HELD_FRAMES", 5000)
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", RATE, 1) as file:
+        for _ in range(240):
+            file.write(np.zeros(RATE))
+    tracemalloc.start()
+    try:
+        found = transcribe_file(*loaded["ctc"], path, strategy="chunked", timestamps=False)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.duration_seconds == 240
+    assert peak_bytes < 5 * 2**20
+
+
+# Confidences
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_confidences_are_those_of_generate(loaded: dict[str, Any], head: str) -> None:
+    model, processor = loaded[head]
+    options = ConfidenceOptions(aggregation="mean")
+    inputs = processor(read_audio(CLIP_PATHS[0]), sampling_rate=RATE, return_tensors="pt")
+    output = model.generate(**inputs, return_dict_in_generate=True, confidence=options)
+    (expected,) = processor.batch_decode(output, confidence=True)
+    for how in STRATEGIES.values():
+        found = transcribe_file(model, processor, CLIP_PATHS[0], confidence=options, **how)
+        assert found.word_confidences == pytest.approx(expected.word_confidences, abs=1e-4)
+        assert found.confidence == pytest.approx(expected.confidence, abs=1e-4)
+        assert len(found.word_confidences or []) == 6
+
+
+@pytest.mark.parametrize("kind", ["ctc", "tdt", "rnnt"])
+@pytest.mark.parametrize("aggregation", ["mean", "min"])
+def test_confidences_of_windows_are_those_of_the_whole(kind: str, aggregation: str) -> None:
+    """A token on both sides of a border has the confidence of all its frames."""
+    model = build_model(kind, position_embedding_type="rel_pos_local_attn", attention_context=[4, 4])
+    options = ConfidenceOptions(aggregation=aggregation)
+    lengths = [300, 37, 0, 211]
+    features = make_features(lengths, padded_frames=301)
+    clips = [ClipFeatures(clip[: length + 1], length) for clip, length in zip(features, lengths, strict=True)]
+    whole = transcribe_features(model, clips, batch_size=4, confidence=options)
+    assert whole.token_confidences is not None
+    assert whole.token_confidences.shape == whole.sequences.shape
+    for plan in (WindowPlan(31, 14, 14), WindowPlan(29, 14, 14)):
+        found = transcribe_features(model, clips, plan, 3, confidence=options)
+        assert torch.equal(found.sequences, whole.sequences)
+        torch.testing.assert_close(found.token_confidences, whole.token_confidences, atol=1e-4, rtol=0)
+        assert found.confidence_aggregation == aggregation
+    assert transcribe_features(model, clips).token_confidences is None
+
+
+def test_a_token_as_long_as_the_clip_has_the_confidence_of_all_its_frames() -> None:
+    model = build_model("ctc", position_embedding_type="rel_pos_local_attn", attention_context=[4, 4])
+    with torch.no_grad():
+        model.ctc_head.weight.mul_(1e-2)
+        model.ctc_head.bias.zero_()
+        model.ctc_head.bias[3] = 1.0  # the same token in every frame, more or less surely
+    options = ConfidenceOptions(aggregation="min")
+    clips = [ClipFeatures(make_features([1000])[0], 999)]
+    whole = transcribe_features(model, clips, confidence=options)
+    found = transcribe_features(model, clips, WindowPlan(29, 14, 14), 4, confidence=options)
+    assert found.sequences.tolist() == whole.sequences.tolist() == [[3]]
+    torch.testing.assert_close(found.token_confidences, whole.token_confidences, atol=1e-6, rtol=0)
