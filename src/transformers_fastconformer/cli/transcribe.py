@@ -192,8 +192,9 @@ def transcribe(
 ) -> None:
     """Transcribe audio files. The text goes to the standard output; with several files each line names its file.
 
-    What cannot be transcribed is an error at the end that names it; the others are transcribed, and the exit code is
-    1. After Ctrl-C it is 130, and what was finished is whole.
+    What cannot be transcribed is an error at the end that names it, and the exit code 1; the others are transcribed.
+
+    After Ctrl-C the exit code is 130, and what was finished is whole.
     """
     given_rules = {
         "max_line_characters": max_line_characters,
