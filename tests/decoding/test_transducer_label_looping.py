@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +18,7 @@ from torch import nn
 from transformers_fastconformer.cache_fastconformer import TransducerState
 from transformers_fastconformer.decoding.transducer_greedy import TransducerHypotheses, transducer_greedy_decode
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
-from transformers_fastconformer.decoding.transducer_networks import Joint, Projection
+from transformers_fastconformer.decoding.transducer_networks import Joint, LSTMPredictor, Projection
 from transformers_fastconformer.generation_fastconformer import derive_decoding_networks
 from transformers_fastconformer.modeling_fastconformer_transducer import PLAIN_NETWORKS
 
@@ -145,6 +146,53 @@ def test_the_prediction_network_runs_once_a_round():
     rows = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [0, 0, 0, 1, 0]])
     networks.decode(rows, torch.tensor([5, 5, 5]), transducer_label_looping_decode)
     assert calls == [3, 3, 2]
+
+
+def test_a_clip_that_sees_blanks_does_not_hold_up_the_others():
+    networks = ScriptedTransducer(0, [0, 1])
+    networks.table[...] = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0])  # always token 2, which lasts a frame
+    networks.table[0] = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0])  # but a blank on frames of row 0
+    rows = torch.ones(5, 6, dtype=torch.int64)
+    rows[3, :5] = 0
+    found, _ = networks.decode(rows, torch.full((5,), 6), transducer_label_looping_decode)
+    assert found.token_lengths.tolist() == [6, 6, 6, 1, 6]
+    assert networks.clips_asked == [5] * 6
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 20])
+@pytest.mark.parametrize("name", ["rnnt", "tdt", "tdt_far"])
+def test_frames_projected_during_decoding(name, batch_size):
+    """With many clips of TDT only the frames that are looked at."""
+    networks = ScriptedTransducer(batch_size, DURATIONS[name])
+    generator = torch.Generator().manual_seed(batch_size)
+    lengths = torch.randint(0, 30, (batch_size,), generator=generator)
+    rows = torch.randint(0, 64, (batch_size, 30), generator=generator)
+    expected, expected_state = networks.decode(rows, lengths)
+    projected = []
+
+    def project(frames: torch.Tensor) -> torch.Tensor:
+        projected.append(len(frames))
+        return frames - 1000.0
+
+    found, state = networks.decode(rows + 1000, lengths, transducer_label_looping_decode, project=project)
+    assert_equal(found, expected)
+    assert_states_equal(state, expected_state)
+    if batch_size == 20 and name != "rnnt":
+        assert len(projected) > 1
+        assert sum(projected) < rows.numel() // 2
+    else:
+        assert projected == [rows.numel()]
+
+
+def test_a_confident_token_has_log_probability_0():
+    """Not -0, which prints otherwise, and no overflow on the way."""
+    networks = ScriptedTransducer(0, None)
+    networks.table[...] = torch.tensor([0.0, 3e5, 0.0, 0.0, 0.0])
+    found, _ = networks.decode(
+        torch.zeros(1, 3).long(), torch.tensor([3]), transducer_label_looping_decode, max_symbols_per_step=1
+    )
+    assert found.tokens.tolist() == [[1, 1, 1]]
+    assert [str(value) for value in found.log_probs[0].tolist()] == ["0.0"] * 3
 
 
 def test_many_frames_a_look_means_fewer_looks():
@@ -356,6 +404,32 @@ def test_bfloat16_split_at_every_point(kind):
         assert emissions(first, 0) + later == emissions(whole, 0)
 
 
+@pytest.mark.parametrize("num_rows", [1, 3, 9, 40])
+def test_a_step_equals_torchs_lstm(num_rows):
+    """With few values and with many, which take another way to the tanh; large ones too."""
+    size = 160
+    generator = torch.Generator().manual_seed(num_rows)
+    embedding, lstm = nn.Embedding(20, size), nn.LSTM(size, size, num_layers=2, batch_first=True)
+    with torch.no_grad():
+        for parameter in (*embedding.parameters(), *lstm.parameters()):
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    layers = [
+        tuple(getattr(lstm, f"{name}_l{layer}").detach() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        for layer in range(2)
+    ]
+    predict = LSTMPredictor(embedding.weight.detach(), layers, torch.eye(size), torch.zeros(size))
+    exact, exact_embedding = copy.deepcopy(lstm).double(), copy.deepcopy(embedding).double()
+    state = exact_state = None
+    with torch.no_grad():
+        for _ in range(6):
+            tokens = torch.randint(0, 20, (num_rows,), generator=generator)
+            output, state = predict(tokens, state)
+            expected, exact_state = exact(exact_embedding(tokens)[:, None], exact_state)
+            torch.testing.assert_close(output.double(), expected[:, 0], rtol=0, atol=1e-5)
+            for found_part, expected_part in zip(state, exact_state, strict=True):
+                torch.testing.assert_close(found_part.double(), expected_part, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 8, 33])
 def test_projection_equals_the_linear_layer(dtype, num_rows):
@@ -368,6 +442,12 @@ def test_projection_equals_the_linear_layer(dtype, num_rows):
     assert found.dtype == dtype
     largest = float(expected.abs().max())
     assert float((found.double() - expected).abs().max()) <= 8 * torch.finfo(dtype).eps * largest
+    terms = torch.randn(num_rows, 70, generator=generator)
+    for sum_dtype in {dtype, torch.float32}:
+        found = Projection(weight, bias).add_to(terms.to(sum_dtype, copy=True), rows)
+        error = (found.double() - expected - terms.to(sum_dtype).double()).abs().max()
+        assert found.dtype == sum_dtype
+        assert float(error) <= 8 * torch.finfo(dtype).eps * largest
 
 
 def test_without_packed_weights_the_linear_layer_is_used(monkeypatch):
