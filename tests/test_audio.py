@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import transformers_fastconformer.audio as audio_module
-from transformers_fastconformer.audio import AudioFile, load_waveform, read_audio
+from transformers_fastconformer.audio import AudioFile, find_file, load_waveform, read_audio
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 
@@ -257,6 +257,17 @@ def test_arrays_and_mappings() -> None:
 def test_what_is_no_waveform(audio: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_waveform(audio, name="clip")
+
+
+def test_files_among_the_forms_of_audio() -> None:
+    content, file = b"RIFF", io.BytesIO()
+    for source in ("clip.wav", Path("clip.wav"), content, bytearray(content), file):
+        assert find_file(source) is source
+    assert find_file({"bytes": content, "path": None}) is content
+    assert find_file({"bytes": content, "path": "clip.wav"}) is content
+    assert find_file({"path": "clip.wav", "text": "one"}) == "clip.wav"
+    for audio in (np.zeros(3), [0.0], {"array": np.zeros(3), "path": "clip.wav"}, {"text": "one"}, {}, None, 3):
+        assert find_file(audio) is None
 
 
 def test_audio_without_samples(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from models import HEADS, build_model, make_features
 from transformers import AutomaticSpeechRecognitionPipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+import transformers_fastconformer.pipeline_features as features_module
 import transformers_fastconformer.pipeline_recognition as recognition
+import transformers_fastconformer.pipeline_strategies as strategies_module
 from transformers_fastconformer import (
     FastConformerForTDT,
     FastConformerProcessor,
@@ -374,6 +376,8 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "symbols": ({"max_symbols_per_step": 0}, "max_symbols_per_step=0 is not supported"),
     "chunk": ({"chunk_length_s": -1.0}, "chunk_length_s=-1.0 is not supported"),
     "chunk of no number": ({"chunk_length_s": "long"}, "chunk_length_s='long' is not supported"),
+    "strategy": ({"strategy": "best"}, "strategy='best' is not supported"),
+    "chunks in one": ({"strategy": "full", "chunk_length_s": 5.0}, "chunk_length_s=5.0 is not supported with strateg"),
     "stride alone": ({"stride_length_s": 1.0}, "stride_length_s=1.0 needs chunk_length_s"),
     "strides": ({"chunk_length_s": 9.0, "stride_length_s": (1, 2, 3)}, r"stride_length_s=\(1, 2, 3\) is not"),
     "all stride": ({"chunk_length_s": 2.0, "stride_length_s": 1.0}, "chunk_length_s=2.0 is not supported with"),
@@ -392,6 +396,44 @@ def test_options_that_are_none(recognize: Any, what: str) -> None:
 def test_ctc_has_no_symbols_per_step(recognize: Any) -> None:
     with pytest.raises(ValueError, match="max_symbols_per_step=3 is not supported by a CTC head"):
         transcribe_features(choose_head(recognize.model, "ctc"), [], max_symbols_per_step=3)
+
+
+# Strategies
+
+
+def test_a_long_file_is_streamed_and_its_strategy_chosen(
+    recognize: Any, waveforms: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_module, "MOST_HELD_FRAMES", 300)
+    monkeypatch.setattr(strategies_module, "MOST_FULL_SECONDS", 5.0)
+    monkeypatch.setattr(strategies_module, "MOST_LOCAL_SECONDS", 15.0)
+    taken: list[tuple[str, int]] = []
+    forward = recognize._forward
+
+    def note(model: Any, clips: list[Any], plan: Any, **options: Any) -> Any:
+        is_local = model.config.position_embedding_type == "rel_pos_local_attn"
+        taken.append(("local" if is_local else "full" if plan is None else "chunked", len(clips)))
+        return forward(model, clips, plan, **options)
+
+    monkeypatch.setattr(recognize, "_forward", note)
+    pause = np.zeros(SAMPLING_RATE, dtype=np.float32)
+    paths = []
+    for times in (1, 2, 6, 1):
+        paths.append(tmp_path / f"{len(paths)}.wav")
+        soundfile.write(paths[-1], np.concatenate([waveforms[0], pause] * times), SAMPLING_RATE, subtype="FLOAT")
+    texts = [" ".join([TEXTS[0]] * times) for times in (1, 2, 6, 1)]
+    for num_workers in (0, 2):
+        taken.clear()
+        found = recognize(paths, batch_size=4, num_workers=num_workers)
+        assert [item["text"] for item in found] == texts
+        assert taken == [("full", 2), ("local", 1), ("chunked", 1)]
+    taken.clear()
+    recognize(paths[2], strategy="full")
+    recognize(paths[2], strategy="chunked")
+    recognize(paths[0], strategy="local")
+    recognize(paths[0], chunk_length_s=4.0)
+    assert [name for name, _ in taken] == ["full", "chunked", "local", "chunked"]
+    assert recognize.model.config.position_embedding_type == "rel_pos"
 
 
 # Windows

@@ -60,8 +60,9 @@ def load_waveform(audio: Any, sampling_rate: int = 16000, name: str = "audio") -
         FileNotFoundError: there is no such file.
         ImportError: the extra `audio` is needed and not installed.
     """
-    if isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview)) or _is_file(audio):
-        return read_audio(audio, sampling_rate)
+    file = find_file(audio)
+    if file is not None:
+        return read_audio(file, sampling_rate)
     if hasattr(audio, "get_all_samples"):
         samples = audio.get_all_samples()
         # torchcodec says which side is which: (channels, samples).
@@ -71,21 +72,24 @@ def load_waveform(audio: Any, sampling_rate: int = 16000, name: str = "audio") -
     return _finish(_mono_from_array(audio, name), sampling_rate, sampling_rate, name)
 
 
-def _is_file(audio: Any) -> bool:
-    return hasattr(audio, "read") and hasattr(audio, "seek")
+def find_file(audio: Any) -> Any:
+    """The path, URL, bytes or open file of a clip in any form of `load_waveform`; None for one of samples."""
+    if isinstance(audio, Mapping):
+        given = {key: value for key, value in audio.items() if value is not None}
+        source = given.get("bytes", given.get("path"))
+        return None if source is None or "raw" in given or "array" in given else find_file(source)
+    is_file = hasattr(audio, "read") and hasattr(audio, "seek")
+    return audio if is_file or isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview)) else None
 
 
 def _load_mapping(audio: Mapping[str, Any], sampling_rate: int, name: str) -> np.ndarray:
     given = {key: value for key, value in audio.items() if value is not None}
     samples = given.get("raw", given.get("array"))
     if samples is None:
-        source = given.get("bytes", given.get("path"))
-        if source is None:
-            raise ValueError(
-                f"{name} is a mapping with {sorted(audio)}; expected 'raw' or 'array' with 'sampling_rate', or "
-                "'bytes' or 'path' of a file."
-            )
-        return load_waveform(source, sampling_rate, name)
+        raise ValueError(
+            f"{name} is a mapping with {sorted(audio)}; expected 'raw' or 'array' with 'sampling_rate', or 'bytes' or "
+            "'path' of a file."
+        )
     if "raw" in given and "array" in given:
         raise ValueError(f"{name} has both 'raw' and 'array'; expected one of them.")
     if "sampling_rate" not in given:

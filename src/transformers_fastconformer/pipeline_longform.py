@@ -34,7 +34,6 @@ from .modeling_fastconformer_prompt import check_language
 from .modeling_fastconformer_transducer import FastConformerForTransducer, FastConformerTransducerPreTrainedModel
 from .modeling_outputs import FastConformerGenerateOutput
 from .pipeline_features import ClipFeatures, StreamedFeatures
-from .pipeline_features import extract_clip as extract_clip
 from .windows import Window, WindowPlan, plan_windows
 
 # Context on each side of a window, where nothing else is asked for: a share of it, but what a word needs, as long as

@@ -22,13 +22,14 @@ from transformers import AutoConfig, Pipeline, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
-from .audio import load_waveform
+from .audio import AudioFile, find_file, load_waveform
 from .configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from .modeling_fastconformer_ctc import FastConformerForCTC
 from .modeling_fastconformer_hybrid import FastConformerHybridForCTC, share_as_ctc
 from .modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
-from .pipeline_features import ClipFeatures, extract_clip
-from .pipeline_longform import check_decoding_options, plan_chunks, transcribe_features
+from .pipeline_features import ClipFeatures, StreamedFeatures, extract_clip, open_clip
+from .pipeline_longform import check_decoding_options, transcribe_features
+from .pipeline_strategies import check_strategy, choose_strategy
 from .processing_fastconformer import FastConformerProcessor
 
 logger = logging.get_logger(__name__)
@@ -41,6 +42,7 @@ TRUE_LEVEL = "segment"  # what `return_timestamps=True` is
 AUDIO_KEYS = ("raw", "array", "sampling_rate", "bytes", "path")
 CALL_OPTIONS = (
     "return_timestamps",
+    "strategy",
     "chunk_length_s",
     "stride_length_s",
     "language",
@@ -130,7 +132,10 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             num_workers (`int`, *optional*): Threads that read ahead; 0: none.
             return_timestamps (`str` or `bool`, *optional*): `"char"` (the text of each token), `"word"`, `"segment"`,
                 or `True`, which is `"segment"` as in Transformers' pipeline for models with times of their own.
-            chunk_length_s (`float`, *optional*): Seconds that the encoder sees at once; None or 0: whole clips.
+            strategy (`str`, defaults to `"auto"`): `"full"`: the encoder sees whole clips; `"local"`: it does, with
+                attention to what is near; `"chunked"`: windows; `"auto"`: by length and memory, see `choose_strategy`.
+            chunk_length_s (`float`, *optional*): Seconds that the encoder sees at once in `"chunked"`, 30 by default;
+                given and not 0, `"auto"` is `"chunked"`.
             stride_length_s (`float` or a pair, *optional*): How much of a chunk is context on each side; a sixth.
             language (`str`, *optional*): Code of the language, for models with language prompts.
             max_symbols_per_step (`int`, *optional*): Most tokens on one frame, for transducers.
@@ -183,52 +188,82 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         """Results of many clips in order."""
         language, max_symbols_per_step = options.get("language"), options.get("max_symbols_per_step")
         check_decoding_options(self.model, language, max_symbols_per_step)
-        config: Any = self.model.config
-        plan = plan_chunks(
-            config, self.processor.frame_seconds, options.get("chunk_length_s"), options.get("stride_length_s")
-        )
+        lengths: dict[str, Any] = {
+            "strategy": options.get("strategy") or "auto",
+            "chunk_length_s": options.get("chunk_length_s"),
+            "stride_length_s": options.get("stride_length_s"),
+        }
+        check_strategy(self.model.config, self.processor.frame_seconds, **lengths)
         asked = options.get("return_timestamps")
         level = TRUE_LEVEL if asked is True else asked or None
         numbered = ((f"Clip {number}", clip) for number, clip in enumerate(_iterate(clips)))
-        return self._transcribe_numbered(
-            numbered, num_workers, batch_size, level, plan, language, max_symbols_per_step
-        )
+        decoding = {"batch_size": batch_size, "language": language, "max_symbols_per_step": max_symbols_per_step}
+        return self._transcribe_numbered(numbered, num_workers, level, lengths, decoding)
 
     def _transcribe_numbered(
         self,
         clips: Iterator[tuple[str, Any]],
         num_workers: int,
-        batch_size: int,
         level: str | None,
-        plan: Any,
-        language: str | None,
-        max_symbols_per_step: int | None,
+        lengths: dict[str, Any],
+        decoding: dict[str, Any],
     ) -> Iterator[dict[str, Any]]:
+        batch_size = decoding["batch_size"]
         with closing(_map_ahead(self.preprocess, clips, num_workers, BATCHES_AHEAD * batch_size)) as prepared:
             while batch := list(islice(prepared, batch_size)):
-                outputs = self._forward(
-                    [clip["features"] for clip in batch],
-                    plan=plan,
-                    batch_size=batch_size,
-                    language=language,
-                    max_symbols_per_step=max_symbols_per_step,
-                )
-                yield from self.postprocess(outputs, [clip["extra"] for clip in batch], level)
+                try:
+                    yield from self._transcribe_batch(batch, level, lengths, decoding)
+                finally:
+                    for clip in batch:
+                        if clip["file"] is not None:
+                            clip["file"].close()
+
+    def _transcribe_batch(
+        self, batch: list[dict[str, Any]], level: str | None, lengths: dict[str, Any], decoding: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Results of some clips: those for which the strategy is the same go through the model together."""
+        frame_seconds = self.processor.frame_seconds
+        chosen = [
+            choose_strategy(self.model, clip["features"].mel_length, frame_seconds, num_clips=len(batch), **lengths)
+            for clip in batch
+        ]
+        results: dict[int, dict[str, Any]] = {}
+        for name in dict.fromkeys(item.name for item in chosen):
+            places = [place for place, item in enumerate(chosen) if item.name == name]
+            logger.info("strategy=%s for %d clips", name, len(places))
+            alike = [batch[place] for place in places]
+            strategy = chosen[places[0]]
+            outputs = self._forward(strategy.model, [clip["features"] for clip in alike], strategy.plan, **decoding)
+            found = self.postprocess(outputs, [clip["extra"] for clip in alike], level)
+            results.update(zip(places, found, strict=True))
+        return [results[place] for place in range(len(batch))]
 
     def preprocess(self, numbered: tuple[str, Any]) -> dict[str, Any]:  # type: ignore[override]
-        """Features of one whole clip, on the CPU, and what was beside its audio."""
+        """Features of one whole clip, on the CPU, what was beside its audio, and its file where that is still read."""
         name, audio = numbered
         extra: dict[str, list[Any]] = {}
         if isinstance(audio, Mapping):
             if "stride" in audio:
                 raise ValueError(f"{name} has 'stride', which is not supported; expected stride_length_s.")
             extra = {key: [value] for key, value in audio.items() if key not in AUDIO_KEYS}
-        waveform = load_waveform(audio, self.feature_extractor.sampling_rate, name)
-        return {"features": extract_clip(self.feature_extractor, waveform), "extra": extra}
+        source = find_file(audio)
+        if source is None:
+            waveform = load_waveform(audio, self.feature_extractor.sampling_rate, name)
+            return {"features": extract_clip(self.feature_extractor, waveform), "extra": extra, "file": None}
+        file = AudioFile(source)
+        features: ClipFeatures | StreamedFeatures | None = None
+        try:
+            features, _ = open_clip(self.feature_extractor, file)
+        finally:
+            if not isinstance(features, StreamedFeatures):
+                file.close()
+        return {"features": features, "extra": extra, "file": file}
 
-    def _forward(self, clips: list[ClipFeatures], **options: Any) -> Any:  # type: ignore[override]
+    def _forward(  # type: ignore[override]
+        self, model: PreTrainedModel, clips: list[ClipFeatures | StreamedFeatures], plan: Any, **options: Any
+    ) -> Any:
         with self.device_placement():
-            return transcribe_features(self.model, clips, **options)
+            return transcribe_features(model, clips, plan, **options)
 
     def postprocess(  # type: ignore[override]
         self, outputs: Any, extras: list[dict[str, Any]], level: str | None
