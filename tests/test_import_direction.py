@@ -24,6 +24,8 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         "windows",
         "modeling_outputs",
         "masking",
+        "int8_linear",
+        "inference_forms",
         "local_attention",
         "attention",
         "subsampling",
@@ -35,6 +37,7 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (
         "processing_*",
         "modeling_fastconformer",
+        "quantization",
         "modeling_fastconformer_prompt",
         ("modeling_fastconformer_ctc", "modeling_fastconformer_transducer", "modeling_fastconformer_aed"),
         "modeling_fastconformer_hybrid",

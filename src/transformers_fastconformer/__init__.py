@@ -28,6 +28,7 @@ from .modeling_outputs import (
 from .nemo.convert import convert_nemo_checkpoint
 from .pipeline_fastconformer import load_model, transcribe_waveforms
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from .quantization import quantize_dynamic_int8, remove_int8
 from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__
 
@@ -59,6 +60,8 @@ __all__ = [
     "__version__",
     "convert_nemo_checkpoint",
     "load_model",
+    "quantize_dynamic_int8",
     "read_audio",
+    "remove_int8",
     "transcribe_waveforms",
 ]

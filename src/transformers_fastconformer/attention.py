@@ -9,13 +9,14 @@ sliding window of `position_embedding_type="rel_pos_local_attn"` has a file of i
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from .configuration_fastconformer import FastConformerConfig
+from .inference_forms import apply_linear, is_inference
 from .local_attention import (
-    GlobalTokens,
     blocked_local_attention,
     eager_local_attention,
     local_distances,
@@ -23,10 +24,13 @@ from .local_attention import (
 )
 from .masking import FrameMask, is_loop_over_frames_allowed
 
-# Queries in a block of `sdpa_attention`, at most and, where few keys are seen, at least. The scores of one block are
-# (batch, heads, block, keys).
-QUERY_BLOCK_FRAMES = 512
+# Queries in a block of `sdpa_attention` and scores of one, (batch, heads, block, keys), both at most. On a CPU a block
+# that fits its caches is also the fastest; a GPU wants few large ones.
+CPU_BLOCK = (256, 1 << 24)
+GPU_BLOCK = (4096, 1 << 27)
+# Queries in a block at least: where few keys are seen, and where very many are.
 SMALLEST_BLOCK_FRAMES = 128
+FEWEST_BLOCK_FRAMES = 32
 
 
 def sinusoids(positions: torch.Tensor, hidden_size: int, dtype: torch.dtype) -> torch.Tensor:
@@ -126,6 +130,23 @@ def eager_attention(
     return torch.matmul(dropped, value), probabilities
 
 
+def choose_block_frames(num_scores_per_query: int, seen_frames: int | None, device_type: str) -> int:
+    """
+    Queries in a block of `sdpa_attention`.
+
+    Args:
+        num_scores_per_query: Scores of one query: clips x heads x keys that it sees.
+        seen_frames: Keys that a query sees at most; None for no limit.
+        device_type: A GPU is given larger blocks.
+    """
+    most_frames, most_scores = CPU_BLOCK if device_type == "cpu" else GPU_BLOCK
+    if seen_frames is not None:
+        # A block sees the keys of its own frames too: with a narrow context a large one would see mostly those.
+        most_frames = min(max(seen_frames, SMALLEST_BLOCK_FRAMES), most_frames)
+    block_frames = most_scores // max(num_scores_per_query, 1)
+    return min(max(block_frames // 16 * 16, FEWEST_BLOCK_FRAMES), most_frames)
+
+
 def sdpa_attention(
     query_u: torch.Tensor,
     query_v: torch.Tensor | None,
@@ -145,37 +166,112 @@ def sdpa_attention(
     """
     num_frames = key.shape[-2]
     scale = 1.0 / math.sqrt(query_u.shape[-1])
-    if block_frames is None:
-        # A block sees the keys of its own frames too: with a narrow context a large one would see mostly those.
-        seen_frames = mask.window.num_frames or QUERY_BLOCK_FRAMES
-        block_frames = min(max(seen_frames, SMALLEST_BLOCK_FRAMES), QUERY_BLOCK_FRAMES)
     blocks = [(0, num_frames, 0, num_frames)]
-    if is_loop_over_frames_allowed(num_frames) and num_frames > block_frames:
-        starts = range(0, num_frames, block_frames)
-        stops = [min(start + block_frames, num_frames) for start in starts]
-        blocks = [(start, stop, *mask.key_range(start, stop)) for start, stop in zip(starts, stops, strict=True)]
+    if is_loop_over_frames_allowed(num_frames):
+        if block_frames is None:
+            seen_frames = mask.window.num_frames
+            scores = key.shape[0] * key.shape[1] * min(num_frames, seen_frames or num_frames)
+            block_frames = choose_block_frames(scores, seen_frames, key.device.type)
+        if num_frames > block_frames:
+            starts = range(0, num_frames, block_frames)
+            stops = [min(start + block_frames, num_frames) for start in starts]
+            blocks = [(start, stop, *mask.key_range(start, stop)) for start, stop in zip(starts, stops, strict=True)]
+    with_products = dropout == 0.0 and _has_fast_products(query_u)
     outputs = []
     for start, stop, key_start, key_stop in blocks:
         block_mask = mask.rows(slice(start, stop), slice(key_start, key_stop), key.device)
+        block_query = query_u[..., start:stop, :]
+        block_key, block_value = key[..., key_start:key_stop, :], value[..., key_start:key_stop, :]
         bias = block_mask
         if query_v is not None and position_key is not None:
             distances = position_key[..., num_frames - stop + key_start : num_frames - 1 - start + key_stop, :]
             position_scores = torch.matmul(query_v[..., start:stop, :] * scale, distances.transpose(-2, -1))
             bias = relative_shift(position_scores, key_stop - key_start)  # (batch, heads, block, keys)
             if block_mask is not None:
-                bias = bias.masked_fill(~block_mask, torch.finfo(bias.dtype).min)
-        output = nn.functional.scaled_dot_product_attention(
-            query_u[..., start:stop, :],
-            key[..., key_start:key_stop, :],
-            value[..., key_start:key_stop, :],
-            attn_mask=bias,
-            dropout_p=dropout,
-            scale=scale,
-        )
+                lowest = torch.finfo(bias.dtype).min
+                if bias.requires_grad:
+                    bias = bias.masked_fill(~block_mask, lowest)
+                else:
+                    bias.masked_fill_(~block_mask, lowest)
+        if with_products and bias is not None and bias.is_floating_point():
+            output = _attend_by_products(block_query * scale, block_key, block_value, bias)
+        else:
+            output = nn.functional.scaled_dot_product_attention(
+                block_query, block_key, block_value, attn_mask=bias, dropout_p=dropout, scale=scale
+            )
         if block_mask is not None:
             output = output.masked_fill(~block_mask.any(dim=-1, keepdim=True), 0.0)
         outputs.append(output)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
+    if len(outputs) == 1:
+        return outputs[0]
+    # Frames before heads in memory, as the output projection reads them.
+    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1).transpose(1, 2)
+
+
+def _has_fast_products(states: torch.Tensor) -> bool:
+    """
+    Whether matrix products one by one take less time than torch's fused attention: on a CPU in 16 bits, where that
+    computes at the rate of 32.
+    """
+    return states.device.type == "cpu" and states.dtype == torch.bfloat16 and is_inference(states)
+
+
+def _attend_by_products(
+    scaled_query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Attention as two matrix products and a softmax; all (batch, heads, ...), `bias` (batch, heads, query, key)."""
+    clips_and_heads = scaled_query.shape[:2]
+    scores = torch.baddbmm(
+        bias.flatten(0, 1), scaled_query.flatten(0, 1), key.flatten(0, 1).transpose(-2, -1)
+    )  # (batch * heads, query, key)
+    probabilities = torch.softmax(scores, dim=-1)
+    return torch.bmm(probabilities, value.flatten(0, 1)).unflatten(0, clips_and_heads)
+
+
+Projections = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class AttentionStates(NamedTuple):
+    """
+    What attention is computed from.
+
+    Args:
+        query, query_v: (batch, heads, frames, head_dim), queries plus the content bias and plus the position bias.
+        key, value: (batch, heads, frames, head_dim).
+        position_key: (1, heads, positions, head_dim); `query_v` and this are None without relative positions.
+        global_projections: Query, key and value of global tokens, each (batch, heads, frames, head_dim); or None.
+    """
+
+    query: torch.Tensor
+    query_v: torch.Tensor | None
+    key: torch.Tensor
+    value: torch.Tensor
+    position_key: torch.Tensor | None
+    global_projections: Projections | None
+
+    def take_clip(self, start: int, stop: int, is_local: bool) -> AttentionStates:
+        """
+        Those of one clip of a packed row, from `start` to before `stop`.
+
+        Positions are made for the longest clip: those of a shorter one are in the middle. A window has one set.
+        """
+        position_key = self.position_key
+        if position_key is not None and not is_local:
+            centre = position_key.shape[2] // 2
+            position_key = position_key[:, :, centre - (stop - start - 1) : centre + stop - start]
+        query_v = None if self.query_v is None else self.query_v[:, :, start:stop]
+        global_projections = self.global_projections
+        if global_projections is not None:
+            global_query, global_key, global_value = (part[:, :, start:stop] for part in global_projections)
+            global_projections = (global_query, global_key, global_value)
+        return AttentionStates(
+            self.query[:, :, start:stop],
+            query_v,
+            self.key[:, :, start:stop],
+            self.value[:, :, start:stop],
+            position_key,
+            global_projections,
+        )
 
 
 class FastConformerAttention(nn.Module):
@@ -230,49 +326,72 @@ class FastConformerAttention(nn.Module):
             (batch, frames, hidden_size), and the probabilities (batch, heads, query, key), with global tokens
             (batch, heads, query, tokens + key), or None.
         """
-        query = self._split_heads(self.q_proj(hidden_states))
-        key = self._split_heads(self.k_proj(hidden_states))
-        value = self._split_heads(self.v_proj(hidden_states))
-        global_tokens = self._select_global_tokens(hidden_states, (query, key, value), mask.padding_mask)
+        query = self._split_heads(self._project(self.q_proj, hidden_states))
+        key = self._split_heads(self._project(self.k_proj, hidden_states))
+        value = self._split_heads(self._project(self.v_proj, hidden_states))
+        global_projections = None
+        if self.is_local and self.config.num_global_tokens > 0:
+            global_projections = self._project_global(hidden_states, (query, key, value))
         query_v, position_key = None, None
         if self.has_relative_positions:
             query_v = query + self.bias_v[:, None]
             query = query + self.bias_u[:, None]
-            position_key = self._split_heads(self.relative_k_proj(position_embeddings)[None])
-        dropout = self.config.attention_dropout if self.training else 0.0
-        is_plain = output_attentions or self.config._attn_implementation == "eager"
+            position_key = self._split_heads(self._project(self.relative_k_proj, position_embeddings)[None])
         probabilities = None
+        if mask.spans is None:
+            states = AttentionStates(query, query_v, key, value, position_key, global_projections)
+            context, probabilities = self._attend(states, mask, output_attentions)
+        else:
+            context = torch.zeros_like(value)
+            for start, stop in mask.spans:
+                states = AttentionStates(query, query_v, key, value, position_key, global_projections)
+                states = states.take_clip(start, stop, self.is_local)
+                clip_mask = FrameMask(stop - start, mask.window)
+                context[:, :, start:stop], _ = self._attend(states, clip_mask, False)
+        output = self._project(self.o_proj, context.transpose(1, 2).flatten(-2))  # (batch, frames, hidden_size)
+        return output, probabilities if output_attentions else None
+
+    @property
+    def _is_eager(self) -> bool:
+        return self.config._attn_implementation == "eager"
+
+    def _project(self, layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        return layer(hidden_states) if self._is_eager else apply_linear(layer, hidden_states)
+
+    def _attend(
+        self, states: AttentionStates, mask: FrameMask, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Context (batch, heads, frames, head_dim) of clips of equal length, and in the plain form probabilities."""
+        query, query_v, key, value, position_key, global_projections = states
+        dropout = self.config.attention_dropout if self.training else 0.0
+        is_plain = output_attentions or self._is_eager
         if self.is_local:
             assert query_v is not None
             assert position_key is not None
+            global_tokens = None
+            if global_projections is not None:
+                global_tokens = select_global_tokens(
+                    global_projections,
+                    self.config.num_global_tokens,
+                    self.config.global_tokens_spacing,
+                    mask.padding_mask,
+                )
             window = (self.config.attention_context[0], self.config.attention_context[1])
             parts = (query, query_v, key, value, position_key, window, mask.padding_mask, global_tokens, dropout)
             if is_plain:
-                context, probabilities = eager_local_attention(*parts)
-            else:
-                context = blocked_local_attention(*parts)
-        elif is_plain:
+                return eager_local_attention(*parts)
+            return blocked_local_attention(*parts), None
+        if is_plain:
             rows = mask.rows(slice(None), slice(None), key.device)
-            context, probabilities = eager_attention(query, query_v, key, value, position_key, rows, dropout)
-        else:
-            context = sdpa_attention(query, query_v, key, value, position_key, mask, dropout)
-        output = self.o_proj(context.transpose(1, 2).flatten(-2))  # (batch, frames, hidden_size)
-        return output, probabilities if output_attentions else None
+            return eager_attention(query, query_v, key, value, position_key, rows, dropout)
+        return sdpa_attention(query, query_v, key, value, position_key, mask, dropout), None
 
-    def _select_global_tokens(
-        self,
-        hidden_states: torch.Tensor,
-        projections: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        padding_mask: torch.Tensor | None,
-    ) -> GlobalTokens | None:
-        if not self.is_local or self.config.num_global_tokens == 0:
-            return None
-        if self.has_global_projections:
-            projections = (
-                self._split_heads(self.global_q_proj(hidden_states)),
-                self._split_heads(self.global_k_proj(hidden_states)),
-                self._split_heads(self.global_v_proj(hidden_states)),
-            )
-        return select_global_tokens(
-            projections, self.config.num_global_tokens, self.config.global_tokens_spacing, padding_mask
+    def _project_global(self, hidden_states: torch.Tensor, projections: Projections) -> Projections:
+        """Query, key and value of global tokens: of layers of their own, or those that are there."""
+        if not self.has_global_projections:
+            return projections
+        return (
+            self._split_heads(self._project(self.global_q_proj, hidden_states)),
+            self._split_heads(self._project(self.global_k_proj, hidden_states)),
+            self._split_heads(self._project(self.global_v_proj, hidden_states)),
         )

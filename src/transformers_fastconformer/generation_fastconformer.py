@@ -16,6 +16,8 @@ from .decoding.ctc import CTCHypotheses
 from .decoding.cuda_graphs import GraphCache
 from .decoding.transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
 from .decoding.transducer_networks import Joint, LSTMPredictor, StatelessPredictor
+from .inference_forms import is_as_built
+from .int8_linear import fingerprint_parameter
 from .masking import lengths_to_mask
 from .modeling_outputs import FastConformerGenerateOutput
 
@@ -31,7 +33,6 @@ _PLAIN_LAYERS: tuple[type[nn.Module], ...] = (
     nn.Sigmoid,
     nn.Tanh,
 )
-_SAMPLES_PER_PARAMETER = 16
 
 
 class DecodingNetworks(NamedTuple):
@@ -65,7 +66,7 @@ def derive_decoding_networks(
     parameters = [*decoder.parameters(), *joint.parameters()]
     if not _are_plain(modules, parameters, containers):
         return None
-    fingerprint = tuple(_fingerprint(parameter) for parameter in parameters)
+    fingerprint = tuple(fingerprint_parameter(parameter) for parameter in parameters)
     known = _derived.get(decoder)
     if known is not None and known[0] == fingerprint:
         return known[1]
@@ -82,24 +83,12 @@ def _are_plain(
     if first.is_meta or not first.is_floating_point() or torch.is_autocast_enabled(first.device.type):
         return False
     for module in modules:
-        has_hooks = bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
-        if module.training or has_hooks or type(module) not in (*_PLAIN_LAYERS, *containers):
+        if module.training or not is_as_built(module) or type(module) not in (*_PLAIN_LAYERS, *containers):
             return False
     return all(
         type(parameter) is nn.Parameter and parameter.dtype == first.dtype and parameter.device == first.device
         for parameter in parameters
     )
-
-
-def _fingerprint(parameter: nn.Parameter) -> tuple[Any, ...]:
-    """
-    Changes with the values of a parameter: by its counter of versions, and, for changes through `.data`, which do not
-    count, by some of its values.
-    """
-    version = -1 if parameter.is_inference() else parameter._version
-    flat = parameter.detach().reshape(-1)
-    samples = flat[:: max(1, flat.numel() // _SAMPLES_PER_PARAMETER)].tolist()
-    return (parameter.data_ptr(), version, parameter.dtype, str(parameter.device), tuple(samples))
 
 
 def _build_networks(decoder: Any, joint: Any, blank_id: int) -> DecodingNetworks:

@@ -173,12 +173,15 @@ class FrameMask:
         window: Keys that a query may see in a clip without end.
         padding_mask: (batch, frames), True for real frames; None when all are.
         matrix: The whole mask, made once by `materialize`; None to make rows on demand.
+        spans: Where the one row is clips end to end (`PackedRows`), start and stop of each: a clip sees itself alone.
+            None for a batch of padded clips.
     """
 
     num_frames: int
     window: ContextWindow
     padding_mask: torch.Tensor | None = None
     matrix: torch.Tensor | None = None
+    spans: tuple[tuple[int, int], ...] | None = None
 
     def materialize(self, device: torch.device) -> FrameMask:
         """The same with the whole mask made once, which is cheaper where one block of queries has them all."""
@@ -209,3 +212,45 @@ class FrameMask:
             key_mask = self.padding_mask[:, key][:, None, None]  # (batch, 1, 1, key)
             mask = key_mask if mask is None else mask & key_mask
         return mask
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """
+    Clips end to end in one row, so that nothing is computed for the padding of a batch.
+
+    Args:
+        lengths: Frames of each clip.
+        gap_frames: Rows of zeros behind each clip, so that a convolution over time sees padding there.
+    """
+
+    lengths: tuple[int, ...]
+    gap_frames: int
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """First row, and the one behind the last, of each clip."""
+        spans, start = [], 0
+        for length in self.lengths:
+            spans.append((start, start + length))
+            start += length + self.gap_frames
+        return tuple(spans)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.lengths) + self.gap_frames * len(self.lengths)
+
+    def build_mask(self, window: ContextWindow, device: torch.device) -> FrameMask:
+        """What the blocks may look at: gaps are padding."""
+        padding_mask = torch.zeros(1, self.num_rows, dtype=torch.bool, device=device)
+        for start, stop in self.spans:
+            padding_mask[:, start:stop] = True
+        spans = tuple(span for span in self.spans if span[0] < span[1])
+        return FrameMask(self.num_rows, window, padding_mask, spans=spans)
+
+    def unpack(self, rows: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """(1, rows, size) to (batch, num_frames, size), with zeros behind each clip."""
+        batch = rows.new_zeros(len(self.lengths), num_frames, rows.shape[-1])
+        for clip, (start, stop) in enumerate(self.spans):
+            batch[clip, : stop - start] = rows[0, start:stop]
+        return batch

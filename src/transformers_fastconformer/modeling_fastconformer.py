@@ -13,16 +13,29 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import QUERY_BLOCK_FRAMES, FastConformerAttention, build_position_table
+from .attention import CPU_BLOCK, FastConformerAttention, build_position_table
 from .checkpoint_sources import LoadsFromSources
 from .configuration_fastconformer import FastConformerConfig
 from .frames import reduced_frames, subsampled_lengths
 from .generation_fastconformer import FiniteCheck
-from .masking import FrameMask, is_loop_over_frames_allowed, lengths_to_mask, resolve_context, resolve_lengths
+from .inference_forms import apply_linear, convolve_frames, is_as_built, takes_frames_first
+from .masking import (
+    FrameMask,
+    PackedRows,
+    is_loop_over_frames_allowed,
+    lengths_to_mask,
+    resolve_context,
+    resolve_lengths,
+)
 from .modeling_outputs import FastConformerEncoderOutput
 from .subsampling import build_reduction, build_subsampling
 
 logger = logging.getLogger(__name__)
+
+# Frames that go through a feed-forward module at a time.
+FEED_FORWARD_FRAMES = 4096
+# A batch is packed if at least this share of its frames is padding.
+LEAST_PADDING_SHARE = 0.1
 
 
 class FastConformerFeedForward(nn.Module):
@@ -30,13 +43,33 @@ class FastConformerFeedForward(nn.Module):
 
     def __init__(self, config: FastConformerConfig) -> None:
         super().__init__()
+        self.config = config
         self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.attention_bias)
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.activation_dropout)
         self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.attention_bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.linear2(self.dropout(self.activation(self.linear1(hidden_states))))
+        """(batch, frames, hidden_size) to the same."""
+        if self.training or torch.is_grad_enabled() or not is_loop_over_frames_allowed(hidden_states.shape[1]):
+            return self._forward_rows(hidden_states)
+        # The inner states are several times as wide: of a long clip they exist for some frames at a time.
+        pieces = [self._forward_rows(piece) for piece in hidden_states.split(FEED_FORWARD_FRAMES, dim=1)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+    def _forward_rows(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if _is_reference(self.config):
+            return self.linear2(self.dropout(self.activation(self.linear1(hidden_states))))
+        return apply_linear(self.linear2, self.dropout(apply_linear(self.linear1, hidden_states, self.activation)))
+
+
+def _call(layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    return layer(hidden_states)
+
+
+def _is_reference(config: FastConformerConfig) -> bool:
+    """Whether every operation is to be the plain one, in NeMo's order."""
+    return config._attn_implementation == "eager"
 
 
 class FastConformerScaleNorm(nn.Module):
@@ -110,6 +143,7 @@ class FastConformerConvolution(nn.Module):
     def __init__(self, config: FastConformerConfig) -> None:
         super().__init__()
         size, bias = config.hidden_size, config.convolution_bias
+        self.config = config
         self.padding = config.conv_padding
         # A pointwise convolution is a linear layer on frames, and as one it is much faster in 16 bits on a CPU.
         self.pointwise_conv1 = nn.Linear(size, 2 * size, bias=bias)
@@ -131,27 +165,46 @@ class FastConformerConvolution(nn.Module):
             norm_frames: (batch,), frames that group and instance norm take their statistics of, at most one more than
                 there are; None for the other norms.
         """
-        num_frames = hidden_states.shape[1]
-        hidden_states = nn.functional.glu(self.pointwise_conv1(hidden_states), dim=-1)
+        is_reference = _is_reference(self.config)
+        apply: Any = _call if is_reference else apply_linear
+        hidden_states = nn.functional.glu(apply(self.pointwise_conv1, hidden_states), dim=-1)
         if padding_mask is not None:
             hidden_states = hidden_states.masked_fill(~padding_mask[..., None], 0.0)
+        has_time_norm = isinstance(self.norm, FastConformerTimeNorm)
+        if (
+            not is_reference
+            and not has_time_norm
+            and takes_frames_first(self.depthwise_conv, self.norm, hidden_states)
+        ):
+            hidden_states = convolve_frames(self.depthwise_conv, self.norm, hidden_states, self.padding)
+            if isinstance(self.norm, nn.LayerNorm):
+                hidden_states = self.norm(hidden_states)
+            elif isinstance(self.norm, FastConformerScaleNorm):
+                hidden_states = self.norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        else:
+            hidden_states = self._convolve(hidden_states, norm_frames)
+        hidden_states = self.activation(hidden_states)
+        return (
+            self.pointwise_conv2(hidden_states) if is_reference else apply_linear(self.pointwise_conv2, hidden_states)
+        )
+
+    def _convolve(self, hidden_states: torch.Tensor, norm_frames: torch.Tensor | None) -> torch.Tensor:
+        """Depthwise convolution and norm, operation by operation: (batch, frames, hidden_size) to the same."""
+        num_frames = hidden_states.shape[1]
         hidden_states = hidden_states.transpose(1, 2)  # (batch, hidden_size, frames)
         if isinstance(self.norm, FastConformerTimeNorm):
             assert norm_frames is not None
             left_frames, right_frames = self.padding
             hidden_states = self.depthwise_conv(nn.functional.pad(hidden_states, (left_frames, right_frames + 1)))
-            hidden_states = self.norm(hidden_states, norm_frames)[..., :num_frames].transpose(1, 2)
-            return self.pointwise_conv2(self.activation(hidden_states))
+            return self.norm(hidden_states, norm_frames)[..., :num_frames].transpose(1, 2)
         hidden_states = self.depthwise_conv(nn.functional.pad(hidden_states, self.padding))
         if isinstance(self.norm, nn.LayerNorm):
-            hidden_states = self.norm(hidden_states.transpose(1, 2))  # (batch, frames, hidden_size)
-        elif self.training and _is_recomputed():
+            return self.norm(hidden_states.transpose(1, 2))  # (batch, frames, hidden_size)
+        if self.training and _is_recomputed():
             # Gradient checkpointing runs a block twice in a step, which must move the running statistics once.
             statistics = {name: buffer.clone() for name, buffer in self.norm.named_buffers()}
-            hidden_states = torch.func.functional_call(self.norm, statistics, hidden_states).transpose(1, 2)
-        else:
-            hidden_states = self.norm(hidden_states).transpose(1, 2)
-        return self.pointwise_conv2(self.activation(hidden_states))
+            return torch.func.functional_call(self.norm, statistics, hidden_states).transpose(1, 2)
+        return self.norm(hidden_states).transpose(1, 2)
 
 
 def _is_recomputed() -> bool:
@@ -201,7 +254,7 @@ class FastConformerBlock(GradientCheckpointingLayer):
         """
         residual = hidden_states
         hidden_states = self.feed_forward1(self.norm_feed_forward1(residual))
-        residual = residual + self.dropout(hidden_states) * 0.5
+        residual = torch.add(residual, self.dropout(hidden_states), alpha=0.5)
         hidden_states, probabilities = self.self_attn(
             self.norm_self_att(residual), position_embeddings, mask, output_attentions
         )
@@ -209,7 +262,7 @@ class FastConformerBlock(GradientCheckpointingLayer):
         hidden_states = self.conv(self.norm_conv(residual), mask.padding_mask, norm_frames)
         residual = residual + self.dropout(hidden_states)
         hidden_states = self.feed_forward2(self.norm_feed_forward2(residual))
-        residual = residual + self.dropout(hidden_states) * 0.5
+        residual = torch.add(residual, self.dropout(hidden_states), alpha=0.5)
         return self.norm_out(residual), probabilities
 
 
@@ -436,20 +489,39 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
 
         context = self._choose_context()
         norm_frames = self._count_norm_frames(input_features, lengths)
-        if lengths is not None:
-            # Whatever stands in the padding, NaN too, must not reach a real frame.
-            padding = ~lengths_to_mask(lengths, input_features.shape[1])
-            input_features = input_features.masked_fill(padding[..., None], 0.0)
-        hidden_states, lengths = self.subsampling(input_features.to(self.dtype), lengths)
+        packed = None
+        if not (output_hidden_states or output_attentions):
+            packed = self._plan_packing(lengths, input_features.shape[1])
+        if packed is not None:
+            assert lengths is not None
+            num_padded_frames = self._count_frames(input_features.shape[1])
+            hidden_states = self._subsample_packed(input_features, lengths.tolist(), packed)
+            lengths = torch.tensor(packed.lengths, dtype=torch.int64, device=input_features.device)
+        else:
+            if lengths is not None:
+                # Whatever stands in the padding, NaN too, must not reach a real frame.
+                padding = ~lengths_to_mask(lengths, input_features.shape[1])
+                input_features = input_features.masked_fill(padding[..., None], 0.0)
+            hidden_states, lengths = self.subsampling(input_features.to(self.dtype), lengths)
         if self.config.scale_input:
             hidden_states = hidden_states * math.sqrt(self.config.hidden_size)
-        positions = self._position_table(hidden_states)
+        positions = self._position_table(
+            hidden_states, hidden_states.shape[1] if packed is None else max(packed.lengths)
+        )
         if self.config.position_embedding_type == "abs_pos":
-            hidden_states = hidden_states + positions
+            if packed is None:
+                hidden_states = hidden_states + positions
+            else:
+                for start, stop in packed.spans:
+                    hidden_states[:, start:stop] += positions[: stop - start]
         hidden_states = nn.functional.dropout(hidden_states, self.config.dropout_pre_encoder, self.training)
         if self.speaker_kernel is not None:
             hidden_states = self.speaker_kernel(hidden_states)
-        mask = self._build_mask(hidden_states, lengths, context)
+        if packed is None:
+            mask = self._build_mask(hidden_states, lengths, context)
+        else:
+            window = resolve_context(self.config.attention_context_style, context)
+            mask = packed.build_mask(window, hidden_states.device)
 
         all_hidden_states: tuple[torch.Tensor, ...] | None = (hidden_states,) if output_hidden_states else None
         all_attentions: tuple[torch.Tensor, ...] | None = () if output_attentions else None
@@ -462,7 +534,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
                 hidden_states = _drop_layer(block_input, hidden_states, drop_probability)
             if self.reduction is not None and index == self.config.reduction_position:
                 hidden_states, lengths = self.reduction(hidden_states, lengths)
-                positions = self._position_table(hidden_states)
+                positions = self._position_table(hidden_states, hidden_states.shape[1])
                 mask = self._build_mask(hidden_states, lengths, context)
                 if norm_frames is not None:
                     norm_frames = reduced_frames(  # type: ignore[assignment]
@@ -477,6 +549,8 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
 
         if self.output_proj is not None:
             hidden_states = self.output_proj(hidden_states)
+        if packed is not None:
+            hidden_states = packed.unpack(hidden_states, num_padded_frames)
         if self.reduction is not None and self.config.reduction_position == -1:
             hidden_states, lengths = self.reduction(hidden_states, lengths)
         if lengths is None:
@@ -491,9 +565,57 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         )
         return output if self._return_dict(return_dict) else output.to_tuple()
 
-    def _position_table(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Sinusoids for the frames at hand, with dropout in training."""
-        table = build_position_table(self.config, hidden_states.shape[1], hidden_states.dtype, hidden_states.device)
+    def _plan_packing(self, lengths: torch.Tensor | None, num_mel_frames: int) -> PackedRows | None:
+        """
+        Whether this batch goes through the blocks as one row of its real frames, and how; None: padded, as it is.
+
+        On a CPU, where a frame of padding costs as much as any other. In training padding counts in the statistics of
+        batch norm, as in NeMo; a graph must not depend on lengths; what looks at a batch as a whole, hooks on the
+        blocks among it, is shown one.
+        """
+        config = self.config
+        if lengths is None or lengths.device.type != "cpu" or lengths.shape[0] < 2 or self.training:
+            return None
+        if not all(map(is_as_built, (self.subsampling, *self.layers))):
+            return None
+        has_own_frames = config.subsampling_type in ("dw_striding", "striding", "none")
+        if (
+            self.reduction is not None
+            or config.conv_norm_type in ("instance_norm", "group_norm")
+            or not has_own_frames
+        ):
+            return None
+        if _is_reference(config) or not is_loop_over_frames_allowed(num_mel_frames):
+            return None
+        mel_lengths = lengths.tolist()
+        if min(mel_lengths) == 0:
+            return None
+        packed = PackedRows(tuple(map(self._count_frames, mel_lengths)), max(config.conv_padding))
+        num_padded_rows = len(mel_lengths) * self._count_frames(num_mel_frames)
+        if packed.num_rows > (1 - LEAST_PADDING_SHARE) * num_padded_rows:
+            return None
+        return packed
+
+    def _count_frames(self, num_mel_frames: int) -> int:
+        config = self.config
+        if config.subsampling_type == "none" or config.subsampling_factor == 1:
+            return num_mel_frames
+        return subsampled_lengths(
+            num_mel_frames, config.subsampling_type, config.subsampling_factor, config.causal_downsampling
+        )
+
+    def _subsample_packed(
+        self, input_features: torch.Tensor, mel_lengths: list[int], packed: PackedRows
+    ) -> torch.Tensor:
+        """The front of the encoder for each clip alone: (1, packed rows, hidden_size)."""
+        rows = input_features.new_zeros(1, packed.num_rows, self.config.hidden_size, dtype=self.dtype)
+        for clip, ((start, stop), mel_length) in enumerate(zip(packed.spans, mel_lengths, strict=True)):
+            rows[:, start:stop], _ = self.subsampling(input_features[clip, None, :mel_length].to(self.dtype), None)
+        return rows
+
+    def _position_table(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Sinusoids for so many frames, of the dtype and on the device of the states; with dropout in training."""
+        table = build_position_table(self.config, num_frames, hidden_states.dtype, hidden_states.device)
         return nn.functional.dropout(table, self.config.dropout_positions, self.training)
 
     def _choose_context(self) -> list[int]:
@@ -515,7 +637,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         if self.config.position_embedding_type == "rel_pos_local_attn":
             return mask  # the window is no mask there
         is_whole = self.config._attn_implementation == "eager" or not is_loop_over_frames_allowed(num_frames)
-        return mask.materialize(hidden_states.device) if is_whole or num_frames <= QUERY_BLOCK_FRAMES else mask
+        return mask.materialize(hidden_states.device) if is_whole or num_frames <= CPU_BLOCK[0] else mask
 
     def _count_norm_frames(self, input_features: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor | None:
         """Encoder frames of each clip with one masked mel frame behind it, for the norms that count them: (batch,)."""

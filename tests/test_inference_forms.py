@@ -1,0 +1,164 @@
+"""Fast forms on a CPU: the numbers of the layers, and the layers themselves wherever they are not what they were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from transformers_fastconformer.inference_forms import (
+    HAS_FUSED_PRODUCT,
+    apply_linear,
+    convolve_frames,
+    takes_frames_first,
+)
+from transformers_fastconformer.int8_linear import HAS_INT8_PRODUCT, Int8Weight, find_int8_weight, use_int8
+
+
+@pytest.fixture
+def no_module_calls(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Linear and convolution layers that were called as modules."""
+    called: list[nn.Module] = []
+    for kind in (nn.Linear, nn.Conv1d):
+        forward = kind.forward
+
+        def record(self: Any, states: torch.Tensor, forward: Any = forward) -> torch.Tensor:
+            called.append(self)
+            return forward(self, states)
+
+        monkeypatch.setattr(kind, "forward", record)
+    return called
+
+
+def build_linear(bias: bool = True, dtype: torch.dtype = torch.float32) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(24, 40, bias=bias).to(dtype).eval()
+
+
+@pytest.mark.skipif(not HAS_FUSED_PRODUCT, reason="this build of torch has no product of oneDNN")
+@pytest.mark.parametrize("activation", [None, "silu", "swish", "relu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_and_its_activation(
+    activation: str | None, dtype: torch.dtype, bias: bool, no_module_calls: list[nn.Module]
+) -> None:
+    layer = build_linear(bias, dtype)
+    module = None if activation is None else ACT2FN[activation]
+    states = torch.randn(2, 5, 24, dtype=dtype)
+    with torch.no_grad():
+        found = apply_linear(layer, states, module)
+        assert no_module_calls == []
+        expected = layer.float()(states.float())
+        expected = expected if module is None else module(expected)
+    assert found.dtype == dtype
+    tolerance = 2e-6 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "obstacle", ["gradients", "training", "hook", "forward", "autocast", "subclass", "dtype of 64 bits"]
+)
+def test_what_is_not_plain_is_called(obstacle: str, no_module_calls: list[nn.Module]) -> None:
+    layer, states = build_linear(), torch.randn(3, 24)
+    with torch.no_grad():
+        if obstacle == "training":
+            layer.train()
+        elif obstacle == "hook":
+            layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+        elif obstacle == "forward":
+            layer.forward = lambda states: states[:, :3]  # type: ignore[method-assign]
+        elif obstacle == "dtype of 64 bits":
+            layer, states = layer.double(), states.double()
+        elif obstacle == "subclass":
+
+            class Doubled(nn.Linear):
+                def forward(self, states: torch.Tensor) -> torch.Tensor:
+                    return 2 * super().forward(states)
+
+            layer = Doubled(24, 40).eval()
+    with torch.set_grad_enabled(obstacle == "gradients"), torch.autocast("cpu", enabled=obstacle == "autocast"):
+        found = apply_linear(layer, states)
+        assert obstacle == "forward" or no_module_calls == [layer]
+        torch.testing.assert_close(found, layer(states))
+    assert found.requires_grad == (obstacle == "gradients")
+
+
+@pytest.mark.parametrize("padding", [(4, 4), (8, 0), (1, 3)])
+@pytest.mark.parametrize("norm", ["batch", "batch, plain", "layer"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_with_its_norm_folded(padding: tuple[int, int], norm: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    kernel_size = sum(padding) + 1
+    layer = nn.Conv1d(16, 16, kernel_size, groups=16, bias=bias).eval()
+    norm_module: nn.Module = nn.LayerNorm(16)
+    if norm.startswith("batch"):
+        norm_module = nn.BatchNorm1d(16, affine=norm == "batch")
+        norm_module.running_mean.normal_()
+        norm_module.running_var.uniform_(0.2, 3.0)
+        for parameter in norm_module.parameters():
+            nn.init.normal_(parameter)
+    norm_module.eval()
+    states = torch.randn(3, 21, 16)
+    with torch.no_grad():
+        assert takes_frames_first(layer, norm_module, states) == HAS_FUSED_PRODUCT
+        found = convolve_frames(layer, norm_module, states, padding)
+        expected = layer(nn.functional.pad(states.transpose(1, 2), padding))
+        if norm.startswith("batch"):
+            expected = norm_module(expected)
+    torch.testing.assert_close(found, expected.transpose(1, 2), rtol=2e-6, atol=2e-6)
+
+
+def test_a_norm_in_training_is_not_folded() -> None:
+    layer, states = nn.Conv1d(4, 4, 3, groups=4).eval(), torch.randn(1, 5, 4)
+    with torch.no_grad():
+        assert not takes_frames_first(layer, nn.BatchNorm1d(4).train(), states)
+        assert not takes_frames_first(layer.train(), nn.BatchNorm1d(4).eval(), states)
+
+
+needs_int8 = pytest.mark.skipif(not HAS_INT8_PRODUCT, reason="this build of torch has no 8-bit product")
+
+
+@needs_int8
+def test_an_8_bit_product_is_that_of_rounded_numbers() -> None:
+    torch.manual_seed(0)
+    weight, states, bias = torch.randn(40, 24), torch.randn(2, 7, 24), torch.randn(40)
+    states[0, 0] *= 1000.0  # a frame with a scale of its own
+    found = Int8Weight(weight).multiply(states, bias)
+    weight_scale = weight.abs().amax(1, keepdim=True) / 127
+    state_scale = states.abs().amax(-1, keepdim=True) / 127
+    rounded = (states / state_scale).round() * state_scale
+    expected = rounded.double() @ ((weight / weight_scale).round() * weight_scale).double().T + bias
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@needs_int8
+def test_an_8_bit_result_of_a_frame_depends_on_no_other() -> None:
+    torch.manual_seed(0)
+    product, states = Int8Weight(torch.randn(8, 24)), torch.randn(6, 24)
+    together = product.multiply(states, None)
+    alone = torch.cat([product.multiply(row[None], None) for row in states])
+    assert torch.equal(together, alone)
+    assert torch.equal(product.multiply(torch.zeros(2, 24), None), torch.zeros(2, 8))
+
+
+@needs_int8
+def test_8_bit_weights_follow_their_layer() -> None:
+    layer, states = build_linear(), torch.randn(3, 24)
+    with torch.no_grad():
+        exact = apply_linear(layer, states)
+        use_int8(layer, True)
+        rounded = apply_linear(layer, states)
+        assert 0 < float((rounded - exact).abs().max()) < 0.05
+        assert find_int8_weight(layer) is find_int8_weight(layer)
+        layer.weight.mul_(2.0)
+        layer.bias.mul_(2.0)
+        torch.testing.assert_close(apply_linear(layer, states), 2 * rounded)
+        layer.weight.data.mul_(0.5)  # not counted as a version
+        layer.bias.mul_(0.5)
+        torch.testing.assert_close(apply_linear(layer, states), rounded)
+        use_int8(layer, False)
+        assert torch.equal(apply_linear(layer, states), exact)
+    assert find_int8_weight(layer) is None

@@ -1,0 +1,72 @@
+"""8-bit inference of whole models: near the exact one, switched on and off, and gone wherever gradients are wanted."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from models import build_model, make_features
+
+from transformers_fastconformer import FastConformerForTDT, quantize_dynamic_int8, remove_int8
+from transformers_fastconformer.int8_linear import HAS_INT8_PRODUCT
+from transformers_fastconformer.quantization import find_block_linears, is_int8
+
+pytestmark = pytest.mark.skipif(not HAS_INT8_PRODUCT, reason="this build of torch has no 8-bit product")
+
+
+@torch.no_grad()
+def test_a_model_in_8_bits_is_near_the_exact_one_and_back() -> None:
+    model = build_model("tdt").eval()
+    features, lengths = make_features([64, 40]), torch.tensor([64, 40])
+
+    def encode() -> torch.Tensor:
+        return model.encode(features, input_lengths=lengths).last_hidden_state
+
+    exact, names = encode(), list(model.state_dict())
+    assert quantize_dynamic_int8(model) is model
+    assert is_int8(model)
+    rounded = encode()
+    difference = float((rounded - exact).norm() / exact.norm())
+    assert 1e-5 < difference < 0.05
+    assert list(model.state_dict()) == names
+    assert remove_int8(model) is model
+    assert not is_int8(model)
+    assert torch.equal(encode(), exact)
+
+
+def test_gradients_are_those_of_the_exact_model() -> None:
+    model = build_model("ctc").eval()
+    features = make_features([64])
+
+    def gradient() -> torch.Tensor:
+        model.zero_grad()
+        model(input_features=features).logits.square().mean().backward()
+        return next(find_block_linears(model)).weight.grad.clone()
+
+    exact = gradient()
+    quantize_dynamic_int8(model)
+    assert torch.equal(gradient(), exact)
+
+
+@torch.no_grad()
+def test_a_saved_model_and_a_copy_are_exact(tmp_path: Path) -> None:
+    model = quantize_dynamic_int8(build_model("tdt").eval())
+    features = make_features([48])
+    model.encode(features)  # its 8-bit weights exist
+    twin = copy.deepcopy(model)
+    assert not is_int8(twin)
+    model.save_pretrained(tmp_path)
+    loaded = FastConformerForTDT.from_pretrained(tmp_path).eval()
+    assert not is_int8(loaded)
+    exact = twin.encode(features).last_hidden_state
+    assert torch.equal(loaded.encode(features).last_hidden_state, exact)
+    assert not torch.equal(model.encode(features).last_hidden_state, exact)
+
+
+def test_what_has_no_8_bits_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"torch\.float16 cannot use 8 bits; expected .cpu. in float32 or bfloat16"):
+        quantize_dynamic_int8(build_model("ctc").half())
+    with pytest.raises(ValueError, match=r"'meta' in torch\.float32"):
+        quantize_dynamic_int8(build_model("ctc").to("meta"))
