@@ -107,12 +107,12 @@ class Service:
 
         options, torch = self.options, self.torch
         self.config = our_config(options.shape)
-        with torch.inference_mode():
-            self.system = build_system(options.system, options.shape, options.folder, options.kind, options.device)
-            for weight in self.system.weights:
-                # Weights may be mapped from a file and not be there before they are read: one byte of each page.
-                if not self.is_cuda and weight.numel():
-                    weight.reshape(-1).view(torch.uint8)[::PAGE_BYTES].sum()
+        # As users load: parameters made in inference mode would not tell when they change.
+        self.system = build_system(options.system, options.shape, options.folder, options.kind, options.device)
+        for weight in self.system.weights:
+            # Weights may be mapped from a file and not be there before they are read: one byte of each page.
+            if not self.is_cuda and weight.numel():
+                weight.reshape(-1).view(torch.uint8)[::PAGE_BYTES].sum()
         weights_bytes = sum(weight.numel() * weight.element_size() for weight in self.system.weights)
         return {"weights_bytes": weights_bytes, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
