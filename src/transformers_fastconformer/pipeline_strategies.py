@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel
 
+from .attention import choose_block_frames
 from .configuration_fastconformer import FastConformerConfig
+from .local_attention import GROUP_FRAMES
 from .pipeline_longform import count_encoder_frames, plan_chunks, sees_all, share_with_local_attention
 from .windows import WindowPlan
 
@@ -38,13 +40,16 @@ CONTROL_GROUPS = (
     ),
 )
 
-# Values that exist at once in one pass, measured on encoders of three sizes: of the first convolution's output, and of
-# each encoder frame, widths of the blocks and of their feed-forward modules.
-CONVOLUTION_COPIES = 2.25
-FEED_FORWARD_COPIES = 2
-FULL_ATTENTION_COPIES = 20
-LOCAL_ATTENTION_COPIES = 12
-FEATURE_COPIES = 3
+# What one pass takes at once, fitted from above to encoders of three widths and clips of 2.5 to 30 minutes: copies of
+# the features, of the attention scores of one block, and of each encoder frame, as wide as the blocks and as their
+# feed-forward modules; and what is the same for every clip.
+FEATURE_COPIES = 2
+SCORE_COPIES = 6
+FRAME_COPIES = 12
+FEED_FORWARD_COPIES = 1
+SPARE_BYTES = 128 * 2**20
+# Keys that a block of queries sees in a window of `LOCAL_CONTEXT`.
+LOCAL_BAND_FRAMES = 384
 
 
 class ChosenStrategy(NamedTuple):
@@ -130,17 +135,18 @@ def _choose(model: PreTrainedModel, mel_length: int, frame_seconds: float, num_c
     config: Any = model.config
     seconds = count_encoder_frames(config, mel_length) * frame_seconds
     bytes_per_value = model.dtype.itemsize
-    most_bytes = MOST_MEMORY_SHARE * available_bytes(model.device)
+    most_bytes = MOST_MEMORY_SHARE * available_bytes(model.device) / num_clips
     is_limited = not sees_all(config)
-    if is_limited or seconds <= MOST_FULL_SECONDS:
-        needed = num_clips * estimate_one_pass_bytes(config, mel_length, bytes_per_value, is_local=is_limited)
-        if needed <= most_bytes:
-            return "full"
+
+    def fits(is_local: bool) -> bool:
+        needed = estimate_one_pass_bytes(config, mel_length, bytes_per_value, is_local, model.device.type)
+        return needed <= most_bytes
+
+    if (is_limited or seconds <= MOST_FULL_SECONDS) and fits(is_limited):
+        return "full"
     can_be_local = not is_limited and config.position_embedding_type != "abs_pos"
-    if can_be_local and seconds <= MOST_LOCAL_SECONDS:
-        needed = num_clips * estimate_one_pass_bytes(config, mel_length, bytes_per_value, is_local=True)
-        if needed <= most_bytes:
-            return "local"
+    if can_be_local and seconds <= MOST_LOCAL_SECONDS and fits(is_local=True):
+        return "local"
     try:
         plan_chunks(config, frame_seconds, DEFAULT_CHUNK_SECONDS)
     except ValueError:  # of the models that cannot be cut
@@ -149,7 +155,11 @@ def _choose(model: PreTrainedModel, mel_length: int, frame_seconds: float, num_c
 
 
 def estimate_one_pass_bytes(
-    config: FastConformerConfig, mel_length: int, bytes_per_value: int = 4, is_local: bool = False
+    config: FastConformerConfig,
+    mel_length: int,
+    bytes_per_value: int = 4,
+    is_local: bool = False,
+    device_type: str = "cpu",
 ) -> int:
     """
     Memory that the encoder takes for one clip at once, beside its weights.
@@ -158,17 +168,20 @@ def estimate_one_pass_bytes(
         config: The model's.
         mel_length: Mel frames of the clip.
         bytes_per_value: Of the model's type.
-        is_local: Whether attention is limited, so that there are few positions.
+        is_local: Whether attention is limited, so that a frame sees few others.
+        device_type: Where the model is; a GPU works on larger blocks.
     """
-    features = FEATURE_COPIES * 4 * mel_length * config.num_mel_bins
-    convolution = 0.0
-    if config.subsampling_type in ("dw_striding", "striding") and config.subsampling_factor > 1:
-        convolution = CONVOLUTION_COPIES * config.subsampling_conv_channels * (mel_length * config.num_mel_bins / 4)
     factor = config.subsampling_factor if config.subsampling_type != "none" else 1
-    attention_copies = LOCAL_ATTENTION_COPIES if is_local else FULL_ATTENTION_COPIES
-    widths = FEED_FORWARD_COPIES * config.intermediate_size + attention_copies * config.hidden_size
-    blocks = widths * mel_length / factor
-    return int(features + bytes_per_value * max(convolution, blocks))
+    num_frames = max(mel_length // factor, 1)
+    num_heads = config.num_attention_heads
+    if is_local:
+        scores = num_heads * min(num_frames, GROUP_FRAMES) * min(num_frames, LOCAL_BAND_FRAMES)
+    else:
+        block_frames = choose_block_frames(num_heads * num_frames, None, device_type)
+        scores = num_heads * num_frames * min(block_frames, num_frames)
+    widths = FRAME_COPIES * config.hidden_size + FEED_FORWARD_COPIES * config.intermediate_size
+    features = FEATURE_COPIES * 4 * mel_length * config.num_mel_bins
+    return SPARE_BYTES + features + bytes_per_value * (SCORE_COPIES * scores + widths * num_frames)
 
 
 def available_bytes(device: torch.device) -> int:
