@@ -51,7 +51,7 @@ SYSTEMS = {
     "float32": ["ours_float32", "nemo_float32", "transformers_float32", "onnxruntime_float32"],
     "bfloat16": ["ours_bfloat16", "nemo_bfloat16", "transformers_bfloat16", "nemo_float32"],
     "float16": ["ours_float16", "nemo_float16", "transformers_float16"],
-    "int8": ["onnxruntime_int8", "ours_bfloat16"],
+    "int8": ["ours_int8", "onnxruntime_int8", "ours_bfloat16"],
 }
 CPU_CASES = ["1x10", "1x30", "1x120", "8x12", "8x3-30", "local:1x360", "local:1x3600"]
 CASES = {

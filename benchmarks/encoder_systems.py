@@ -33,6 +33,7 @@ from transformers_fastconformer import (
 )
 from transformers_fastconformer.frames import subsampled_lengths
 from transformers_fastconformer.nemo.weight_map import unmap_state_dict
+from transformers_fastconformer.quantization import quantize_dynamic_int8
 
 MEL_FRAMES_PER_SECOND = 100
 LOCAL_CONTEXT = [128, 128]
@@ -317,16 +318,18 @@ def build_transformers(shape: str, folder: Path, dtype: str, attention: str, dev
 
 
 def load_ours(shape: str, folder: Path, dtype: str, attention: str, device: str) -> Any:
-    kind = getattr(torch, dtype)
+    kind = torch.float32 if dtype == "int8" else getattr(torch, dtype)
     model = FastConformerModel.from_pretrained(folder / "ours", dtype=kind).eval().to(device)
+    if dtype == "int8":
+        quantize_dynamic_int8(model)
     if attention == "local":
         model.set_attention_context(LOCAL_CONTEXT, position_embedding_type="rel_pos_local_attn")
     return model
 
 
 def build_ours(shape: str, folder: Path, dtype: str, attention: str, device: str) -> System:
-    kind = getattr(torch, dtype)
     model = load_ours(shape, folder, dtype, attention, device)
+    kind = model.dtype
 
     def prepare(features: torch.Tensor, lengths: torch.Tensor) -> Any:
         is_even = bool((lengths == features.shape[1]).all())
@@ -471,7 +474,7 @@ class Family:
 
 FLOATS = ("float32", "bfloat16", "float16")
 FAMILIES: dict[str, Family] = {
-    "ours": Family(build_ours, FLOATS, ATTENTION_KINDS),
+    "ours": Family(build_ours, (*FLOATS, "int8"), ATTENTION_KINDS),
     "nemo": Family(build_nemo, FLOATS, ATTENTION_KINDS),
     "transformers": Family(build_transformers, FLOATS),
     "onnxruntime": Family(build_onnxruntime, ("float32", "int8")),

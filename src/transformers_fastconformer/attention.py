@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from .configuration_fastconformer import FastConformerConfig
-from .inference_forms import apply_linear, is_inference
+from .inference_forms import HAS_BFLOAT16_PRODUCTS, apply_linear, is_inference
+from .int8_linear import find_int8_weight
 from .local_attention import (
     blocked_local_attention,
     eager_local_attention,
@@ -256,6 +257,16 @@ class AttentionStates(NamedTuple):
     position_key: torch.Tensor | None
     global_projections: Projections | None
 
+    def to(self, dtype: torch.dtype) -> AttentionStates:
+        """The same in another dtype; those of global tokens are not there."""
+        assert self.global_projections is None
+        parts = (self.query, self.query_v, self.key, self.value, self.position_key)
+        query, query_v, key, value, position_key = (None if part is None else part.to(dtype) for part in parts)
+        assert query is not None
+        assert key is not None
+        assert value is not None
+        return AttentionStates(query, query_v, key, value, position_key, None)
+
     def take_clip(self, start: int, stop: int, is_local: bool) -> AttentionStates:
         """
         Those of one clip of a packed row, from `start` to before `stop`.
@@ -344,17 +355,21 @@ class FastConformerAttention(nn.Module):
             query_v = query + self.bias_v[:, None]
             query = query + self.bias_u[:, None]
             position_key = self._split_heads(self._project(self.relative_k_proj, position_embeddings)[None])
+        states = AttentionStates(query, query_v, key, value, position_key, global_projections)
+        has_int8_projections = not self._is_eager and is_inference(value) and find_int8_weight(self.q_proj) is not None
+        if has_int8_projections and HAS_BFLOAT16_PRODUCTS and not (self.is_local or output_attentions):
+            # Beside 8-bit projections products in float32 would take most of the time of a long clip.
+            states = states.to(torch.bfloat16)
         probabilities = None
         if mask.spans is None:
-            states = AttentionStates(query, query_v, key, value, position_key, global_projections)
             context, probabilities = self._attend(states, mask, output_attentions)
         else:
-            context = torch.zeros_like(value)
+            context = torch.zeros_like(states.value)
             for start, stop in mask.spans:
-                states = AttentionStates(query, query_v, key, value, position_key, global_projections)
-                states = states.take_clip(start, stop, self.is_local)
                 clip_mask = FrameMask(stop - start, mask.window)
-                context[:, :, start:stop], _ = self._attend(states, clip_mask, False)
+                clip_states = states.take_clip(start, stop, self.is_local)
+                context[:, :, start:stop], _ = self._attend(clip_states, clip_mask, False)
+        context = context.to(value.dtype)
         output = self._project(self.o_proj, context.transpose(1, 2).flatten(-2))  # (batch, frames, hidden_size)
         return output, probabilities if output_attentions else None
 

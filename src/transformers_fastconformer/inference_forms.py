@@ -23,6 +23,15 @@ FUSED_ACTIVATIONS: dict[type[nn.Module], str] = {nn.SiLU: "swish", SiLUActivatio
 HAS_FUSED_PRODUCT = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def _has_bfloat16_products() -> bool:
+    """Whether this CPU multiplies in bfloat16 itself, at twice the rate of float32 and more."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+HAS_BFLOAT16_PRODUCTS = _has_bfloat16_products()
+
+
 def is_as_built(module: nn.Module) -> bool:
     """Whether calling a module does what its class says: no hooks, no replaced `forward`."""
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
