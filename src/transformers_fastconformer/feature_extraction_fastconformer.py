@@ -33,6 +33,8 @@ STANDARD_DEVIATION_FLOOR = 1e-5
 MOST_CHANNELS = 32
 # Bounds the memory of the transform for long audio: 41 s at a time at the usual hop.
 FRAMES_AT_ONCE = 4096
+# Mels of a clip that are normalised at a time where that is several copies of a long clip.
+MELS_AT_ONCE = 8
 # What transformers writes into a preprocessor_config.json, or passes, beside our own arguments.
 BOOKKEEPING_KEYS = {"feature_extractor_type", "processor_class", "auto_map", "_processor_class"}
 
@@ -441,7 +443,15 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         Returns:
             (mel frames, mels), masked frames behind the `mel_length` that count.
         """
-        return self._finish(log_mels[None], torch.tensor([mel_length]))[0]
+        mel_lengths = torch.tensor([mel_length])
+        if self.normalize == "all_features":
+            return self._finish(log_mels[None], mel_lengths)[0]
+        num_frames = frames.padded_mel_frames(log_mels.shape[1], self.pad_to)
+        features = log_mels.new_empty(num_frames, log_mels.shape[0])
+        for first in range(0, log_mels.shape[0], MELS_AT_ONCE):
+            chosen = slice(first, first + MELS_AT_ONCE)
+            features[:, chosen] = self._finish(log_mels[None, chosen], mel_lengths)[0]
+        return features
 
     def normalize_block(self, log_mels: torch.Tensor, statistics: FeatureStatistics) -> torch.Tensor:
         """What a block of a clip gives, (mels, mel frames), to features, by the statistics of the whole clip.
