@@ -23,7 +23,7 @@ from .local_attention import (
     local_distances,
     select_global_tokens,
 )
-from .masking import FrameMask, is_loop_over_frames_allowed
+from .masking import ContextWindow, FrameMask, is_loop_over_frames_allowed
 
 # Queries in a block of `sdpa_attention` and scores of one, (batch, heads, block, keys), both at most. On a CPU a block
 # that fits its caches is also the fastest; a GPU wants few large ones.
@@ -162,10 +162,14 @@ def sdpa_attention(
     The same as `eager_attention`, one `scaled_dot_product_attention` for each block of queries.
 
     A block of q queries and the k keys that it may see needs only `k + q - 1` distances, so that nothing of size
-    frames x frames exists; with a limited context the time is linear in the number of frames, too. A compiled or
-    exported graph has one block, whatever the number of frames.
+    frames x frames exists; with a limited context the time is linear in the number of frames, too. A compiled graph
+    without gradients calls this as one operation; one with gradients, or exported, has one block, whatever the number
+    of frames.
     """
     num_frames = key.shape[-2]
+    if query_v is not None and position_key is not None and _is_one_operation():
+        window = (mask.window.chunk_frames, mask.window.left_frames, mask.window.right_frames)
+        return blocked_attention(query_u, query_v, key, value, position_key, mask.padding_mask, *window)
     scale = 1.0 / math.sqrt(query_u.shape[-1])
     blocks = [(0, num_frames, 0, num_frames)]
     if is_loop_over_frames_allowed(num_frames):
@@ -214,6 +218,47 @@ def sdpa_attention(
         return outputs[0]
     # Frames before heads in memory, as the output projection reads them.
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1).transpose(1, 2)
+
+
+def _is_one_operation() -> bool:
+    """Whether a graph is being compiled that may call Python, and whose gradients nobody wants."""
+    is_exporting = getattr(torch.compiler, "is_exporting", None)  # torch before 2.7 cannot tell
+    return (
+        torch.compiler.is_compiling()
+        and torch.compiler.is_dynamo_compiling()
+        and is_exporting is not None
+        and not is_exporting()
+        and not torch.is_grad_enabled()
+    )
+
+
+@torch.library.custom_op(
+    "transformers_fastconformer::blocked_attention",
+    mutates_args=(),
+    schema="(Tensor query_u, Tensor query_v, Tensor key, Tensor value, Tensor position_key, Tensor? padding_mask, "
+    "SymInt chunk_frames, SymInt? left_frames, SymInt? right_frames) -> Tensor",
+)
+def blocked_attention(
+    query_u: torch.Tensor,
+    query_v: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    position_key: torch.Tensor,
+    padding_mask: torch.Tensor | None,
+    chunk_frames: int,
+    left_frames: int | None,
+    right_frames: int | None,
+) -> torch.Tensor:
+    """`sdpa_attention` without dropout as one operation of torch, so that a graph need not follow its loop."""
+    window = ContextWindow(chunk_frames, left_frames, right_frames)
+    mask = FrameMask(key.shape[-2], window, padding_mask)
+    output = sdpa_attention(query_u, query_v, key, value, position_key, mask, 0.0)
+    return output.contiguous()
+
+
+@blocked_attention.register_fake
+def _(query_u: torch.Tensor, *others: object) -> torch.Tensor:
+    return query_u.new_empty(query_u.shape)
 
 
 def _has_fast_products(states: torch.Tensor) -> bool:

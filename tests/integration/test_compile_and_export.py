@@ -12,7 +12,7 @@ import torch
 from models import HEADS, build_model, make_features
 from torch import nn
 
-# Mel frames. The last ones are beyond the 512 encoder frames of a block of queries in `sdpa_attention`.
+# Mel frames. The last ones are beyond the encoder frames of a block of queries in `sdpa_attention`.
 LENGTHS = [100, 164, 212, 333, 90, 57, 401, 4200, 256, 5001]
 LOCAL: dict[str, Any] = {"position_embedding_type": "rel_pos_local_attn", "attention_context": [4, 4]}
 CHUNKS: dict[str, Any] = {"attention_context": [4, 1], "attention_context_style": "chunked_limited"}
@@ -87,6 +87,25 @@ def test_ten_lengths_take_three_graphs_at_most(kind, options):
     backend = CountingBackend()
     count_graphs(build_model(kind, num_hidden_layers=1, **options), backend, LENGTHS)
     assert 1 <= backend.num_graphs <= 3
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch before 2.7 cannot tell it from export")
+def test_a_compiled_graph_attends_in_blocks():
+    """Nothing in the graph is frames x frames; with gradients, which the operation has none of, torch's own is there."""
+    model = build_model("encoder", num_hidden_layers=1)
+    features, lengths = make_batch(333, 2)
+    targets: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        targets[:] = [str(node.target) for node in graph.graph.nodes]
+        return graph.forward
+
+    for wants_gradients in (False, True):
+        with torch.set_grad_enabled(wants_gradients):
+            compiled = torch.compile(model, fullgraph=True, backend=backend)
+            assert_same_frames(compiled(features, input_lengths=lengths), model(features, input_lengths=lengths))
+        assert any("blocked_attention" in target for target in targets) == (not wants_gradients)
+        assert any("scaled_dot_product_attention" in target for target in targets) == wants_gradients
 
 
 @pytest.mark.slow
