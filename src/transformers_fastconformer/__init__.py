@@ -26,7 +26,7 @@ from .modeling_outputs import (
     FastConformerTransducerOutput,
 )
 from .nemo.convert import convert_nemo_checkpoint
-from .pipeline_fastconformer import load_model, transcribe_waveforms
+from .pipeline_fastconformer import Transcript, load_model, transcribe_file, transcribe_waveforms
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
 from .quantization import quantize_dynamic_int8, remove_int8
 from .tokenization_fastconformer import FastConformerTokenizer
@@ -57,11 +57,13 @@ __all__ = [
     "FastConformerTransducerOutput",
     "ParakeetTDTForCTC",
     "ParakeetTDTForTDT",
+    "Transcript",
     "__version__",
     "convert_nemo_checkpoint",
     "load_model",
     "quantize_dynamic_int8",
     "read_audio",
     "remove_int8",
+    "transcribe_file",
     "transcribe_waveforms",
 ]
