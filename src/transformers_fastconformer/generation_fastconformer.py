@@ -5,6 +5,7 @@ transducers' networks, and the form of its result.
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ from .decoding.confidence import ConfidenceOptions
 from .decoding.ctc import CTCHypotheses
 from .decoding.cuda_graphs import GraphCache
 from .decoding.transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
-from .decoding.transducer_networks import Joint, LSTMPredictor, StatelessPredictor
+from .decoding.transducer_label_looping import ProjectFunction
+from .decoding.transducer_networks import Joint, LSTMPredictor, Projection, StatelessPredictor
 from .inference_forms import is_as_built
 from .int8_linear import fingerprint_parameter
 from .masking import lengths_to_mask
@@ -36,10 +38,14 @@ _PLAIN_LAYERS: tuple[type[nn.Module], ...] = (
 
 
 class DecodingNetworks(NamedTuple):
-    """Prediction and joint network as steps of greedy decoding take them; where they may have CUDA graphs, those."""
+    """
+    Prediction and joint network as steps of greedy decoding take them, the latter without its projection of frames,
+    which is `project`; where they may have CUDA graphs, those.
+    """
 
     predict: PredictFunction
     joint: JointFunction
+    project: ProjectFunction
     graphs: GraphCache | None = None
 
 
@@ -105,7 +111,8 @@ def _build_networks(decoder: Any, joint: Any, blank_id: int) -> DecodingNetworks
         predict = StatelessPredictor(embeddings, decoder.norm is not None, *projection, blank_id)
     activation = type(joint.activation).__name__.lower()
     fast_joint = Joint(activation, joint.head.weight.detach(), joint.head.bias.detach())
-    return DecodingNetworks(predict, fast_joint, GraphCache())
+    project = Projection(joint.encoder_proj.weight.detach(), joint.encoder_proj.bias.detach())
+    return DecodingNetworks(predict, fast_joint, project, GraphCache())
 
 
 _LSTM_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -151,10 +158,14 @@ class FiniteCheck:
     """
 
     def __init__(self, name: str, values: torch.Tensor, lengths: torch.Tensor | None, hint: str = "") -> None:
+        self.name, self.hint = name, hint
+        if values.device.type == "cpu" and math.isfinite(values.sum()):
+            # Nothing to find, and read once: `isfinite` makes several copies. A sum that overflows goes on below.
+            self.is_broken = torch.zeros(values.shape[0], dtype=torch.bool)
+            return
         is_broken = ~torch.isfinite(values)
         if lengths is not None:
             is_broken &= lengths_to_mask(lengths.to(values.device), values.shape[1])[..., None]
-        self.name, self.hint = name, hint
         self.is_broken = is_broken.flatten(1).any(dim=1)  # (batch,)
         if values.device.type == "cpu":
             self.finish()

@@ -88,6 +88,8 @@ def apply_linear(layer: Any, states: torch.Tensor, activation: nn.Module | None 
 
 
 def _is_plain_on_cpu(layer: nn.Module, kind: type[nn.Module], states: torch.Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return False
     return (
         type(layer) is kind
         and not layer.training

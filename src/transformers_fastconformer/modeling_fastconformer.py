@@ -576,16 +576,13 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         config = self.config
         if lengths is None or lengths.device.type != "cpu" or lengths.shape[0] < 2 or self.training:
             return None
-        if not all(map(is_as_built, (self.subsampling, *self.layers))):
+        if _is_reference(config) or not is_loop_over_frames_allowed(num_mel_frames):
             return None
         has_own_frames = config.subsampling_type in ("dw_striding", "striding", "none")
-        if (
-            self.reduction is not None
-            or config.conv_norm_type in ("instance_norm", "group_norm")
-            or not has_own_frames
-        ):
+        has_own_norms = config.conv_norm_type not in ("instance_norm", "group_norm")
+        if self.reduction is not None or not (has_own_frames and has_own_norms):
             return None
-        if _is_reference(config) or not is_loop_over_frames_allowed(num_mel_frames):
+        if not all(map(is_as_built, (self.subsampling, *self.layers))):
             return None
         mel_lengths = lengths.tolist()
         if min(mel_lengths) == 0:

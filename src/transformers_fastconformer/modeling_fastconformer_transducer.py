@@ -330,9 +330,8 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         frames_check = FiniteCheck("last_hidden_state", last_hidden_state, encoder_lengths, OVERFLOW_HINT)
         networks = derive_decoding_networks(
             self.decoder, self.joint, PLAIN_NETWORKS, self.config.blank_token_id
-        ) or DecodingNetworks(self._predict, self.joint)
+        ) or DecodingNetworks(self._predict, self.joint, self.joint.encoder_proj)
         arguments: dict[str, Any] = {
-            "encoder_frames": self.joint.encoder_proj(last_hidden_state),
             "encoder_lengths": encoder_lengths,
             "predict": networks.predict,
             "joint": networks.joint,
@@ -343,10 +342,18 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             "state": state,
         }
         if last_hidden_state.device.type == "cuda" and networks.graphs is not None and confidence is None:
-            decoded = transducer_masked_decode(**arguments, graphs=networks.graphs)
+            decoded = transducer_masked_decode(
+                networks.project(last_hidden_state), **arguments, graphs=networks.graphs
+            )
         else:
             score = None if confidence is None else partial(self._measure, confidence)
-            decoded = transducer_label_looping_decode(**arguments, frames_per_look=self.frames_per_look, score=score)
+            decoded = transducer_label_looping_decode(
+                last_hidden_state,
+                **arguments,
+                frames_per_look=self.frames_per_look,
+                score=score,
+                project=networks.project,
+            )
         frames_check.finish()
         return decoded
 

@@ -92,15 +92,12 @@ class FastConformerConvSubsampling(nn.Module):
 
     def _allows_blocks(self, input_features: torch.Tensor) -> bool:
         """Whether values are all that is wanted, of layers that are what they were built as."""
-        if self.training:
+        if self.training or not is_loop_over_frames_allowed(input_features.shape[1]):
             return False
         layers: list[nn.Module] = list(self.conv_layers.values())
         parameters = [parameter for layer in layers for parameter in layer.parameters()]
-        return (
-            all(type(layer) is nn.Conv2d and is_as_built(layer) for layer in layers)
-            and is_inference(input_features, *parameters)
-            and is_loop_over_frames_allowed(input_features.shape[1])
-        )
+        are_plain = all(type(layer) is nn.Conv2d and is_as_built(layer) for layer in layers)
+        return are_plain and is_inference(input_features, *parameters)
 
     def _forward_blocks(
         self, input_features: torch.Tensor, lengths: torch.Tensor | None
