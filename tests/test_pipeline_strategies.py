@@ -201,7 +201,7 @@ def test_the_estimate_is_what_one_pass_was_measured_to_take(
     """Growth of resident memory in a process of its own, encoders of two blocks in float32."""
     config = FastConformerCTCConfig(**SHAPES[shape], vocab_size=BLANK + 1)
     estimate = estimate_one_pass_bytes(config, 100 * seconds, is_local=is_local)
-    assert 1.0 <= estimate / (measured_megabytes * 1e6) < 2.5
+    assert 1.0 <= estimate / (measured_megabytes * 1e6) < 3.0
 
 
 def test_the_estimate_grows_with_length_and_width() -> None:

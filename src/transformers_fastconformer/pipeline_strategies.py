@@ -43,7 +43,7 @@ CONTROL_GROUPS = (
 # What one pass takes at once, fitted from above to encoders of three widths and clips of 2.5 to 30 minutes: copies of
 # the features, of the attention scores of one block, and of each encoder frame, as wide as the blocks and as their
 # feed-forward modules; and what is the same for every clip.
-FEATURE_COPIES = 2
+FEATURE_COPIES = 4
 SCORE_COPIES = 6
 FRAME_COPIES = 12
 FEED_FORWARD_COPIES = 1
