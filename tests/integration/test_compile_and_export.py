@@ -46,7 +46,7 @@ def make_batch(num_frames: int, num_clips: int) -> tuple[torch.Tensor, torch.Ten
 def assert_same_frames(ours: Any, truth: Any) -> None:
     assert torch.equal(ours.encoder_lengths, truth.encoder_lengths)
     for one, other, count in zip(ours[0], truth[0], truth.encoder_lengths.tolist(), strict=True):
-        torch.testing.assert_close(one[:count], other[:count], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one[:count], other[:count], rtol=1e-4, atol=3e-5)
 
 
 def count_graphs(
@@ -219,4 +219,4 @@ def test_an_exported_model_takes_any_batch_and_any_length(kind, options):
             ours, encoder_lengths = loaded(features, lengths)
         assert torch.equal(encoder_lengths, truth.encoder_lengths)
         for one, other, count in zip(ours, truth[0], truth.encoder_lengths.tolist(), strict=True):
-            torch.testing.assert_close(one[:count], other[:count], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one[:count], other[:count], rtol=1e-4, atol=3e-5)
