@@ -13,8 +13,9 @@ from .inference_forms import apply_linear, is_as_built, is_inference
 from .masking import is_loop_over_frames_allowed, lengths_to_mask
 
 KERNEL_SIZE, STRIDE = 3, 2
-# Values behind the first convolution that exist at a time, on a GPU and on a CPU, whose caches they should fit.
-BLOCK_VALUES = (1 << 27, 1 << 21)
+# Values behind the first convolution that exist at a time, on a GPU and on a CPU, where larger pieces of memory are
+# given back and fetched anew each time.
+BLOCK_VALUES = (1 << 27, 1 << 18)
 # Encoder frames that go through the linear layer at a time.
 LINEAR_FRAMES = 512
 
@@ -166,7 +167,8 @@ class FastConformerConvSubsampling(nn.Module):
             if any(mel_padding) or any(time_padding):
                 states = nn.functional.pad(states, (*mel_padding, *time_padding))
             if states.device.type == "cpu":
-                states = states.contiguous(memory_format=torch.channels_last)
+                # Not `contiguous`, which leaves strides alone where there is one channel, and with them the output's.
+                states = states.to(memory_format=torch.channels_last)
             # Only what is beyond the clip's ends is padding in time.
             states = nn.functional.conv2d(
                 states, layer.weight, layer.bias, STRIDE, (0, layer.padding[1]), groups=layer.groups
