@@ -91,7 +91,7 @@ def test_ten_lengths_take_three_graphs_at_most(kind, options):
 
 @pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch before 2.7 cannot tell it from export")
 def test_a_compiled_graph_attends_in_blocks():
-    """Nothing in the graph is frames x frames; with gradients, which the operation has none of, torch's own is there."""
+    """Nothing in the graph is frames x frames; with gradients, which the operation lacks, torch's own is there."""
     model = build_model("encoder", num_hidden_layers=1)
     features, lengths = make_batch(333, 2)
     targets: list[str] = []
