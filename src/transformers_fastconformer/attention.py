@@ -192,8 +192,9 @@ def sdpa_attention(
         # A product of 16 bits first copies what is not dense, rows much faster than columns.
         key, value = key.contiguous(), value.contiguous()
         position_key = None if position_key is None else position_key.contiguous()
-    outputs = []
-    for start, stop, key_start, key_stop in blocks:
+
+    def attend(start: int, stop: int, key_start: int, key_stop: int) -> torch.Tensor:
+        """One block of queries and the keys that it sees: (batch, heads, block, head_dim)."""
         block_mask = mask.rows(slice(start, stop), slice(key_start, key_stop), key.device)
         block_query = query_u[..., start:stop, :]
         block_key, block_value = key[..., key_start:key_stop, :], value[..., key_start:key_stop, :]
@@ -219,11 +220,18 @@ def sdpa_attention(
             )
         if block_mask is not None:
             output = output.masked_fill(~block_mask.any(dim=-1, keepdim=True), 0.0)
-        outputs.append(output)
-    if len(outputs) == 1:
-        return outputs[0]
+        return output
+
+    if len(blocks) == 1:
+        return attend(*blocks[0])
     # Frames before heads in memory, as the output projection reads them.
-    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1).transpose(1, 2)
+    if torch.is_grad_enabled():
+        return torch.cat([attend(*block).transpose(1, 2) for block in blocks], dim=1).transpose(1, 2)
+    # Into one tensor: outputs that stay, among scores that do not, would leave holes too small for the next scores.
+    context = value.new_empty(value.shape[0], num_frames, value.shape[1], value.shape[3])
+    for block in blocks:
+        context[:, block[0] : block[1]] = attend(*block).transpose(1, 2)
+    return context.transpose(1, 2)
 
 
 def _is_one_operation() -> bool:
