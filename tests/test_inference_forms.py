@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
+from transformers_fastconformer import FastConformerConfig, FastConformerEncoder, inference_forms
 from transformers_fastconformer.inference_forms import (
-    HAS_FUSED_PRODUCT,
     apply_linear,
     convolve_frames,
+    has_fused_product,
     takes_frames_first,
 )
-from transformers_fastconformer.int8_linear import HAS_INT8_PRODUCT, Int8Weight, find_int8_weight, use_int8
+from transformers_fastconformer.int8_linear import Int8Weight, find_int8_weight, has_int8_products, use_int8
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def build_linear(bias: bool = True, dtype: torch.dtype = torch.float32) -> nn.Li
     return nn.Linear(24, 40, bias=bias).to(dtype).eval()
 
 
-@pytest.mark.skipif(not HAS_FUSED_PRODUCT, reason="this build of torch has no product of oneDNN")
+@pytest.mark.skipif(not has_fused_product(torch.bfloat16), reason="this build of torch has no product of oneDNN")
 @pytest.mark.parametrize("activation", [None, "silu", "swish", "relu", "gelu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
@@ -103,7 +104,7 @@ def test_a_convolution_with_its_norm_folded(padding: tuple[int, int], norm: str,
     norm_module.eval()
     states = torch.randn(3, 21, 16)
     with torch.no_grad():
-        assert takes_frames_first(layer, norm_module, states) == HAS_FUSED_PRODUCT
+        assert takes_frames_first(layer, norm_module, states) == has_fused_product(torch.float32)
         found = convolve_frames(layer, norm_module, states, padding)
         expected = layer(nn.functional.pad(states.transpose(1, 2), padding))
         if norm.startswith("batch"):
@@ -118,7 +119,7 @@ def test_a_norm_in_training_is_not_folded() -> None:
         assert not takes_frames_first(layer.train(), nn.BatchNorm1d(4).eval(), states)
 
 
-needs_int8 = pytest.mark.skipif(not HAS_INT8_PRODUCT, reason="this build of torch has no 8-bit product")
+needs_int8 = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
 
 
 @needs_int8
@@ -162,3 +163,68 @@ def test_8_bit_weights_follow_their_layer() -> None:
         use_int8(layer, False)
         assert torch.equal(apply_linear(layer, states), exact)
     assert find_int8_weight(layer) is None
+
+
+def build_encoder() -> FastConformerEncoder:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    encoder = FastConformerEncoder(
+        FastConformerConfig(**shape, num_mel_bins=8, subsampling_conv_channels=4)  # type: ignore[arg-type]
+    ).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return encoder
+
+
+def test_what_inference_mode_made_can_stand_beside_gradients() -> None:
+    encoder, features = build_encoder().requires_grad_(False), torch.randn(1, 80, 8)
+    with torch.inference_mode():
+        expected = encoder(features).last_hidden_state.clone()
+    features.requires_grad_()
+    output = encoder(features).last_hidden_state
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    output.square().sum().backward()
+    assert features.grad is not None
+    assert float(features.grad.abs().max()) > 0
+
+
+@torch.no_grad()
+def test_distances_as_keys_follow_their_weight() -> None:
+    encoder, features = build_encoder(), torch.randn(1, 80, 8)
+    attention = encoder.layers[0].self_attn
+    nn.init.normal_(attention.bias_v, std=3.0)
+    weight = attention.relative_k_proj.weight
+    before = encoder(features).last_hidden_state
+    weight.data[3] = 20.0 * torch.randn(16)  # one row, and not counted as a version
+    changed = encoder(features).last_hidden_state
+    assert float((changed - before).abs().max()) > 1e-4
+    encoder.set_attn_implementation("eager")
+    torch.testing.assert_close(changed, encoder(features).last_hidden_state, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_hooks_on_an_activation_are_called() -> None:
+    encoder, called = build_encoder(), []
+    encoder.layers[0].feed_forward1.activation.register_forward_hook(lambda *_: called.append(True))
+    encoder(torch.randn(1, 80, 8))
+    assert called == [True]
+
+
+@torch.no_grad()
+def test_meta_tensors_and_vmap_go_the_plain_way() -> None:
+    encoder, features = build_encoder(), torch.randn(3, 1, 80, 8)
+    mapped = torch.vmap(lambda clip: encoder(clip).last_hidden_state)(features)
+    alone = torch.stack([encoder(clip).last_hidden_state for clip in features])
+    torch.testing.assert_close(mapped, alone, rtol=1e-4, atol=1e-5)
+    assert encoder.to("meta")(features[0].to("meta")).last_hidden_state.shape == (1, 10, 16)
+
+
+def test_a_dtype_that_the_cpu_lacks_is_left_to_the_layer(
+    monkeypatch: pytest.MonkeyPatch, no_module_calls: list[nn.Module]
+) -> None:
+    monkeypatch.setattr(inference_forms, "has_fused_product", lambda dtype: dtype == torch.float32)
+    layer = build_linear(dtype=torch.bfloat16)
+    with torch.no_grad():
+        apply_linear(layer, torch.randn(2, 24, dtype=torch.bfloat16))
+    assert no_module_calls == [layer]
+    assert not has_fused_product(torch.float64)

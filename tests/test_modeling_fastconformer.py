@@ -419,8 +419,9 @@ def test_stochastic_depth_keeps_the_expectation():
         whole = model(features).last_hidden_state
         model.train()
         drawn = [model(features).last_hidden_state for _ in range(40)]
-    dropped = [output for output in drawn if torch.allclose(output, first_block)]
-    kept = [output for output in drawn if not torch.allclose(output, first_block)]
+    # Near, not equal: in evaluation mode the layers have other forms.
+    dropped = [output for output in drawn if torch.allclose(output, first_block, atol=1e-5)]
+    kept = [output for output in drawn if not torch.allclose(output, first_block, atol=1e-5)]
     assert min(len(dropped), len(kept)) > 8
     assert_near((dropped[0] + kept[0]) / 2, whole, 1e-5)
 

@@ -139,6 +139,8 @@ def test_padded_where_nothing_is_gained_or_padding_counts(case: str, block_shape
         arguments["output_attentions"] = True
     elif case == "a hook":
         encoder.layers[1].register_forward_hook(lambda module, inputs, output: None)
+    elif case == "a hook inside":
+        encoder.layers[1].self_attn.register_forward_hook(lambda module, inputs, output: None)
     with torch.set_grad_enabled(case == "training"):
         encoder(features, input_lengths=None if case == "no lengths" else lengths, **arguments)
     assert block_shapes[0][:2] == (features.shape[0], 20)
@@ -169,6 +171,23 @@ def test_gradients_of_a_packed_batch_are_those_of_its_clips(block_shapes: list[t
     assert block_shapes[0][0] == 1
     for found, expected in zip(together, gradients(batched=False), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max() + 1e-3))
+
+
+@torch.no_grad()
+def test_autocast_gives_one_dtype_packed_or_not() -> None:
+    encoder = build_encoder()
+    features, lengths = build_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        packed = encoder(features, input_lengths=lengths).last_hidden_state
+        alone = encoder(features[:1, :400]).last_hidden_state
+    assert packed.dtype == alone.dtype
+    torch.testing.assert_close(packed[0, :50].float(), alone[0].float(), rtol=0.1, atol=0.1)
+
+
+@torch.no_grad()
+def test_a_batch_of_no_clips() -> None:
+    output = build_encoder()(torch.zeros(0, 80, NUM_MELS), input_lengths=torch.zeros(0, dtype=torch.int64))
+    assert output.last_hidden_state.shape == (0, 10, 32)
 
 
 def test_rows_of_clips() -> None:

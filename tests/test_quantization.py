@@ -10,10 +10,10 @@ import torch
 from models import build_model, make_features
 
 from transformers_fastconformer import FastConformerForTDT, quantize_dynamic_int8, remove_int8
-from transformers_fastconformer.int8_linear import HAS_INT8_PRODUCT
+from transformers_fastconformer.int8_linear import has_int8_products, use_int8
 from transformers_fastconformer.quantization import find_block_linears, is_int8
 
-pytestmark = pytest.mark.skipif(not HAS_INT8_PRODUCT, reason="this build of torch has no 8-bit product")
+pytestmark = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
 
 
 @torch.no_grad()
@@ -70,3 +70,28 @@ def test_what_has_no_8_bits_is_refused() -> None:
         quantize_dynamic_int8(build_model("ctc").half())
     with pytest.raises(ValueError, match=r"'meta' in torch\.float32"):
         quantize_dynamic_int8(build_model("ctc").to("meta"))
+
+
+@pytest.mark.parametrize("case", ["training", "half", "double", "hooks", "eager"])
+@torch.no_grad()
+def test_8_bits_are_for_layers_as_they_were_built_in_evaluation(case: str) -> None:
+    """Otherwise nothing of the encoder is in 8 bits, attention beside them no more in bfloat16."""
+    model = build_model("encoder").eval()
+    if case == "training":
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.Dropout):
+                module.eval()
+        model.config.attention_dropout = model.config.dropout_positions = model.config.dropout_pre_encoder = 0.0
+    elif case in ("half", "double"):
+        model = getattr(model, case)()
+    elif case == "hooks":
+        for layer in find_block_linears(model):
+            layer.register_forward_hook(lambda module, inputs, output: None)
+    elif case == "eager":
+        model.set_attn_implementation("eager")
+    features = make_features([64]).to(model.dtype)
+    exact = model(features).last_hidden_state
+    for layer in find_block_linears(model):
+        use_int8(layer, True)  # `quantize_dynamic_int8` itself refuses 16 bits of the other kind
+    assert torch.equal(model(features).last_hidden_state, exact)

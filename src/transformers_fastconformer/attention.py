@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from .configuration_fastconformer import FastConformerConfig
-from .inference_forms import HAS_BFLOAT16_PRODUCTS, apply_linear, is_as_built, is_inference
-from .int8_linear import find_int8_weight, fingerprint_parameter
+from .inference_forms import HAS_BFLOAT16_PRODUCTS, apply_linear, is_as_built, is_inference, multiplies_in_8_bits
+from .int8_linear import fingerprint_parameter
 from .local_attention import (
     blocked_local_attention,
     eager_local_attention,
@@ -173,7 +173,12 @@ def sdpa_attention(
     of frames.
     """
     num_frames = key.shape[-2]
-    if query_v is not None and position_key is not None and _is_one_operation():
+    if (
+        query_v is not None
+        and position_key is not None
+        and dropout == 0.0
+        and _is_one_operation(query_u, key, position_key)
+    ):
         window = (mask.window.chunk_frames, mask.window.left_frames, mask.window.right_frames)
         return blocked_attention(query_u, query_v, key, value, position_key, mask.padding_mask, *window)
     scale = 1.0 / math.sqrt(query_u.shape[-1])
@@ -234,8 +239,8 @@ def sdpa_attention(
     return context.transpose(1, 2)
 
 
-def _is_one_operation() -> bool:
-    """Whether a graph is being compiled that may call Python, and whose gradients nobody wants."""
+def _is_one_operation(*states: torch.Tensor | None) -> bool:
+    """Whether a graph is being compiled that may call Python, and whose gradients nobody wants; not under autocast."""
     is_exporting = getattr(torch.compiler, "is_exporting", None)  # torch before 2.7 cannot tell
     return (
         torch.compiler.is_compiling()
@@ -243,6 +248,7 @@ def _is_one_operation() -> bool:
         and is_exporting is not None
         and not is_exporting()
         and not torch.is_grad_enabled()
+        and len({part.dtype for part in states if part is not None}) == 1
     )
 
 
@@ -280,7 +286,8 @@ def _has_fast_products(states: torch.Tensor) -> bool:
     Whether matrix products one by one take less time than torch's fused attention: on a CPU in 16 bits, where that
     computes at the rate of 32.
     """
-    return states.device.type == "cpu" and states.dtype == torch.bfloat16 and is_inference(states)
+    is_fast = HAS_BFLOAT16_PRODUCTS and states.device.type == "cpu" and states.dtype == torch.bfloat16
+    return is_fast and is_inference(states)
 
 
 def _attend_by_products(
@@ -415,7 +422,7 @@ class FastConformerAttention(nn.Module):
             query = query + self.bias_u[:, None]
             position_key = self._position_key(position_embeddings)
         states = AttentionStates(query, query_v, key, value, position_key, global_projections)
-        has_int8_projections = not self._is_eager and is_inference(value) and find_int8_weight(self.q_proj) is not None
+        has_int8_projections = not self._is_eager and multiplies_in_8_bits(self.q_proj, hidden_states)
         if has_int8_projections and HAS_BFLOAT16_PRODUCTS and not (self.is_local or output_attentions):
             # Beside 8-bit projections products in float32 would take most of the time of a long clip.
             states = states.to(torch.bfloat16)
@@ -447,6 +454,7 @@ class FastConformerAttention(nn.Module):
             is_loop_over_frames_allowed(num_positions)
             and not (self._is_eager or self.is_local or self.training)
             and num_positions < 2 * KEPT_FRAMES
+            and weight.device.type == "cpu"  # a GPU would have to be asked whether the weights have changed
             and type(self.relative_k_proj) is nn.Linear
             and is_as_built(self.relative_k_proj)
             and is_inference(position_embeddings, weight)
@@ -456,9 +464,11 @@ class FastConformerAttention(nn.Module):
         fingerprint = fingerprint_parameter(weight)
         known = _kept_position_keys.get(self.relative_k_proj)
         if known is None or known[0] != fingerprint:
-            positions = relative_positions(KEPT_FRAMES, weight.device)
-            table = sinusoids(positions, self.config.hidden_size, weight.dtype)
-            key = self._split_heads(apply_linear(self.relative_k_proj, table)[None]).contiguous()
+            # What inference mode makes could not stand beside gradients later.
+            with torch.inference_mode(False), torch.no_grad():
+                positions = relative_positions(KEPT_FRAMES, weight.device)
+                table = sinusoids(positions, self.config.hidden_size, weight.dtype)
+                key = self._split_heads(nn.functional.linear(table, weight)[None]).contiguous()
             known = _kept_position_keys[self.relative_k_proj] = (fingerprint, key)
         first = KEPT_FRAMES - (num_positions + 1) // 2
         return known[1][:, :, first : first + num_positions]

@@ -161,7 +161,7 @@ class FiniteCheck:
         self.name, self.hint = name, hint
         if values.device.type == "cpu" and math.isfinite(values.sum()):
             # Nothing to find, and read once: `isfinite` makes several copies. A sum that overflows goes on below.
-            self.is_broken = torch.zeros(values.shape[0], dtype=torch.bool)
+            self.is_broken = torch.zeros(values.shape[0], dtype=torch.bool, device=values.device)
             return
         is_broken = ~torch.isfinite(values)
         if lengths is not None:

@@ -8,10 +8,12 @@ quantised by others), in training, and in graphs of `torch.compile` and `torch.e
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 from transformers.activations import SiLUActivation
 
@@ -19,8 +21,6 @@ from .int8_linear import find_int8_weight
 
 # The activations that oneDNN's matrix product takes along, and its names for them.
 FUSED_ACTIVATIONS: dict[type[nn.Module], str] = {nn.SiLU: "swish", SiLUActivation: "swish", nn.ReLU: "relu"}
-# oneDNN's matrix product with an activation is what `torch.compile` uses; not every build of torch has it.
-HAS_FUSED_PRODUCT = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _has_bfloat16_products() -> bool:
@@ -30,6 +30,23 @@ def _has_bfloat16_products() -> bool:
 
 
 HAS_BFLOAT16_PRODUCTS = _has_bfloat16_products()
+
+
+@functools.cache
+def has_fused_product(dtype: torch.dtype) -> bool:
+    """
+    Whether oneDNN's matrix product with an activation, which `torch.compile` uses, is there for a dtype.
+
+    Not every build of torch has it, and in bfloat16 not every CPU; unlike `nn.Linear` it knows no other way then.
+    """
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        ones = torch.ones(2, 16, dtype=dtype, device="cpu")
+        product = torch.ops.mkldnn._linear_pointwise(ones, ones, None, "relu", [], "")
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return bool((product == 16.0).all())
 
 
 def is_as_built(module: nn.Module) -> bool:
@@ -44,7 +61,9 @@ def is_inference(states: torch.Tensor, *parameters: torch.Tensor | None) -> bool
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
         return False
-    if type(states) is not torch.Tensor or torch.is_autocast_enabled(states.device.type):
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return False
+    if type(states) is not torch.Tensor or states.is_meta or torch.is_autocast_enabled(states.device.type):
         return False
     with_gradients = torch.is_grad_enabled()
     if with_gradients and states.requires_grad:
@@ -80,11 +99,16 @@ def apply_linear(layer: Any, states: torch.Tensor, activation: nn.Module | None 
         weight = find_int8_weight(layer)
         if weight is not None:
             return _activate(weight.multiply(states, layer.bias), activation)
-        fused = "none" if activation is None else FUSED_ACTIVATIONS.get(type(activation), "none")
-        output = torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, fused, [], "")
-        return output if fused != "none" else _activate(output, activation)
+        fused = None if activation is None or not is_as_built(activation) else FUSED_ACTIVATIONS.get(type(activation))
+        output = torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, fused or "none", [], "")
+        return output if fused else _activate(output, activation)
     output = layer(states)
     return output if activation is None else activation(output)
+
+
+def multiplies_in_8_bits(layer: nn.Module, states: torch.Tensor) -> bool:
+    """Whether `apply_linear` uses 8-bit weights for these states."""
+    return _is_plain_on_cpu(layer, nn.Linear, states) and find_int8_weight(layer) is not None
 
 
 def _is_plain_on_cpu(layer: nn.Module, kind: type[nn.Module], states: torch.Tensor) -> bool:
@@ -93,9 +117,8 @@ def _is_plain_on_cpu(layer: nn.Module, kind: type[nn.Module], states: torch.Tens
     return (
         type(layer) is kind
         and not layer.training
-        and HAS_FUSED_PRODUCT
         and states.device.type == "cpu"
-        and states.dtype in (torch.float32, torch.bfloat16)
+        and has_fused_product(states.dtype)
         and is_as_built(layer)
         and is_inference(states, layer.weight, layer.bias)  # type: ignore[arg-type]
     )
@@ -104,7 +127,7 @@ def _is_plain_on_cpu(layer: nn.Module, kind: type[nn.Module], states: torch.Tens
 def _activate(output: torch.Tensor, activation: nn.Module | None) -> torch.Tensor:
     if activation is None:
         return output
-    if FUSED_ACTIVATIONS.get(type(activation)) == "swish":
+    if FUSED_ACTIVATIONS.get(type(activation)) == "swish" and is_as_built(activation):
         return functional.silu(output, inplace=True)
     return activation(output)
 

@@ -8,6 +8,7 @@ torch's own quantised layers use as well.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,8 +18,21 @@ from torch import nn
 # Magnitudes are rounded to whole numbers up to this; activations are stored unsigned, so they are shifted.
 LARGEST = 127
 UNSIGNED_ZERO = 128
-HAS_INT8_PRODUCT = hasattr(torch.ops.onednn, "qlinear_pointwise") and hasattr(torch.ops.onednn, "qlinear_prepack")
-SAMPLES_PER_PARAMETER = 16
+SAMPLES_PER_PARAMETER = 4096
+
+
+@functools.cache
+def has_int8_products() -> bool:
+    """
+    Whether this build of torch multiplies 8-bit numbers on this CPU, and exactly.
+
+    On x86 without VNNI oneDNN adds pairs of products in 16 bits, which are too few for them.
+    """
+    try:
+        largest = torch.ones(16, 512, device="cpu")
+        return bool((Int8Weight(largest).multiply(largest, None) - 512.0).abs().max() < 0.01)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
 
 
 class Int8Weight:
@@ -32,7 +46,7 @@ class Int8Weight:
         scale = weight.abs().amax(dim=1).clamp_(min=torch.finfo(torch.float32).tiny) / LARGEST  # (out,)
         rounded = (weight / scale[:, None]).round_().to(torch.int8)
         self.scale = scale
-        self.zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
+        self.zeros = torch.zeros(weight.shape[0], dtype=torch.int32, device=weight.device)
         self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
 
     def multiply(self, states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -95,10 +109,12 @@ def find_int8_weight(layer: Any) -> Int8Weight | None:
 
 def fingerprint_parameter(parameter: nn.Parameter) -> tuple[Any, ...]:
     """
-    Changes with the values of a parameter: by its counter of versions, and, for changes through `.data`, which do not
-    count, by some of its values.
+    Changes with the values of a parameter: by its counter of versions, and, for changes that do not count, such as
+    those through `.data`, by some thousand of its values, spread over rows and columns.
     """
     version = -1 if parameter.is_inference() else parameter._version
     flat = parameter.detach().reshape(-1)
-    samples = flat[:: max(1, flat.numel() // SAMPLES_PER_PARAMETER)].tolist()
-    return (parameter.data_ptr(), version, parameter.dtype, str(parameter.device), tuple(samples))
+    samples = flat[:: max(1, flat.numel() // SAMPLES_PER_PARAMETER) | 1]
+    integers = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[flat.element_size()]
+    checksum = int(samples.view(integers).sum(dtype=torch.int64))  # of bits: NaN is equal to itself
+    return (parameter.data_ptr(), version, parameter.dtype, str(parameter.device), checksum)

@@ -582,7 +582,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         has_own_norms = config.conv_norm_type not in ("instance_norm", "group_norm")
         if self.reduction is not None or not (has_own_frames and has_own_norms):
             return None
-        if not all(map(is_as_built, (self.subsampling, *self.layers))):
+        if not all(map(is_as_built, self.modules())):
             return None
         mel_lengths = lengths.tolist()
         if min(mel_lengths) == 0:
@@ -605,9 +605,13 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         self, input_features: torch.Tensor, mel_lengths: list[int], packed: PackedRows
     ) -> torch.Tensor:
         """The front of the encoder for each clip alone: (1, packed rows, hidden_size)."""
-        rows = input_features.new_zeros(1, packed.num_rows, self.config.hidden_size, dtype=self.dtype)
+        rows: torch.Tensor | None = None
         for clip, ((start, stop), mel_length) in enumerate(zip(packed.spans, mel_lengths, strict=True)):
-            rows[:, start:stop], _ = self.subsampling(input_features[clip, None, :mel_length].to(self.dtype), None)
+            frames, _ = self.subsampling(input_features[clip, None, :mel_length].to(self.dtype), None)
+            if rows is None:  # of the dtype that autocast, too, makes of it
+                rows = frames.new_zeros(1, packed.num_rows, frames.shape[-1])
+            rows[:, start:stop] = frames
+        assert rows is not None
         return rows
 
     def _position_table(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:

@@ -632,7 +632,7 @@ def _split_for_memory(
     """A batch in as many parts as the free memory asks for. What is done with a clip does not depend on it."""
     config: Any = model.config
     mel_length = max(prepared.features.mel_length for _, prepared in short if prepared.features is not None)
-    clip_bytes = estimate_one_pass_bytes(config, mel_length, model.dtype.itemsize)
+    clip_bytes = estimate_one_pass_bytes(config, mel_length, model.dtype.itemsize, device_type=model.device.type)
     most_clips = int(MOST_MEMORY_SHARE * available_bytes(model.device)) // max(clip_bytes, 1)
     return split_batches(short, max(most_clips, 1))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from .int8_linear import HAS_INT8_PRODUCT, use_int8, uses_int8
+from .int8_linear import has_int8_products, use_int8, uses_int8
 from .modeling_fastconformer import FastConformerBlock, FastConformerPreTrainedModel
 
 
@@ -18,8 +18,9 @@ def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerP
     Weights are rounded with a scale for each output, activations with one for each frame, so that the result of a clip
     depends on nothing else in its batch. The model keeps its parameters and its `state_dict`; the 8-bit weights are
     made from them at the first call, take a quarter of their memory in float32 besides, and are made anew when the
-    parameters have changed. In training, with gradients, under autocast and in graphs of `torch.compile` and
-    `torch.export` the model computes as before.
+    parameters have changed (a change of single values through `.data` may go unseen: take 8 bits back and on again).
+    A copy of the model computes as before, and so does this one in training, with gradients, under autocast and in
+    graphs of `torch.compile` and `torch.export`.
 
     Args:
         model: Any model of this package, on a CPU, in float32 or bfloat16.
@@ -30,8 +31,10 @@ def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerP
     Raises:
         ValueError: for a model on another device or of another dtype, and where torch has no 8-bit products.
     """
-    if not HAS_INT8_PRODUCT:
-        raise ValueError(f"torch {torch.__version__} has no 8-bit products of oneDNN on this machine; expected one.")
+    if not has_int8_products():
+        raise ValueError(
+            f"torch {torch.__version__} has no exact 8-bit products on this CPU; expected oneDNN and, on x86, VNNI."
+        )
     layers = list(find_block_linears(model))
     for layer in layers:
         device, dtype = layer.weight.device.type, layer.weight.dtype

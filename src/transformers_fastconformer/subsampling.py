@@ -199,7 +199,7 @@ def _zero_padding(
         return hidden_states
     num_frames = hidden_states.shape[2]
     if first_frame is not None:
-        if lengths.device.type == "cpu" and int(lengths.min()) >= first_frame + num_frames:
+        if lengths.device.type == "cpu" and bool((lengths >= first_frame + num_frames).all()):
             return hidden_states
         lengths = lengths - first_frame
     return hidden_states * lengths_to_mask(lengths, num_frames)[:, None, :, None].to(hidden_states.dtype)

@@ -108,6 +108,18 @@ def test_a_compiled_graph_attends_in_blocks():
         assert any("scaled_dot_product_attention" in target for target in targets) == wants_gradients
 
 
+def test_compiled_graphs_keep_autocast_and_dropout():
+    model = build_model("encoder", num_hidden_layers=1, attention_dropout=0.5)
+    features, _ = make_batch(160, 1)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            found, expected = compiled(features)[0], model(features)[0]
+        torch.testing.assert_close(found.float(), expected.float(), rtol=0.05, atol=0.1)
+        model.layers[0].self_attn.train()  # nothing else draws
+        assert not torch.equal(compiled(features)[0], compiled(features)[0])
+
+
 @pytest.mark.slow
 def test_masks_and_whole_clips_compile():
     model = build_model("encoder", num_hidden_layers=1)
