@@ -16,7 +16,14 @@ import torch
 from torch import nn
 
 from .configuration_fastconformer import FastConformerConfig
-from .inference_forms import HAS_BFLOAT16_PRODUCTS, apply_linear, is_as_built, is_inference, multiplies_in_8_bits
+from .inference_forms import (
+    HAS_BFLOAT16_PRODUCTS,
+    choose_linear,
+    is_as_built,
+    is_inference,
+    is_reference,
+    multiplies_in_8_bits,
+)
 from .int8_linear import fingerprint_parameter
 from .local_attention import (
     blocked_local_attention,
@@ -422,7 +429,7 @@ class FastConformerAttention(nn.Module):
             query = query + self.bias_u[:, None]
             position_key = self._position_key(position_embeddings)
         states = AttentionStates(query, query_v, key, value, position_key, global_projections)
-        has_int8_projections = not self._is_eager and multiplies_in_8_bits(self.q_proj, hidden_states)
+        has_int8_projections = not is_reference(self.config) and multiplies_in_8_bits(self.q_proj, hidden_states)
         if has_int8_projections and HAS_BFLOAT16_PRODUCTS and not (self.is_local or output_attentions):
             # Beside 8-bit projections products in float32 would take most of the time of a long clip.
             states = states.to(torch.bfloat16)
@@ -439,12 +446,8 @@ class FastConformerAttention(nn.Module):
         output = self._project(self.o_proj, context.transpose(1, 2).flatten(-2))  # (batch, frames, hidden_size)
         return output, probabilities if output_attentions else None
 
-    @property
-    def _is_eager(self) -> bool:
-        return self.config._attn_implementation == "eager"
-
     def _project(self, layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        return layer(hidden_states) if self._is_eager else apply_linear(layer, hidden_states)
+        return choose_linear(self.config)(layer, hidden_states)
 
     def _position_key(self, position_embeddings: torch.Tensor) -> torch.Tensor:
         """The distances as keys: (positions, hidden_size) to (1, heads, positions, head_dim)."""
@@ -452,7 +455,7 @@ class FastConformerAttention(nn.Module):
         weight: Any = self.relative_k_proj.weight
         is_kept = (
             is_loop_over_frames_allowed(num_positions)
-            and not (self._is_eager or self.is_local or self.training)
+            and not (is_reference(self.config) or self.is_local or self.training)
             and num_positions < 2 * KEPT_FRAMES
             and weight.device.type == "cpu"  # a GPU would have to be asked whether the weights have changed
             and type(self.relative_k_proj) is nn.Linear
@@ -479,7 +482,7 @@ class FastConformerAttention(nn.Module):
         """Context (batch, heads, frames, head_dim) of clips of equal length, and in the plain form probabilities."""
         query, query_v, key, value, position_key, global_projections = states
         dropout = self.config.attention_dropout if self.training else 0.0
-        is_plain = output_attentions or self._is_eager
+        is_plain = output_attentions or is_reference(self.config)
         if self.is_local:
             assert query_v is not None
             assert position_key is not None

@@ -1,14 +1,16 @@
 """
 Layers in the form that a CPU is fast in: the same parameters, the same numbers up to rounding.
 
-What is made of parameters here costs little and is made in each call, so that nothing can go stale; 8-bit weights,
-which do cost something, are in `int8_linear.py`. Where a layer is not what it was built as (adapters, hooks, layers
-quantised by others), in training, and in graphs of `torch.compile` and `torch.export`, layers are called as they are.
+What is made of parameters here costs little and is made in each call, so that nothing can go stale; what does cost
+something is kept beside a fingerprint of its parameter (`int8_linear.py`, distances as keys in `attention.py`). Where
+a layer is not what it was built as (adapters, hooks, layers quantised by others), in training, and in graphs of
+`torch.compile` and `torch.export`, layers are called as they are.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from transformers.activations import SiLUActivation
 
-from .int8_linear import find_int8_weight
+from .configuration_fastconformer import FastConformerConfig
+from .int8_linear import find_int8_weight, uses_int8
 
 # The activations that oneDNN's matrix product takes along, and its names for them.
 FUSED_ACTIVATIONS: dict[type[nn.Module], str] = {nn.SiLU: "swish", SiLUActivation: "swish", nn.ReLU: "relu"}
@@ -102,13 +105,28 @@ def apply_linear(layer: Any, states: torch.Tensor, activation: nn.Module | None 
         fused = None if activation is None or not is_as_built(activation) else FUSED_ACTIVATIONS.get(type(activation))
         output = torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, fused or "none", [], "")
         return output if fused else _activate(output, activation)
+    return call_linear(layer, states, activation)
+
+
+def call_linear(layer: Any, states: torch.Tensor, activation: nn.Module | None = None) -> torch.Tensor:
+    """The same as the modules say it, one after the other."""
     output = layer(states)
     return output if activation is None else activation(output)
 
 
+def is_reference(config: FastConformerConfig) -> bool:
+    """Whether every operation is to be the plain one, in NeMo's order."""
+    return config._attn_implementation == "eager"
+
+
+def choose_linear(config: FastConformerConfig) -> Callable[..., torch.Tensor]:
+    """How a model of this configuration goes through linear layers: `apply_linear`, or plainly."""
+    return call_linear if is_reference(config) else apply_linear
+
+
 def multiplies_in_8_bits(layer: nn.Module, states: torch.Tensor) -> bool:
     """Whether `apply_linear` uses 8-bit weights for these states."""
-    return _is_plain_on_cpu(layer, nn.Linear, states) and find_int8_weight(layer) is not None
+    return uses_int8(layer) and _is_plain_on_cpu(layer, nn.Linear, states)
 
 
 def _is_plain_on_cpu(layer: nn.Module, kind: type[nn.Module], states: torch.Tensor) -> bool:

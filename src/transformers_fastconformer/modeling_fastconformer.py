@@ -18,7 +18,7 @@ from .checkpoint_sources import LoadsFromSources
 from .configuration_fastconformer import FastConformerConfig
 from .frames import reduced_frames, subsampled_lengths
 from .generation_fastconformer import FiniteCheck
-from .inference_forms import apply_linear, convolve_frames, is_as_built, takes_frames_first
+from .inference_forms import choose_linear, convolve_frames, is_as_built, is_reference, takes_frames_first
 from .masking import (
     FrameMask,
     PackedRows,
@@ -58,18 +58,8 @@ class FastConformerFeedForward(nn.Module):
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
     def _forward_rows(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if _is_reference(self.config):
-            return self.linear2(self.dropout(self.activation(self.linear1(hidden_states))))
-        return apply_linear(self.linear2, self.dropout(apply_linear(self.linear1, hidden_states, self.activation)))
-
-
-def _call(layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-    return layer(hidden_states)
-
-
-def _is_reference(config: FastConformerConfig) -> bool:
-    """Whether every operation is to be the plain one, in NeMo's order."""
-    return config._attn_implementation == "eager"
+        linear = choose_linear(self.config)
+        return linear(self.linear2, self.dropout(linear(self.linear1, hidden_states, self.activation)))
 
 
 class FastConformerScaleNorm(nn.Module):
@@ -165,14 +155,13 @@ class FastConformerConvolution(nn.Module):
             norm_frames: (batch,), frames that group and instance norm take their statistics of, at most one more than
                 there are; None for the other norms.
         """
-        is_reference = _is_reference(self.config)
-        apply: Any = _call if is_reference else apply_linear
-        hidden_states = nn.functional.glu(apply(self.pointwise_conv1, hidden_states), dim=-1)
+        linear = choose_linear(self.config)
+        hidden_states = nn.functional.glu(linear(self.pointwise_conv1, hidden_states), dim=-1)
         if padding_mask is not None:
             hidden_states = hidden_states.masked_fill(~padding_mask[..., None], 0.0)
         has_time_norm = isinstance(self.norm, FastConformerTimeNorm)
         if (
-            not is_reference
+            not is_reference(self.config)
             and not has_time_norm
             and takes_frames_first(self.depthwise_conv, self.norm, hidden_states)
         ):
@@ -183,10 +172,7 @@ class FastConformerConvolution(nn.Module):
                 hidden_states = self.norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         else:
             hidden_states = self._convolve(hidden_states, norm_frames)
-        hidden_states = self.activation(hidden_states)
-        return (
-            self.pointwise_conv2(hidden_states) if is_reference else apply_linear(self.pointwise_conv2, hidden_states)
-        )
+        return linear(self.pointwise_conv2, self.activation(hidden_states))
 
     def _convolve(self, hidden_states: torch.Tensor, norm_frames: torch.Tensor | None) -> torch.Tensor:
         """Depthwise convolution and norm, operation by operation: (batch, frames, hidden_size) to the same."""
@@ -576,13 +562,11 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         config = self.config
         if lengths is None or lengths.device.type != "cpu" or lengths.shape[0] < 2 or self.training:
             return None
-        if _is_reference(config) or not is_loop_over_frames_allowed(num_mel_frames):
+        if is_reference(config) or not is_loop_over_frames_allowed(num_mel_frames):
             return None
         has_own_frames = config.subsampling_type in ("dw_striding", "striding", "none")
         has_own_norms = config.conv_norm_type not in ("instance_norm", "group_norm")
         if self.reduction is not None or not (has_own_frames and has_own_norms):
-            return None
-        if not all(map(is_as_built, self.modules())):
             return None
         mel_lengths = lengths.tolist()
         if min(mel_lengths) == 0:
@@ -591,7 +575,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         num_padded_rows = len(mel_lengths) * self._count_frames(num_mel_frames)
         if packed.num_rows > (1 - LEAST_PADDING_SHARE) * num_padded_rows:
             return None
-        return packed
+        return packed if all(map(is_as_built, self.modules())) else None
 
     def _count_frames(self, num_mel_frames: int) -> int:
         config = self.config

@@ -160,13 +160,11 @@ def transcribe_file(
         )
     if on_progress is not None:
         on_progress(duration_seconds)
-    (transcript,) = _to_transcripts(
-        processor, output, [duration_seconds], timestamps, confidence, chosen.name, channel
-    )
+    (transcript,) = to_transcripts(processor, output, [duration_seconds], timestamps, confidence, chosen.name, channel)
     return transcript
 
 
-def _to_transcripts(
+def to_transcripts(
     processor: FastConformerProcessor,
     output: Any,
     durations_seconds: Sequence[float],
@@ -235,7 +233,7 @@ def transcribe_waveforms(
         seconds_from_samples(len(waveform), processor.feature_extractor.sampling_rate) for waveform in waveforms
     ]
     strategy = "full" if plan is None else "chunked"
-    return _to_transcripts(processor, output, durations_seconds, timestamps, confidence, strategy)
+    return to_transcripts(processor, output, durations_seconds, timestamps, confidence, strategy)
 
 
 def split_batches(items: Sequence[Any], batch_size: int) -> Iterator[Sequence[Any]]:

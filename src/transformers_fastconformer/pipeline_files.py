@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from .audio import INSTALL_COMMAND, URL_SCHEMES, AudioFile, load_waveform, read_audio
 from .decoding.confidence import ConfidenceOptions
-from .pipeline_fastconformer import Transcript, split_batches, transcribe_file
+from .pipeline_fastconformer import Transcript, split_batches, to_transcripts, transcribe_file
 from .pipeline_features import ClipFeatures, extract_clip
 from .pipeline_longform import check_decoding_options, transcribe_features
 from .pipeline_strategies import (
@@ -610,7 +610,7 @@ def _transcribe_short(
 ) -> Iterator[tuple[int, Transcript | Exception]]:
     """The clips of a batch together, or one by one where that fails: one that does not fit costs no other."""
     try:
-        transcripts: list[Transcript | Exception] = list(_decode_batch(model, processor, options, short))
+        transcripts: list[Transcript | Exception] = [*_decode_batch(model, processor, options, short)]
     except CLIP_ERRORS as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             torch.cuda.empty_cache()
@@ -642,7 +642,7 @@ def _decode_batch(
     processor: FastConformerProcessor,
     options: TranscriptionOptions,
     short: Sequence[tuple[int, _Prepared]],
-) -> Iterator[Transcript]:
+) -> list[Transcript]:
     features = [prepared.features for _, prepared in short if prepared.features is not None]
     chosen = choose_strategy(
         model,
@@ -661,15 +661,5 @@ def _decode_batch(
         max_symbols_per_step=options.max_symbols_per_step,
         confidence=options.confidence,
     )
-    decoded: list[Any] = processor.batch_decode(
-        output, timestamps=options.timestamps or ["word"], confidence=options.confidence is not None
-    )
-    for item, (_, prepared) in zip(decoded, short, strict=True):
-        yield Transcript(
-            text=item.text,
-            timestamps=item.timestamps if options.timestamps else None,
-            duration_seconds=prepared.seconds,
-            strategy=chosen.name,
-            confidence=item.confidence,
-            word_confidences=item.word_confidences,
-        )
+    seconds = [prepared.seconds for _, prepared in short]
+    return to_transcripts(processor, output, seconds, options.timestamps, options.confidence, chosen.name)
