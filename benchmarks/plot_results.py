@@ -1,11 +1,13 @@
 """
-Plots of what `bench_encoder.py` and `bench_memory.py` have written: speed and memory against the length of the clip.
+Plots of what `bench_encoder.py`, `bench_memory.py` and `bench_longform.py` have written: speed and memory against the
+length of the clip.
 
     pip install 'transformers-fastconformer[bench]'
     python benchmarks/plot_results.py
 
 One picture for each shape and device: `docs/images/encoder_speed_<shape>_<device>.png`, for clips alone with full
-attention, and `docs/images/encoder_memory_<shape>_<dtype>_<device>.png`.
+attention, and `docs/images/encoder_memory_<shape>_<dtype>_<device>.png`; for files from a minute to hours, by the
+strategy, `docs/images/longform_memory_<device>.png`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ Points = list[tuple[float, float]]
 COLOURS = {"ours": "#0072b2", "nemo": "#d55e00", "transformers": "#009e73", "onnxruntime": "#cc79a7"}
 NAMES = {"ours": "this package", "nemo": "NeMo", "transformers": "transformers", "onnxruntime": "ONNX Runtime"}
 STYLES = {"float32": ("-", "o"), "bfloat16": ("--", "s"), "float16": ("-.", "D"), "int8": (":", "^")}
+STRATEGY_STYLES = {"full": ("#d55e00", "o"), "local": ("#009e73", "v"), "chunked": ("#0072b2", "s")}
 SHAPES = {"0.6b": "0.6B (width 1024, 24 blocks)", "110m": "110M (width 512, 17 blocks)"}
 
 
@@ -161,6 +164,38 @@ def plot_memory(rows: Rows, path: Path) -> bool:
     return True
 
 
+def collect_longform(rows: Rows) -> dict[str, Points]:
+    """For each strategy (minutes, MiB above the loaded model)."""
+    lines: dict[str, Points] = defaultdict(list)
+    for row in rows:
+        lines[row["strategy"]].append((float(row["minutes"]), float(row["added_mib"])))
+    return {strategy: sorted(points) for strategy, points in lines.items()}
+
+
+def slope_per_minute(points: Points) -> float:
+    """MiB for each further minute, from the middle of the lengths measured to the longest."""
+    (start, least), (end, most) = points[len(points) // 2 - (len(points) == 2)], points[-1]
+    return (most - least) / (end - start)
+
+
+def plot_longform(rows: Rows, path: Path) -> None:
+    """Draw the memory of whole files by strategy."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    lines = collect_longform(rows)
+    for strategy, points in sorted(lines.items(), key=lambda line: -line[1][-1][1]):
+        colour, marker = STRATEGY_STYLES[strategy]
+        label = f"{strategy}: {slope_per_minute(points):.3g} MiB a minute at the end"
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linewidth=2, label=label)
+    ticks = sorted({minutes for points in lines.values() for minutes, _ in points})
+    title = (
+        "Peak memory of transcribe_file above the loaded model\ndemonstration checkpoint, float32, batches of 8 chunks"
+    )
+    finish_axes(axes, title, "length of the file (minutes)", "peak memory above the loaded model (MiB)", ticks)
+    save_figure(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -183,6 +218,10 @@ def main() -> None:
         path = arguments.images / f"encoder_memory_{'_'.join(memory_key)}.png"
         if plot_memory(rows, path):
             print(f"written to {path}")
+    for source in sorted(arguments.results.glob("longform_memory_*.csv")):
+        path = arguments.images / f"{source.stem}.png"
+        plot_longform(read_rows([source]), path)
+        print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -221,6 +221,14 @@ def test_plots_take_the_lines_that_there_are() -> None:
         {**row, "audio_minutes": "20", "peak_mib": "", "note": "over, as a shorter clip was"},
     ]
     assert plots.collect_memory(rows, "full") == ({"nemo_float32": [(5.0, 400.0)]}, {"nemo_float32": 10.0})
+    rows = [
+        {"strategy": "chunked", "minutes": minutes, "added_mib": mib}
+        for minutes, mib in (("20", "146"), ("1", "40"), ("10", "126"))
+    ]
+    lines = plots.collect_longform(rows)
+    assert lines == {"chunked": [(1.0, 40.0), (10.0, 126.0), (20.0, 146.0)]}
+    assert plots.slope_per_minute(lines["chunked"]) == 2.0
+    assert plots.slope_per_minute([(1.0, 5.0), (3.0, 9.0)]) == 2.0
 
 
 @pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("encoder_*.csv")), ids=lambda path: path.name)
