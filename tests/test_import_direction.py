@@ -45,9 +45,11 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ("streaming", "nemo", "interop", "export"),
     (
         "subtitles",
+        "voice_activity",
         "pipeline_features",
         "pipeline_longform",
         "pipeline_strategies",
+        "pipeline_speech",
         "pipeline_recognition",
         "auto",
         "pipeline_fastconformer",

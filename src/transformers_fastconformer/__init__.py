@@ -31,6 +31,7 @@ from .processing_fastconformer import FastConformerProcessor, FastConformerTrans
 from .quantization import quantize_dynamic_int8, remove_int8
 from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__
+from .voice_activity import VoiceActivityOptions
 
 __all__ = [
     "AutoModelForRNNT",
@@ -58,6 +59,7 @@ __all__ = [
     "ParakeetTDTForCTC",
     "ParakeetTDTForTDT",
     "Transcript",
+    "VoiceActivityOptions",
     "__version__",
     "convert_nemo_checkpoint",
     "load_model",

@@ -137,6 +137,11 @@ def reduced_frames(encoder_frames: int, reduction_type: str | None, reduction_fa
 # Encoder frames and time
 
 
+def samples_from_encoder_frames(encoder_frames: Lengths, hop_samples: int, total_subsampling_factor: int) -> Lengths:
+    """Sample at which encoder frame `encoder_frames` begins."""
+    return encoder_frames * (hop_samples * total_subsampling_factor)
+
+
 def seconds_from_encoder_frames(
     encoder_frames: Lengths, hop_samples: int, sampling_rate: int, total_subsampling_factor: int
 ) -> float | Tensor:

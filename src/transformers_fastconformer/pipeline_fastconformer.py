@@ -19,9 +19,11 @@ from .nemo.hub import ARCHIVE_ON_HUB, is_hub_id
 from .pipeline_features import extract_clip, open_clip
 from .pipeline_longform import check_decoding_options, plan_chunks, transcribe_features
 from .pipeline_recognition import HEADS, AutoModelForFastConformer, choose_head
+from .pipeline_speech import choose_part_strategy, find_speech, transcribe_speech
 from .pipeline_strategies import STRATEGIES as STRATEGIES
 from .pipeline_strategies import check_strategy, choose_strategy
-from .processing_fastconformer import FastConformerProcessor
+from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from .voice_activity import DETECTOR_SAMPLING_RATE, SpeechSegment, VoiceActivityOptions, check_voice_activity
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Transcript:
         channel: Which channel of the file it is, `"mix"` for their mean.
         confidence: How sure decoding was of the clip, and
         word_confidences: of each word of the text, in order; None if that was not asked for.
+        speech: Where in the clip something is said, in seconds, by voice activity detection; None if that was not
+            asked for.
     """
 
     text: str
@@ -47,6 +51,7 @@ class Transcript:
     channel: int | str = "mix"
     confidence: float | None = None
     word_confidences: list[float] | None = None
+    speech: list[SpeechSegment] | None = None
 
 
 def load_model(
@@ -108,6 +113,7 @@ def transcribe_file(
     batch_size: int = 8,
     channel: int | str = "mix",
     confidence: ConfidenceOptions | None = None,
+    voice_activity: VoiceActivityOptions | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Transcript:
     """
@@ -129,17 +135,51 @@ def transcribe_file(
         batch_size: Chunks that the encoder sees at a time.
         channel: `"mix"` for the mean of the channels, or the number of one.
         confidence: Which confidences to work out; None: none.
+        voice_activity: Find out first where something is said, and let the encoder see that alone, part by part, each
+            as a clip of its own; `strategy` is how the parts are transcribed. None: the whole file is transcribed.
         on_progress: Called with the seconds of audio that are done, now and then and at the end.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: for audio that is none, and for options that the model does not have.
+        ImportError: for `voice_activity`, when the extra `vad` is not installed; the message holds the command.
     """
     config: Any = model.config
     frame_seconds = processor.frame_seconds
     check_decoding_options(model, language, max_symbols_per_step)
     check_strategy(config, frame_seconds, strategy, chunk_length_s, stride_length_s)
+    check_voice_activity(voice_activity)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is not supported; expected 1 or more.")
     with AudioFile(path) as audio:
+        if voice_activity is not None:
+            speech = find_speech(processor, audio.blocks(DETECTOR_SAMPLING_RATE, channel), voice_activity)
+            chosen = choose_part_strategy(
+                model, processor, speech.parts, batch_size, strategy, chunk_length_s, stride_length_s
+            )
+
+            def report_frame(frame: int) -> None:
+                if on_progress is not None:
+                    on_progress(min(frame * frame_seconds, speech.duration_seconds))
+
+            transcription = transcribe_speech(
+                processor,
+                audio,
+                channel,
+                speech,
+                chosen,
+                timestamps=timestamps,
+                batch_size=batch_size,
+                language=language,
+                max_symbols_per_step=max_symbols_per_step,
+                confidence=confidence,
+                on_progress=report_frame,
+            )
+            if on_progress is not None:
+                on_progress(speech.duration_seconds)
+            return to_transcript(
+                transcription, speech.duration_seconds, timestamps, chosen.name, channel, speech.segments
+            )
         clip, num_samples = open_clip(processor.feature_extractor, audio, channel)
         duration_seconds = seconds_from_samples(num_samples, processor.feature_extractor.sampling_rate)
         chosen = choose_strategy(model, clip.mel_length, frame_seconds, strategy, chunk_length_s, stride_length_s)
@@ -178,17 +218,30 @@ def to_transcripts(
         output, timestamps=timestamps if timestamps else ["word"], confidence=confidence is not None
     )
     return [
-        Transcript(
-            text=item.text,
-            timestamps=item.timestamps if timestamps else None,
-            duration_seconds=duration_seconds,
-            strategy=strategy,
-            channel=channel,
-            confidence=item.confidence,
-            word_confidences=item.word_confidences,
-        )
+        to_transcript(item, duration_seconds, timestamps, strategy, channel)
         for item, duration_seconds in zip(decoded, durations_seconds, strict=True)
     ]
+
+
+def to_transcript(
+    transcription: FastConformerTranscription,
+    duration_seconds: float,
+    timestamps: bool | Sequence[str],
+    strategy: str,
+    channel: int | str = "mix",
+    speech: list[SpeechSegment] | None = None,
+) -> Transcript:
+    """What the processor makes of a clip, with what is known of the clip beside it."""
+    return Transcript(
+        text=transcription.text or "",
+        timestamps=transcription.timestamps if timestamps else None,
+        duration_seconds=duration_seconds,
+        strategy=strategy,
+        channel=channel,
+        confidence=transcription.confidence,
+        word_confidences=transcription.word_confidences,
+        speech=speech,
+    )
 
 
 def transcribe_waveforms(

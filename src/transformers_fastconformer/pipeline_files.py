@@ -27,9 +27,10 @@ from transformers import PreTrainedModel
 
 from .audio import INSTALL_COMMAND, URL_SCHEMES, AudioFile, load_waveform, read_audio
 from .decoding.confidence import ConfidenceOptions
-from .pipeline_fastconformer import Transcript, split_batches, to_transcripts, transcribe_file
+from .pipeline_fastconformer import Transcript, split_batches, to_transcript, to_transcripts, transcribe_file
 from .pipeline_features import ClipFeatures, extract_clip
 from .pipeline_longform import check_decoding_options, transcribe_features
+from .pipeline_speech import ClipSpeech, decode_parts, extract_parts, find_speech, join_parts
 from .pipeline_strategies import (
     MOST_MEMORY_SHARE,
     available_bytes,
@@ -38,6 +39,7 @@ from .pipeline_strategies import (
     estimate_one_pass_bytes,
 )
 from .processing_fastconformer import FastConformerProcessor
+from .voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions, check_voice_activity
 
 # Longer clips are not packed: alone they keep the model busy, and `transcribe_file` decides how they fit into memory.
 PACKED_SECONDS = 60.0
@@ -93,8 +95,8 @@ class TranscriptionOptions:
     How clips are transcribed and how many at a time.
 
     Args:
-        strategy, timestamps, language, chunk_length_s, stride_length_s, max_symbols_per_step, confidence: As in
-            `transcribe_file`.
+        strategy, timestamps, language, chunk_length_s, stride_length_s, max_symbols_per_step, confidence,
+            voice_activity: As in `transcribe_file`.
         batch_size: Most clips, or chunks of a long one, that the encoder sees at a time.
         batch_seconds: Most seconds of clips in a batch, with what pads them to the longest.
         num_workers: Threads that read audio and compute features ahead of the models; 0: nothing is done ahead.
@@ -107,6 +109,7 @@ class TranscriptionOptions:
     stride_length_s: float | None = None
     max_symbols_per_step: int | None = None
     confidence: ConfidenceOptions | None = None
+    voice_activity: VoiceActivityOptions | None = None
     batch_size: int = 8
     batch_seconds: float = 240.0
     num_workers: int = 1
@@ -159,7 +162,7 @@ def transcribe_clips(
 
     Raises:
         ValueError: at once, for options that the model does not have.
-        ImportError: the extra `audio` is not installed.
+        ImportError: the extra `audio`, or for `voice_activity` the extra `vad`, is not installed.
     """
     if not workers:
         raise ValueError("workers=[] is not supported; expected a model and its processor for each device.")
@@ -169,6 +172,7 @@ def transcribe_clips(
         check_strategy(
             config, processor.frame_seconds, options.strategy, options.chunk_length_s, options.stride_length_s
         )
+    check_voice_activity(options.voice_activity)
     if lengths_seconds is None:
         lengths_seconds = [measure_clip(clip) for clip in clips]
     packs: list[list[int]] = []
@@ -255,18 +259,22 @@ class _Prepared(NamedTuple):
 
     Args:
         seconds: Its length.
-        features: Those of a short one; None for a long one.
+        features: Those of a short one, or of its parts in which something is said; None for a long one.
+        speech: What is said in a short one, where that was asked for.
         path: File of a long one.
         is_temporary: Whether the file is gone when the clip is done.
     """
 
     seconds: float
-    features: ClipFeatures | None
+    features: list[ClipFeatures] | None
+    speech: ClipSpeech | None = None
     path: str = ""
     is_temporary: bool = False
 
 
-def _prepare(clip: AudioClip, processor: FastConformerProcessor, folder: Path) -> _Prepared:
+def _prepare(
+    clip: AudioClip, processor: FastConformerProcessor, folder: Path, voice_activity: VoiceActivityOptions | None
+) -> _Prepared:
     """
     Read a clip, or see that it is long: then nothing of it is kept in memory.
 
@@ -274,13 +282,14 @@ def _prepare(clip: AudioClip, processor: FastConformerProcessor, folder: Path) -
         clip: The clip.
         processor: Of the model that it is for.
         folder: Where to put temporary files.
+        voice_activity: What counts as speech; None: everything.
     """
     sampling_rate = processor.feature_extractor.sampling_rate
     try:
         if clip.is_whole_file and not clip.is_remote:
             header = read_header(clip.source)
             if header is not None and header.seconds > PACKED_SECONDS:
-                return _Prepared(header.seconds, None, clip.source)
+                return _Prepared(header.seconds, None, path=clip.source)
         blocks = _read_blocks(clip, sampling_rate)
         held: list[np.ndarray] = []
         num_samples = 0
@@ -290,12 +299,17 @@ def _prepare(clip: AudioClip, processor: FastConformerProcessor, folder: Path) -
             if num_samples > PACKED_SECONDS * sampling_rate:
                 break
         if num_samples <= PACKED_SECONDS * sampling_rate:
-            features = extract_clip(processor.feature_extractor, np.concatenate(held))
-            return _Prepared(num_samples / sampling_rate, features)
+            waveform = np.concatenate(held)
+            seconds = num_samples / sampling_rate
+            if voice_activity is None:
+                return _Prepared(seconds, [extract_clip(processor.feature_extractor, waveform)])
+            samples: Any = {"raw": waveform, "sampling_rate": sampling_rate}
+            speech = find_speech(processor, [load_waveform(samples, DETECTOR_SAMPLING_RATE)], voice_activity)
+            return _Prepared(seconds, list(extract_parts(processor, [waveform], speech.parts)), speech)
         path, num_samples = _write_audio(chain(held, blocks), sampling_rate, folder)
     except CLIP_ERRORS as error:
         raise _rename(error, clip.source, clip) from error
-    return _Prepared(num_samples / sampling_rate, None, path, is_temporary=True)
+    return _Prepared(num_samples / sampling_rate, None, path=path, is_temporary=True)
 
 
 def _read_blocks(clip: AudioClip, sampling_rate: int) -> Iterator[np.ndarray]:
@@ -467,7 +481,7 @@ def _transcribe_packs(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, closing(readers):
 
         def submit(index: int) -> Future[_Prepared]:
-            return readers.submit(lambda: _prepare(clips[index], processor, Path(folder)))
+            return readers.submit(lambda: _prepare(clips[index], processor, Path(folder), options.voice_activity))
 
         prepared = _prepare_packs(packs, submit, most_ahead)
         if len(workers) == 1:
@@ -586,6 +600,7 @@ def _transcribe_long(
             stride_length_s=options.stride_length_s,
             max_symbols_per_step=options.max_symbols_per_step,
             confidence=options.confidence,
+            voice_activity=options.voice_activity,
             batch_size=options.batch_size,
             # Of a part the channel is chosen already.
             channel=clip.channel if clip.is_whole_file else "mix",
@@ -630,11 +645,19 @@ def _split_for_memory(
     model: PreTrainedModel, short: Sequence[tuple[int, _Prepared]]
 ) -> Iterator[Sequence[tuple[int, _Prepared]]]:
     """A batch in as many parts as the free memory asks for. What is done with a clip does not depend on it."""
+    return split_batches(short, _count_fitting(model, short))
+
+
+def _count_fitting(model: PreTrainedModel, short: Sequence[tuple[int, _Prepared]]) -> int:
+    """How many clips as long as the longest of a batch fit into the free memory, one at least."""
     config: Any = model.config
-    mel_length = max(prepared.features.mel_length for _, prepared in short if prepared.features is not None)
+    mel_length = max((features.mel_length for features in _features_of(short)), default=0)
     clip_bytes = estimate_one_pass_bytes(config, mel_length, model.dtype.itemsize, device_type=model.device.type)
-    most_clips = int(MOST_MEMORY_SHARE * available_bytes(model.device)) // max(clip_bytes, 1)
-    return split_batches(short, max(most_clips, 1))
+    return max(int(MOST_MEMORY_SHARE * available_bytes(model.device)) // max(clip_bytes, 1), 1)
+
+
+def _features_of(short: Sequence[tuple[int, _Prepared]]) -> list[ClipFeatures]:
+    return [features for _, prepared in short for features in prepared.features or []]
 
 
 def _decode_batch(
@@ -643,23 +666,36 @@ def _decode_batch(
     options: TranscriptionOptions,
     short: Sequence[tuple[int, _Prepared]],
 ) -> list[Transcript]:
-    features = [prepared.features for _, prepared in short if prepared.features is not None]
+    features = _features_of(short)
     chosen = choose_strategy(
         model,
-        max(clip.mel_length for clip in features),
+        max((clip.mel_length for clip in features), default=0),
         processor.frame_seconds,
         options.strategy,
         options.chunk_length_s,
         options.stride_length_s,
     )
+    # Of parts of clips there may be more than clips.
+    batch_size = options.batch_size if options.voice_activity is None else _count_fitting(model, short)
     output = transcribe_features(
         chosen.model,
         features,
         chosen.plan,
-        batch_size=options.batch_size,
+        batch_size=min(batch_size, options.batch_size),
         language=options.language,
         max_symbols_per_step=options.max_symbols_per_step,
         confidence=options.confidence,
     )
-    seconds = [prepared.seconds for _, prepared in short]
-    return to_transcripts(processor, output, seconds, options.timestamps, options.confidence, chosen.name)
+    if options.voice_activity is None:
+        seconds = [prepared.seconds for _, prepared in short]
+        return to_transcripts(processor, output, seconds, options.timestamps, options.confidence, chosen.name)
+    transcripts = []
+    parts = iter(decode_parts(processor, output, options.timestamps, options.confidence))
+    for _, prepared in short:
+        assert prepared.speech is not None
+        own = [next(parts) for _ in prepared.speech.parts]
+        joined = join_parts(processor, own, prepared.speech, options.timestamps, options.confidence)
+        transcripts.append(
+            to_transcript(joined, prepared.seconds, options.timestamps, chosen.name, speech=prepared.speech.segments)
+        )
+    return transcripts

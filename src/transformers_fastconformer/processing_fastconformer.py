@@ -198,7 +198,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             raise ValueError(
                 "confidence=True: found token ids alone; expected what generate(..., confidence=...) returns."
             )
-        if _timestamp_levels(timestamps, output_offsets):
+        if timestamp_levels(timestamps, output_offsets):
             raise ValueError(
                 "timestamps: found token ids alone; expected what generate(..., return_dict_in_generate=True) returns."
             )
@@ -212,7 +212,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         output_offsets: bool = False,
         confidence: bool = False,
     ) -> list[str] | list[FastConformerTranscription]:
-        levels = _timestamp_levels(timestamps, output_offsets)
+        levels = timestamp_levels(timestamps, output_offsets)
         if output.sequences is None or output.sequence_lengths is None:
             raise ValueError("sequences, sequence_lengths: found None; expected what generate() returns.")
         rows = [
@@ -228,6 +228,70 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         if confidence:
             self._add_confidences(transcriptions, rows, output, skip_special_tokens)
         return [FastConformerTranscription(**fields) for fields in transcriptions]
+
+    def join_transcriptions(
+        self,
+        parts: Sequence[FastConformerTranscription],
+        first_frames: Sequence[int],
+        timestamps: bool | str | Sequence[str] = True,
+        confidence_aggregation: str | None = None,
+    ) -> FastConformerTranscription:
+        """
+        The parts of a recording, each transcribed on its own, as one transcription of the recording.
+
+        Texts are joined with a space. Segments are those of all words together, so that a sentence may go on in the
+        next part.
+
+        Args:
+            parts: What `batch_decode` returned for each part, in order; for segments it has words.
+            first_frames: Encoder frame of the recording that each part begins with.
+            timestamps: As in `batch_decode`; nothing that is not asked for is returned.
+            confidence_aggregation: How the confidences of all tokens become that of the recording; None: there are
+                none.
+        """
+        levels = timestamp_levels(timestamps)
+        placed = list(zip(parts, first_frames, strict=True))
+        timed: dict[str, list[dict[str, Any]]] = {}
+        for level in levels:
+            if level != "segment":
+                timed[level] = [
+                    self._move(item, frame) for part, frame in placed for item in (part.timestamps or {})[level]
+                ]
+        if "segment" in levels:
+            words = [
+                Span(item["word"], item["start_offset"] + frame, item["end_offset"] + frame)
+                for part, frame in placed
+                for item in (part.timestamps or {})["word"]
+            ]
+            segments = segment_spans(
+                words, segment_separators=self.segment_separators, segment_gap_frames=self.segment_gap_frames
+            )
+            timed["segment"] = [self._item("segment", segment) for segment in segments]
+        fields: dict[str, Any] = {}
+        if confidence_aggregation is not None:
+            confidences = [value for part in parts for value in part.token_confidences or []]
+            fields = {
+                "token_confidences": confidences,
+                "word_confidences": [value for part in parts for value in part.word_confidences or []],
+                "confidence": aggregate_confidence(confidences, confidence_aggregation),
+            }
+        return FastConformerTranscription(
+            text=" ".join(part.text for part in parts if part.text),
+            timestamps=timed if levels else None,
+            events=[self._move(item, frame) for part, frame in placed for item in part.events or []],
+            **fields,
+        )
+
+    def _move(self, item: dict[str, Any], frames: int) -> dict[str, Any]:
+        """An item so many encoder frames later."""
+        start_offset, end_offset = item["start_offset"] + frames, item["end_offset"] + frames
+        return {
+            **item,
+            "start_offset": start_offset,
+            "end_offset": end_offset,
+            "start": self._seconds(start_offset),
+            "end": self._seconds(end_offset),
+        }
 
     def _add_timestamps(
         self,
@@ -338,8 +402,13 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         }
 
 
-def _timestamp_levels(timestamps: bool | str | Sequence[str], output_offsets: bool) -> tuple[str, ...]:
-    """The levels asked for, in their fixed order."""
+def timestamp_levels(timestamps: bool | str | Sequence[str], output_offsets: bool = False) -> tuple[str, ...]:
+    """
+    The levels asked for, in their fixed order.
+
+    Raises:
+        ValueError: for levels that there are not.
+    """
     if timestamps is True or (output_offsets and timestamps is False):
         return TIMESTAMP_LEVELS
     if timestamps is False or timestamps is None:

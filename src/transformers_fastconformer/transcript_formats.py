@@ -159,6 +159,7 @@ def _describe(record: TranscriptRecord) -> dict[str, Any]:
         # As `batch_decode` gives them: from the start of the clip, with encoder frames.
         "timestamps": timestamps,
         "strategy": transcript.strategy,
+        **({} if transcript.speech is None else {"speech": _speech(record)}),
         "model": dict(record.model),
         "options": dict(record.options),
         "package": {"name": "transformers-fastconformer", "version": __version__},
@@ -173,6 +174,14 @@ def _segments(record: TranscriptRecord) -> list[dict[str, Any]]:
         for item in (record.transcript.timestamps or {}).get("segment", [])
     )
     return [{"text": item["segment"], "start": item["start"], "end": item["end"]} for item in shifted]
+
+
+def _speech(record: TranscriptRecord) -> list[dict[str, float]]:
+    """Where something is said, in seconds of the file."""
+    return [
+        {"start": round(start + record.start_seconds, 6), "end": round(end + record.start_seconds, 6)}
+        for start, end in record.transcript.speech or []
+    ]
 
 
 def _manifest_line(record: TranscriptRecord) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from ..pipeline_fastconformer import Transcript, check_device, load_model
 from ..pipeline_files import TranscriptionOptions, Worker, measure_clip, transcribe_clips
 from ..subtitles import SubtitleRules
 from ..transcript_formats import CONFIDENT_FORMATS, FORMATS, STREAM_FORMATS, TIMED_FORMATS, TranscriptRecord
+from ..voice_activity import VoiceActivityOptions, check_voice_activity
 from .errors import show_error
 from .transcribe_inputs import AudioInput, find_inputs, parse_channel
 from .transcribe_outputs import MANIFEST_FORMAT, FolderOutput, Output, StandardOutput
@@ -39,6 +41,7 @@ HEADER_THREADS = 8
 
 SUBTITLES_PANEL = "Subtitles (srt, vtt, tsv)"
 MANY_PANEL = "Many files"
+VOICE_PANEL = "Voice activity"
 
 
 class Head(str, Enum):
@@ -123,6 +126,42 @@ def transcribe(
         float | None,
         typer.Option("--stride_length_s", help="Seconds of a chunk that are context, on each side; default: a sixth."),
     ] = None,
+    vad: Annotated[
+        bool,
+        typer.Option(
+            "--vad",
+            help="Find out first where something is said, and transcribe that alone. Needs the extra vad.",
+            rich_help_panel=VOICE_PANEL,
+        ),
+    ] = False,
+    vad_threshold: Annotated[
+        float | None,
+        typer.Option("--vad_threshold", help="Probability that is speech. Default: 0.5.", rich_help_panel=VOICE_PANEL),
+    ] = None,
+    vad_min_silence_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--vad_min_silence_seconds",
+            help="Shorter silence is not skipped. Default: 1.",
+            rich_help_panel=VOICE_PANEL,
+        ),
+    ] = None,
+    vad_padding_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--vad_padding_seconds",
+            help="Kept of the silence before and after speech. Default: 0.4.",
+            rich_help_panel=VOICE_PANEL,
+        ),
+    ] = None,
+    vad_max_part_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--vad_max_part_seconds",
+            help="Longer speech is cut in a pause. Default: 30.",
+            rich_help_panel=VOICE_PANEL,
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option(help="Where the model runs: cpu, cuda, mps; several, as in cuda:0,cuda:1, share the files.")
     ] = "cpu",
@@ -205,8 +244,15 @@ def transcribe(
         "pause_seconds": pause_seconds,
         "min_gap_seconds": min_gap_seconds,
     }
+    given_voice_activity = {
+        "threshold": vad_threshold,
+        "min_silence_seconds": vad_min_silence_seconds,
+        "padding_seconds": vad_padding_seconds,
+        "max_part_seconds": vad_max_part_seconds,
+    }
     with tempfile.TemporaryDirectory() as folder:
         try:
+            voice_activity = _make_voice_activity(vad, given_voice_activity)
             inputs = find_inputs(files, parse_channel(channel), Path(folder))
             chosen = _parse_formats(formats, inputs)
             output = _choose_output(inputs, chosen, output_dir, overwrite, _make_rules(given_rules, chosen))
@@ -217,6 +263,7 @@ def transcribe(
                 chunk_length_s=chunk_length_s,
                 stride_length_s=stride_length_s,
                 confidence=ConfidenceOptions() if any(name in CONFIDENT_FORMATS for name in chosen) else None,
+                voice_activity=voice_activity,
                 batch_size=batch_size,
                 batch_seconds=batch_seconds,
                 num_workers=num_workers,
@@ -254,6 +301,20 @@ def _make_rules(given: dict[str, Any], formats: Sequence[str]) -> SubtitleRules:
     return SubtitleRules(**wanted)
 
 
+def _make_voice_activity(is_wanted: bool, given: Mapping[str, float | None]) -> VoiceActivityOptions | None:
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if not is_wanted:
+        for name in wanted:
+            raise ValueError(f"--vad_{name} belongs to --vad.")
+        return None
+    try:
+        options = VoiceActivityOptions(**wanted)
+    except ValueError as error:
+        raise ValueError(f"--vad_{error}") from error
+    check_voice_activity(options)
+    return options
+
+
 def _choose_output(
     inputs: Sequence[AudioInput],
     formats: Sequence[str],
@@ -288,6 +349,7 @@ class _Run:
         self._errors: dict[int, Exception] = {}
         self._strategies: Counter[str] = Counter()
         self._seconds = 0.0
+        self._speech_seconds = 0.0
 
     def run(self, source: str, head: str, devices: Sequence[str], dtype: str) -> bool:
         """Transcribe what is not done yet; whether something could not be."""
@@ -339,6 +401,8 @@ class _Run:
         }
         names = ("strategy", "language", "chunk_length_s", "stride_length_s")
         options = {name: getattr(self._options, name) for name in names}
+        if self._options.voice_activity is not None:
+            options["voice_activity"] = asdict(self._options.voice_activity)
         clips = [self._inputs[index].clip for index in remaining]
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
             lengths = list(pool.map(measure_clip, clips))
@@ -374,6 +438,7 @@ class _Run:
     def _count(self, item: AudioInput, transcript: Transcript) -> None:
         self._strategies[transcript.strategy] += 1
         self._seconds += transcript.duration_seconds
+        self._speech_seconds += sum(end - start for start, end in transcript.speech or [])
         if not self._is_folder and self._options.strategy == "auto" and transcript.strategy != "full":
             _say(f"{item.file}: strategy {transcript.strategy}.")
 
@@ -384,6 +449,9 @@ class _Run:
         if self._is_folder and num_done:
             ways = ", ".join(f"{name} {count}" for name, count in self._strategies.most_common())
             speed = f"{self._seconds / max(seconds, 1e-3):.0f}x real time"
-            _say(f"{num_done} transcribed, {self._seconds:.0f} s of audio in {seconds:.1f} s ({speed}); {ways}.")
+            speech = "" if self._options.voice_activity is None else f", {self._speech_seconds:.0f} s of it speech,"
+            _say(
+                f"{num_done} transcribed, {self._seconds:.0f} s of audio{speech} in {seconds:.1f} s ({speed}); {ways}."
+            )
         if self._errors and len(self._inputs) > 1:
             _say(f"{len(self._errors)} of {len(self._inputs)} could not be transcribed.")

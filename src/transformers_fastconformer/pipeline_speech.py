@@ -1,0 +1,205 @@
+"""Features of the parts of a recording in which something is said; silence between them is read and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from .audio import AudioFile
+from .decoding.confidence import ConfidenceOptions
+from .frames import samples_from_encoder_frames
+from .pipeline_features import ClipFeatures, extract_clip
+from .pipeline_longform import transcribe_features
+from .pipeline_strategies import ChosenStrategy, choose_strategy
+from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription, timestamp_levels
+from .voice_activity import (
+    SpeechPart,
+    SpeechSegment,
+    VoiceActivityOptions,
+    detect_speech,
+    plan_parts,
+)
+
+# Parts that are in memory at a time, as long as the longest of them each: their samples are 15 MB.
+MOST_GROUP_SECONDS = 240.0
+
+
+class ClipSpeech(NamedTuple):
+    """
+    What is said in a recording.
+
+    Args:
+        segments: Where something is said.
+        parts: What of it goes through the encoder.
+        duration_seconds: Length of the recording.
+    """
+
+    segments: list[SpeechSegment]
+    parts: list[SpeechPart]
+    duration_seconds: float
+
+    @property
+    def first_frames(self) -> list[int]:
+        return [part.start_frame for part in self.parts]
+
+
+def find_speech(
+    processor: FastConformerProcessor, blocks: Iterable[np.ndarray], options: VoiceActivityOptions
+) -> ClipSpeech:
+    """What is said in a recording of which these are the samples, (samples,) each, at `DETECTOR_SAMPLING_RATE`."""
+    activity = detect_speech(blocks, options)
+    parts = plan_parts(activity, options, processor.frame_seconds)
+    return ClipSpeech(activity.segments, parts, activity.duration_seconds)
+
+
+def extract_parts(
+    processor: FastConformerProcessor, blocks: Iterable[np.ndarray], parts: Sequence[SpeechPart]
+) -> Iterator[ClipFeatures]:
+    """
+    Features of each part, as those of a clip of its own, read as they are asked for.
+
+    Args:
+        processor: Of the model.
+        blocks: All samples of the recording, (samples,) each, at the model's rate.
+        parts: In order, none overlaps another.
+
+    Raises:
+        ValueError: for a recording that has become shorter than it was.
+    """
+    source = iter(blocks)
+    position, held = 0, np.zeros(0, dtype=np.float32)  # `held` begins with sample `position` of the recording
+    hop_samples = processor.feature_extractor.hop_length
+    for part in parts:
+        start, stop = (samples_from_encoder_frames(frame, hop_samples, processor.subsampling_factor) for frame in part)
+        kept: list[np.ndarray] = []
+        while True:
+            kept.append(held[max(start - position, 0) : max(stop - position, 0)])
+            if position + held.shape[0] >= stop or (block := next(source, None)) is None:
+                break
+            position += held.shape[0]
+            held = block
+        waveform = np.concatenate(kept)
+        if not waveform.shape[0]:
+            raise ValueError(
+                f"The audio ends before sample {start} at the model's rate, where speech was found; expected a file "
+                "that does not change while it is read."
+            )
+        yield extract_clip(processor.feature_extractor, waveform)
+
+
+def group_parts(parts: Sequence[SpeechPart], batch_size: int, frame_seconds: float) -> Iterator[list[SpeechPart]]:
+    """Neighbours that go through the encoder together: at most `batch_size` and `MOST_GROUP_SECONDS`, or one alone."""
+    group: list[SpeechPart] = []
+    for part in parts:
+        longest = max(stop - start for start, stop in [*group, part])
+        is_full = len(group) == batch_size or (len(group) + 1) * longest * frame_seconds > MOST_GROUP_SECONDS
+        if group and is_full:
+            yield group
+            group = []
+        group.append(part)
+    if group:
+        yield group
+
+
+def choose_part_strategy(
+    model: PreTrainedModel,
+    processor: FastConformerProcessor,
+    parts: Sequence[SpeechPart],
+    batch_size: int,
+    strategy: str,
+    chunk_length_s: float | None,
+    stride_length_s: float | Sequence[float] | None,
+) -> ChosenStrategy:
+    """The strategy for all parts of a recording: that of the longest."""
+    longest = max((stop - start for start, stop in parts), default=0)
+    most_together = int(MOST_GROUP_SECONDS / max(longest * processor.frame_seconds, processor.frame_seconds))
+    return choose_strategy(
+        model,
+        longest * processor.subsampling_factor,
+        processor.frame_seconds,
+        strategy,
+        chunk_length_s,
+        stride_length_s,
+        num_clips=max(min(batch_size, most_together), 1),
+    )
+
+
+def transcribe_speech(
+    processor: FastConformerProcessor,
+    audio: AudioFile,
+    channels: str | int,
+    speech: ClipSpeech,
+    chosen: ChosenStrategy,
+    *,
+    timestamps: bool | Sequence[str],
+    batch_size: int,
+    language: str | None,
+    max_symbols_per_step: int | None,
+    confidence: ConfidenceOptions | None,
+    on_progress: Callable[[int], None],
+) -> FastConformerTranscription:
+    """
+    Transcribe what is said in a file, which is read as a stream.
+
+    Args:
+        processor: Of the model.
+        audio: The file.
+        channels: As in [`AudioFile.blocks`].
+        speech: What `find_speech` found in it.
+        chosen: Model and plan, see `choose_part_strategy`.
+        timestamps, batch_size, language, max_symbols_per_step, confidence: As in `transcribe_file`.
+        on_progress: Called with the encoder frame of the file up to which it is done.
+    """
+    blocks = audio.blocks(processor.feature_extractor.sampling_rate, channels)
+    features = extract_parts(processor, blocks, speech.parts)
+    transcriptions: list[FastConformerTranscription] = []
+    for group in group_parts(speech.parts, batch_size, processor.frame_seconds):
+
+        def report(num_frames: list[int], group: Sequence[SpeechPart] = group) -> None:
+            unfinished = (
+                start + done for (start, stop), done in zip(group, num_frames, strict=True) if done < stop - start
+            )
+            on_progress(next(unfinished, group[-1].stop_frame))
+
+        output = transcribe_features(
+            chosen.model,
+            [next(features) for _ in group],
+            chosen.plan,
+            batch_size=batch_size,
+            language=language,
+            max_symbols_per_step=max_symbols_per_step,
+            confidence=confidence,
+            on_progress=report,
+        )
+        transcriptions += decode_parts(processor, output, timestamps, confidence)
+    return join_parts(processor, transcriptions, speech, timestamps, confidence)
+
+
+def decode_parts(
+    processor: FastConformerProcessor,
+    output: object,
+    timestamps: bool | Sequence[str],
+    confidence: ConfidenceOptions | None,
+) -> list[FastConformerTranscription]:
+    """What `transcribe_features` returns to the texts of parts, with what `join_parts` needs."""
+    levels = {*timestamp_levels(timestamps or False), "word"}
+    return processor.batch_decode(output, timestamps=sorted(levels), confidence=confidence is not None)  # type: ignore[return-value]
+
+
+def join_parts(
+    processor: FastConformerProcessor,
+    transcriptions: Sequence[FastConformerTranscription],
+    speech: ClipSpeech,
+    timestamps: bool | Sequence[str],
+    confidence: ConfidenceOptions | None,
+) -> FastConformerTranscription:
+    """One transcription of the recording, with times from its start."""
+    return processor.join_transcriptions(
+        transcriptions,
+        speech.first_frames,
+        timestamps or False,
+        None if confidence is None else confidence.aggregation,
+    )

