@@ -15,12 +15,15 @@ from models import build_model, make_features
 import transformers_fastconformer.audio as audio_module
 import transformers_fastconformer.feature_extraction_fastconformer as extraction_module
 import transformers_fastconformer.pipeline_features as features_module
+import transformers_fastconformer.quantization as quantization_module
 from transformers_fastconformer.audio import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.int8_linear import Int8Weight, has_int8_products
 from transformers_fastconformer.pipeline_fastconformer import load_model, transcribe_file, transcribe_waveforms
 from transformers_fastconformer.pipeline_features import ClipFeatures
 from transformers_fastconformer.pipeline_longform import transcribe_features
+from transformers_fastconformer.quantization import is_int8
 from transformers_fastconformer.windows import WindowPlan
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
@@ -226,3 +229,28 @@ def test_a_token_as_long_as_the_clip_has_the_confidence_of_all_its_frames() -> N
     found = transcribe_features(model, clips, WindowPlan(29, 14, 14), 4, confidence=options)
     assert found.sequences.tolist() == whole.sequences.tolist() == [[3]]
     torch.testing.assert_close(found.token_confidences, whole.token_confidences, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("strategy", ["full", "local", "chunked"])
+def test_8_bits_are_used_by_every_strategy(
+    loaded: dict[str, Any], long_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_int8_products():
+        pytest.skip("torch has no 8-bit products on this CPU")
+    model, processor = load_model(CHECKPOINT_PATH, dtype="int8")
+    assert is_int8(model)
+    assert model.dtype == torch.float32
+    calls = []
+    multiply = Int8Weight.multiply
+    monkeypatch.setattr(Int8Weight, "multiply", lambda *given: (calls.append(1), multiply(*given))[1])
+    transcript = transcribe_file(model, processor, long_path, strategy=strategy)
+    assert calls
+    calls.clear()
+    assert transcript.text == transcribe_file(*loaded["transducer"], long_path, strategy=strategy).text
+    assert not calls
+
+
+def test_8_bits_are_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization_module, "has_int8_products", lambda: False)
+    with pytest.raises(ValueError, match="8-bit"):
+        load_model(CHECKPOINT_PATH, dtype="int8")

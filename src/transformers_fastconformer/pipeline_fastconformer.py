@@ -23,6 +23,7 @@ from .pipeline_speech import choose_part_strategy, find_speech, transcribe_speec
 from .pipeline_strategies import STRATEGIES as STRATEGIES
 from .pipeline_strategies import check_strategy, choose_strategy
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from .quantization import quantize_dynamic_int8
 from .voice_activity import DETECTOR_SAMPLING_RATE, SpeechSegment, VoiceActivityOptions, check_voice_activity
 
 
@@ -65,10 +66,11 @@ def load_model(
             or repository that holds one, which is converted once into a cache.
         head: `"ctc"`, `"transducer"`, or `"auto"`: the transducer where there is one.
         device: Where the model goes.
-        dtype: `"auto"` (as stored), `"float32"`, `"float16"` or `"bfloat16"`.
+        dtype: `"auto"` (as stored), `"float32"`, `"float16"`, `"bfloat16"`, or `"int8"`: in float32, with the blocks
+            of the encoder as `quantize_dynamic_int8` has them.
 
     Raises:
-        ValueError: when the checkpoint lacks the head.
+        ValueError: when the checkpoint lacks the head, and for 8 bits where there are none.
         FileNotFoundError: there is no such file or folder, and it is no name of a repository.
     """
     if head not in HEADS:
@@ -77,9 +79,11 @@ def load_model(
     name = str(source)
     if not (Path(name).exists() or is_hub_id(name) or ARCHIVE_ON_HUB.fullmatch(name)):
         raise FileNotFoundError(f"{name!r} does not exist; expected a folder, a .nemo archive or a Hub repository.")
-    model = choose_head(AutoModelForFastConformer.from_pretrained(source, dtype=dtype), head)
+    is_int8 = dtype == "int8"
+    stored = AutoModelForFastConformer.from_pretrained(source, dtype="float32" if is_int8 else dtype)
+    model: Any = choose_head(stored, head).eval().to(device)
     processor = FastConformerProcessor.from_pretrained(source)
-    return model.eval().to(device), processor
+    return quantize_dynamic_int8(model) if is_int8 else model, processor
 
 
 def check_device(device: str) -> str:

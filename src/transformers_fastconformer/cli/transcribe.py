@@ -59,6 +59,7 @@ class Precision(str, Enum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 class Strategy(str, Enum):
@@ -165,7 +166,9 @@ def transcribe(
     device: Annotated[
         str, typer.Option(help="Where the model runs: cpu, cuda, mps; several, as in cuda:0,cuda:1, share the files.")
     ] = "cpu",
-    dtype: Annotated[Precision, typer.Option(help="Precision of the model.")] = Precision.AUTO,
+    dtype: Annotated[
+        Precision, typer.Option(help="Precision of the model; int8: products of the encoder on a CPU.")
+    ] = Precision.AUTO,
     batch_size: Annotated[
         int,
         typer.Option(
