@@ -196,7 +196,7 @@ def test_what_the_clips_say_is_found() -> None:
     seconds = len(samples) / RATE
     expected = [(3.0, 3.0 + seconds), (6.0 + seconds, 6.0 + 2 * seconds)]
     # The clip has silence of its own at its end.
-    np.testing.assert_allclose(activity.segments, expected, atol=0.45)
+    np.testing.assert_allclose(activity.segments, expected, atol=0.6)
     assert len(activity.probabilities) == -(-(9 * RATE + 2 * len(samples)) // CHUNK_SAMPLES)
     # A file is the same, and a second look at it too: the model starts anew.
     with AudioFile(CLIP_PATHS[1]) as audio:

