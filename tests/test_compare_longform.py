@@ -1,0 +1,158 @@
+"""The comparison on long files: words are counted right, what fails leaves its reason, stored rows add up."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+CLIP_TEXT = "three one four one five nine"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Iterator[ModuleType]:
+    pytest.importorskip("jiwer")
+    path = list(sys.path)
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("compare_longform")
+    sys.path[:] = path
+
+
+@pytest.fixture(scope="module")
+def workers(benchmark: ModuleType) -> ModuleType:
+    return importlib.import_module("longform_workers")
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("found", "lost", "doubled", "added", "wrong", "percent"),
+    [
+        ("one two three four", 0, 0, 0, 0, 0.0),
+        ("one three four", 1, 0, 0, 0, 25.0),
+        ("one two two three four", 0, 1, 0, 0, 25.0),
+        ("one two nine three four", 0, 0, 1, 0, 25.0),
+        ("one two nine four", 0, 0, 0, 1, 25.0),
+        ("one two three", 1, 0, 0, 0, 25.0),
+        ("", 4, 0, 0, 0, 100.0),
+    ],
+)
+def test_words_are_counted(
+    benchmark: ModuleType, found: str, lost: int, doubled: int, added: int, wrong: int, percent: float
+) -> None:
+    counted = benchmark.count_words(["one", "two", "three", "four"], found.split())
+    assert counted == {
+        **{"words": 4, "lost": lost, "doubled": doubled, "added": added, "wrong": wrong},
+        "error_percent": percent,
+    }
+
+
+# Rows
+
+
+def test_new_rows_take_the_place_of_old_ones_in_the_order_of_cases(benchmark: ModuleType) -> None:
+    first, second = benchmark.list_cases()[:2]
+
+    def row(file: str, case: Any, seconds: float) -> dict[str, Any]:
+        return {"file": file, "head": case.head, "system": case.system, "how": case.how, "seconds": seconds}
+
+    old = [row("crimson", first, 1.0), row("digits", second, 2.0), {**row("digits", first, 3.0), "how": "of old"}]
+    new = [row("digits", second, 4.0), row("digits", first, 5.0)]
+    merged = benchmark.merge_rows(old, new)
+    assert merged == [row("digits", first, 5.0), row("digits", second, 4.0), row("crimson", first, 1.0)]
+
+
+def test_cases_differ_and_have_options_that_their_loaders_take(benchmark: ModuleType, workers: ModuleType) -> None:
+    cases = benchmark.list_cases()
+    assert len({(case.head, case.system, case.how) for case in cases}) == len(cases)
+    for case in cases:
+        inspect.signature(workers.LOADERS[case.system]).bind("checkpoint", case.head, **case.options)
+
+
+def test_stored_rows_add_up(benchmark: ModuleType) -> None:
+    rows = benchmark.read_rows(benchmark.RESULT)
+    assert rows
+    assert benchmark.merge_rows([], rows) == rows, "rows of no case, twice, or out of order"
+    for row in rows:
+        if row["note"]:
+            assert not row["seconds"], row
+            continue
+        errors = sum(int(row[count]) for count in benchmark.COUNTS)
+        assert float(row["error_percent"]) == pytest.approx(100 * errors / int(row["words"]), abs=0.01), row
+        assert float(row["seconds"]) > 0, row
+        assert row["version"], row
+    assert not [row for row in rows if row["system"] == "transformers_fastconformer" and row["note"]]
+
+
+def test_the_page_has_the_stored_rows(benchmark: ModuleType) -> None:
+    page = (BENCHMARKS.parent / "docs" / "longform.md").read_text(encoding="utf-8")
+    rows = benchmark.read_rows(benchmark.RESULT)
+    assert benchmark.replace_table(page, benchmark.format_table(rows)) == page
+    first = next(row for row in rows if not row["note"])
+    assert benchmark.replace_table(page, benchmark.format_table([{**first, "lost": "77"}, *rows[1:]])) != page
+
+
+# Processes
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [
+        ('print("noise"); print(\'{"text": "one"}\')', {"text": "one"}),
+        ("raise SystemExit(3)", {"error": "ended with code 3"}),
+        ("import time; time.sleep(60)", {"error": "more than 0.5 s"}),
+        ("import time; held = b'1' * 2**28; time.sleep(60)", {"error": "more than 0.125 GiB of memory"}),
+    ],
+)
+def test_a_process_answers_or_leaves_its_reason(benchmark: ModuleType, code: str, answer: dict[str, str]) -> None:
+    most_seconds = 0.5 if answer.get("error") == "more than 0.5 s" else 60.0
+    assert benchmark.run_limited(python(code), 2**27, most_seconds) == answer
+
+
+def request(system: str, path: Path, **options: Any) -> dict[str, Any]:
+    return {
+        **{"system": system, "checkpoint": str(CHECKPOINT_PATH), "head": "transducer"},
+        **{"clip": str(path), "path": str(path), "options": options},
+    }
+
+
+@pytest.mark.slow
+def test_the_worker_measures_this_package(benchmark: ModuleType, tmp_path: Path) -> None:
+    answer = benchmark.run_worker(request("transformers_fastconformer", CLIP_PATHS[0], strategy="full"), 2**32, 300.0)
+    assert answer["text"] == CLIP_TEXT, answer
+    assert answer["seconds"] >= 0
+    assert answer["peak_mib"] >= 0
+    missing = benchmark.run_worker(request("transformers_fastconformer", tmp_path / "none.wav"), 2**32, 300.0)
+    assert missing["error"].startswith("FileNotFoundError: "), json.dumps(missing)
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "whole"},
+        {"method": "middle", "chunk_seconds": 1.6, "buffer_seconds": 4.0},
+        {"method": "lcs", "chunk_seconds": 20.0, "buffer_seconds": 30.0},
+        {"method": "stateful", "left_seconds": 10.0, "chunk_seconds": 2.0, "right_seconds": 2.0},
+    ],
+    ids=lambda options: options["method"],
+)
+def test_the_worker_measures_nemo(benchmark: ModuleType, options: dict[str, Any]) -> None:
+    pytest.importorskip("nemo")
+    answer = benchmark.run_worker(request("nemo", CLIP_PATHS[0], **options), 2**33, 300.0)
+    assert answer.get("text") == CLIP_TEXT, answer
