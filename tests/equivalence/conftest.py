@@ -326,7 +326,10 @@ def build_nemo_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
             folder = Path(tokenizer)
         content = nemo_model_config(kind, folder, **overrides) | copy.deepcopy(sections or {})
         config = OmegaConf.create({name: section for name, section in content.items() if name not in without})
-        model = _find_model_class(kind, folder is None, nemo_class)(cfg=config, trainer=None).eval()
+        # Biases keep the draw of their initialisation, which must not depend on the tests before.
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = _find_model_class(kind, folder is None, nemo_class)(cfg=config, trainer=None).eval()
         perturb_weights(model, seed)
         return model
 

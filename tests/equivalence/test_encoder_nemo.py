@@ -247,7 +247,10 @@ def build_nemo_encoder(encoder_class: Any, options: dict[str, Any], seed: int = 
 
     # From a configuration, which `change_attention_model` reads again.
     section = {"_target_": "nemo.collections.asr.modules.ConformerEncoder"} | NEMO_BASE | options
-    encoder = encoder_class.from_config_dict(OmegaConf.create(section)).eval()
+    # Biases keep the draw of their initialisation, which must not depend on the tests before.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = encoder_class.from_config_dict(OmegaConf.create(section)).eval()
     perturb_weights(encoder, seed)
     return encoder
 
