@@ -292,7 +292,7 @@ class Comparison:
 
     def measure(self, name: str, case: Case) -> dict[str, Any]:
         answer = self.transcribe(name, case)
-        row = {"file": name, "head": case.head, "system": case.system, "how": case.how}
+        row: dict[str, Any] = {"file": name, "head": case.head, "system": case.system, "how": case.how}
         row["minutes"] = round(self._seconds(name) / 60, 1)
         if "error" in answer:
             return {**row, "note": answer["error"]}
