@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-# Processes side by side share the cores. Before torch is imported, and for the processes that tests start.
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    _threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
+# Processes side by side share the cores: one thread each, also in the processes that tests start. Before torch is
+# imported, which reads it once.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The loop-written truths and `models.py`, importable from every test folder.
 sys.path[:0] = [str(Path(__file__).resolve().parent / "reference"), str(Path(__file__).resolve().parent)]
