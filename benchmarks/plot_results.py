@@ -31,7 +31,12 @@ COLOURS = {"ours": "#0072b2", "nemo": "#d55e00", "transformers": "#009e73", "onn
 NAMES = {"ours": "this package", "nemo": "NeMo", "transformers": "transformers", "onnxruntime": "ONNX Runtime"}
 STYLES = {"float32": ("-", "o"), "bfloat16": ("--", "s"), "float16": ("-.", "D"), "int8": (":", "^")}
 STRATEGY_STYLES = {"full": ("#d55e00", "o"), "local": ("#009e73", "v"), "chunked": ("#0072b2", "s")}
-SHAPES = {"0.6b": "0.6B (width 1024, 24 blocks)", "110m": "110M (width 512, 17 blocks)"}
+SHAPES = {
+    "0.6b": "0.6B (width 1024, 24 blocks)",
+    "0.6b-2layers": "0.6B (width 1024), 2 of its 24 blocks",
+    "110m": "110M (width 512, 17 blocks)",
+    "110m-2layers": "110M (width 512), 2 of its 17 blocks",
+}
 
 
 def read_rows(paths: Sequence[Path]) -> Rows:
