@@ -13,7 +13,6 @@ that; `whole_percent` counts starting Python and loading the weights too.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -25,15 +24,10 @@ from typing import Any
 
 import soundfile
 import torch
-from bench_longform import write_long_file
+from bench_longform import ROOT, SAMPLING_RATE, write_long_file, write_rows
 from nemo_shapes import find_archive
 
 from transformers_fastconformer.audio import load_waveform
-
-RESULTS = Path(__file__).parent / "results"
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLING_RATE = 16000
-
 
 # In the process that is measured
 
@@ -141,7 +135,7 @@ def main() -> None:
     from transformers_fastconformer.pipeline_fastconformer import load_model
 
     rows: list[dict[str, Any]] = []
-    target = RESULTS / f"command_{options.shape}_{options.dtype}_cpu.csv"
+    target = f"command_{options.shape}_{options.dtype}_cpu.csv"
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         archive, cache = find_archive(options.shape, folder), folder / "conversions"
@@ -154,10 +148,7 @@ def main() -> None:
             row = {"shape": options.shape, "dtype": options.dtype, "audio": name, "minutes": options.minutes}
             rows.append({**row, **measure(path, archive, cache, command)})
             print(json.dumps(rows[-1]), flush=True)
-            with open(target, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
+            write_rows(target, rows)
 
 
 if __name__ == "__main__":

@@ -178,8 +178,8 @@ def collect_longform(rows: Rows) -> dict[str, Points]:
 
 
 def slope_per_minute(points: Points) -> float:
-    """MiB for each further minute, from the middle of the lengths measured to the longest."""
-    (start, least), (end, most) = points[len(points) // 2 - (len(points) == 2)], points[-1]
+    """MiB for each further minute, from the middle of two and more lengths to the longest."""
+    (start, least), (end, most) = points[(len(points) - 1) // 2], points[-1]
     return (most - least) / (end - start)
 
 
@@ -191,7 +191,9 @@ def plot_longform(rows: Rows, path: Path) -> None:
     lines = collect_longform(rows)
     for strategy, points in sorted(lines.items(), key=lambda line: -line[1][-1][1]):
         colour, marker = STRATEGY_STYLES[strategy]
-        label = f"{strategy}: {slope_per_minute(points):.3g} MiB a minute at the end"
+        label = strategy
+        if len(points) > 1:
+            label += f": {slope_per_minute(points):.3g} MiB a minute at the end"
         axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linewidth=2, label=label)
     ticks = sorted({minutes for points in lines.values() for minutes, _ in points})
     title = (

@@ -17,7 +17,7 @@ from .decoding.confidence import ConfidenceOptions
 from .frames import seconds_from_samples
 from .nemo.hub import ARCHIVE_ON_HUB, is_hub_id
 from .pipeline_features import extract_clip, open_clip
-from .pipeline_longform import check_decoding_options, plan_chunks, transcribe_features
+from .pipeline_longform import check_batch_size, check_decoding_options, plan_chunks, transcribe_features
 from .pipeline_recognition import HEADS, AutoModelForFastConformer, choose_head
 from .pipeline_speech import choose_part_strategy, find_speech, transcribe_speech
 from .pipeline_strategies import STRATEGIES as STRATEGIES
@@ -153,8 +153,7 @@ def transcribe_file(
     check_decoding_options(model, language, max_symbols_per_step)
     check_strategy(config, frame_seconds, strategy, chunk_length_s, stride_length_s)
     check_voice_activity(voice_activity)
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is not supported; expected 1 or more.")
+    check_batch_size(batch_size)
     with AudioFile(path) as audio:
         if voice_activity is not None:
             speech = find_speech(processor, audio.blocks(DETECTOR_SAMPLING_RATE, channel), voice_activity)
@@ -295,7 +294,6 @@ def transcribe_waveforms(
 
 def split_batches(items: Sequence[Any], batch_size: int) -> Iterator[Sequence[Any]]:
     """Consecutive pieces of at most `batch_size` items."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is not supported; expected 1 or more.")
+    check_batch_size(batch_size)
     for start in range(0, len(items), batch_size):
         yield items[start : start + batch_size]

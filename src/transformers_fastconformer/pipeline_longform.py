@@ -210,8 +210,7 @@ def transcribe_features(
     config: Any = model.config
     is_transducer = isinstance(model, FastConformerForTransducer)
     check_decoding_options(model, language, max_symbols_per_step)
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is not supported; expected 1 or more.")
+    check_batch_size(batch_size)
     if plan is None:
         plan = WindowPlan(max((count_encoder_frames(config, clip.mel_length) for clip in clips), default=1) + 1, 0, 0)
     decoded = [_Decoded() for _ in clips]
@@ -229,6 +228,12 @@ def transcribe_features(
                 on_progress([clip.num_frames for clip in decoded])
     decoder_type = model.decoder_type if isinstance(model, FastConformerForTransducer) else "ctc"
     return _join(decoded, config.pad_token_id, decoder_type, confidence)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise a `ValueError` for no batch."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is not supported; expected 1 or more.")
 
 
 def check_decoding_options(model: PreTrainedModel, language: str | None, max_symbols_per_step: int | None) -> None:
