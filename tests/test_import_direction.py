@@ -16,7 +16,8 @@ import transformers_fastconformer
 PACKAGE = "transformers_fastconformer"
 
 # Layers from the bottom up. Inside a layer the order counts too: later entries may import earlier ones. An entry is a
-# pattern of module names, a folder (and all in it), or several of them that may not import one another.
+# pattern of module names, a folder (and all in it), or several of them that may not import one another; where several
+# fit, the longest counts.
 LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ("version",),
     ("demonstration", "frames", "checkpoint_sources", "configuration_*"),
@@ -39,8 +40,11 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         "modeling_fastconformer",
         "quantization",
         "modeling_fastconformer_prompt",
-        ("modeling_fastconformer_ctc", "modeling_fastconformer_transducer", "modeling_fastconformer_aed"),
+        "modeling",
+        ("modeling_fastconformer_ctc", "modeling_fastconformer_transducer"),
         "modeling_fastconformer_hybrid",
+        ("modeling.ctc", "modeling.transducer", "modeling.multitask", "modeling.diarization"),
+        "modeling.hybrid",
     ),
     ("streaming", "nemo", "interop", "export"),
     (
@@ -92,13 +96,18 @@ def module_name(path: Path, root: Path) -> str:
 
 
 def place_of(module: str) -> Place:
-    top = module.split(".")[0]
+    """The place of the longest pattern that fits the module or a folder that it is in."""
+    parts = module.split(".")
+    folders = {".".join(parts[: length + 1]) for length in range(len(parts))}
+    found: dict[str, Place] = {}
     for layer, entries in enumerate(LAYERS):
         for rank, entry in enumerate(entries):
             for pattern in (entry,) if isinstance(entry, str) else entry:
-                if fnmatch(top, pattern):
-                    return Place(layer, rank, "" if isinstance(entry, str) else top)
-    raise LookupError(f"{module} has no place in LAYERS")
+                if any(fnmatch(folder, pattern) for folder in folders):
+                    found[pattern] = Place(layer, rank, "" if isinstance(entry, str) else pattern)
+    if not found:
+        raise LookupError(f"{module} has no place in LAYERS")
+    return found[max(found, key=lambda pattern: (pattern.count("."), len(pattern)))]
 
 
 def find_imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[Import]:
@@ -191,53 +200,59 @@ def test_the_walk_sees_the_package():
         module = module_name(path, root)
         return {found.target for found in find_imports(tree, module, path.name == "__init__.py")}
 
-    assert f"{PACKAGE}.cache_fastconformer.TransducerState" in targets("decoding/transducer_greedy.py")
     assert f"{PACKAGE}.losses.lattice.check_durations" in targets("losses/tdt.py")
     assert f"{PACKAGE}.version.__version__" in targets("__init__.py")
-    assert "torch" in targets("masking.py")
+    assert "torch" in targets("losses/tdt.py")
 
 
 BROKEN = {
-    "upward, relative": ("masking.py", "from .modeling_fastconformer import FastConformerModel", "stands above"),
-    "upward, absolute": ("frames.py", "import transformers_fastconformer.masking", "stands above"),
-    "upward, absolute from": ("frames.py", "from transformers_fastconformer.masking import f", "stands above"),
-    "upward, whole module": ("frames.py", "from . import masking", "stands above"),
-    "upward, in a function": ("masking.py", "def f():\n    from .attention import g", "stands above"),
-    "upward, in a method": ("masking.py", "class A:\n    def f(self):\n        from . import auto", "stands above"),
-    "upward, for type checking": ("masking.py", "if TYPE_CHECKING:\n    from .attention import g", "stands above"),
-    "upward, after an error": ("frames.py", "try:\n    pass\nexcept OSError:\n    from . import auto", "stands above"),
-    "upward, by name": ("masking.py", "m = importlib.import_module('transformers_fastconformer.auto')", "above"),
-    "upward, two dots": ("decoding/ctc.py", "from ..modeling_fastconformer import A", "stands above"),
-    "upward, from a folder": ("decoding/__init__.py", "from ..auto import register", "stands above"),
-    "later in its layer": ("attention.py", "from .decoding.ctc import f", "stands above"),
-    "the root": ("auto.py", "from transformers_fastconformer import masking_is_kept", "__init__, which stands above"),
-    "the root, relative": ("auto.py", "from . import FastConformerModel", "__init__, which stands above"),
-    "a head from a head": (
-        "modeling_fastconformer_ctc.py",
-        "from .modeling_fastconformer_transducer import A",
-        "beside",
+    "upward, relative": ("losses/tdt.py", "from ..processing_fastconformer import A", "stands above"),
+    "upward, absolute": ("frames.py", "import transformers_fastconformer.losses.tdt", "stands above"),
+    "upward, absolute from": ("frames.py", "from transformers_fastconformer.losses.tdt import f", "stands above"),
+    "upward, whole module": ("frames.py", "from . import losses", "stands above"),
+    "upward, in a function": ("losses/tdt.py", "def f():\n    from ..decoding import g", "stands above"),
+    "upward, in a method": (
+        "losses/tdt.py",
+        "class A:\n    def f(self):\n        from .. import auto",
+        "stands above",
     ),
+    "upward, for type checking": ("losses/tdt.py", "if TYPE_CHECKING:\n    from ..decoding import g", "stands above"),
+    "upward, after an error": ("frames.py", "try:\n    pass\nexcept OSError:\n    from . import auto", "stands above"),
+    "upward, by name": ("frames.py", "m = importlib.import_module('transformers_fastconformer.auto')", "above"),
+    "upward, two dots": ("decoding/ctc.py", "from ..processing_fastconformer import A", "stands above"),
+    "upward, from a folder": ("decoding/__init__.py", "from ..auto import register", "stands above"),
+    "later in its layer": ("losses/tdt.py", "from ..decoding.ctc import f", "stands above"),
+    "the root": ("auto.py", "from transformers_fastconformer import frame_is_kept", "__init__, which stands above"),
+    "the root, relative": ("auto.py", "from . import FastConformerModel", "__init__, which stands above"),
+    "a head from a head": ("modeling/ctc.py", "from .transducer import A", "beside"),
+    "a head from the hybrid": ("modeling/ctc.py", "from .hybrid import A", "stands above"),
     "a module without a place": ("helpers.py", "import torch", "no place"),
-    "a heavy package": ("masking.py", "import scipy.signal", "scipy.signal, which layer 2 may not"),
-    "a heavy package in a function": ("masking.py", "def f():\n    import librosa", "librosa, which layer 2 may not"),
-    "soundfile at module level": ("audio.py", "import soundfile", "soundfile, which layer 3 may not"),
+    "a heavy package": ("losses/tdt.py", "import scipy.signal", "scipy.signal, which layer 2 may not"),
+    "a heavy package in a function": (
+        "losses/tdt.py",
+        "def f():\n    import librosa",
+        "librosa, which layer 2 may not",
+    ),
+    "soundfile at module level": ("losses/tdt.py", "import soundfile", "soundfile, which layer 2 may not"),
     "the Hub": ("configuration_fastconformer.py", "from huggingface_hub import hf_hub_download", "may not"),
-    "NeMo": ("modeling_fastconformer.py", "def f():\n    import nemo.collections.asr", "only functions of"),
+    "NeMo": ("losses/tdt.py", "def f():\n    import nemo.collections.asr", "only functions of"),
     "NeMo in the conversion": ("nemo/convert.py", "def f():\n    from nemo.core import x", "only functions of"),
     "NeMo at module level": ("nemo/verify.py", "import nemo.collections.asr", "only functions of"),
     "NeMo by name": ("cli/main.py", "def f():\n    importlib.import_module('nemo.core')", "only functions of"),
 }
 SOUND = {
-    "downward": ("modeling_fastconformer.py", "from .masking import f\nfrom transformers_fastconformer import frames"),
-    "earlier in its layer": ("decoding/ctc.py", "from ..cache_fastconformer import A\nfrom . import timestamps"),
-    "hybrid from the heads": ("modeling_fastconformer_hybrid.py", "from .modeling_fastconformer_ctc import A"),
+    "downward": (
+        "processing_fastconformer.py",
+        "from .losses.tdt import f\nfrom transformers_fastconformer import frames",
+    ),
+    "earlier in its layer": ("decoding/ctc.py", "from ..losses.tdt import A\nfrom . import timestamps"),
+    "hybrid from the heads": ("modeling/hybrid.py", "from .ctc import A\nfrom .transducer import B"),
     "the root from below": ("__init__.py", "from .auto import A\nfrom .cli.main import main"),
     "light packages": (
-        "masking.py",
+        "losses/tdt.py",
         "import os\nimport torch.nn\nfrom transformers.utils import x\nimport numpy as np",
     ),
     "strict dataclasses": ("configuration_fastconformer.py", "from huggingface_hub.dataclasses import strict"),
-    "soundfile where used": ("audio.py", "def f():\n    import soundfile\n    import soxr"),
     "heavy above layer 4": ("nemo/archive.py", "import yaml\nimport sentencepiece"),
     "NeMo in the verification": ("nemo/verify.py", "def f():\n    import nemo.collections.asr\n    import torch"),
     "our own nemo folder": ("cli/main.py", "from ..nemo.convert import convert"),
@@ -247,8 +262,8 @@ SOUND = {
 def write_package(root: Path, name: str, source: str) -> Path:
     """A package of empty modules but one."""
     modules = (
-        "__init__ frames masking attention auto modeling_fastconformer modeling_fastconformer_ctc cache_fastconformer "
-        "modeling_fastconformer_transducer decoding/__init__ decoding/ctc decoding/timestamps nemo/__init__ "
+        "__init__ frames losses/__init__ losses/tdt auto processing_fastconformer modeling/__init__ modeling/ctc "
+        "modeling/transducer modeling/hybrid decoding/__init__ decoding/ctc decoding/timestamps nemo/__init__ "
         "nemo/convert cli/__init__ cli/main"
     )
     for path in (*(f"{module}.py" for module in modules.split()), name):
