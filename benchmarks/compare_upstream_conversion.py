@@ -52,7 +52,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "upstream_conversion_float32_cpu.csv"
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests" / "equivalence")]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests" / "support")]
 
 SAMPLING_RATE = 16000
 NUM_CLIPS = 3

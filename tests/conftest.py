@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,6 @@ import pytest
 # imported, which reads it once.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# The loop-written truths and `models.py`, importable from every test folder.
-sys.path[:0] = [str(Path(__file__).resolve().parent / "reference"), str(Path(__file__).resolve().parent)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from models import build_model
 from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer
-from test_transducer_label_looping import assert_equal, assert_states_equal, random_cases, readable
+from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
 from transformers_fastconformer.decoding.cuda_graphs import GraphCache, round_up_sizes, transducer_masked_decode
 
