@@ -27,7 +27,7 @@ import torch
 from bench_longform import ROOT, SAMPLING_RATE, write_long_file, write_rows
 from nemo_shapes import find_archive
 
-from transformers_fastconformer.audio import load_waveform
+from transformers_fastconformer.audio.files import load_waveform
 
 # In the process that is measured
 

@@ -35,7 +35,7 @@ import numpy as np
 import soundfile
 import torch
 
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.pipeline_fastconformer import (

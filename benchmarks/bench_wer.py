@@ -21,7 +21,7 @@ import jiwer
 import numpy as np
 import torch
 
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.pipeline_fastconformer import load_model, split_batches, transcribe_waveforms
 

@@ -163,7 +163,7 @@ def build_archive(family: Any, build: Any, width: int, clip: np.ndarray, path: P
 
 def read_clips(speech_dir: Path) -> list[np.ndarray]:
     """Three read clips, the shortest first."""
-    from transformers_fastconformer.audio import read_audio
+    from transformers_fastconformer.audio.files import read_audio
 
     entries = [json.loads(line) for line in (speech_dir / "manifest.jsonl").read_text().splitlines()]
     read = [entry for entry in entries if entry["audio_filepath"].startswith("read/librispeech/")]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from train_digit_demonstration import SAMPLING_RATE, synthesize
 
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS, EXPECTATIONS_PATH
 from transformers_fastconformer.nemo.reference import NemoRunner, save_stage_outputs
 

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ("version",),
     ("demonstration", "frames", "checkpoint_sources", "configuration_*"),
     (
+        "kernels",
         "windows",
         "modeling_outputs",
         "masking",
@@ -34,7 +35,7 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         "losses",
         "decoding",
     ),
-    ("audio", "feature_extraction_*", "tokenization_*", "generation_*"),
+    ("audio", "audio.files", "feature_extraction_*", "tokenization_*", "generation_*"),
     (
         "processing_*",
         "modeling_fastconformer",
@@ -46,10 +47,12 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         ("modeling.ctc", "modeling.transducer", "modeling.multitask", "modeling.diarization"),
         "modeling.hybrid",
     ),
-    ("streaming", "nemo", "interop", "export"),
+    ("checkpoints", "streaming", "nemo", "interop", "export"),
     (
+        "inference",
+        "writers",
         "subtitles",
-        "voice_activity",
+        "audio.voice_activity",
         "pipeline_features",
         "pipeline_longform",
         "pipeline_strategies",
@@ -67,7 +70,7 @@ LIGHT_LAYERS = 4
 LIGHT_PACKAGES = {"torch", "numpy", "transformers", "tokenizers"}
 LIGHT_MODULES = {"huggingface_hub.dataclasses"}
 # What a light module may import inside a function only.
-IN_FUNCTIONS = {"audio": {"soundfile", "soxr"}}
+IN_FUNCTIONS = {"audio.files": {"soundfile", "soxr"}}
 NEMO_USERS = {"nemo.reference", "nemo.verify"}
 
 

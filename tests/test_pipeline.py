@@ -31,7 +31,7 @@ from transformers_fastconformer import (
     FastConformerProcessor,
     ParakeetTDTForCTC,
 )
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.pipeline_features import ClipFeatures, extract_clip

@@ -12,11 +12,11 @@ import pytest
 import torch
 from models import build_model, make_features
 
-import transformers_fastconformer.audio as audio_module
+import transformers_fastconformer.audio.files as audio_module
 import transformers_fastconformer.feature_extraction_fastconformer as extraction_module
 import transformers_fastconformer.pipeline_features as features_module
 import transformers_fastconformer.quantization as quantization_module
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.int8_linear import Int8Weight, has_int8_products

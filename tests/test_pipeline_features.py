@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-import transformers_fastconformer.audio as audio_module
+import transformers_fastconformer.audio.files as audio_module
 import transformers_fastconformer.feature_extraction_fastconformer as extraction_module
 import transformers_fastconformer.pipeline_features as module
-from transformers_fastconformer.audio import AudioFile, read_audio
+from transformers_fastconformer.audio.files import AudioFile, read_audio
 from transformers_fastconformer.feature_extraction_fastconformer import FastConformerFeatureExtractor
 from transformers_fastconformer.pipeline_features import ClipFeatures, StreamedFeatures, extract_clip, open_clip
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import transformers_fastconformer.pipeline_files as files_module
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.pipeline_fastconformer import Transcript, load_model, transcribe_waveforms

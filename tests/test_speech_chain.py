@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.pipeline_fastconformer import load_model
@@ -159,7 +159,7 @@ import json, sys
 import transformers_fastconformer
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoProcessor, AutoTokenizer
 from transformers_fastconformer import AutoModelForTDT
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 
 folder, clip = sys.argv[1:]
 classes = (AutoConfig, AutoModel, AutoModelForCTC, AutoModelForTDT, AutoFeatureExtractor, AutoTokenizer, AutoProcessor)

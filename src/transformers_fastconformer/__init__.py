@@ -5,7 +5,8 @@ Importing the package registers its classes with the Auto classes of Transformer
 checkpoints; `auto.py` says how and takes it back.
 """
 
-from .audio import read_audio
+from .audio.files import read_audio
+from .audio.voice_activity import VoiceActivityOptions
 from .auto import AutoModelForRNNT, AutoModelForTDT
 from .configuration_fastconformer import (
     FastConformerConfig,
@@ -31,7 +32,6 @@ from .processing_fastconformer import FastConformerProcessor, FastConformerTrans
 from .quantization import quantize_dynamic_int8, remove_int8
 from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__
-from .voice_activity import VoiceActivityOptions
 
 __all__ = [
     "AutoModelForRNNT",

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from .audio import AudioFile
+from .audio.files import AudioFile
+from .audio.voice_activity import DETECTOR_SAMPLING_RATE, SpeechSegment, VoiceActivityOptions, check_voice_activity
 from .decoding.confidence import ConfidenceOptions
 from .frames import seconds_from_samples
 from .nemo.hub import ARCHIVE_ON_HUB, is_hub_id
@@ -24,7 +25,6 @@ from .pipeline_strategies import STRATEGIES as STRATEGIES
 from .pipeline_strategies import check_strategy, choose_strategy
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
 from .quantization import quantize_dynamic_int8
-from .voice_activity import DETECTOR_SAMPLING_RATE, SpeechSegment, VoiceActivityOptions, check_voice_activity
 
 
 @dataclass

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from .audio import INSTALL_COMMAND, URL_SCHEMES, AudioFile, load_waveform, read_audio
+from .audio.files import INSTALL_COMMAND, URL_SCHEMES, AudioFile, load_waveform, read_audio
+from .audio.voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions, check_voice_activity
 from .decoding.confidence import ConfidenceOptions
 from .pipeline_fastconformer import Transcript, split_batches, to_transcript, to_transcripts, transcribe_file
 from .pipeline_features import ClipFeatures, extract_clip
@@ -39,7 +40,6 @@ from .pipeline_strategies import (
     estimate_one_pass_bytes,
 )
 from .processing_fastconformer import FastConformerProcessor
-from .voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions, check_voice_activity
 
 # Longer clips are not packed: alone they keep the model busy, and `transcribe_file` decides how they fit into memory.
 PACKED_SECONDS = 60.0

@@ -22,7 +22,7 @@ from transformers import AutoConfig, Pipeline, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
-from .audio import AudioFile, find_file, load_waveform
+from .audio.files import AudioFile, find_file, load_waveform
 from .configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from .modeling_fastconformer_ctc import FastConformerForCTC
 from .modeling_fastconformer_hybrid import FastConformerHybridForCTC, share_as_ctc
@@ -125,9 +125,10 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         Transcribe one clip, or many.
 
         Args:
-            inputs: One clip as in [`~audio.load_waveform`]: a path, a URL, bytes, an array or tensor, a mapping with
-                samples and rate, an audio decoder; or many: a list or tuple of clips, a generator, a data set (such as
-                the column `dataset["audio"]`). Whatever else a mapping holds comes back with its result, in a list.
+            inputs: One clip as in [`~audio.files.load_waveform`]: a path, a URL, bytes, an array or tensor, a mapping
+                with samples and rate, an audio decoder; or many: a list or tuple of clips, a generator, a data set
+                (such as the column `dataset["audio"]`). Whatever else a mapping holds comes back with its result, in a
+                list.
             batch_size (`int`, *optional*): Clips, or windows of long clips, that the encoder sees at a time; 1.
             num_workers (`int`, *optional*): Threads that read ahead; 0: none.
             return_timestamps (`str` or `bool`, *optional*): `"char"` (the text of each token), `"word"`, `"segment"`,

@@ -24,7 +24,7 @@ import pytest
 
 import transformers_fastconformer.cli.transcribe as transcribe_module
 import transformers_fastconformer.cli.transcribe_outputs as outputs_module
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.cli.transcribe_inputs import find_inputs
 from transformers_fastconformer.demonstration import CLIP_PATHS
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.nemo.verify import build_batches
 
 # Real speech for the numerical contract.

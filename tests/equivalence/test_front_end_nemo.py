@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from transformers_fastconformer import frames
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.feature_extraction_fastconformer import (
     FRAMES_AT_ONCE,
     FastConformerFeatureExtractor,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from transformers_fastconformer import FastConformerProcessor, ParakeetTDTForCTC, ParakeetTDTForTDT
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.nemo.reference import NemoRunner

@@ -20,7 +20,7 @@ from hub_server import HubServer
 from transformers import AutoModel
 
 from transformers_fastconformer import FastConformerModel
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
@@ -51,7 +51,7 @@ asr("two-hour-talk.mp3", return_timestamps="word")
 
 GIVEN = """
 import torch
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CLIP_PATHS
 clips = [torch.from_numpy(read_audio(path)) for path in CLIP_PATHS]
 raw_audio = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)

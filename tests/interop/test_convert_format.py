@@ -18,7 +18,7 @@ from transformers_fastconformer import (
     ParakeetTDTForCTC,
     ParakeetTDTForTDT,
 )
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.interop import convert_transformers_checkpoint, export_to_transformers

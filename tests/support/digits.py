@@ -23,7 +23,7 @@ from transformers_fastconformer import (
     FastConformerTokenizer,
     ParakeetTDTForCTC,
 )
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
 SPOKEN = "three one four one five nine"

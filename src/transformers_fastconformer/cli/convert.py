@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..audio import read_audio
+from ..audio.files import read_audio
 from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..interop import (

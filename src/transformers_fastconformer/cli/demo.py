@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..audio import read_audio
+from ..audio.files import read_audio
 from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS, EXPECTATIONS_PATH
 from ..nemo.convert import convert_nemo_checkpoint
 from ..nemo.verify import verify_against_stored, verify_conversion

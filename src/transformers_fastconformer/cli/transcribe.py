@@ -17,13 +17,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..audio.voice_activity import VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
 from ..demonstration import CHECKPOINT_PATH
 from ..pipeline_fastconformer import Transcript, check_device, load_model
 from ..pipeline_files import TranscriptionOptions, Worker, measure_clip, transcribe_clips
 from ..subtitles import SubtitleRules
 from ..transcript_formats import CONFIDENT_FORMATS, FORMATS, STREAM_FORMATS, TIMED_FORMATS, TranscriptRecord
-from ..voice_activity import VoiceActivityOptions, check_voice_activity
 from .errors import show_error
 from .transcribe_inputs import AudioInput, find_inputs, parse_channel
 from .transcribe_outputs import MANIFEST_FORMAT, FolderOutput, Output, StandardOutput

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from ..audio import URL_SCHEMES, download_audio
+from ..audio.files import URL_SCHEMES, download_audio
 from ..pipeline_files import AudioClip, read_header
 
 STANDARD_INPUT = "-"

@@ -46,7 +46,7 @@ FRONT_MATTER = re.compile(r"\A\s*---\s*\n(.*?\n)---\s*(\n|\Z)", re.DOTALL)
 RECOGNISER_USE = """\
 from transformers import AutoProcessor
 from transformers_fastconformer import {name}
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 
 folder = "."  # this folder, or the id of its repository
 processor = AutoProcessor.from_pretrained(folder)
@@ -58,7 +58,7 @@ print(processor.batch_decode(model.generate(**inputs{arguments})))"""
 
 ENCODER_USE = """\
 from transformers_fastconformer import FastConformerFeatureExtractor, {name}
-from transformers_fastconformer.audio import read_audio
+from transformers_fastconformer.audio.files import read_audio
 
 folder = "."  # this folder, or the id of its repository
 feature_extractor = FastConformerFeatureExtractor.from_pretrained(folder)

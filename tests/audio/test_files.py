@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import transformers_fastconformer.audio as audio_module
-from transformers_fastconformer.audio import AudioFile, find_file, load_waveform, read_audio
+import transformers_fastconformer.audio.files as audio_module
+from transformers_fastconformer.audio.files import AudioFile, find_file, load_waveform, read_audio
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import transformers_fastconformer.voice_activity as activity_module
-from transformers_fastconformer.audio import AudioFile, read_audio
-from transformers_fastconformer.demonstration import CLIP_PATHS
-from transformers_fastconformer.voice_activity import (
+import transformers_fastconformer.audio.voice_activity as activity_module
+from transformers_fastconformer.audio.files import AudioFile, read_audio
+from transformers_fastconformer.audio.voice_activity import (
     CHUNK_SAMPLES,
     CHUNK_SECONDS,
     SpeechActivity,
@@ -25,6 +24,7 @@ from transformers_fastconformer.voice_activity import (
     find_segments,
     plan_parts,
 )
+from transformers_fastconformer.demonstration import CLIP_PATHS
 
 FRAME_SECONDS = 0.08
 RATE = 16000

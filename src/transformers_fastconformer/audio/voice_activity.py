@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .frames import seconds_from_samples
+from ..frames import seconds_from_samples
 
 INSTALL_COMMAND = 'pip install "transformers-fastconformer[vad]"'
 # What Silero's model takes.

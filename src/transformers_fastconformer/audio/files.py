@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from . import frames
+from .. import frames
 
 INSTALL_COMMAND = "pip install 'transformers-fastconformer[audio]'"
 URL_SCHEMES = ("http://", "https://")
