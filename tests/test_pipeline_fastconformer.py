@@ -19,7 +19,7 @@ import transformers_fastconformer.quantization as quantization_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.int8_linear import Int8Weight, has_int8_products
+from transformers_fastconformer.kernels.int8_linear import Int8Weight, has_int8_products
 from transformers_fastconformer.pipeline_fastconformer import load_model, transcribe_file, transcribe_waveforms
 from transformers_fastconformer.pipeline_features import ClipFeatures
 from transformers_fastconformer.pipeline_longform import transcribe_features

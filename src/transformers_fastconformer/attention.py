@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from .configuration_fastconformer import FastConformerConfig
-from .inference_forms import (
+from .kernels.int8_linear import fingerprint_parameter
+from .kernels.layers import (
     HAS_BFLOAT16_PRODUCTS,
     choose_linear,
     is_as_built,
@@ -24,7 +25,6 @@ from .inference_forms import (
     is_reference,
     multiplies_in_8_bits,
 )
-from .int8_linear import fingerprint_parameter
 from .local_attention import (
     blocked_local_attention,
     eager_local_attention,

@@ -17,9 +17,9 @@ from .decoding.ctc import CTCHypotheses
 from .decoding.cuda_graphs import GraphCache
 from .decoding.transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
 from .decoding.transducer_label_looping import ProjectFunction
-from .decoding.transducer_networks import Joint, LSTMPredictor, Projection, StatelessPredictor
-from .inference_forms import is_as_built
-from .int8_linear import fingerprint_parameter
+from .kernels.int8_linear import fingerprint_parameter
+from .kernels.layers import is_as_built
+from .kernels.transducer_networks import Joint, LSTMPredictor, Projection, StatelessPredictor
 from .masking import lengths_to_mask
 from .modeling_outputs import FastConformerGenerateOutput
 

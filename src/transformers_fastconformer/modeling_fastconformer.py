@@ -18,7 +18,7 @@ from .checkpoint_sources import LoadsFromSources
 from .configuration_fastconformer import FastConformerConfig
 from .frames import reduced_frames, subsampled_lengths
 from .generation_fastconformer import FiniteCheck
-from .inference_forms import choose_linear, convolve_frames, is_as_built, is_reference, takes_frames_first
+from .kernels.layers import choose_linear, convolve_frames, is_as_built, is_reference, takes_frames_first
 from .masking import (
     FrameMask,
     PackedRows,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from .int8_linear import has_int8_products, use_int8, uses_int8
+from .kernels.int8_linear import has_int8_products, use_int8, uses_int8
 from .modeling_fastconformer import FastConformerBlock, FastConformerPreTrainedModel
 
 

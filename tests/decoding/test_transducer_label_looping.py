@@ -18,8 +18,8 @@ from transducer_cases import assert_equal, assert_states_equal, random_cases, re
 from transformers_fastconformer.cache_fastconformer import TransducerState
 from transformers_fastconformer.decoding.transducer_greedy import TransducerHypotheses
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
-from transformers_fastconformer.decoding.transducer_networks import Joint, LSTMPredictor, Projection
 from transformers_fastconformer.generation_fastconformer import derive_decoding_networks
+from transformers_fastconformer.kernels.transducer_networks import Joint, LSTMPredictor, Projection
 from transformers_fastconformer.modeling_fastconformer_transducer import PLAIN_NETWORKS
 
 FRAMES_PER_LOOK = (1, 5)
@@ -401,7 +401,7 @@ def test_projection_equals_the_linear_layer(dtype, num_rows):
 
 
 def test_without_packed_weights_the_linear_layer_is_used(monkeypatch):
-    import transformers_fastconformer.decoding.transducer_networks as networks
+    import transformers_fastconformer.kernels.transducer_networks as networks
 
     model = build_model("rnnt_two_layers")
     frames, lengths = make_frames(2, 20, 4), torch.tensor([20, 11])

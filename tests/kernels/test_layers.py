@@ -10,13 +10,13 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from transformers_fastconformer import FastConformerConfig, FastConformerEncoder, inference_forms
-from transformers_fastconformer.inference_forms import (
+from transformers_fastconformer.kernels.int8_linear import Int8Weight, find_int8_weight, has_int8_products, use_int8
+from transformers_fastconformer.kernels.layers import (
     apply_linear,
     convolve_frames,
     has_fused_product,
     takes_frames_first,
 )
-from transformers_fastconformer.int8_linear import Int8Weight, find_int8_weight, has_int8_products, use_int8
 
 
 @pytest.fixture

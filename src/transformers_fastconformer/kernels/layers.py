@@ -2,7 +2,7 @@
 Layers in the form that a CPU is fast in: the same parameters, the same numbers up to rounding.
 
 What is made of parameters here costs little and is made in each call, so that nothing can go stale; what does cost
-something is kept beside a fingerprint of its parameter (`int8_linear.py`, distances as keys in `attention.py`). Where
+something is kept beside a fingerprint of its parameter (8-bit weights, distances as keys). Where
 a layer is not what it was built as (adapters, hooks, layers quantised by others), in training, and in graphs of
 `torch.compile` and `torch.export`, layers are called as they are.
 """
@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from transformers.activations import SiLUActivation
 
-from .configuration_fastconformer import FastConformerConfig
+from ..configuration_fastconformer import FastConformerConfig
 from .int8_linear import find_int8_weight, uses_int8
 
 # The activations that oneDNN's matrix product takes along, and its names for them.
