@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .cache_fastconformer import TransducerState
 from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
 from .decoding.confidence import ConfidenceOptions, transducer_confidence
 from .decoding.cuda_graphs import transducer_masked_decode
+from .decoding.state import TransducerState
 from .decoding.transducer_greedy import TransducerHypotheses
 from .decoding.transducer_label_looping import transducer_label_looping_decode
 from .generation_fastconformer import (

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from .cache_fastconformer import TransducerState
 from .configuration_fastconformer import FastConformerConfig
 from .decoding.confidence import ConfidenceOptions, ctc_confidence
 from .decoding.ctc import ctc_greedy_decode
+from .decoding.state import TransducerState
 from .frames import reduced_lengths, subsampled_lengths
 from .masking import resolve_context
 from .modeling_fastconformer_prompt import check_language

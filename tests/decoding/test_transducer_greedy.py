@@ -8,7 +8,7 @@ import pytest
 import torch
 from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer, emissions_of
 
-from transformers_fastconformer.cache_fastconformer import TransducerState
+from transformers_fastconformer.decoding.state import TransducerState
 
 
 @pytest.mark.parametrize("name", DURATIONS)

@@ -15,7 +15,7 @@ from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer, emissions_
 from torch import nn
 from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
-from transformers_fastconformer.cache_fastconformer import TransducerState
+from transformers_fastconformer.decoding.state import TransducerState
 from transformers_fastconformer.decoding.transducer_greedy import TransducerHypotheses
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
 from transformers_fastconformer.generation_fastconformer import derive_decoding_networks

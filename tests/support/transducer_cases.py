@@ -9,7 +9,7 @@ import torch
 from models import BLANK
 from scripted_transducer import ScriptedTransducer
 
-from transformers_fastconformer.cache_fastconformer import TransducerState
+from transformers_fastconformer.decoding.state import TransducerState
 from transformers_fastconformer.decoding.transducer_greedy import TransducerHypotheses, transducer_greedy_decode
 
 

@@ -15,7 +15,7 @@ from collections.abc import Hashable
 
 import torch
 
-from ..cache_fastconformer import TransducerState
+from .state import TransducerState
 from .transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
 
 logger = logging.getLogger(__name__)

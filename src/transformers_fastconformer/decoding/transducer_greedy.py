@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..cache_fastconformer import TransducerState
+from .state import TransducerState
 
 PredictFunction = Callable[
     [torch.Tensor, "tuple[torch.Tensor, ...] | None"], "tuple[torch.Tensor, tuple[torch.Tensor, ...]]"

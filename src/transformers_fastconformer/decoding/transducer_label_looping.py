@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ..cache_fastconformer import TransducerState
+from .state import TransducerState
 from .transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
 
 # Rows of logits that wait for their softmax, so that one call serves many tokens.
