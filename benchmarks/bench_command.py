@@ -36,7 +36,7 @@ def run_command(report: Path, arguments: list[str]) -> None:
     """The command, and after it the encoder alone on inputs of the shapes that it saw; figures go to `report`."""
     from transformers_fastconformer.cli import transcribe
     from transformers_fastconformer.cli.main import app
-    from transformers_fastconformer.modeling_fastconformer import FastConformerEncoder
+    from transformers_fastconformer.modeling.encoder import FastConformerEncoder
 
     figures: dict[str, Any] = {"encoder_busy_seconds": 0.0, "encoder_passes": 0}
     inputs: list[tuple[FastConformerEncoder, dict[str, Any]]] = []

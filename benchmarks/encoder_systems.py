@@ -32,8 +32,8 @@ from transformers_fastconformer import (
     FastConformerTDTConfig,
 )
 from transformers_fastconformer.frames import subsampled_lengths
+from transformers_fastconformer.modeling.quantization import quantize_dynamic_int8
 from transformers_fastconformer.nemo.weight_map import unmap_state_dict
-from transformers_fastconformer.quantization import quantize_dynamic_int8
 
 MEL_FRAMES_PER_SECOND = 100
 LOCAL_CONTEXT = [128, 128]

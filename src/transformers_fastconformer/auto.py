@@ -50,10 +50,10 @@ from .configuration_fastconformer import (
 )
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .interop.sources import resolve_transformers_checkpoint
-from .modeling_fastconformer import FastConformerModel
-from .modeling_fastconformer_ctc import FastConformerForCTC
-from .modeling_fastconformer_hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
-from .modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
+from .modeling.ctc import FastConformerForCTC
+from .modeling.encoder import FastConformerModel
+from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
+from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.cache import resolve_nemo_checkpoint, resolved_once
 from .nemo.hub import ARCHIVE_SUFFIX
 from .pipeline_recognition import register_pipeline, unregister_pipeline

@@ -29,10 +29,10 @@ from .decoding.confidence import ConfidenceOptions, ctc_confidence
 from .decoding.ctc import ctc_greedy_decode
 from .decoding.state import TransducerState
 from .frames import reduced_lengths, subsampled_lengths
-from .masking import resolve_context
-from .modeling_fastconformer_prompt import check_language
-from .modeling_fastconformer_transducer import FastConformerForTransducer, FastConformerTransducerPreTrainedModel
-from .modeling_outputs import FastConformerGenerateOutput
+from .modeling.masking import resolve_context
+from .modeling.outputs import FastConformerGenerateOutput
+from .modeling.prompt import check_language
+from .modeling.transducer import FastConformerForTransducer, FastConformerTransducerPreTrainedModel
 from .pipeline_features import ClipFeatures, StreamedFeatures
 from .windows import Window, WindowPlan, plan_windows
 

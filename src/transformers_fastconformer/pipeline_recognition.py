@@ -24,9 +24,9 @@ from transformers.utils import logging
 
 from .audio.files import AudioFile, find_file, load_waveform
 from .configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
-from .modeling_fastconformer_ctc import FastConformerForCTC
-from .modeling_fastconformer_hybrid import FastConformerHybridForCTC, share_as_ctc
-from .modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
+from .modeling.ctc import FastConformerForCTC
+from .modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
+from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
 from .pipeline_features import ClipFeatures, StreamedFeatures, extract_clip, open_clip
 from .pipeline_longform import check_decoding_options, transcribe_features
 from .pipeline_strategies import check_strategy, choose_strategy

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from .attention import choose_block_frames
 from .configuration_fastconformer import FastConformerConfig
-from .local_attention import GROUP_FRAMES
+from .modeling.attention import choose_block_frames
+from .modeling.local_attention import GROUP_FRAMES
 from .pipeline_longform import count_encoder_frames, plan_chunks, sees_all, share_with_local_attention
 from .windows import WindowPlan
 

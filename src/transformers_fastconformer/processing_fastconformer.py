@@ -21,7 +21,7 @@ from .decoding.timestamps import (
     word_spans,
 )
 from .frames import seconds_from_encoder_frames
-from .modeling_outputs import FastConformerGenerateOutput
+from .modeling.outputs import FastConformerGenerateOutput
 from .tokenization_fastconformer import IGNORED_LABEL
 
 TIMESTAMP_LEVELS = ("token", "char", "word", "segment")

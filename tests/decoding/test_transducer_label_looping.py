@@ -18,9 +18,9 @@ from transducer_cases import assert_equal, assert_states_equal, random_cases, re
 from transformers_fastconformer.decoding.state import TransducerState
 from transformers_fastconformer.decoding.transducer_greedy import TransducerHypotheses
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
-from transformers_fastconformer.generation_fastconformer import derive_decoding_networks
 from transformers_fastconformer.kernels.transducer_networks import Joint, LSTMPredictor, Projection
-from transformers_fastconformer.modeling_fastconformer_transducer import PLAIN_NETWORKS
+from transformers_fastconformer.modeling.generation import derive_decoding_networks
+from transformers_fastconformer.modeling.transducer import PLAIN_NETWORKS
 
 FRAMES_PER_LOOK = (1, 5)
 

@@ -16,7 +16,7 @@ import yaml
 from sentencepiece_models import VARIANTS, train_sentencepiece_model
 
 from transformers_fastconformer.feature_extraction_fastconformer import FastConformerFeatureExtractor
-from transformers_fastconformer.modeling_outputs import FastConformerGenerateOutput
+from transformers_fastconformer.modeling.outputs import FastConformerGenerateOutput
 from transformers_fastconformer.nemo.tokenizer_map import build_tokenizer, timestamp_options
 from transformers_fastconformer.processing_fastconformer import FastConformerProcessor
 

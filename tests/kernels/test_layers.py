@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from transformers_fastconformer import FastConformerConfig, FastConformerEncoder, inference_forms
+from transformers_fastconformer import FastConformerConfig, FastConformerEncoder
+from transformers_fastconformer.kernels import layers as inference_forms
 from transformers_fastconformer.kernels.int8_linear import Int8Weight, find_int8_weight, has_int8_products, use_int8
 from transformers_fastconformer.kernels.layers import (
     apply_linear,

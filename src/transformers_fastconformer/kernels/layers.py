@@ -2,9 +2,9 @@
 Layers in the form that a CPU is fast in: the same parameters, the same numbers up to rounding.
 
 What is made of parameters here costs little and is made in each call, so that nothing can go stale; what does cost
-something is kept beside a fingerprint of its parameter (8-bit weights, distances as keys). Where
-a layer is not what it was built as (adapters, hooks, layers quantised by others), in training, and in graphs of
-`torch.compile` and `torch.export`, layers are called as they are.
+something is kept next to a fingerprint of its parameter (8-bit weights, distances as keys). Where a layer is not what
+it was built as (adapters, hooks, layers quantised by others), in training, and in graphs of `torch.compile` and
+`torch.export`, layers are called as they are.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ from ..feature_extraction_fastconformer import (
     FastConformerFeatureExtractor,
     mel_filterbank,
 )
-from ..modeling_fastconformer import FastConformerModel
-from ..modeling_fastconformer_ctc import FastConformerForCTC
-from ..modeling_fastconformer_hybrid import ParakeetTDTForTDT
-from ..modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
+from ..modeling.ctc import FastConformerForCTC
+from ..modeling.encoder import FastConformerModel
+from ..modeling.hybrid import ParakeetTDTForTDT
+from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
 from .archive import WEIGHTS_MEMBER, NemoArchive, NemoWeights

@@ -19,10 +19,10 @@ from ..configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
-from ..modeling_fastconformer import FastConformerModel
-from ..modeling_fastconformer_ctc import FastConformerForCTC
-from ..modeling_fastconformer_hybrid import share_as_ctc
-from ..modeling_fastconformer_transducer import FastConformerForRNNT, FastConformerForTDT
+from ..modeling.ctc import FastConformerForCTC
+from ..modeling.encoder import FastConformerModel
+from ..modeling.hybrid import share_as_ctc
+from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from ..processing_fastconformer import FastConformerProcessor
 from .reference import (
     ClipHypothesis,

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from transformers_fastconformer import FastConformerConfig, FastConformerEncoder
-from transformers_fastconformer.masking import ContextWindow, PackedRows
-from transformers_fastconformer.modeling_fastconformer import FastConformerBlock
+from transformers_fastconformer.modeling.encoder import FastConformerBlock
+from transformers_fastconformer.modeling.masking import ContextWindow, PackedRows
 
 NUM_MELS = 16
 MEL_LENGTHS = [400, 130, 7, 261, 1]

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
-from .decoding.confidence import ConfidenceOptions
-from .generation_fastconformer import check_confidence, refuse_unknown_options
-from .modeling_fastconformer_ctc import FastConformerForCTC
-from .modeling_fastconformer_prompt import Language
-from .modeling_fastconformer_transducer import (
+from ..configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
+from ..decoding.confidence import ConfidenceOptions
+from .ctc import FastConformerForCTC
+from .generation import check_confidence, refuse_unknown_options
+from .outputs import FastConformerCTCOutput, FastConformerGenerateOutput
+from .prompt import Language
+from .transducer import (
     FastConformerForRNNT,
     FastConformerForTDT,
     FastConformerTransducerPreTrainedModel,
 )
-from .modeling_outputs import FastConformerCTCOutput, FastConformerGenerateOutput
 
 
 def _require_ctc_head(config: FastConformerRNNTConfig, class_name: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from transformers_fastconformer import FastConformerConfig
 from transformers_fastconformer.frames import reduced_lengths, subsampled_lengths
-from transformers_fastconformer.subsampling import build_reduction, build_subsampling
+from transformers_fastconformer.modeling.subsampling import build_reduction, build_subsampling
 
 NUM_MELS, WIDTH = 10, 6
 FRONTS: dict[str, dict[str, Any]] = {

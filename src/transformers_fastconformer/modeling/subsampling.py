@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .configuration_fastconformer import FastConformerConfig
-from .frames import convolution_lengths, halvings, reduced_lengths, subsampled_lengths, subsampling_padding
-from .kernels.layers import apply_linear, is_as_built, is_inference
+from ..configuration_fastconformer import FastConformerConfig
+from ..frames import convolution_lengths, halvings, reduced_lengths, subsampled_lengths, subsampling_padding
+from ..kernels.layers import apply_linear, is_as_built, is_inference
 from .masking import is_loop_over_frames_allowed, lengths_to_mask
 
 KERNEL_SIZE, STRIDE = 3, 2

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from .kernels.int8_linear import has_int8_products, use_int8, uses_int8
-from .modeling_fastconformer import FastConformerBlock, FastConformerPreTrainedModel
+from ..kernels.int8_linear import has_int8_products, use_int8, uses_int8
+from .encoder import FastConformerBlock, FastConformerPreTrainedModel
 
 
 def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerPreTrainedModel:

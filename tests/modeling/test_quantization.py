@@ -11,7 +11,7 @@ from models import build_model, make_features
 
 from transformers_fastconformer import FastConformerForTDT, quantize_dynamic_int8, remove_int8
 from transformers_fastconformer.kernels.int8_linear import has_int8_products, use_int8
-from transformers_fastconformer.quantization import find_block_linears, is_int8
+from transformers_fastconformer.modeling.quantization import find_block_linears, is_int8
 
 pytestmark = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
 

@@ -3,7 +3,7 @@ Self-attention of the encoder: Transformer-XL relative positions (Dai et al., 20
 
 Two forms of the same numbers: `eager_attention` is the plain one, with the whole score matrix; `sdpa_attention` forms
 the position term for a block of queries at a time, so that memory grows linearly with the number of frames. The
-sliding window of `position_embedding_type="rel_pos_local_attn"` has a file of its own, `local_attention.py`.
+sliding window of `position_embedding_type="rel_pos_local_attn"` has a file of its own, `modeling/local_attention.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from .configuration_fastconformer import FastConformerConfig
-from .kernels.int8_linear import fingerprint_parameter
-from .kernels.layers import (
+from ..configuration_fastconformer import FastConformerConfig
+from ..kernels.int8_linear import fingerprint_parameter
+from ..kernels.layers import (
     HAS_BFLOAT16_PRODUCTS,
     choose_linear,
     is_as_built,

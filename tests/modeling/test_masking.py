@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from transformers_fastconformer.masking import (
+from transformers_fastconformer.modeling.masking import (
     ContextWindow,
     FrameMask,
     lengths_to_mask,

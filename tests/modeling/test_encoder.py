@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from transformers import logging as transformers_logging
 
 from transformers_fastconformer import FastConformerEncoder, FastConformerModel
-from transformers_fastconformer.attention import eager_attention, sdpa_attention
-from transformers_fastconformer.masking import ContextWindow, FrameMask
+from transformers_fastconformer.modeling.attention import eager_attention, sdpa_attention
+from transformers_fastconformer.modeling.masking import ContextWindow, FrameMask
 
-STATE_DICT_NAMES = Path(__file__).resolve().parent / "fixtures" / "state_dict_names.json"
+STATE_DICT_NAMES = Path(__file__).resolve().parents[1] / "fixtures" / "state_dict_names.json"
 
 
 def assert_near(ours: torch.Tensor, truth: torch.Tensor, share: float = 5e-6) -> None:

@@ -14,7 +14,7 @@ from transformers_fastconformer import (
     ParakeetTDTForCTC,
     ParakeetTDTForTDT,
 )
-from transformers_fastconformer.modeling_fastconformer_hybrid import share_as_ctc
+from transformers_fastconformer.modeling.hybrid import share_as_ctc
 
 PAIRS = [
     ("tdt_hybrid", ParakeetTDTForCTC),

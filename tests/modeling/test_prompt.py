@@ -14,7 +14,7 @@ from transformers_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
-from transformers_fastconformer.modeling_fastconformer_hybrid import share_as_ctc
+from transformers_fastconformer.modeling.hybrid import share_as_ctc
 
 LANGUAGES = {"en-US": 0, "de-DE": 2, "auto": 4}
 PROMPTS = {"num_prompts": 6, "prompt_languages": LANGUAGES}

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..checkpoint_sources import LoadsFromSources
+from ..configuration_fastconformer import FastConformerConfig
+from ..frames import reduced_frames, subsampled_lengths
+from ..kernels.layers import choose_linear, convolve_frames, is_as_built, is_reference, takes_frames_first
 from .attention import CPU_BLOCK, FastConformerAttention, build_position_table
-from .checkpoint_sources import LoadsFromSources
-from .configuration_fastconformer import FastConformerConfig
-from .frames import reduced_frames, subsampled_lengths
-from .generation_fastconformer import FiniteCheck
-from .kernels.layers import choose_linear, convolve_frames, is_as_built, is_reference, takes_frames_first
+from .generation import FiniteCheck
 from .masking import (
     FrameMask,
     PackedRows,
@@ -27,7 +27,7 @@ from .masking import (
     resolve_context,
     resolve_lengths,
 )
-from .modeling_outputs import FastConformerEncoderOutput
+from .outputs import FastConformerEncoderOutput
 from .subsampling import build_reduction, build_subsampling
 
 logger = logging.getLogger(__name__)

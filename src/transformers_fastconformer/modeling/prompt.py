@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .configuration_fastconformer import FastConformerRNNTConfig
+from ..configuration_fastconformer import FastConformerRNNTConfig
 
 # The language of a whole batch, or of each clip.
 Language = str | Sequence[str]

@@ -7,19 +7,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from .configuration_fastconformer import FastConformerCTCConfig
-from .decoding.confidence import ConfidenceOptions, ctc_confidence
-from .decoding.ctc import ctc_greedy_decode
-from .generation_fastconformer import (
+from ..configuration_fastconformer import FastConformerCTCConfig
+from ..decoding.confidence import ConfidenceOptions, ctc_confidence
+from ..decoding.ctc import ctc_greedy_decode
+from ..losses.ctc import ctc_loss, split_labels
+from .encoder import FastConformerEncoder, FastConformerPreTrainedModel
+from .generation import (
     OVERFLOW_HINT,
     FiniteCheck,
     build_generate_output,
     check_confidence,
     refuse_unknown_options,
 )
-from .losses.ctc import ctc_loss, split_labels
-from .modeling_fastconformer import FastConformerEncoder, FastConformerPreTrainedModel
-from .modeling_outputs import FastConformerCTCOutput, FastConformerGenerateOutput
+from .outputs import FastConformerCTCOutput, FastConformerGenerateOutput
 
 
 class FastConformerForCTC(FastConformerPreTrainedModel):

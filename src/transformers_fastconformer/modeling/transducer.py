@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
-from .decoding.confidence import ConfidenceOptions, transducer_confidence
-from .decoding.cuda_graphs import transducer_masked_decode
-from .decoding.state import TransducerState
-from .decoding.transducer_greedy import TransducerHypotheses
-from .decoding.transducer_label_looping import transducer_label_looping_decode
-from .generation_fastconformer import (
+from ..configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
+from ..decoding.confidence import ConfidenceOptions, transducer_confidence
+from ..decoding.cuda_graphs import transducer_masked_decode
+from ..decoding.state import TransducerState
+from ..decoding.transducer_greedy import TransducerHypotheses
+from ..decoding.transducer_label_looping import transducer_label_looping_decode
+from ..losses.ctc import ctc_loss, split_labels
+from ..losses.rnnt import rnnt_loss
+from ..losses.tdt import tdt_loss
+from .encoder import FastConformerEncoder, FastConformerPreTrainedModel
+from .generation import (
     OVERFLOW_HINT,
     DecodingNetworks,
     FiniteCheck,
@@ -23,16 +27,12 @@ from .generation_fastconformer import (
     derive_decoding_networks,
     refuse_unknown_options,
 )
-from .losses.ctc import ctc_loss, split_labels
-from .losses.rnnt import rnnt_loss
-from .losses.tdt import tdt_loss
-from .modeling_fastconformer import FastConformerEncoder, FastConformerPreTrainedModel
-from .modeling_fastconformer_prompt import FastConformerPromptKernel, Language, check_language, find_prompt_ids
-from .modeling_outputs import (
+from .outputs import (
     FastConformerEncoderOutput,
     FastConformerGenerateOutput,
     FastConformerTransducerOutput,
 )
+from .prompt import FastConformerPromptKernel, Language, check_language, find_prompt_ids
 
 JOINT_ACTIVATION_MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers_fastconformer import FastConformerConfig, FastConformerEncoder
-from transformers_fastconformer.attention import (
+from transformers_fastconformer.modeling.attention import (
     FastConformerAttention,
     build_position_table,
     eager_attention,
@@ -21,13 +21,13 @@ from transformers_fastconformer.attention import (
     sdpa_attention,
     sinusoids,
 )
-from transformers_fastconformer.local_attention import (
+from transformers_fastconformer.modeling.local_attention import (
     blocked_local_attention,
     eager_local_attention,
     local_distances,
     select_global_tokens,
 )
-from transformers_fastconformer.masking import FrameMask, lengths_to_mask, resolve_context
+from transformers_fastconformer.modeling.masking import FrameMask, lengths_to_mask, resolve_context
 
 CPU = torch.device("cpu")
 HEADS, HEAD_DIM = 3, 4

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .decoding.confidence import ConfidenceOptions
-from .decoding.ctc import CTCHypotheses
-from .decoding.cuda_graphs import GraphCache
-from .decoding.transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
-from .decoding.transducer_label_looping import ProjectFunction
-from .kernels.int8_linear import fingerprint_parameter
-from .kernels.layers import is_as_built
-from .kernels.transducer_networks import Joint, LSTMPredictor, Projection, StatelessPredictor
+from ..decoding.confidence import ConfidenceOptions
+from ..decoding.ctc import CTCHypotheses
+from ..decoding.cuda_graphs import GraphCache
+from ..decoding.transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
+from ..decoding.transducer_label_looping import ProjectFunction
+from ..kernels.int8_linear import fingerprint_parameter
+from ..kernels.layers import is_as_built
+from ..kernels.transducer_networks import Joint, LSTMPredictor, Projection, StatelessPredictor
 from .masking import lengths_to_mask
-from .modeling_outputs import FastConformerGenerateOutput
+from .outputs import FastConformerGenerateOutput
 
 # Modules whose fast forms are known to compute the same. A subclass, an adapter or a quantised layer is none of them.
 _PLAIN_LAYERS: tuple[type[nn.Module], ...] = (
