@@ -26,7 +26,7 @@ import torch
 
 from transformers_fastconformer import FastConformerProcessor, load_model, quantize_dynamic_int8, read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
-from transformers_fastconformer.pipeline_fastconformer import split_batches
+from transformers_fastconformer.inference.file import split_batches
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).resolve().parent.parent

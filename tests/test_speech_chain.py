@@ -16,8 +16,8 @@ import torch
 
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.inference.file import load_model
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
-from transformers_fastconformer.pipeline_fastconformer import load_model
 
 SAMPLING_RATE = 16000
 NUM_THREADS = 8

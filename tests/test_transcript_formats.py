@@ -12,7 +12,7 @@ import pysubs2
 import pytest
 
 from transformers_fastconformer import __version__
-from transformers_fastconformer.pipeline_fastconformer import Transcript
+from transformers_fastconformer.inference.file import Transcript
 from transformers_fastconformer.subtitles import SubtitleRules
 from transformers_fastconformer.transcript_formats import (
     FORMATS,

@@ -16,6 +16,7 @@ from .configuration_fastconformer import (
 )
 from .decoding.confidence import ConfidenceOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
+from .inference.file import Transcript, load_model, transcribe_file, transcribe_waveforms
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerEncoder, FastConformerModel, FastConformerPreTrainedModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT
@@ -28,7 +29,6 @@ from .modeling.outputs import (
 from .modeling.quantization import quantize_dynamic_int8, remove_int8
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.convert import convert_nemo_checkpoint
-from .pipeline_fastconformer import Transcript, load_model, transcribe_file, transcribe_waveforms
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
 from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__

@@ -9,7 +9,7 @@ What importing this package changes in Transformers, all of it, and how to take 
 - So is `FeatureExtractionMixin.get_feature_extractor_dict`, which `transformers.pipeline` calls beside them; and two
   functions that it calls on any name (`cached_file`, `find_adapter_config_file`) answer None for a name that ends in
   `.nemo`, which they would take for the id of a repository.
-- `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models (`pipeline_recognition.py`).
+- `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models (`inference/hf_pipeline.py`).
 - Our own classes are told where `.nemo` checkpoints and those of Transformers' own FastConformer classes come from
   (`checkpoint_sources.py`); the Auto classes give Transformers' classes for the latter, as before.
 
@@ -49,6 +49,7 @@ from .configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
+from .inference.hf_pipeline import register_pipeline, unregister_pipeline
 from .interop.sources import resolve_transformers_checkpoint
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerModel
@@ -56,7 +57,6 @@ from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.cache import resolve_nemo_checkpoint, resolved_once
 from .nemo.hub import ARCHIVE_SUFFIX
-from .pipeline_recognition import register_pipeline, unregister_pipeline
 from .processing_fastconformer import FastConformerProcessor
 from .tokenization_fastconformer import FastConformerTokenizer
 

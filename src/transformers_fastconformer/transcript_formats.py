@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from .pipeline_fastconformer import Transcript
+from .inference.file import Transcript
 from .subtitles import DEFAULT_RULES, SubtitleRules, Word, format_subtitles, lay_out_subtitles, split_long_words
 from .version import __version__
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
-from transformers_fastconformer.pipeline_fastconformer import load_model, split_batches, transcribe_waveforms
+from transformers_fastconformer.inference.file import load_model, split_batches, transcribe_waveforms
 
 jiwer = pytest.importorskip("jiwer")
 

@@ -16,10 +16,10 @@ import torch
 
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS, EXPECTATIONS_PATH
+from transformers_fastconformer.inference.file import load_model, transcribe_waveforms
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.nemo.reference import load_stage_outputs
 from transformers_fastconformer.nemo.verify import compare_outputs
-from transformers_fastconformer.pipeline_fastconformer import load_model, transcribe_waveforms
 
 pytestmark = pytest.mark.nemo
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from ..audio.files import read_audio
 from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
+from ..inference.file import check_device
 from ..interop import (
     ExportResult,
     check_output,
@@ -27,7 +28,6 @@ from ..nemo.hub import ARCHIVE_SUFFIX
 from ..nemo.model_card import insert_verification
 from ..nemo.reference import require_nemo
 from ..nemo.verify import VerificationReport, describe_row, verify_conversion
-from ..pipeline_fastconformer import check_device
 
 CONFIG_FILE = "config.json"
 OWN_FORMAT = "fastconformer"

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from ..audio.files import read_audio
 from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS, EXPECTATIONS_PATH
+from ..inference.file import load_model, transcribe_waveforms
 from ..nemo.convert import convert_nemo_checkpoint
 from ..nemo.verify import verify_against_stored, verify_conversion
-from ..pipeline_fastconformer import load_model, transcribe_waveforms
 from .convert import load_clips, sampling_rate_of, show_report
 
 

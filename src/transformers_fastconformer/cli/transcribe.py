@@ -20,8 +20,8 @@ from rich.console import Console
 from ..audio.voice_activity import VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
 from ..demonstration import CHECKPOINT_PATH
-from ..pipeline_fastconformer import Transcript, check_device, load_model
-from ..pipeline_files import TranscriptionOptions, Worker, measure_clip, transcribe_clips
+from ..inference.file import Transcript, check_device, load_model
+from ..inference.many_files import TranscriptionOptions, Worker, measure_clip, transcribe_clips
 from ..subtitles import SubtitleRules
 from ..transcript_formats import CONFIDENT_FORMATS, FORMATS, STREAM_FORMATS, TIMED_FORMATS, TranscriptRecord
 from .errors import show_error

@@ -22,15 +22,15 @@ from transformers import AutoConfig, Pipeline, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
-from .audio.files import AudioFile, find_file, load_waveform
-from .configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
-from .modeling.ctc import FastConformerForCTC
-from .modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
-from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
-from .pipeline_features import ClipFeatures, StreamedFeatures, extract_clip, open_clip
-from .pipeline_longform import check_decoding_options, transcribe_features
-from .pipeline_strategies import check_strategy, choose_strategy
-from .processing_fastconformer import FastConformerProcessor
+from ..audio.files import AudioFile, find_file, load_waveform
+from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
+from ..modeling.ctc import FastConformerForCTC
+from ..modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
+from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
+from ..processing_fastconformer import FastConformerProcessor
+from .chunked import check_decoding_options, transcribe_features
+from .clip_features import ClipFeatures, StreamedFeatures, extract_clip, open_clip
+from .strategy import check_strategy, choose_strategy
 
 logger = logging.get_logger(__name__)
 

@@ -25,21 +25,21 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from .audio.files import INSTALL_COMMAND, URL_SCHEMES, AudioFile, load_waveform, read_audio
-from .audio.voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions, check_voice_activity
-from .decoding.confidence import ConfidenceOptions
-from .pipeline_fastconformer import Transcript, split_batches, to_transcript, to_transcripts, transcribe_file
-from .pipeline_features import ClipFeatures, extract_clip
-from .pipeline_longform import check_decoding_options, transcribe_features
-from .pipeline_speech import ClipSpeech, decode_parts, extract_parts, find_speech, join_parts
-from .pipeline_strategies import (
+from ..audio.files import INSTALL_COMMAND, URL_SCHEMES, AudioFile, load_waveform, read_audio
+from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions, check_voice_activity
+from ..decoding.confidence import ConfidenceOptions
+from ..processing_fastconformer import FastConformerProcessor
+from .chunked import check_decoding_options, transcribe_features
+from .clip_features import ClipFeatures, extract_clip
+from .file import Transcript, split_batches, to_transcript, to_transcripts, transcribe_file
+from .speech_parts import ClipSpeech, decode_parts, extract_parts, find_speech, join_parts
+from .strategy import (
     MOST_MEMORY_SHARE,
     available_bytes,
     check_strategy,
     choose_strategy,
     estimate_one_pass_bytes,
 )
-from .processing_fastconformer import FastConformerProcessor
 
 # Longer clips are not packed: alone they keep the model busy, and `transcribe_file` decides how they fit into memory.
 PACKED_SECONDS = 60.0

@@ -23,9 +23,9 @@ from models import HEADS, build_model, make_features
 from transformers import AutomaticSpeechRecognitionPipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-import transformers_fastconformer.pipeline_features as features_module
-import transformers_fastconformer.pipeline_recognition as recognition
-import transformers_fastconformer.pipeline_strategies as strategies_module
+import transformers_fastconformer.inference.clip_features as features_module
+import transformers_fastconformer.inference.hf_pipeline as recognition
+import transformers_fastconformer.inference.strategy as strategies_module
 from transformers_fastconformer import (
     FastConformerForTDT,
     FastConformerProcessor,
@@ -33,9 +33,8 @@ from transformers_fastconformer import (
 )
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
-from transformers_fastconformer.pipeline_features import ClipFeatures, extract_clip
-from transformers_fastconformer.pipeline_longform import (
+from transformers_fastconformer.inference.chunk_plan import WindowPlan
+from transformers_fastconformer.inference.chunked import (
     _Decoded,
     _Piece,
     _restart,
@@ -44,13 +43,14 @@ from transformers_fastconformer.pipeline_longform import (
     sees_all,
     transcribe_features,
 )
-from transformers_fastconformer.pipeline_recognition import (
+from transformers_fastconformer.inference.clip_features import ClipFeatures, extract_clip
+from transformers_fastconformer.inference.hf_pipeline import (
     FastConformerSpeechRecognitionPipeline,
     choose_head,
     register_pipeline,
     unregister_pipeline,
 )
-from transformers_fastconformer.windows import WindowPlan
+from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 

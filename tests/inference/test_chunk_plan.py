@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transformers_fastconformer.windows import Window, WindowPlan, plan_windows
+from transformers_fastconformer.inference.chunk_plan import Window, WindowPlan, plan_windows
 
 PLANS = [
     WindowPlan(10, 2, 3),

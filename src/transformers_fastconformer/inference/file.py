@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from .audio.files import AudioFile
-from .audio.voice_activity import DETECTOR_SAMPLING_RATE, SpeechSegment, VoiceActivityOptions, check_voice_activity
-from .decoding.confidence import ConfidenceOptions
-from .frames import seconds_from_samples
-from .modeling.quantization import quantize_dynamic_int8
-from .nemo.hub import ARCHIVE_ON_HUB, is_hub_id
-from .pipeline_features import extract_clip, open_clip
-from .pipeline_longform import check_batch_size, check_decoding_options, plan_chunks, transcribe_features
-from .pipeline_recognition import HEADS, AutoModelForFastConformer, choose_head
-from .pipeline_speech import choose_part_strategy, find_speech, transcribe_speech
-from .pipeline_strategies import STRATEGIES as STRATEGIES
-from .pipeline_strategies import check_strategy, choose_strategy
-from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from ..audio.files import AudioFile
+from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, SpeechSegment, VoiceActivityOptions, check_voice_activity
+from ..decoding.confidence import ConfidenceOptions
+from ..frames import seconds_from_samples
+from ..modeling.quantization import quantize_dynamic_int8
+from ..nemo.hub import ARCHIVE_ON_HUB, is_hub_id
+from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from .chunked import check_batch_size, check_decoding_options, plan_chunks, transcribe_features
+from .clip_features import extract_clip, open_clip
+from .hf_pipeline import HEADS, AutoModelForFastConformer, choose_head
+from .speech_parts import choose_part_strategy, find_speech, transcribe_speech
+from .strategy import STRATEGIES as STRATEGIES
+from .strategy import check_strategy, choose_strategy
 
 
 @dataclass

@@ -8,20 +8,20 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedModel
 
-from .audio.files import AudioFile
-from .audio.voice_activity import (
+from ..audio.files import AudioFile
+from ..audio.voice_activity import (
     SpeechPart,
     SpeechSegment,
     VoiceActivityOptions,
     detect_speech,
     plan_parts,
 )
-from .decoding.confidence import ConfidenceOptions
-from .frames import samples_from_encoder_frames
-from .pipeline_features import ClipFeatures, extract_clip
-from .pipeline_longform import transcribe_features
-from .pipeline_strategies import ChosenStrategy, choose_strategy
-from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription, timestamp_levels
+from ..decoding.confidence import ConfidenceOptions
+from ..frames import samples_from_encoder_frames
+from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription, timestamp_levels
+from .chunked import transcribe_features
+from .clip_features import ClipFeatures, extract_clip
+from .strategy import ChosenStrategy, choose_strategy
 
 # Parts that are in memory at a time, as long as the longest of them each: their samples are 15 MB.
 MOST_GROUP_SECONDS = 240.0

@@ -14,17 +14,17 @@ from models import build_model, make_features
 
 import transformers_fastconformer.audio.files as audio_module
 import transformers_fastconformer.feature_extraction_fastconformer as extraction_module
+import transformers_fastconformer.inference.clip_features as features_module
 import transformers_fastconformer.modeling.quantization as quantization_module
-import transformers_fastconformer.pipeline_features as features_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.inference.chunk_plan import WindowPlan
+from transformers_fastconformer.inference.chunked import transcribe_features
+from transformers_fastconformer.inference.clip_features import ClipFeatures
+from transformers_fastconformer.inference.file import load_model, transcribe_file, transcribe_waveforms
 from transformers_fastconformer.kernels.int8_linear import Int8Weight, has_int8_products
 from transformers_fastconformer.modeling.quantization import is_int8
-from transformers_fastconformer.pipeline_fastconformer import load_model, transcribe_file, transcribe_waveforms
-from transformers_fastconformer.pipeline_features import ClipFeatures
-from transformers_fastconformer.pipeline_longform import transcribe_features
-from transformers_fastconformer.windows import WindowPlan
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 

@@ -14,10 +14,10 @@ import torch
 
 import transformers_fastconformer.audio.files as audio_module
 import transformers_fastconformer.feature_extraction_fastconformer as extraction_module
-import transformers_fastconformer.pipeline_features as module
+import transformers_fastconformer.inference.clip_features as module
 from transformers_fastconformer.audio.files import AudioFile, read_audio
 from transformers_fastconformer.feature_extraction_fastconformer import FastConformerFeatureExtractor
-from transformers_fastconformer.pipeline_features import ClipFeatures, StreamedFeatures, extract_clip, open_clip
+from transformers_fastconformer.inference.clip_features import ClipFeatures, StreamedFeatures, extract_clip, open_clip
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 

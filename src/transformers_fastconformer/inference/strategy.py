@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from .configuration_fastconformer import FastConformerConfig
-from .modeling.attention import choose_block_frames
-from .modeling.local_attention import GROUP_FRAMES
-from .pipeline_longform import count_encoder_frames, plan_chunks, sees_all, share_with_local_attention
-from .windows import WindowPlan
+from ..configuration_fastconformer import FastConformerConfig
+from ..modeling.attention import choose_block_frames
+from ..modeling.local_attention import GROUP_FRAMES
+from .chunk_plan import WindowPlan
+from .chunked import count_encoder_frames, plan_chunks, sees_all, share_with_local_attention
 
 STRATEGIES = ("auto", "full", "local", "chunked")
 # What the authors of published checkpoints with full attention give as the longest clip in one pass, and with local

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-import transformers_fastconformer.pipeline_files as files_module
+import transformers_fastconformer.inference.many_files as files_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.pipeline_fastconformer import Transcript, load_model, transcribe_waveforms
-from transformers_fastconformer.pipeline_files import (
+from transformers_fastconformer.inference.file import Transcript, load_model, transcribe_waveforms
+from transformers_fastconformer.inference.many_files import (
     AudioClip,
     Finished,
     TranscriptionOptions,

@@ -13,22 +13,22 @@ import pytest
 
 import transformers_fastconformer.audio.files as audio_module
 import transformers_fastconformer.audio.voice_activity as activity_module
-import transformers_fastconformer.pipeline_files as files_module
-import transformers_fastconformer.pipeline_speech as speech_module
+import transformers_fastconformer.inference.many_files as files_module
+import transformers_fastconformer.inference.speech_parts as speech_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.audio.voice_activity import SpeechPart, VoiceActivityOptions
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions, aggregate_confidence
 from transformers_fastconformer.decoding.timestamps import Span
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.pipeline_fastconformer import (
+from transformers_fastconformer.inference.clip_features import extract_clip
+from transformers_fastconformer.inference.file import (
     Transcript,
     load_model,
     transcribe_file,
     transcribe_waveforms,
 )
-from transformers_fastconformer.pipeline_features import extract_clip
-from transformers_fastconformer.pipeline_files import AudioClip, TranscriptionOptions, transcribe_clips
-from transformers_fastconformer.pipeline_speech import extract_parts, group_parts
+from transformers_fastconformer.inference.many_files import AudioClip, TranscriptionOptions, transcribe_clips
+from transformers_fastconformer.inference.speech_parts import extract_parts, group_parts
 from transformers_fastconformer.processing_fastconformer import FastConformerTranscription
 from transformers_fastconformer.transcript_formats import TranscriptRecord, format_transcript
 

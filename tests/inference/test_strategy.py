@@ -10,11 +10,11 @@ import pytest
 import torch
 from models import BLANK, build_config, build_model, make_features
 
-import transformers_fastconformer.pipeline_strategies as module
+import transformers_fastconformer.inference.strategy as module
 from transformers_fastconformer import FastConformerCTCConfig
-from transformers_fastconformer.pipeline_features import ClipFeatures
-from transformers_fastconformer.pipeline_longform import share_with_local_attention, transcribe_features
-from transformers_fastconformer.pipeline_strategies import (
+from transformers_fastconformer.inference.chunked import share_with_local_attention, transcribe_features
+from transformers_fastconformer.inference.clip_features import ClipFeatures
+from transformers_fastconformer.inference.strategy import (
     DEFAULT_CHUNK_SECONDS,
     available_bytes,
     check_strategy,

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .audio.files import AudioFile
-from .feature_extraction_fastconformer import FeatureStatistics
+from ..audio.files import AudioFile
+from ..feature_extraction_fastconformer import FeatureStatistics
 
 # Mel frames that are held on the way, 22 minutes at the usual hop: 67 MB at 128 mels. Their features are those of the
 # feature extractor to the last bit.

@@ -24,17 +24,17 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from .configuration_fastconformer import FastConformerConfig
-from .decoding.confidence import ConfidenceOptions, ctc_confidence
-from .decoding.ctc import ctc_greedy_decode
-from .decoding.state import TransducerState
-from .frames import reduced_lengths, subsampled_lengths
-from .modeling.masking import resolve_context
-from .modeling.outputs import FastConformerGenerateOutput
-from .modeling.prompt import check_language
-from .modeling.transducer import FastConformerForTransducer, FastConformerTransducerPreTrainedModel
-from .pipeline_features import ClipFeatures, StreamedFeatures
-from .windows import Window, WindowPlan, plan_windows
+from ..configuration_fastconformer import FastConformerConfig
+from ..decoding.confidence import ConfidenceOptions, ctc_confidence
+from ..decoding.ctc import ctc_greedy_decode
+from ..decoding.state import TransducerState
+from ..frames import reduced_lengths, subsampled_lengths
+from ..modeling.masking import resolve_context
+from ..modeling.outputs import FastConformerGenerateOutput
+from ..modeling.prompt import check_language
+from ..modeling.transducer import FastConformerForTransducer, FastConformerTransducerPreTrainedModel
+from .chunk_plan import Window, WindowPlan, plan_windows
+from .clip_features import ClipFeatures, StreamedFeatures
 
 # Context on each side of a window, where nothing else is asked for: a share of it, but what a word needs, as long as
 # a third is left in the middle. With less, words at the borders are lost (see `docs/usage.md` for the figures).
