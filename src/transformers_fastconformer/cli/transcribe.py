@@ -22,8 +22,8 @@ from ..decoding.confidence import ConfidenceOptions
 from ..demonstration import CHECKPOINT_PATH
 from ..inference.file import Transcript, check_device, load_model
 from ..inference.many_files import TranscriptionOptions, Worker, measure_clip, transcribe_clips
-from ..subtitles import SubtitleRules
-from ..transcript_formats import CONFIDENT_FORMATS, FORMATS, STREAM_FORMATS, TIMED_FORMATS, TranscriptRecord
+from ..writers.formats import CONFIDENT_FORMATS, FORMATS, STREAM_FORMATS, TIMED_FORMATS, TranscriptRecord
+from ..writers.subtitles import SubtitleRules
 from .errors import show_error
 from .transcribe_inputs import AudioInput, find_inputs, parse_channel
 from .transcribe_outputs import MANIFEST_FORMAT, FolderOutput, Output, StandardOutput

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..subtitles import SubtitleRules
-from ..transcript_formats import TranscriptRecord, format_transcript
+from ..writers.formats import TranscriptRecord, format_transcript
+from ..writers.subtitles import SubtitleRules
 from .transcribe_inputs import AudioInput
 
 MANIFEST_FORMAT = "jsonl"

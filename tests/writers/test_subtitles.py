@@ -10,7 +10,7 @@ from typing import Any
 import pysubs2
 import pytest
 
-from transformers_fastconformer.subtitles import (
+from transformers_fastconformer.writers.subtitles import (
     FORMATS,
     SubtitleRules,
     break_lines,

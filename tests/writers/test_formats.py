@@ -13,8 +13,7 @@ import pytest
 
 from transformers_fastconformer import __version__
 from transformers_fastconformer.inference.file import Transcript
-from transformers_fastconformer.subtitles import SubtitleRules
-from transformers_fastconformer.transcript_formats import (
+from transformers_fastconformer.writers.formats import (
     FORMATS,
     STREAM_FORMATS,
     TIMED_FORMATS,
@@ -23,6 +22,7 @@ from transformers_fastconformer.transcript_formats import (
     speech_segments,
     timed_words,
 )
+from transformers_fastconformer.writers.subtitles import SubtitleRules
 
 WORDS = (("Who", 0.08, 0.32), ("<is>", 0.4, 0.4), ("it?", 0.48, 1.2), ("Go", 4.0, 4.16), ("on;", 4.24, 4.64))
 # The fields of a line, as NIST's descriptions have them.

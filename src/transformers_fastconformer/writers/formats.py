@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from .inference.file import Transcript
+from ..inference.file import Transcript
+from ..version import __version__
 from .subtitles import DEFAULT_RULES, SubtitleRules, Word, format_subtitles, lay_out_subtitles, split_long_words
-from .version import __version__
 
 FORMATS = ("txt", "json", "srt", "vtt", "tsv", "ctm", "rttm", "jsonl")
 # Those whose contents name the audio, or are a line a file: several files may stand in one stream.
