@@ -20,17 +20,17 @@ from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModel
 
 from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerModel
+from transformers_fastconformer.checkpoints.safetensors_writer import (
+    TensorEntry,
+    parse_bytes,
+    split_into_shards,
+    write_safetensors,
+)
 from transformers_fastconformer.nemo import convert as convert_module
 from transformers_fastconformer.nemo.convert import (
     ARCHITECTURES,
     convert_nemo_checkpoint,
     insert_verification,
-)
-from transformers_fastconformer.nemo.safetensors_writer import (
-    TensorEntry,
-    parse_bytes,
-    split_into_shards,
-    write_safetensors,
 )
 from transformers_fastconformer.nemo.weight_map import FILTERBANK, WINDOW
 from transformers_fastconformer.processing_fastconformer import FastConformerProcessor

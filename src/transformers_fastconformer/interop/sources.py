@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
+from ..checkpoints.safetensors_writer import INDEX_FILE, SINGLE_FILE
 from ..configuration_fastconformer import FastConformerConfig
 from ..nemo.cache import cache_folder, cached_conversion, local_digest
 from ..nemo.hub import blob_digest, download_options, is_hub_id, snapshot_commit
-from ..nemo.safetensors_writer import INDEX_FILE, SINGLE_FILE
 from .families import FAMILY_OF_TYPE
 from .transformers import (
     CONFIG_FILE,

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from ..checkpoints.safetensors_writer import INDEX_FILE, SINGLE_FILE, TensorEntry, parse_bytes, write_checkpoint
 from ..configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -32,7 +33,6 @@ from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..nemo.cache import resolve_nemo_checkpoint
 from ..nemo.convert import ARCHITECTURES, _written_as_one
 from ..nemo.convert import _check_output as check_output
-from ..nemo.safetensors_writer import INDEX_FILE, SINGLE_FILE, TensorEntry, parse_bytes, write_checkpoint
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
 from .config_tables import (

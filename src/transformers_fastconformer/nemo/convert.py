@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from ..checkpoints.safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
 from ..configuration_fastconformer import FastConformerConfig
 from ..feature_extraction_fastconformer import (
     FILTERBANK_DTYPES,
@@ -33,7 +34,6 @@ from .archive import WEIGHTS_MEMBER, NemoArchive, NemoWeights
 from .config_map import MappedConfig, map_config
 from .hub import FoundArchive, check_download, require_archive
 from .model_card import insert_verification, read_source_card, write_model_card
-from .safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
 from .tokenizer_map import build_tokenizer, timestamp_options
 from .weight_map import (
     FILTERBANK,
