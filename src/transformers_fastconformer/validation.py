@@ -1,0 +1,49 @@
+"""Checks of values that users give, one copy of each; a refusal names the value, what it was and what is accepted."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Collection
+from typing import Any
+
+
+def is_integer(value: Any) -> bool:
+    """A whole number of any integer type, NumPy's among them; `True` and `False` are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """A finite real number of any type, NumPy's among them; `True` and `False` are not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def require(is_accepted: bool, name: str, value: Any, expected: str) -> None:
+    """
+    Raise for a value that is not accepted.
+
+    Args:
+        is_accepted: Nothing happens if it is true.
+        name: What the value is called where the user wrote it.
+        value: What was found.
+        expected: What is accepted, as it follows the word "expected".
+
+    Raises:
+        ValueError: with all of these.
+    """
+    if not is_accepted:
+        raise ValueError(f"{name}={value!r} is not supported; expected {expected}.")
+
+
+def require_count(name: str, value: Any, minimum: int = 1) -> None:
+    """Raise a `ValueError` for anything but an integer of `minimum` or more."""
+    require(is_integer(value) and value >= minimum, name, value, f"an integer of {minimum} or more")
+
+
+def require_choice(name: str, value: Any, accepted: Collection[Any]) -> None:
+    """Raise a `ValueError` for a value that is not one of those accepted, which the message lists."""
+    try:
+        is_accepted = value in accepted
+    except TypeError:  # what has no hash
+        is_accepted = False
+    require(is_accepted, name, value, f"one of {tuple(accepted)}")

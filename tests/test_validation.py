@@ -1,0 +1,46 @@
+"""Checks of values: every integer and number type is one, booleans are not, and messages name all that is needed."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from transformers_fastconformer.validation import is_integer, is_number, require, require_choice, require_count
+
+
+@pytest.mark.parametrize("value", [0, -3, np.int64(5), np.uint8(1)])
+def test_integers(value):
+    assert is_integer(value)
+    assert is_number(value)
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), 1.0, "1", None, [1]])
+def test_not_integers(value):
+    assert not is_integer(value)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(2), Fraction(1, 2)])
+def test_numbers(value):
+    assert is_number(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, True, "1", None, 1j])
+def test_not_numbers(value):
+    assert not is_number(value)
+
+
+def test_refusals_name_option_value_and_what_is_accepted():
+    require(True, "size", 1, "anything")
+    with pytest.raises(ValueError, match="size='x' is not supported; expected a number"):
+        require(False, "size", "x", "a number")
+    require_count("size", 0, minimum=0)
+    for value in (0, -1, 1.0, True, None):
+        with pytest.raises(ValueError, match=f"size={value} is not supported; expected an integer of 1 or more"):
+            require_count("size", value)
+    require_choice("kind", "a", ("a", "b"))
+    for value in ("c", ["a"], None):
+        with pytest.raises(ValueError, match=r"kind=.* is not supported; expected one of \('a', 'b'\)"):
+            require_choice("kind", value, {"a": 1, "b": 2})
