@@ -1,5 +1,23 @@
 """The Hub on loopback and its clients."""
 
-from hub_fixtures import client, hf_home, hub
+from hub_fixtures import (
+    client,
+    converted_folder,
+    hf_home,
+    hub,
+    hub_environment,
+    nemo_bytes,
+    other_nemo_bytes,
+    run_python,
+)
 
-__all__ = ["client", "hf_home", "hub"]
+__all__ = [
+    "client",
+    "converted_folder",
+    "hf_home",
+    "hub",
+    "hub_environment",
+    "nemo_bytes",
+    "other_nemo_bytes",
+    "run_python",
+]
