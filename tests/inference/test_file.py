@@ -22,7 +22,13 @@ from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.inference.chunk_plan import WindowPlan
 from transformers_fastconformer.inference.chunked import transcribe_features
 from transformers_fastconformer.inference.clip_features import ClipFeatures
-from transformers_fastconformer.inference.file import load_model, transcribe_file, transcribe_waveforms
+from transformers_fastconformer.inference.file import (
+    DEMONSTRATION_NAME,
+    choose_device,
+    load_model,
+    transcribe_file,
+    transcribe_waveforms,
+)
 from transformers_fastconformer.kernels.int8_linear import Int8Weight, has_int8_products
 from transformers_fastconformer.modeling.quantization import is_int8
 
@@ -254,3 +260,38 @@ def test_8_bits_are_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(quantization_module, "has_int8_products", lambda: False)
     with pytest.raises(ValueError, match="8-bit"):
         load_model(CHECKPOINT_PATH, dtype="int8")
+
+
+def test_the_demonstration_checkpoint_has_a_name(
+    loaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, _ = load_model(DEMONSTRATION_NAME)
+    expected = loaded["transducer"][0].state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    (tmp_path / DEMONSTRATION_NAME).mkdir()  # a path is a path
+    with pytest.raises((OSError, ValueError)):
+        load_model(Path(DEMONSTRATION_NAME))
+
+
+@pytest.mark.parametrize(
+    ("has_cuda", "has_mps", "is_int8", "expected"),
+    [
+        (True, True, False, "cuda"),
+        (False, True, False, "mps"),
+        (False, False, False, "cpu"),
+        (True, True, True, "cpu"),
+    ],
+)
+def test_the_device_is_chosen_by_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, has_cuda: bool, has_mps: bool, is_int8: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+    assert choose_device("auto", is_int8) == choose_device(is_int8=is_int8) == expected
+    assert choose_device("cpu") == "cpu"
+
+
+def test_a_device_that_is_named_must_be_there() -> None:
+    with pytest.raises(ValueError, match=r"device='nodevice' is not available; this machine has cpu"):
+        choose_device("nodevice")

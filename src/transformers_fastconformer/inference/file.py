@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from ..audio.files import AudioFile
 from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, SpeechSegment, VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
+from ..demonstration import CHECKPOINT_PATH
 from ..frames import seconds_from_samples
 from ..modeling.quantization import quantize_dynamic_int8
 from ..nemo.hub import ARCHIVE_ON_HUB, is_hub_id
@@ -25,6 +26,15 @@ from .hf_pipeline import HEADS, AutoModelForFastConformer, choose_head
 from .speech_parts import choose_part_strategy, find_speech, transcribe_speech
 from .strategy import STRATEGIES as STRATEGIES
 from .strategy import check_strategy, choose_strategy
+
+#: The checkpoint that is used where none is named.
+DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
+
+#: What `load_model` calls the spoken-digit checkpoint that the package carries.
+DEMONSTRATION_NAME = "demo"
+
+#: The device that `choose_device` chooses by what is there.
+AUTO_DEVICE = "auto"
 
 
 @dataclass
@@ -63,9 +73,10 @@ def load_model(
 
     Args:
         source: What `from_pretrained` takes: a folder or Hub repository in our format, or a `.nemo` file and a folder
-            or repository that holds one, which is converted once into a cache.
+            or repository that holds one, which is converted once into a cache; `"demo"` for the demonstration
+            checkpoint.
         head: `"ctc"`, `"transducer"`, or `"auto"`: the transducer where there is one.
-        device: Where the model goes.
+        device: Where the model goes; `"auto"`: see `choose_device`.
         dtype: `"auto"` (as stored), `"float32"`, `"float16"`, `"bfloat16"`, or `"int8"`: in float32, with the blocks
             of the encoder as `quantize_dynamic_int8` has them.
 
@@ -75,15 +86,37 @@ def load_model(
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r} is not supported; expected one of {HEADS}.")
-    check_device(device)
+    is_int8 = dtype == "int8"
+    device = choose_device(device, is_int8)
+    source = CHECKPOINT_PATH if source == DEMONSTRATION_NAME else source
     name = str(source)
     if not (Path(name).exists() or is_hub_id(name) or ARCHIVE_ON_HUB.fullmatch(name)):
         raise FileNotFoundError(f"{name!r} does not exist; expected a folder, a .nemo archive or a Hub repository.")
-    is_int8 = dtype == "int8"
     stored = AutoModelForFastConformer.from_pretrained(source, dtype="float32" if is_int8 else dtype)
     model: Any = choose_head(stored, head).eval().to(device)
     processor = FastConformerProcessor.from_pretrained(source)
     return quantize_dynamic_int8(model) if is_int8 else model, processor
+
+
+def choose_device(device: str = AUTO_DEVICE, is_int8: bool = False) -> str:
+    """
+    Choose where a model runs.
+
+    Args:
+        device: The name of a device, which is checked, or `"auto"`: CUDA if this machine has it, else MPS, else the
+            CPU.
+        is_int8: Products of 8 bits are wanted, for which `"auto"` is the CPU.
+
+    Raises:
+        ValueError: as `check_device`.
+    """
+    if device != AUTO_DEVICE:
+        return check_device(device)
+    if is_int8:
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def check_device(device: str) -> str:
