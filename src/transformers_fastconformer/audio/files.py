@@ -236,13 +236,11 @@ class AudioFile:
         return self._decode(sampling_rate, channels)
 
     def _decode(self, sampling_rate: int, channels: str | int) -> Iterator[np.ndarray]:
-        try:
-            import soundfile
-        except ImportError as error:
-            raise ImportError(f"Reading {self.name} needs soundfile: {INSTALL_COMMAND}") from error
+        soundfile = import_soundfile(self.name)
+        sound_file_class: Any = soundfile.SoundFile
 
-        class SequentialFile(soundfile.SoundFile):
-            """Behind every block `SoundFile` seeks to where it is, which makes an MP3 decode to other samples."""
+        class SequentialFile(sound_file_class):
+            """After every block `SoundFile` seeks to where it is, which makes an MP3 decode to other samples."""
 
             def seekable(self) -> bool:
                 return False
@@ -316,6 +314,23 @@ def read_audio(
     """
     with AudioFile(audio) as file:
         return np.concatenate(list(file.blocks(sampling_rate, channels)))
+
+
+def import_soundfile(name: str) -> Any:
+    """
+    The module soundfile.
+
+    Args:
+        name: What the file that needs it is called in messages.
+
+    Raises:
+        ImportError: the extra `audio` is not installed; the message holds the command.
+    """
+    try:
+        import soundfile
+    except ImportError as error:
+        raise ImportError(f"Reading {name} needs soundfile: {INSTALL_COMMAND}") from error
+    return soundfile
 
 
 def download_audio(url: str) -> bytes:

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from ..audio.files import URL_SCHEMES, download_audio
-from ..inference.many_files import AudioClip, read_header
+from ..audio.parts import read_header
+from ..inference.many_files import AudioClip
 
 STANDARD_INPUT = "-"
 STANDARD_INPUT_LABEL = "the standard input"

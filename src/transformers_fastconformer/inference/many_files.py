@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..audio.files import INSTALL_COMMAND, URL_SCHEMES, AudioFile, load_waveform, read_audio
+from ..audio.files import URL_SCHEMES, AudioFile, import_soundfile, load_waveform
+from ..audio.parts import read_header, read_part
 from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
 from ..processing_fastconformer import FastConformerProcessor
@@ -45,8 +46,6 @@ from .strategy import (
 PACKED_SECONDS = 60.0
 # How many clips reading may be ahead of each model, times the batch.
 BATCHES_AHEAD = 2
-# By so much the parts that manifests name may exceed their file: lengths are rounded there.
-SPARE_SECONDS = 0.1
 # Reading a clip takes no longer, unless a server does not answer.
 MOST_CLOSING_SECONDS = 5.0
 # What is wrong with one clip alone: its file, or that it does not fit into memory.
@@ -194,33 +193,6 @@ def measure_clip(clip: AudioClip) -> float | None:
     return None if header is None else max(header.seconds - clip.start_seconds, 0.0)
 
 
-class Header(NamedTuple):
-    """What a file says of itself."""
-
-    seconds: float
-    num_channels: int
-
-
-def read_header(path: str) -> Header | None:
-    """Length and channels of a local file by its header; None for what is none. Why that is says reading it."""
-    soundfile = _soundfile(path)
-    if path.startswith(URL_SCHEMES):
-        return None
-    try:
-        found = soundfile.info(path)
-    except (OSError, RuntimeError, TypeError):
-        return None
-    return Header(found.frames / found.samplerate, found.channels)
-
-
-def _soundfile(path: str) -> Any:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise ImportError(f"Reading {path!r} needs soundfile: {INSTALL_COMMAND}") from error
-    return soundfile
-
-
 def pack_clips(
     indices: Sequence[int], lengths_seconds: Sequence[float | None], batch_size: int, batch_seconds: float
 ) -> list[list[int]]:
@@ -327,7 +299,7 @@ def _write_audio(blocks: Iterable[np.ndarray], sampling_rate: int, folder: Path)
         path = file.name
     num_samples = 0
     try:
-        with _soundfile(path).SoundFile(path, "w", sampling_rate, 1, subtype="FLOAT") as audio:
+        with import_soundfile(repr(path)).SoundFile(path, "w", sampling_rate, 1, subtype="FLOAT") as audio:
             for block in blocks:
                 audio.write(block)
                 num_samples += block.shape[0]
@@ -343,52 +315,6 @@ def _rename(error: Exception, path: str, clip: AudioClip) -> Exception:
     return (
         ValueError(str(error).replace(repr(path), name)) if repr(path) != name and repr(path) in str(error) else error
     )
-
-
-def read_part(
-    path: str, sampling_rate: int, channel: int | str = "mix", start_seconds: float = 0.0, seconds: float | None = None
-) -> np.ndarray:
-    """
-    Samples of a part of a local file, without reading the rest.
-
-    Args:
-        path: An audio file.
-        sampling_rate: Rate of the result, in Hz.
-        channel: `"mix"` or the number of one.
-        start_seconds: Where it begins.
-        seconds: How long it is; None: to the end.
-
-    Returns:
-        (samples,), float32.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: as `read_audio`, and for a part that the file does not have.
-    """
-    if start_seconds == 0 and seconds is None:
-        return read_audio(path, sampling_rate, channel)
-    header = read_header(path)
-    if header is None:
-        read_audio(path, sampling_rate, channel)  # says why
-        raise ValueError(f"{path!r} cannot be decoded; expected an audio file.")
-    end_seconds = start_seconds if seconds is None else start_seconds + seconds
-    if start_seconds >= header.seconds or end_seconds > header.seconds + SPARE_SECONDS:
-        raise ValueError(
-            f"offset={start_seconds}, duration={seconds} of {path!r} is not supported; the file has "
-            f"{header.seconds:.2f} s."
-        )
-    if channel != "mix" and not 0 <= int(channel) < header.num_channels:
-        raise ValueError(f"channels={channel} of {path!r} does not exist; it has {header.num_channels}.")
-    soundfile = _soundfile(path)
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            file.seek(round(start_seconds * rate))
-            samples = file.read(-1 if seconds is None else round(seconds * rate), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"{path!r} cannot be decoded. libsndfile says: {error}") from error
-    waveform = samples.mean(axis=1) if channel == "mix" else samples[:, int(channel)]
-    return load_waveform({"raw": waveform, "sampling_rate": rate}, sampling_rate, repr(path))
 
 
 class _Readers:
