@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=["chunked", "full", "local"])
     parser.add_argument("--speech_dir", type=Path, default=Path(default))
     options = parser.parse_args()
-    from transformers_fastconformer.inference.file import load_model
+    from transformers_fastconformer.inference.loading import load_model
 
     rows: list[dict[str, Any]] = []
     target = f"command_{options.shape}_{options.dtype}_cpu.csv"

@@ -38,15 +38,10 @@ import torch
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.inference.chunked import count_encoder_frames, plan_chunks
-from transformers_fastconformer.inference.file import (
-    Transcript,
-    load_model,
-    split_batches,
-    transcribe_file,
-    transcribe_waveforms,
-)
-from transformers_fastconformer.inference.strategy import estimate_one_pass_bytes
+from transformers_fastconformer.inference.file import split_batches, transcribe_file, transcribe_waveforms
+from transformers_fastconformer.inference.loading import load_model
+from transformers_fastconformer.inference.strategy import count_encoder_frames, estimate_one_pass_bytes, plan_chunks
+from transformers_fastconformer.inference.transcript import Transcript
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).resolve().parent.parent

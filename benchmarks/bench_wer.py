@@ -23,7 +23,8 @@ import torch
 
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
-from transformers_fastconformer.inference.file import load_model, split_batches, transcribe_waveforms
+from transformers_fastconformer.inference.file import split_batches, transcribe_waveforms
+from transformers_fastconformer.inference.loading import load_model
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).resolve().parent.parent

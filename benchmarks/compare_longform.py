@@ -33,8 +33,8 @@ from bench_longform import SAMPLING_RATE, Spoken, compare_words, join_digits, ke
 from encoder_workers import read_memory
 
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.inference.file import load_model
-from transformers_fastconformer.interop import export_to_transformers
+from transformers_fastconformer.inference.loading import load_model
+from transformers_fastconformer.interop.transformers import export_to_transformers
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = Path(__file__).parent / "results" / "longform_comparison_demo_cpu.csv"

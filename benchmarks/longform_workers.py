@@ -32,7 +32,8 @@ Transcribe = Callable[[str], str]
 
 def load_this_package(checkpoint: str, head: str, **options: Any) -> Transcribe:
     """`transcribe_file` with its options."""
-    from transformers_fastconformer.inference.file import load_model, transcribe_file
+    from transformers_fastconformer.inference.file import transcribe_file
+    from transformers_fastconformer.inference.loading import load_model
 
     model, processor = load_model(checkpoint, head)
     return lambda path: transcribe_file(model, processor, path, timestamps=False, **options).text

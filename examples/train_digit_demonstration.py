@@ -32,7 +32,7 @@ import soxr
 import torch
 from torch import Tensor, nn
 
-from transformers_fastconformer.losses import tdt_loss
+from transformers_fastconformer.losses.tdt import tdt_loss
 
 SAMPLING_RATE = 16000
 STAGE_ENDS_AT_CTC_LOSS = (0.8, 1.5, 2.5)  # of the curriculum: single digits, one or two, up to four

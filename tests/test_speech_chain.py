@@ -16,7 +16,7 @@ import torch
 
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.inference.file import load_model
+from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 
 SAMPLING_RATE = 16000

@@ -15,8 +15,15 @@ from .configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from .decoding.confidence import ConfidenceOptions
+from .decoding.options import DecodingOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
-from .inference.file import Transcript, load_model, transcribe_file, transcribe_waveforms
+from .inference.file import transcribe_file, transcribe_waveforms
+from .inference.loading import DEFAULT_MODEL, load_model
+from .inference.many_files import Finished, transcribe_clips
+from .inference.options import ChunkOptions, TranscriptionOptions
+from .inference.reading import AudioClip
+from .inference.transcribe import transcribe
+from .inference.transcript import Transcript
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerEncoder, FastConformerModel, FastConformerPreTrainedModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT
@@ -34,9 +41,13 @@ from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__
 
 __all__ = [
+    "DEFAULT_MODEL",
+    "AudioClip",
     "AutoModelForRNNT",
     "AutoModelForTDT",
+    "ChunkOptions",
     "ConfidenceOptions",
+    "DecodingOptions",
     "FastConformerCTCConfig",
     "FastConformerCTCOutput",
     "FastConformerConfig",
@@ -56,9 +67,11 @@ __all__ = [
     "FastConformerTokenizer",
     "FastConformerTranscription",
     "FastConformerTransducerOutput",
+    "Finished",
     "ParakeetTDTForCTC",
     "ParakeetTDTForTDT",
     "Transcript",
+    "TranscriptionOptions",
     "VoiceActivityOptions",
     "__version__",
     "convert_nemo_checkpoint",
@@ -66,6 +79,8 @@ __all__ = [
     "quantize_dynamic_int8",
     "read_audio",
     "remove_int8",
+    "transcribe",
+    "transcribe_clips",
     "transcribe_file",
     "transcribe_waveforms",
 ]

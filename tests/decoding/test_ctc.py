@@ -6,7 +6,8 @@ import pytest
 import torch
 from decoding_loop import decode_ctc_clip
 
-from transformers_fastconformer.decoding.ctc import ctc_greedy_decode
+from transformers_fastconformer.decoding.confidence import ConfidenceOptions, ctc_confidence
+from transformers_fastconformer.decoding.ctc import ctc_decode_frames, ctc_greedy_decode
 
 BLANK, PADDING = 4, 9
 
@@ -62,3 +63,37 @@ def test_equals_the_loop_on_random_cases():
             assert found.log_probs[clip, :count].tolist() == [emission.log_prob for emission in expected]
             assert (found.tokens[clip, count:] == PADDING).all()
     assert num_tokens > 500
+
+
+@pytest.mark.parametrize("is_confident", [False, True])
+@pytest.mark.parametrize("sizes", [[20], [1] * 20, [7, 6, 7], [3, 0, 10, 7]])
+def test_frames_in_pieces_give_the_tokens_of_the_whole(sizes, is_confident):
+    """Tokens on both sides of a border are one, with the confidence of all their frames."""
+    confidence = ConfidenceOptions(aggregation="mean") if is_confident else None
+    generator = torch.Generator().manual_seed(5)
+    best = torch.randint(0, 3, (3, 20), generator=generator)  # few classes: many repetitions, blanks among them
+    scores = 3.0 * torch.nn.functional.one_hot(best, 4) + torch.rand(3, 20, 4, generator=generator)
+    log_probs = scores.log_softmax(dim=-1)
+    lengths = torch.tensor([20, 0, 13])
+    expected = ctc_greedy_decode(log_probs, lengths, blank_id=0, padding_id=9)
+    state, start = None, 0
+    tokens: list[list[int]] = [[], [], []]
+    frames: list[list[int]] = [[], [], []]
+    confidences: list[list[float]] = [[], [], []]
+    for size in sizes:
+        piece_lengths = (lengths - start).clamp(0, size)
+        found, state = ctc_decode_frames(log_probs[:, start : start + size], piece_lengths, 0, 9, confidence, state)
+        for clip, count in enumerate(found.token_lengths.tolist()):
+            tokens[clip] += found.tokens[clip, :count].tolist()
+            frames[clip] += (found.frame_indices[clip, :count] + start).tolist()
+            if is_confident:
+                if state.revised_scores is not None and not state.revised_scores[clip].isnan():
+                    confidences[clip][-1] = float(state.revised_scores[clip])
+                confidences[clip] += found.scores[clip, :count].tolist()
+        start += size
+    for clip, count in enumerate(expected.token_lengths.tolist()):
+        assert tokens[clip] == expected.tokens[clip, :count].tolist()
+        assert frames[clip] == expected.frame_indices[clip, :count].tolist()
+        if is_confident:
+            whole = ctc_confidence(log_probs, lengths, expected.frame_indices, expected.token_lengths, confidence)
+            assert confidences[clip] == pytest.approx(whole[clip, :count].tolist(), abs=1e-6)

@@ -7,11 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from models import BLANK as BLANK_OF_MODELS
 from models import build_model
 from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer
 from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
+from transformers_fastconformer.decoding.confidence import ConfidenceOptions, TransducerScore
 from transformers_fastconformer.decoding.cuda_graphs import GraphCache, round_up_sizes, transducer_masked_decode
+from transformers_fastconformer.decoding.options import DecodingOptions
+from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
+from transformers_fastconformer.modeling.generation import derive_decoding_networks
+from transformers_fastconformer.modeling.transducer import PLAIN_NETWORKS
 
 
 @pytest.mark.parametrize("looks_per_round", [1, 3])
@@ -72,6 +78,42 @@ def test_empty_batch_and_empty_clips():
         assert_states_equal(state, expected_state)
 
 
+@pytest.mark.parametrize("include_durations", [False, True])
+def test_confidences_are_those_of_label_looping(include_durations):
+    """Scores are worked out in the rounds, of the logits that a token was read from."""
+    model = build_model("tdt")
+    score = TransducerScore(BLANK_OF_MODELS, ConfidenceOptions(include_durations=include_durations))
+    frames = 2.0 * torch.randn(4, 60, 16, generator=torch.Generator().manual_seed(3))
+    lengths = torch.tensor([60, 0, 17, 44])
+    arguments = {
+        "encoder_lengths": lengths,
+        "predict": model._predict,
+        "joint": model.joint,
+        "blank_id": BLANK_OF_MODELS,
+        "padding_id": BLANK_OF_MODELS,
+        "durations": model.config.durations,
+        "score": score,
+    }
+    with torch.no_grad():
+        projected = model.joint.encoder_proj(frames)
+        expected, _ = transducer_label_looping_decode(projected, **arguments)
+        found, _ = transducer_masked_decode(projected, **arguments)
+        nothing, _ = transducer_masked_decode(projected, **{**arguments, "encoder_lengths": torch.zeros(4).long()})
+    assert_equal(found, expected)
+    assert expected.scores is not None
+    assert expected.token_lengths.sum() > 20
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-5)
+    assert nothing.scores.shape == (4, 0)
+
+
+def test_equal_scores_share_a_captured_loop():
+    """A loop is found by its score: equal options are one key, others another."""
+    options = ConfidenceOptions(alpha=0.5)
+    assert hash(TransducerScore(3, options)) == hash(TransducerScore(3, ConfidenceOptions(alpha=0.5)))
+    assert len({TransducerScore(3, options), TransducerScore(3, ConfidenceOptions(alpha=0.5))}) == 1
+    assert TransducerScore(3, options) != TransducerScore(3, ConfidenceOptions())
+
+
 def test_rounded_sizes():
     assert round_up_sizes(1, 10) == (1, 128)
     assert round_up_sizes(5, 129) == (8, 256)
@@ -79,7 +121,7 @@ def test_rounded_sizes():
 
 
 def test_the_cache_is_bounded():
-    graphs = GraphCache(most_loops=2, most_captures=3)
+    graphs = GraphCache(max_loops=2, max_captures=3)
     loops: list[Any] = [object() for _ in range(3)]
     for number, loop in enumerate(loops):
         assert graphs.may_capture()
@@ -103,6 +145,25 @@ def test_graphs_equal_the_readable_loop(kind):
         found, state = model.decode_frames(frames, lengths)
         assert_equal(found, expected)
         assert_states_equal(state, expected_state, tolerance=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["rnnt", "tdt"])
+def test_confidences_do_not_switch_graphs_off(kind):
+    """With confidences too a loop is captured, and they are those of the CPU."""
+    model = build_model(kind)
+    decoding = DecodingOptions(confidence=ConfidenceOptions())
+    frames = 2.0 * torch.randn(3, 90, 16, generator=torch.Generator().manual_seed(4))
+    lengths = torch.tensor([90, 31, 64])
+    expected, _ = model.decode_frames(frames, lengths, decoding)
+    model.cuda()
+    found, _ = model.decode_frames(frames.cuda(), lengths.cuda(), decoding)
+    networks = derive_decoding_networks(model.decoder, model.joint, PLAIN_NETWORKS, BLANK_OF_MODELS)
+    assert networks is not None
+    assert networks.graphs is not None
+    assert networks.graphs.num_captures == 1
+    assert torch.equal(found.tokens.cpu(), expected.tokens)
+    torch.testing.assert_close(found.scores.cpu(), expected.scores, rtol=0, atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -15,8 +15,8 @@ from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer, emissions_
 from torch import nn
 from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
+from transformers_fastconformer.decoding.hypotheses import Hypotheses
 from transformers_fastconformer.decoding.state import TransducerState
-from transformers_fastconformer.decoding.transducer_greedy import TransducerHypotheses
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
 from transformers_fastconformer.kernels.transducer_networks import Joint, LSTMPredictor, Projection
 from transformers_fastconformer.modeling.generation import derive_decoding_networks
@@ -216,7 +216,7 @@ def test_a_models_fast_networks_equal_its_modules(kind):
     assert num_tokens > 10
 
 
-def emissions(hypotheses: TransducerHypotheses, clip: int) -> list[tuple[int, int]]:
+def emissions(hypotheses: Hypotheses, clip: int) -> list[tuple[int, int]]:
     count = int(hypotheses.token_lengths[clip])
     return list(
         zip(hypotheses.tokens[clip, :count].tolist(), hypotheses.frame_indices[clip, :count].tolist(), strict=True)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
-from transformers_fastconformer.inference.file import load_model, split_batches, transcribe_waveforms
+from transformers_fastconformer.inference.file import transcribe_waveforms
+from transformers_fastconformer.inference.loading import load_model
 
 jiwer = pytest.importorskip("jiwer")
 
@@ -48,7 +49,6 @@ def strings(bench_wer: Any, speech_dir: Path) -> list[tuple[str, np.ndarray]]:
 @pytest.mark.parametrize("head", ["transducer", "ctc"])
 def test_at_most_five_in_a_hundred_words_are_wrong(head: str, strings: list[tuple[str, np.ndarray]]) -> None:
     model, processor = load_model(CHECKPOINT_PATH, head)
-    found = []
-    for batch in split_batches([waveform for _, waveform in strings], BATCH_SIZE):
-        found += [transcript.text for transcript in transcribe_waveforms(model, processor, batch)]
+    waveforms = [waveform for _, waveform in strings]
+    found = [item.text for item in transcribe_waveforms(model, processor, waveforms, batch_size=BATCH_SIZE)]
     assert jiwer.wer([text for text, _ in strings], found) <= MOST_WORD_ERRORS

@@ -16,7 +16,8 @@ import torch
 
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS, EXPECTATIONS_PATH
-from transformers_fastconformer.inference.file import load_model, transcribe_waveforms
+from transformers_fastconformer.inference.file import transcribe_waveforms
+from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.nemo.reference import load_stage_outputs
 from transformers_fastconformer.nemo.verify import compare_outputs

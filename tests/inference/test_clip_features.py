@@ -29,7 +29,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that long files are cut into, small enough for clips of seconds."""
     monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", 3000)
     monkeypatch.setattr(extraction_module, "FRAMES_AT_ONCE", 16)
-    monkeypatch.setattr(module, "MOST_HELD_FRAMES", 40)
+    monkeypatch.setattr(module, "MAX_HELD_FRAMES", 40)
 
 
 def write_noise(path: Path, sampling_rate: int, num_samples: int, num_channels: int = 1) -> Path:
@@ -129,7 +129,7 @@ class CountedFile(AudioFile):
 
 def test_neither_samples_nor_features_of_a_long_file_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Numpy's memory by tracemalloc, torch's by what the stream holds."""
-    monkeypatch.setattr(module, "MOST_HELD_FRAMES", 4096)
+    monkeypatch.setattr(module, "MAX_HELD_FRAMES", 4096)
     seconds = 300
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", RATE, 1) as file:

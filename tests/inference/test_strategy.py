@@ -12,14 +12,16 @@ from models import BLANK, build_config, build_model, make_features
 
 import transformers_fastconformer.inference.strategy as module
 from transformers_fastconformer import FastConformerCTCConfig
-from transformers_fastconformer.inference.chunked import share_with_local_attention, transcribe_features
+from transformers_fastconformer.inference.chunked import transcribe_features
 from transformers_fastconformer.inference.clip_features import ClipFeatures
+from transformers_fastconformer.inference.options import ChunkOptions
 from transformers_fastconformer.inference.strategy import (
     DEFAULT_CHUNK_SECONDS,
     available_bytes,
     check_strategy,
     choose_strategy,
     estimate_one_pass_bytes,
+    share_with_local_attention,
 )
 
 FRAME_SECONDS = 0.08
@@ -30,7 +32,8 @@ CHUNKED = {"attention_context": [8, 1], "attention_context_style": "chunked_limi
 
 def choose(model: Any, mel_length: int, monkeypatch: pytest.MonkeyPatch, free_bytes: float, **options: Any) -> str:
     monkeypatch.setattr(module, "available_bytes", lambda device: free_bytes)
-    return choose_strategy(model, mel_length, FRAME_SECONDS, **options).name
+    num_clips = options.pop("num_clips", 1)
+    return choose_strategy(model, mel_length, FRAME_SECONDS, ChunkOptions(**options), num_clips).name
 
 
 @pytest.mark.parametrize(
@@ -80,15 +83,15 @@ def test_a_strategy_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -
     for strategy in ("full", "local", "chunked"):
         assert choose(model, 600 * MINUTE, monkeypatch, free_bytes=0, strategy=strategy) == strategy
         assert choose(model, MINUTE, monkeypatch, free_bytes=1e15, strategy=strategy) == strategy
-    chosen = choose_strategy(model, MINUTE, FRAME_SECONDS, "chunked")
+    chosen = choose_strategy(model, MINUTE, FRAME_SECONDS, ChunkOptions("chunked"))
     assert chosen.model is model
     assert chosen.plan is not None
     assert chosen.plan.window_frames == int(DEFAULT_CHUNK_SECONDS / FRAME_SECONDS)
-    by_length = choose_strategy(model, MINUTE, FRAME_SECONDS, chunk_length_s=8.0)
+    by_length = choose_strategy(model, MINUTE, FRAME_SECONDS, ChunkOptions(chunk_length_s=8.0))
     assert by_length.name == "chunked"
     assert by_length.plan is not None
     assert by_length.plan.window_frames == 100
-    assert choose_strategy(model, MINUTE, FRAME_SECONDS, "full").plan is None
+    assert choose_strategy(model, MINUTE, FRAME_SECONDS, ChunkOptions("full")).plan is None
 
 
 @pytest.mark.parametrize(
@@ -104,13 +107,13 @@ def test_a_strategy_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_strategies_that_are_none(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_strategy(build_config("ctc"), FRAME_SECONDS, **options)
+        check_strategy(build_config("ctc"), FRAME_SECONDS, ChunkOptions(**options))
 
 
 def test_local_needs_relative_positions() -> None:
     config = build_config("ctc", position_embedding_type="abs_pos")
     with pytest.raises(ValueError, match="strategy='local' is not supported for a model with position_embedding_typ"):
-        check_strategy(config, FRAME_SECONDS, "local")
+        check_strategy(config, FRAME_SECONDS, ChunkOptions("local"))
 
 
 # Local attention for one clip
@@ -157,7 +160,7 @@ def test_others_use_the_model_meanwhile() -> None:
 
     def run(strategy: str) -> None:
         for _ in range(10):
-            chosen = choose_strategy(model, 2399, FRAME_SECONDS, strategy)
+            chosen = choose_strategy(model, 2399, FRAME_SECONDS, ChunkOptions(strategy))
             found = transcribe_features(chosen.model, [clip])
             if not torch.equal(found.log_probs, expected[strategy].log_probs):
                 errors.append(strategy)

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProces
 from transformers_fastconformer import AutoModelForTDT, FastConformerForTDT, FastConformerModel
 from transformers_fastconformer.auto import register, unregister
 from transformers_fastconformer.demonstration import CLIP_PATHS
-from transformers_fastconformer.inference.file import load_model
+from transformers_fastconformer.inference.loading import load_model
 
 
 def downloads(hub: HubServer) -> int:

@@ -51,7 +51,7 @@ def test_generate_returns_the_tokens_alone_unless_asked(kind):
 @pytest.mark.parametrize("kind", CTC_HEADS)
 def test_unknown_options_are_refused(kind, option):
     (name,) = option
-    with pytest.raises(ValueError, match=f"does not know {name}; greedy decoding accepts return_dict_in_generate"):
+    with pytest.raises(ValueError, match=f"{name}: not an option of decoding; expected some of language"):
         build_model(kind).generate(make_features([20]), **option)
 
 

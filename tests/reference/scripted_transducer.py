@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from decoding_loop import Emission, decode_transducer_clip
 
-from transformers_fastconformer.decoding.transducer_greedy import TransducerHypotheses, transducer_greedy_decode
+from transformers_fastconformer.decoding.hypotheses import Hypotheses
+from transformers_fastconformer.decoding.transducer_greedy import transducer_greedy_decode
 
 BLANK, PADDING = 4, 9
 NUM_STATES = 13
@@ -87,7 +88,7 @@ class ScriptedTransducer:
         )
 
 
-def emissions_of(hypotheses: TransducerHypotheses, clip: int) -> list[tuple[int, int, int]]:
+def emissions_of(hypotheses: Hypotheses, clip: int) -> list[tuple[int, int, int]]:
     """Token, frame and duration (0 for RNN-T) of one clip; checks that the rest is padding."""
     count = int(hypotheses.token_lengths[clip])
     assert (hypotheses.tokens[clip, count:] == PADDING).all()

@@ -12,7 +12,7 @@ import pysubs2
 import pytest
 
 from transformers_fastconformer import __version__
-from transformers_fastconformer.inference.file import Transcript
+from transformers_fastconformer.inference.transcript import Transcript
 from transformers_fastconformer.writers.formats import (
     FORMATS,
     STREAM_FORMATS,

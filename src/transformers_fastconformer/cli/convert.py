@@ -14,7 +14,7 @@ from rich.table import Table
 from ..audio.files import read_audio
 from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
-from ..inference.file import check_device
+from ..inference.loading import check_device
 from ..interop import (
     ExportResult,
     check_output,

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from ..audio.files import read_audio
 from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS, EXPECTATIONS_PATH
-from ..inference.file import load_model, transcribe_waveforms
+from ..inference.file import transcribe_waveforms
+from ..inference.loading import load_model
 from ..nemo.convert import convert_nemo_checkpoint
 from ..nemo.verify import verify_against_stored, verify_conversion
 from .convert import load_clips, sampling_rate_of, show_report

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +18,13 @@ from rich.console import Console
 
 from ..audio.voice_activity import VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
+from ..decoding.options import DecodingOptions
 from ..demonstration import CHECKPOINT_PATH
-from ..inference.file import Transcript, check_device, load_model
-from ..inference.many_files import TranscriptionOptions, Worker, measure_clip, transcribe_clips
+from ..inference.loading import check_device, load_model
+from ..inference.many_files import Worker, transcribe_clips
+from ..inference.options import ChunkOptions, TranscriptionOptions
+from ..inference.reading import measure_clip
+from ..inference.transcript import Transcript
 from ..writers.formats import CONFIDENT_FORMATS, FORMATS, STREAM_FORMATS, TIMED_FORMATS, TranscriptRecord
 from ..writers.subtitles import SubtitleRules
 from .errors import show_error
@@ -259,13 +262,11 @@ def transcribe(
             inputs = find_inputs(files, parse_channel(channel), Path(folder))
             chosen = _parse_formats(formats, inputs)
             output = _choose_output(inputs, chosen, output_dir, overwrite, _make_rules(given_rules, chosen))
+            is_confident = any(name in CONFIDENT_FORMATS for name in chosen)
             options = TranscriptionOptions(
-                strategy=strategy.value,
+                decoding=DecodingOptions(language=language, confidence=ConfidenceOptions() if is_confident else None),
+                chunking=ChunkOptions(strategy.value, chunk_length_s, stride_length_s),
                 timestamps=any(name in TIMED_FORMATS for name in chosen),
-                language=language,
-                chunk_length_s=chunk_length_s,
-                stride_length_s=stride_length_s,
-                confidence=ConfidenceOptions() if any(name in CONFIDENT_FORMATS for name in chosen) else None,
                 voice_activity=voice_activity,
                 batch_size=batch_size,
                 batch_seconds=batch_seconds,
@@ -365,7 +366,7 @@ class _Run:
         try:
             if remaining:
                 checkpoint = CHECKPOINT_PATH if source == DEMONSTRATION_NAME else source
-                workers = [load_model(checkpoint, head, device, dtype) for device in devices]
+                workers = [Worker(*load_model(checkpoint, head, device, dtype)) for device in devices]
                 start = time.perf_counter()
                 self._transcribe(remaining, workers, source, devices)
             is_whole = True
@@ -392,20 +393,21 @@ class _Run:
         self._output.skip(index)
 
     def _transcribe(
-        self, remaining: Sequence[int], workers: Sequence[Worker], source: str, devices: Sequence[str]
+        self,
+        remaining: Sequence[int],
+        workers: Sequence[Worker],
+        source: str,
+        devices: Sequence[str],
     ) -> None:
         model = workers[0][0]
         described = {
             "name": source,
             "class": type(model).__name__,
-            "head": "transducer" if hasattr(model, "decoder_type") else "ctc",
+            "head": "ctc" if model.decoder_type == "ctc" else "transducer",
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": ",".join(devices),
         }
-        names = ("strategy", "language", "chunk_length_s", "stride_length_s")
-        options = {name: getattr(self._options, name) for name in names}
-        if self._options.voice_activity is not None:
-            options["voice_activity"] = asdict(self._options.voice_activity)
+        options = self._options.describe()
         clips = [self._inputs[index].clip for index in remaining]
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
             lengths = list(pool.map(measure_clip, clips))
@@ -442,7 +444,7 @@ class _Run:
         self._strategies[transcript.strategy] += 1
         self._seconds += transcript.duration_seconds
         self._speech_seconds += sum(end - start for start, end in transcript.speech or [])
-        if not self._is_folder and self._options.strategy == "auto" and transcript.strategy != "full":
+        if not self._is_folder and self._options.chunking.strategy == "auto" and transcript.strategy != "full":
             _say(f"{item.file}: strategy {transcript.strategy}.")
 
     def _report(self, seconds: float) -> None:

@@ -122,6 +122,18 @@ def transducer_confidence(logits: torch.Tensor, blank_id: int, options: Confiden
     return _aggregate_rows(torch.stack([found, in_duration]), options.aggregation)
 
 
+@dataclass(frozen=True)
+class TransducerScore:
+    """`transducer_confidence` with its options, as decoding takes it; equal options are equal scores."""
+
+    blank_id: int
+    options: ConfidenceOptions
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """(n, classes) to (n,)."""
+        return transducer_confidence(logits, self.blank_id, self.options)
+
+
 def _aggregate_rows(values: torch.Tensor, aggregation: str) -> torch.Tensor:
     """(values, n) to (n,)."""
     if aggregation == "mean":

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
-
-class CTCHypotheses(NamedTuple):
-    """
-    Tokens of a batch, padded on the right.
-
-    Args:
-        tokens: (batch, tokens), blanks and repetitions collapsed; `padding_id` behind them.
-        token_lengths: (batch,).
-        frame_indices: (batch, tokens), first frame of each token; 0 in the padding.
-        log_probs: (batch, tokens), log-probability of each token in that frame; 0 in the padding.
-        scores: (batch, tokens), what was made of each token's frames beside it, such as confidences.
-    """
-
-    tokens: torch.Tensor
-    token_lengths: torch.Tensor
-    frame_indices: torch.Tensor
-    log_probs: torch.Tensor
-    scores: torch.Tensor | None = None
+from .confidence import ConfidenceOptions, ctc_confidence
+from .hypotheses import Hypotheses, TokenTable
+from .state import CTCState
 
 
 def ctc_greedy_decode(
     log_probs: torch.Tensor, encoder_lengths: torch.Tensor, blank_id: int, padding_id: int
-) -> CTCHypotheses:
+) -> Hypotheses:
     """
     Best class of each frame, repetitions merged, blanks dropped; whole batch at once, without a loop.
 
@@ -44,23 +27,87 @@ def ctc_greedy_decode(
     previous = torch.nn.functional.pad(best, (1, 0), value=blank_id)[:, :num_frames]
     frames = torch.arange(num_frames, device=best.device).expand(batch_size, -1)
     is_token = (best != blank_id) & (best != previous) & (frames < encoder_lengths[:, None])
-    token_lengths = is_token.sum(dim=-1)
-    num_tokens = int(token_lengths.max()) if batch_size else 0
-
-    # Every token goes to its rank in its clip; everything else to one column more, which is cut off.
-    column = torch.where(is_token, is_token.cumsum(dim=-1) - 1, num_tokens)
-
-    def collect(values: torch.Tensor, fill: int | float) -> torch.Tensor:
-        collected = values.new_full((batch_size, num_tokens + 1), fill)
-        collected.scatter_(1, column, values)
-        return collected[:, :num_tokens]
-
-    return CTCHypotheses(
-        tokens=collect(best, padding_id),
-        token_lengths=token_lengths,
-        frame_indices=collect(frames, 0),
-        log_probs=collect(best_log_probs, 0.0),
+    table = TokenTable(is_token.nonzero()[:, 0], batch_size)
+    return Hypotheses(
+        tokens=table.fill(best[is_token], padding_id),
+        token_lengths=table.token_lengths,
+        frame_indices=table.fill(frames[is_token]),
+        log_probs=table.fill(best_log_probs[is_token]),
     )
+
+
+def ctc_decode_frames(
+    log_probs: torch.Tensor,
+    encoder_lengths: torch.Tensor,
+    blank_id: int,
+    padding_id: int,
+    confidence: ConfidenceOptions | None = None,
+    state: CTCState | None = None,
+) -> tuple[Hypotheses, CTCState]:
+    """
+    As `ctc_greedy_decode`, going on where the frames before ended: a token on both sides of the border is one.
+
+    Args:
+        log_probs, encoder_lengths, blank_id, padding_id: As in `ctc_greedy_decode`.
+        confidence: Which confidences to work out, as `scores`; None: none.
+        state: What an earlier call returned for the frames before these; None at the start of the clips.
+
+    Returns:
+        The tokens that begin in these frames, with frames counted from the first of these, and the state for the
+        frames that follow. Its `revised_scores` hold the confidence of tokens that began earlier and went on here.
+    """
+    rows = [row[:length] for row, length in zip(log_probs, encoder_lengths.tolist(), strict=True)]
+    joined, joined_lengths = log_probs, encoder_lengths.to(log_probs.device)
+    if state is not None:
+        # The frames before go in again, and the token that they would give is dropped.
+        rows = [torch.cat([last, row]) for last, row in zip(state.last_frames, rows, strict=True)]
+        joined = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, frames, classes)
+        joined_lengths = torch.tensor([row.shape[0] for row in rows], device=log_probs.device)
+    found = ctc_greedy_decode(joined, joined_lengths, blank_id, padding_id)
+    if confidence is not None:
+        scores = ctc_confidence(joined, joined_lengths, found.frame_indices, found.token_lengths, confidence)
+        found = found._replace(scores=scores)
+    last_frames = tuple(_frames_to_keep(row, blank_id, confidence).clone() for row in rows)
+    revised_scores = None
+    if state is not None:
+        num_before = torch.tensor([last.shape[0] for last in state.last_frames], device=log_probs.device)
+        revised_scores = _scores_of_first(found, num_before)
+        found = _drop_before(found, num_before, padding_id)
+    return found, CTCState(last_frames, revised_scores)
+
+
+def _scores_of_first(found: Hypotheses, first_frames: torch.Tensor) -> torch.Tensor | None:
+    """Score of each clip's first token where it begins before some frame, (batch,), NaN elsewhere."""
+    if found.scores is None:
+        return None
+    none = found.scores.new_full((found.scores.shape[0],), float("nan"))
+    if not found.scores.shape[1]:
+        return none
+    is_earlier = (found.token_lengths > 0) & (found.frame_indices[:, 0] < first_frames)
+    return torch.where(is_earlier, found.scores[:, 0], none)
+
+
+def _drop_before(found: Hypotheses, first_frames: torch.Tensor, padding_id: int) -> Hypotheses:
+    """Only the tokens from some frame of each clip on, (batch,), with frames counted from it."""
+    places = torch.arange(found.tokens.shape[1], device=found.tokens.device)
+    is_kept = (places < found.token_lengths[:, None]) & (found.frame_indices >= first_frames[:, None])
+    table = TokenTable(is_kept.nonzero()[:, 0], found.tokens.shape[0])
+    return Hypotheses(
+        tokens=table.fill(found.tokens[is_kept], padding_id),
+        token_lengths=table.token_lengths,
+        frame_indices=table.fill((found.frame_indices - first_frames[:, None])[is_kept]),
+        log_probs=table.fill(found.log_probs[is_kept]),
+        scores=None if found.scores is None else table.fill(found.scores[is_kept]),
+    )
+
+
+def _frames_to_keep(log_probs: torch.Tensor, blank_id: int, confidence: ConfidenceOptions | None) -> torch.Tensor:
+    """The last of (frames, classes), for confidences with all frames before it that have the same token."""
+    best = [] if confidence is None else log_probs.argmax(dim=-1).tolist()
+    if not best or best[-1] == blank_id:
+        return log_probs[-1:]
+    repetitions = next((count for count, token in enumerate(reversed(best)) if token != best[-1]), len(best))
+    return log_probs[-repetitions:]
 
 
 def _find_best(log_probs: torch.Tensor) -> torch.Tensor:

@@ -15,13 +15,15 @@ from collections.abc import Hashable
 
 import torch
 
+from .hypotheses import Hypotheses, TokenTable
 from .state import TransducerState
-from .transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
+from .transducer_greedy import JointFunction, PredictFunction
+from .transducer_label_looping import ScoreFunction
 
 logger = logging.getLogger(__name__)
 
 ROUNDS_PER_REPLAY = 8
-LEAST_FRAMES = 128
+MIN_FRAMES = 128
 WARM_UPS = 2
 
 
@@ -30,13 +32,13 @@ class GraphCache:
     Captured loops of one pair of networks, by their rounded sizes.
 
     Args:
-        most_loops: Loops kept at a time; the one not used for longest goes first.
-        most_captures: Captures in all. Beyond them (sizes that never come back) loops run without graphs.
+        max_loops: Loops kept at a time; the one not used for longest goes first.
+        max_captures: Captures in all. Beyond them (sizes that never come back) loops run without graphs.
     """
 
-    def __init__(self, most_loops: int = 8, most_captures: int = 64) -> None:
-        self.most_loops = most_loops
-        self.most_captures = most_captures
+    def __init__(self, max_loops: int = 8, max_captures: int = 64) -> None:
+        self.max_loops = max_loops
+        self.max_captures = max_captures
         self.num_captures = 0
         self.loops: OrderedDict[Hashable, MaskedLoop] = OrderedDict()
         # A loop's buffers serve one call at a time.
@@ -48,18 +50,18 @@ class GraphCache:
         return self.loops.get(key)
 
     def may_capture(self) -> bool:
-        return self.num_captures < self.most_captures
+        return self.num_captures < self.max_captures
 
     def keep(self, key: Hashable, loop: MaskedLoop) -> None:
         self.num_captures += 1
         self.loops[key] = loop
-        while len(self.loops) > self.most_loops:
+        while len(self.loops) > self.max_loops:
             self.loops.popitem(last=False)
 
 
 def round_up_sizes(batch_size: int, num_frames: int) -> tuple[int, int]:
     """The next powers of two, so that few loops serve all sizes."""
-    return 1 << max(batch_size - 1, 0).bit_length(), max(LEAST_FRAMES, 1 << max(num_frames - 1, 0).bit_length())
+    return 1 << max(batch_size - 1, 0).bit_length(), max(MIN_FRAMES, 1 << max(num_frames - 1, 0).bit_length())
 
 
 class MaskedLoop:
@@ -70,6 +72,7 @@ class MaskedLoop:
         batch_size, num_frames: Sizes of the buffers.
         template: A frame and its dtype and device, (joint_hidden_size,).
         predict, joint, blank_id, durations, max_symbols_per_step: As in `transducer_greedy_decode`.
+        score: As in `transducer_masked_decode`.
         start_state: State of the prediction network at a start, for its shapes, with any batch.
         looks_per_round: Frames that a clip may look at for its next token before the prediction network runs.
     """
@@ -84,11 +87,12 @@ class MaskedLoop:
         blank_id: int,
         durations: list[int] | None,
         max_symbols_per_step: int | None,
+        score: ScoreFunction | None,
         start_state: tuple[torch.Tensor, ...],
         looks_per_round: int,
     ) -> None:
         device = template.device
-        self.predict, self.joint, self.blank_id = predict, joint, blank_id
+        self.predict, self.joint, self.blank_id, self.score = predict, joint, blank_id, score
         self.durations = None if durations is None else torch.tensor(durations, device=device)
         self.max_symbols, self.looks_per_round = max_symbols_per_step, looks_per_round
         self.batch_size, self.num_frames = batch_size, num_frames
@@ -107,6 +111,7 @@ class MaskedLoop:
         self.tokens = integers(ROUNDS_PER_REPLAY, batch_size)
         self.emitted_at, self.emitted_durations = torch.zeros_like(self.tokens), torch.zeros_like(self.tokens)
         self.log_probs = torch.zeros(ROUNDS_PER_REPLAY, batch_size, device=device)
+        self.scores = torch.zeros_like(self.log_probs)
         self.is_running = torch.zeros((), dtype=torch.bool, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -147,6 +152,7 @@ class MaskedLoop:
                 lasting = (best == self.blank_id).to(torch.int64)
             else:
                 lasting = self.durations[logits[:, self.blank_id + 1 :].argmax(dim=-1)]
+            scores = None if self.score is None else self.score(logits)
             token_logits = token_logits.float()
             log_probs = token_logits.gather(1, best[:, None])[:, 0] - token_logits.logsumexp(dim=-1)
             for buffer, values in (
@@ -154,6 +160,7 @@ class MaskedLoop:
                 (self.emitted_at[number], self.time),
                 (self.emitted_durations[number], lasting),
                 (self.log_probs[number], log_probs),
+                *([] if scores is None else [(self.scores[number], scores)]),
             ):
                 buffer.copy_(torch.where(is_token, values, buffer))
             self.symbols += is_token
@@ -171,6 +178,12 @@ class MaskedLoop:
         for part, new_part in zip(self.predictor_state, state, strict=True):
             mask = emitted.reshape(1, -1, *[1] * (part.ndim - 2))
             part.copy_(torch.where(mask, new_part, part))
+
+    @property
+    def emitted(self) -> tuple[torch.Tensor, ...]:
+        """Buffers of what the last replay emitted, (rounds, batch) each."""
+        buffers = (self.tokens, self.emitted_at, self.emitted_durations, self.log_probs)
+        return buffers if self.score is None else (*buffers, self.scores)
 
     def capture(self) -> None:
         """Record `run_rounds` in a graph. The buffers hold no clips then, so it changes nothing."""
@@ -204,8 +217,9 @@ def transducer_masked_decode(
     max_symbols_per_step: int | None = 10,
     state: TransducerState | None = None,
     looks_per_round: int | None = None,
+    score: ScoreFunction | None = None,
     graphs: GraphCache | None = None,
-) -> tuple[TransducerHypotheses, TransducerState]:
+) -> tuple[Hypotheses, TransducerState]:
     """
     As `transducer_greedy_decode`, without waiting for the device in each step.
 
@@ -214,6 +228,8 @@ def transducer_masked_decode(
             As in `transducer_greedy_decode`. `predict` and `joint` must not wait for the device either.
         looks_per_round: Frames that a clip may look at before the prediction network runs; default 4 for RNN-T, where
             blanks last one frame, and 2 for TDT.
+        score: As in `transducer_label_looping_decode`, (n, classes) to (n,). It must not wait for the device, and with
+            `graphs` it must be equal to what computes the same, as a captured loop is found by it.
         graphs: Captured loops of these networks, on a CUDA device; None runs the same loop without graphs.
 
     Returns:
@@ -234,13 +250,13 @@ def transducer_masked_decode(
     def build() -> MaskedLoop:
         template = encoder_frames.new_zeros(encoder_frames.shape[2])
         return MaskedLoop(
-            *sizes, template, predict, joint, blank_id, durations, max_symbols_per_step, predictor_state, looks
+            *sizes, template, predict, joint, blank_id, durations, max_symbols_per_step, score, predictor_state, looks
         )
 
     if graphs is None:
         rounds, next_state = _run(build(), encoder_frames, lengths, time, prediction, predictor_state)
     else:
-        key = (*sizes, encoder_frames.dtype, str(device), looks, max_symbols_per_step)
+        key = (*sizes, encoder_frames.dtype, str(device), looks, max_symbols_per_step, score)
         with graphs.lock:
             loop = graphs.find(key) or _capture(build(), key, graphs)
             rounds, next_state = _run(loop, encoder_frames, lengths, time, prediction, predictor_state)
@@ -254,7 +270,7 @@ def _capture(loop: MaskedLoop, key: Hashable, graphs: GraphCache) -> MaskedLoop:
     try:
         loop.capture()
     except RuntimeError as error:
-        graphs.most_captures = 0
+        graphs.max_captures = 0
         loop.graph = None
         logger.warning("Decoding goes on without CUDA graphs: %s", error)
         return loop
@@ -280,8 +296,7 @@ def _run(
     flags: list[tuple[torch.Tensor, torch.cuda.Event | None]] = []
     while True:
         loop.replay()
-        emitted = (loop.tokens, loop.emitted_at, loop.emitted_durations, loop.log_probs)
-        rounds.append(tuple(buffer.clone() for buffer in emitted))
+        rounds.append(tuple(buffer.clone() for buffer in loop.emitted))
         if is_cuda:
             flag = torch.empty((), dtype=torch.bool, pin_memory=True)
             flag.copy_(loop.is_running, non_blocking=True)
@@ -314,25 +329,17 @@ def _collect(
     padding_id: int,
     has_durations: bool,
     encoder_frames: torch.Tensor,
-) -> TransducerHypotheses:
+) -> Hypotheses:
     """From what each round emitted to the tokens of each clip, side by side."""
-    tokens, frames, durations, log_probs = (
-        torch.cat(column)[:, :batch_size].t() for column in zip(*rounds, strict=True)
-    )  # (batch, rounds)
-    is_token = tokens != blank_id
-    token_lengths = is_token.sum(dim=1)
-    num_tokens = int(token_lengths.max()) if batch_size else 0
-    column = torch.where(is_token, is_token.cumsum(dim=1) - 1, num_tokens)
-
-    def table(values: torch.Tensor, fill: int | float) -> torch.Tensor:
-        filled = values.new_full((batch_size, num_tokens + 1), fill)
-        filled.scatter_(1, column, values)
-        return filled[:, :num_tokens].contiguous()
-
-    return TransducerHypotheses(
-        tokens=table(tokens, padding_id),
-        token_lengths=token_lengths,
-        frame_indices=table(frames, 0),
-        durations=table(durations, 0) if has_durations else None,
-        log_probs=table(log_probs, 0.0),
+    columns = [torch.cat(column)[:, :batch_size].t() for column in zip(*rounds, strict=True)]  # (batch, rounds) each
+    is_token = columns[0] != blank_id
+    table = TokenTable(is_token.nonzero()[:, 0], batch_size)
+    tokens, frames, durations, log_probs, *scores = (column[is_token] for column in columns)
+    return Hypotheses(
+        tokens=table.fill(tokens, padding_id),
+        token_lengths=table.token_lengths,
+        frame_indices=table.fill(frames),
+        log_probs=table.fill(log_probs),
+        durations=table.fill(durations) if has_durations else None,
+        scores=table.fill(scores[0]) if scores else None,
     )

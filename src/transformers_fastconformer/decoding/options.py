@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from ..validation import require, require_count
 from .confidence import ConfidenceOptions
@@ -39,6 +40,40 @@ class DecodingOptions:
             require_count("max_symbols_per_step", self.max_symbols_per_step)
         is_known = self.confidence is None or isinstance(self.confidence, ConfidenceOptions)
         require(is_known, "confidence", self.confidence, "ConfidenceOptions or None")
+
+    @classmethod
+    def of(cls, decoding: DecodingOptions | None, keywords: Mapping[str, Any]) -> DecodingOptions:
+        """
+        The options that a door is given, whole or one by one.
+
+        Args:
+            decoding: All of them, or None for the defaults.
+            keywords: Fields by name; None is not an option.
+
+        Raises:
+            ValueError: for a name that is not a field, and for a value that contradicts `decoding`.
+        """
+        names = [field.name for field in fields(cls)]
+        given = {name: value for name, value in keywords.items() if value is not None}
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: not an option of decoding; expected some of {', '.join(names)}.")
+        is_known = decoding is None or isinstance(decoding, DecodingOptions)
+        require(is_known, "decoding", decoding, "DecodingOptions or None")
+        decoding = decoding or DEFAULT_DECODING
+        for name, value in given.items():
+            if getattr(decoding, name) not in (None, value):
+                raise ValueError(f"{name}={value!r} contradicts decoding, which has {getattr(decoding, name)!r}.")
+        return replace(decoding, **given)
+
+    def asked_for(self) -> dict[str, Any]:
+        """The options that are not at their defaults, by name."""
+        default = DecodingOptions()
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(default, field.name)
+        }
 
 
 DEFAULT_DECODING = DecodingOptions()

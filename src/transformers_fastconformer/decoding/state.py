@@ -24,3 +24,36 @@ class TransducerState:
     predictor_state: tuple[torch.Tensor, ...]
     predictor_output: torch.Tensor
     frames_ahead: torch.Tensor
+
+    def with_prediction_of(self, other: TransducerState, clips: torch.Tensor) -> TransducerState:
+        """
+        The same with the prediction network of some clips where it stands in another state.
+
+        Args:
+            other: Its batch is these clips.
+            clips: (n,), their numbers here.
+        """
+        return TransducerState(
+            predictor_state=tuple(
+                part.index_copy(1, clips, new)
+                for part, new in zip(self.predictor_state, other.predictor_state, strict=True)
+            ),
+            predictor_output=self.predictor_output.index_copy(0, clips, other.predictor_output),
+            frames_ahead=self.frames_ahead,
+        )
+
+
+@dataclass
+class CTCState:
+    """
+    Where greedy CTC decoding stands: a token of the last frame may go on in the frames that follow.
+
+    Args:
+        last_frames: Log-probabilities of each clip, (frames, classes): its last frame; with confidences all last ones
+            of the same token, as its confidence is of them all.
+        revised_scores: (batch,), confidence of a token that began before the last frames and went on in them, NaN
+            where there is none; None without confidences.
+    """
+
+    last_frames: tuple[torch.Tensor, ...]
+    revised_scores: torch.Tensor | None = None

@@ -7,37 +7,16 @@ Knows no models: it takes projected encoder frames and two step functions, so th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
+from .hypotheses import Hypotheses, TokenTable
 from .state import TransducerState
 
 PredictFunction = Callable[
     [torch.Tensor, "tuple[torch.Tensor, ...] | None"], "tuple[torch.Tensor, tuple[torch.Tensor, ...]]"
 ]
 JointFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-class TransducerHypotheses(NamedTuple):
-    """
-    Tokens of a batch, padded on the right.
-
-    Args:
-        tokens: (batch, tokens), without blanks; `padding_id` behind them.
-        token_lengths: (batch,).
-        frame_indices: (batch, tokens), frame in which each token was emitted; 0 in the padding.
-        durations: (batch, tokens), frames that TDT predicted with each token; None for RNN-T.
-        log_probs: (batch, tokens), log-probability among tokens and blank; 0 in the padding.
-        scores: (batch, tokens, ...), what a score function made of each token's logits; 0 in the padding.
-    """
-
-    tokens: torch.Tensor
-    token_lengths: torch.Tensor
-    frame_indices: torch.Tensor
-    durations: torch.Tensor | None
-    log_probs: torch.Tensor
-    scores: torch.Tensor | None = None
 
 
 def transducer_greedy_decode(
@@ -50,7 +29,7 @@ def transducer_greedy_decode(
     durations: list[int] | None = None,
     max_symbols_per_step: int | None = 10,
     state: TransducerState | None = None,
-) -> tuple[TransducerHypotheses, TransducerState]:
+) -> tuple[Hypotheses, TransducerState]:
     """
     The readable loop: in each step every clip that has frames left looks at its own current frame.
 
@@ -139,27 +118,17 @@ def _collect(
     padding_id: int,
     has_durations: bool,
     encoder_frames: torch.Tensor,
-) -> TransducerHypotheses:
+) -> Hypotheses:
     """Sort what the steps emitted by clip: each step holds clips, tokens, frames, durations and log-probabilities."""
     device = encoder_frames.device
     empty = torch.zeros(0, dtype=torch.int64, device=device)
     columns = list(zip(*steps, strict=True)) or [(empty,)] * 4 + [(torch.zeros(0, device=device),)]
     clips, tokens, frames, durations, log_probs = (torch.cat(column) for column in columns)
-    order = clips.argsort(stable=True)
-    clips = clips[order]
-    token_lengths = torch.bincount(clips, minlength=batch_size)
-    rank = torch.arange(len(clips), device=device) - (token_lengths.cumsum(0) - token_lengths)[clips]
-    num_tokens = int(token_lengths.max()) if batch_size else 0
-
-    def table(values: torch.Tensor, fill: int | float) -> torch.Tensor:
-        filled = values.new_full((batch_size, num_tokens), fill)
-        filled[clips, rank] = values[order]
-        return filled
-
-    return TransducerHypotheses(
-        tokens=table(tokens, padding_id),
-        token_lengths=token_lengths,
-        frame_indices=table(frames, 0),
-        durations=table(durations, 0) if has_durations else None,
-        log_probs=table(log_probs, 0.0),
+    table = TokenTable(clips, batch_size)
+    return Hypotheses(
+        tokens=table.fill(tokens, padding_id),
+        token_lengths=table.token_lengths,
+        frame_indices=table.fill(frames),
+        log_probs=table.fill(log_probs),
+        durations=table.fill(durations) if has_durations else None,
     )

@@ -15,8 +15,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from .hypotheses import Hypotheses, TokenTable
 from .state import TransducerState
-from .transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
+from .transducer_greedy import JointFunction, PredictFunction
 
 # Rows of logits that wait for their softmax, so that one call serves many tokens.
 ROWS_PER_SCORING = 64
@@ -45,7 +46,7 @@ def transducer_label_looping_decode(
     frames_per_look: int = 1,
     score: ScoreFunction | None = None,
     project: ProjectFunction | None = None,
-) -> tuple[TransducerHypotheses, TransducerState]:
+) -> tuple[Hypotheses, TransducerState]:
     """
     As `transducer_greedy_decode`, in as few and as large network calls as the rules allow.
 
@@ -348,9 +349,7 @@ class _Emissions:
             self.scores.append(self.score(logits))
         self.waiting, self.waiting_tokens, self.num_waiting = [], [], 0
 
-    def collect(
-        self, batch_size: int, padding_id: int, has_durations: bool, device: torch.device
-    ) -> TransducerHypotheses:
+    def collect(self, batch_size: int, padding_id: int, has_durations: bool, device: torch.device) -> Hypotheses:
         """Sort what was emitted by clip."""
         self._score()
         empty = np.zeros(0, dtype=np.int64)
@@ -358,32 +357,13 @@ class _Emissions:
             np.concatenate(column) if column else empty
             for column in (self.clips, self.tokens, self.frames, self.durations)
         )
-        order = np.argsort(clips, kind="stable")
-        token_lengths = np.bincount(clips, minlength=batch_size)
-        sorted_clips = clips[order]
-        rank = np.arange(len(clips)) - (token_lengths.cumsum() - token_lengths)[sorted_clips]
-        shape = (batch_size, int(token_lengths.max()) if batch_size else 0)
-
-        def table(values: np.ndarray, fill: int) -> torch.Tensor:
-            filled = np.full(shape, fill, dtype=np.int64)
-            filled[sorted_clips, rank] = values[order]
-            return torch.from_numpy(filled).to(device)
-
-        where = (torch.from_numpy(sorted_clips).to(device), torch.from_numpy(rank).to(device))
-        torch_order = torch.from_numpy(order).to(device)
-        log_probs = torch.zeros(shape, device=device)
-        scores = None
-        if self.log_probs:
-            log_probs[where] = torch.cat(self.log_probs)[torch_order]
-            if self.scores:
-                values = torch.cat(self.scores)
-                scores = torch.zeros(*shape, *values.shape[1:], device=device)
-                scores[where] = values[torch_order]
-        return TransducerHypotheses(
-            tokens=table(tokens, padding_id),
-            token_lengths=torch.from_numpy(token_lengths).to(device),
-            frame_indices=table(frames, 0),
-            durations=table(durations, 0) if has_durations else None,
-            log_probs=log_probs,
-            scores=scores,
+        table = TokenTable(torch.from_numpy(clips).to(device), batch_size)
+        none = torch.zeros(0, device=device)
+        return Hypotheses(
+            tokens=table.fill(torch.from_numpy(tokens).to(device), padding_id),
+            token_lengths=table.token_lengths,
+            frame_indices=table.fill(torch.from_numpy(frames).to(device)),
+            log_probs=table.fill(torch.cat(self.log_probs) if self.log_probs else none),
+            durations=table.fill(torch.from_numpy(durations).to(device)) if has_durations else None,
+            scores=None if self.score is None else table.fill(torch.cat(self.scores) if self.scores else none),
         )

@@ -13,37 +13,22 @@ where the window does not hold the last token.
 
 from __future__ import annotations
 
-import copy
 import math
-import numbers
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain, zip_longest
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from transformers import PreTrainedModel
 
-from ..configuration_fastconformer import FastConformerConfig
-from ..decoding.confidence import ConfidenceOptions, ctc_confidence
-from ..decoding.ctc import ctc_greedy_decode
-from ..decoding.state import TransducerState
-from ..frames import reduced_lengths, subsampled_lengths
-from ..modeling.masking import resolve_context
+from ..decoding.hypotheses import Hypotheses, TokenTable
+from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..modeling.outputs import FastConformerGenerateOutput
-from ..modeling.prompt import check_language
-from ..modeling.transducer import FastConformerForTransducer, FastConformerTransducerPreTrainedModel
-from .chunk_plan import Window, WindowPlan, plan_windows
+from ..modeling.recognizer import FastConformerRecognizer
+from ..validation import require_count
+from .chunk_plan import Window, WindowPlan
 from .clip_features import ClipFeatures, StreamedFeatures
-
-# Context on each side of a window, where nothing else is asked for: a share of it, but what a word needs, as long as
-# a third is left in the middle. With less, words at the borders are lost (see `docs/usage.md` for the figures).
-DEFAULT_STRIDE_SHARE = 1 / 6
-DEFAULT_STRIDE_LEAST_SECONDS = 0.8
-DEFAULT_STRIDE_MOST_SHARE = 1 / 3
-# Encoder frames on each side that "local" lets a model with full attention see: what the authors of published
-# checkpoints give for long audio.
-LOCAL_CONTEXT = (128, 128)
+from .strategy import count_encoder_frames, mel_frames_per_encoder_frame, sees_all
 
 Clip = ClipFeatures | StreamedFeatures
 
@@ -51,6 +36,8 @@ Clip = ClipFeatures | StreamedFeatures
 @dataclass
 class _Decoded:
     """What decoding has found so far in one clip."""
+
+    COLUMNS: ClassVar[tuple[str, ...]] = ("tokens", "frame_indices", "durations", "log_probs", "scores")
 
     tokens: list[int] = field(default_factory=list)
     frame_indices: list[int] = field(default_factory=list)
@@ -73,117 +60,14 @@ class _Piece(NamedTuple):
     frames: torch.Tensor
 
 
-def mel_frames_per_encoder_frame(config: FastConformerConfig) -> int:
-    """Mel frames from one encoder frame to the next, a reduction among the blocks included."""
-    front_factor = 1 if config.subsampling_type == "none" else config.subsampling_factor
-    return front_factor * (config.reduction_factor if config.reduction_type else 1)
-
-
-def count_encoder_frames(config: FastConformerConfig, mel_length: int) -> int:
-    """Encoder frames of a clip, as the encoder counts them when it sees the clip at once."""
-    frames = subsampled_lengths(
-        mel_length, config.subsampling_type, config.subsampling_factor, config.causal_downsampling
-    )
-    return reduced_lengths(frames, config.reduction_type, config.reduction_factor)
-
-
-def plan_chunks(
-    config: FastConformerConfig,
-    frame_seconds: float,
-    chunk_length_s: float | None,
-    stride_length_s: float | Sequence[float] | None = None,
-) -> WindowPlan | None:
-    """
-    How clips are cut for a model.
-
-    Args:
-        config: The model's.
-        frame_seconds: Seconds from one encoder frame to the next, as the processor has it.
-        chunk_length_s: Seconds that the encoder sees at once, context included; None or 0: whole clips.
-        stride_length_s: Seconds of context on each side, one number for both or (left, right); None: a sixth of the
-            chunk, at least 0.8 s, at most a third of the chunk.
-
-    Returns:
-        The plan, or None for whole clips.
-
-    Raises:
-        ValueError: for lengths that are no lengths, a stride without a chunk, and a chunk that is all context.
-    """
-    if not (chunk_length_s is None or _is_duration(chunk_length_s)):
-        raise ValueError(f"chunk_length_s={chunk_length_s!r} is not supported; expected seconds, 0 or more, or None.")
-    strides: list[Any] = list(stride_length_s) if isinstance(stride_length_s, list | tuple) else [stride_length_s] * 2
-    if stride_length_s is not None and not (len(strides) == 2 and all(map(_is_duration, strides))):
-        raise ValueError(
-            f"stride_length_s={stride_length_s!r} is not supported; expected seconds, 0 or more, one number for both "
-            "sides or two."
-        )
-    if not chunk_length_s:
-        if stride_length_s:
-            raise ValueError(
-                f"stride_length_s={stride_length_s} needs chunk_length_s; found chunk_length_s={chunk_length_s}."
-            )
-        return None
-    if config.reduction_type == "pooling" and config.reduction_factor > 2:
-        # Its lengths are no multiples of the frames (see `reduced_lengths`): a window would be masked in its middle.
-        raise ValueError(
-            f"chunk_length_s={chunk_length_s} is not supported for a model with reduction_type='pooling' and "
-            f"reduction_factor={config.reduction_factor}; expected None."
-        )
-    default_seconds = min(
-        max(chunk_length_s * DEFAULT_STRIDE_SHARE, DEFAULT_STRIDE_LEAST_SECONDS),
-        chunk_length_s * DEFAULT_STRIDE_MOST_SHARE,
-    )
-    left_seconds, right_seconds = (default_seconds if stride is None else stride for stride in strides)
-    is_local = config.position_embedding_type == "rel_pos_local_attn"
-    context = resolve_context(config.attention_context_style, config.attention_context)
-    align_frames = 1 if is_local else context.chunk_frames
-    return plan_windows(chunk_length_s, left_seconds, right_seconds, frame_seconds, align_frames)
-
-
-def sees_all(config: FastConformerConfig) -> bool:
-    """Whether a frame of the encoder depends on all that is in front of it in its window."""
-    if config.position_embedding_type == "rel_pos_local_attn":
-        return False
-    return resolve_context(config.attention_context_style, config.attention_context).left_frames is None
-
-
-def share_with_local_attention(model: PreTrainedModel) -> PreTrainedModel:
-    """
-    A model with full attention as one whose attention is a sliding window of `LOCAL_CONTEXT`.
-
-    All parameters and buffers are shared and nothing of the model changes, so that others may use it meanwhile. A
-    model whose attention is limited already is given back as it is.
-
-    Raises:
-        ValueError: for a model with absolute positions, which cannot look at a window.
-    """
-    config: Any = model.config
-    if not sees_all(config):
-        return model
-    # What is in the memo is taken as it is: tensors, and all modules in which nothing asks the configuration.
-    fixed = [part for part in model.modules() if not any(hasattr(inner, "config") for inner in part.modules())]
-    kept: dict[int, Any] = {id(part): part for part in chain(model.parameters(), model.buffers(), fixed)}
-    shared: Any = copy.deepcopy(model, kept)
-    shared.set_attention_context(
-        LOCAL_CONTEXT, attention_context_style="regular", position_embedding_type="rel_pos_local_attn"
-    )
-    return shared
-
-
-def _is_duration(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
-
-
 @torch.no_grad()
 def transcribe_features(
-    model: PreTrainedModel,
+    model: FastConformerRecognizer,
     clips: Sequence[Clip],
     plan: WindowPlan | None = None,
     batch_size: int = 1,
-    language: str | None = None,
-    max_symbols_per_step: int | None = None,
-    confidence: ConfidenceOptions | None = None,
-    on_progress: Callable[[list[int]], None] | None = None,
+    decoding: DecodingOptions = DEFAULT_DECODING,
+    on_frames: Callable[[list[int]], None] | None = None,
 ) -> FastConformerGenerateOutput:
     """
     Greedy decoding of whole clips or of their windows; what `generate` returns for a batch of whole clips.
@@ -195,11 +79,9 @@ def transcribe_features(
         model: A model with a head.
         clips: Features of whole clips, so that normalisation is over the whole clip.
         plan: How clips are cut; None: not at all.
-        batch_size: Most windows, or clips, that the encoder sees at a time.
-        language: Code of the language, for models with prompts.
-        max_symbols_per_step: Most tokens on one frame, for transducers; None is `config.max_symbols_per_step`.
-        confidence: Which confidences to return; None: none.
-        on_progress: Called with the encoder frames of each clip that are done, whenever there are more.
+        batch_size: Windows, or clips, that the encoder sees at a time.
+        decoding: How to decode.
+        on_frames: Called with the encoder frames of each clip that are done, whenever there are more.
 
     Returns:
         [`FastConformerGenerateOutput`] on the CPU; frames count from the start of each clip.
@@ -208,53 +90,38 @@ def transcribe_features(
         ValueError: for options that the model does not have.
     """
     config: Any = model.config
-    is_transducer = isinstance(model, FastConformerForTransducer)
-    check_decoding_options(model, language, max_symbols_per_step)
-    check_batch_size(batch_size)
+    model.check_decoding(decoding)
+    require_count("batch_size", batch_size)
     if plan is None:
         plan = WindowPlan(max((count_encoder_frames(config, clip.mel_length) for clip in clips), default=1) + 1, 0, 0)
     decoded = [_Decoded() for _ in clips]
     for first in range(0, len(clips), batch_size):
         group = slice(first, min(first + batch_size, len(clips)))
         state: Any = None
-        for pieces in _encode_in_rounds(model, clips[group], plan, batch_size, language):
-            if is_transducer:
-                if state is not None and sees_all(config):
-                    state = _restart(model, state, pieces, decoded[group])
-                state = _decode_transducer(model, pieces, state, max_symbols_per_step, confidence, decoded[group])
-            else:
-                state = _decode_ctc(model, pieces, state, confidence, decoded[group])
-            if on_progress is not None:
-                on_progress([clip.num_frames for clip in decoded])
-    decoder_type = model.decoder_type if isinstance(model, FastConformerForTransducer) else "ctc"
-    return _join(decoded, config.pad_token_id, decoder_type, confidence)
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raise a `ValueError` for no batch."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is not supported; expected 1 or more.")
-
-
-def check_decoding_options(model: PreTrainedModel, language: str | None, max_symbols_per_step: int | None) -> None:
-    """Raise a `ValueError` for options of decoding that the model does not have, before anything is computed."""
-    check_language(model.config, language)
-    if max_symbols_per_step is None:
-        return
-    if not isinstance(model, FastConformerForTransducer):
-        raise ValueError(f"max_symbols_per_step={max_symbols_per_step} is not supported by a CTC head; expected None.")
-    model.resolve_max_symbols(max_symbols_per_step)
+        for pieces in _encode_in_rounds(model, clips[group], plan, batch_size, decoding):
+            frames, lengths = _pad_pieces(pieces)
+            if (
+                state is not None
+                and sees_all(config)
+                and (clips_to_restart := _find_forgotten(pieces, decoded[group]))
+            ):
+                state = model.restart_clips(state, frames, clips_to_restart)
+            hypotheses, state = model.decode_frames(frames, lengths, decoding, state)
+            _add(decoded[group], hypotheses, lengths.tolist(), getattr(state, "revised_scores", None))
+            if on_frames is not None:
+                on_frames([clip.num_frames for clip in decoded])
+    return _join(decoded, config.pad_token_id, model.decoder_type, decoding)
 
 
 # The encoder
 
 
 def _encode_in_rounds(
-    model: PreTrainedModel,
+    model: FastConformerRecognizer,
     clips: Sequence[Clip],
     plan: WindowPlan,
     batch_size: int,
-    language: str | None,
+    decoding: DecodingOptions,
 ) -> Iterator[list[_Piece | None]]:
     """
     The kept frames of the next window of every clip, until there are none; None for a clip that has ended.
@@ -273,17 +140,17 @@ def _encode_in_rounds(
         ]
         waiting = [windows[windows_each:] for windows in waiting]
         pieces: list[list[_Piece | None]] = [[] for _ in clips]
-        for (index, window, _), frames in zip(chosen, _encode(model, clips, chosen, language), strict=True):
+        for (index, window, _), frames in zip(chosen, _encode(model, clips, chosen, decoding), strict=True):
             pieces[index].append(_Piece(window.start, frames))
         for following in zip_longest(*pieces):
             yield list(following)
 
 
 def _encode(
-    model: PreTrainedModel,
+    model: FastConformerRecognizer,
     clips: Sequence[Clip],
     chosen: Sequence[tuple[int, Window, bool]],
-    language: str | None,
+    decoding: DecodingOptions,
 ) -> list[torch.Tensor]:
     """Kept encoder frames of some windows, each the number of a clip, the window, and whether it is its last."""
     config: Any = model.config
@@ -295,17 +162,13 @@ def _encode(
         pieces.append(clip.rows(start, stop + 1 if is_last else stop))
         mel_lengths.append(stop - start)
     batch = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(model.device)  # (windows, mel frames, mels)
-    inputs: dict[str, Any] = {"input_features": batch, "input_lengths": torch.tensor(mel_lengths, device=model.device)}
-    if isinstance(model, FastConformerTransducerPreTrainedModel):
-        encoded: Any = model.encode(**inputs, language=language)
-    else:
-        encoder: Any = model.encoder
-        encoded = encoder(**inputs, return_dict=True)
+    lengths = torch.tensor(mel_lengths, device=model.device)
+    encoded: Any = model.encode(batch, input_lengths=lengths, language=decoding.language)
     rows = encoded.last_hidden_state  # (windows, frames, size)
     return [rows[row, window.kept_rows] for row, (_, window, _) in enumerate(chosen)]
 
 
-# The heads
+# Decoding
 
 
 def _pad_pieces(pieces: Sequence[_Piece | None]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -316,141 +179,61 @@ def _pad_pieces(pieces: Sequence[_Piece | None]) -> tuple[torch.Tensor, torch.Te
     return torch.nn.utils.rnn.pad_sequence(filled, batch_first=True), lengths
 
 
-def _restart(
-    model: Any, state: TransducerState, pieces: Sequence[_Piece | None], decoded: Sequence[_Decoded]
-) -> TransducerState:
-    """The state with the prediction network at its start for clips whose window does not hold their last token."""
-    forgotten = [
+def _find_forgotten(pieces: Sequence[_Piece | None], decoded: Sequence[_Decoded]) -> list[int]:
+    """Numbers of the clips whose window does not hold their last token."""
+    return [
         clip
         for clip, (piece, found) in enumerate(zip(pieces, decoded, strict=True))
         if piece is not None and found.frame_indices and found.frame_indices[-1] < piece.window_start
     ]
-    if not forgotten:
-        return state
-    device = state.frames_ahead.device
-    clips = torch.tensor(forgotten, device=device)
-    frames, _ = _pad_pieces([pieces[clip] for clip in forgotten])
-    no_frames = torch.zeros(len(forgotten), dtype=torch.int64, device=device)
-    _, start = model.decode_frames(frames[:, :1], no_frames)
-    return replace(
-        state,
-        predictor_output=state.predictor_output.index_copy(0, clips, start.predictor_output),
-        predictor_state=tuple(
-            part.index_copy(1, clips, new)
-            for part, new in zip(state.predictor_state, start.predictor_state, strict=True)
-        ),
-    )
-
-
-def _decode_transducer(
-    model: Any,
-    pieces: Sequence[_Piece | None],
-    state: TransducerState | None,
-    max_symbols_per_step: int | None,
-    confidence: ConfidenceOptions | None,
-    decoded: Sequence[_Decoded],
-) -> TransducerState:
-    """Decode the next frames of every clip from where the state stands; what is found is added to `decoded`."""
-    frames, lengths = _pad_pieces(pieces)
-    hypotheses, state = model.decode_frames(frames, lengths, max_symbols_per_step, state, confidence)
-    _add(decoded, hypotheses, lengths.tolist())
-    return state
-
-
-def _decode_ctc(
-    model: Any,
-    pieces: Sequence[_Piece | None],
-    last_frames: list[torch.Tensor] | None,
-    confidence: ConfidenceOptions | None,
-    decoded: Sequence[_Decoded],
-) -> list[torch.Tensor]:
-    """
-    The same for CTC. The last frames before go in again, and the token that they would give is dropped: that joins a
-    token on both sides of a border before repetitions are merged. For confidences these are all the frames of a token
-    that may go on, as its confidence is of them all.
-
-    Args:
-        last_frames: (frames, classes) of each clip, log-probabilities; None at the start, a blank.
-    """
-    frames, lengths = _pad_pieces(pieces)
-    config = model.config
-    log_probs = model.ctc_head(frames).float().log_softmax(dim=-1)  # (clips, frames, classes)
-    if last_frames is None:
-        blank = log_probs.new_full((1, log_probs.shape[2]), float("-inf"))
-        blank[:, config.blank_token_id] = 0.0
-        last_frames = [blank] * len(pieces)
-    num_frames = lengths.tolist()
-    rows = [
-        torch.cat([last, row[:length]]) for last, row, length in zip(last_frames, log_probs, num_frames, strict=True)
-    ]
-    joined = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    joined_lengths = torch.tensor([row.shape[0] for row in rows], device=joined.device)
-    hypotheses = ctc_greedy_decode(joined, joined_lengths, config.blank_token_id, config.pad_token_id)
-    if confidence is not None:
-        scores = ctc_confidence(joined, joined_lengths, hypotheses.frame_indices, hypotheses.token_lengths, confidence)
-        hypotheses = hypotheses._replace(scores=scores)
-    _add(decoded, hypotheses, num_frames, [last.shape[0] for last in last_frames])
-    if confidence is None:
-        return [row[-1:].clone() for row in rows]
-    return [row[-_count_last_repetitions(row, config.blank_token_id) :].clone() for row in rows]
-
-
-def _count_last_repetitions(log_probs: torch.Tensor, blank_id: int) -> int:
-    """Frames at the end of (frames, classes) that have the token of the last one; of a blank one is enough."""
-    best = log_probs.argmax(dim=-1).tolist()
-    if best[-1] == blank_id:
-        return 1
-    return next((count for count, token in enumerate(reversed(best)) if token != best[-1]), len(best))
 
 
 def _add(
     decoded: Sequence[_Decoded],
-    hypotheses: Any,
+    hypotheses: Hypotheses,
     num_frames: Sequence[int],
-    repeated_frames: Sequence[int] | None = None,
+    revised_scores: torch.Tensor | None,
 ) -> None:
     """
     Add what was found in the next frames of each clip.
 
-    Of the frames that went in before nothing is added; their token, if any, is the last that was found, and what it
-    scores now is for good.
+    Args:
+        decoded: Of the clips, changed in place.
+        hypotheses: What was found, with frames counted from the first of these.
+        num_frames: How many these are.
+        revised_scores: (clips,), the score of each clip's last token before, where these frames changed it; else NaN.
     """
-    names = ("tokens", "frame_indices", "durations", "log_probs", "scores")
-    columns = {name: getattr(hypotheses, name, None) for name in names}
-    rows = {name: None if values is None else values.tolist() for name, values in columns.items()}
+    columns = {name: getattr(hypotheses, name) for name in _Decoded.COLUMNS}
+    rows = {name: values.tolist() for name, values in columns.items() if values is not None}
+    revised = [math.nan] * len(decoded) if revised_scores is None else revised_scores.tolist()
     for clip, (found, token_length) in enumerate(zip(decoded, hypotheses.token_lengths.tolist(), strict=True)):
-        repeated = 0 if repeated_frames is None else repeated_frames[clip]
-        frame_indices = (rows["frame_indices"] or [])[clip][:token_length]
-        first = sum(1 for frame in frame_indices if frame < repeated)
-        if first and rows["scores"] is not None:
-            found.scores[-1] = rows["scores"][clip][first - 1]
-        found.frame_indices += [frame - repeated + found.num_frames for frame in frame_indices[first:]]
-        for name in ("tokens", "durations", "log_probs", "scores"):
-            values = rows[name]
-            if values is not None:
-                getattr(found, name).extend(values[clip][first:token_length])
+        if not math.isnan(revised[clip]):
+            found.scores[-1] = revised[clip]
+        for name, values in rows.items():
+            getattr(found, name).extend(values[clip][:token_length])
+        first_new = len(found.frame_indices) - token_length
+        found.frame_indices[first_new:] = [frame + found.num_frames for frame in found.frame_indices[first_new:]]
         found.num_frames += num_frames[clip]
 
 
 def _join(
-    decoded: Sequence[_Decoded], padding_id: int, decoder_type: str, confidence: ConfidenceOptions | None
+    decoded: Sequence[_Decoded], padding_id: int, decoder_type: str, decoding: DecodingOptions
 ) -> FastConformerGenerateOutput:
     """Padded tensors of all clips."""
-    num_tokens = max((len(clip.tokens) for clip in decoded), default=0)
+    token_lengths = torch.tensor([len(clip.tokens) for clip in decoded], dtype=torch.int64)
+    table = TokenTable(torch.arange(len(decoded)).repeat_interleave(token_lengths), len(decoded))
 
-    def table(name: str, fill: float, dtype: torch.dtype) -> torch.Tensor:
-        rows = [getattr(clip, name) for clip in decoded]
-        padded = [row + [fill] * (num_tokens - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=dtype).reshape(len(decoded), num_tokens)
+    def fill(name: str, dtype: torch.dtype, padding: int = 0) -> torch.Tensor:
+        values = [value for clip in decoded for value in getattr(clip, name)]
+        return table.fill(torch.tensor(values, dtype=dtype), padding)
 
-    return FastConformerGenerateOutput(
-        sequences=table("tokens", padding_id, torch.int64),
-        sequence_lengths=torch.tensor([len(clip.tokens) for clip in decoded], dtype=torch.int64),
-        frame_indices=table("frame_indices", 0, torch.int64),
-        durations=table("durations", 0, torch.int64) if decoder_type == "tdt" else None,
-        log_probs=table("log_probs", 0.0, torch.float32),
-        token_confidences=None if confidence is None else table("scores", 0.0, torch.float32),
-        confidence_aggregation=None if confidence is None else confidence.aggregation,
-        encoder_lengths=torch.tensor([clip.num_frames for clip in decoded], dtype=torch.int64),
-        decoder_type=decoder_type,
+    hypotheses = Hypotheses(
+        tokens=fill("tokens", torch.int64, padding_id),
+        token_lengths=token_lengths,
+        frame_indices=fill("frame_indices", torch.int64),
+        log_probs=fill("log_probs", torch.float32),
+        durations=fill("durations", torch.int64) if decoder_type == "tdt" else None,
+        scores=None if decoding.confidence is None else fill("scores", torch.float32),
     )
+    encoder_lengths = torch.tensor([clip.num_frames for clip in decoded], dtype=torch.int64)
+    return FastConformerGenerateOutput.of(hypotheses, encoder_lengths, decoder_type, decoding)

@@ -9,16 +9,27 @@ ever in memory as a whole, which for ten hours at 128 mels would be 2.3 and 1.8 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
-from ..audio.files import AudioFile
 from ..feature_extraction_fastconformer import FeatureStatistics
 
 # Mel frames that are held on the way, 22 minutes at the usual hop: 67 MB at 128 mels. Their features are those of the
 # feature extractor to the last bit.
-MOST_HELD_FRAMES = 131072
+MAX_HELD_FRAMES = 131072
+
+
+class AudioSource(Protocol):
+    """Audio that is read in blocks, as often as wanted: an [`AudioFile`], or samples in memory."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+
+    def blocks(self, sampling_rate: int, channels: str | int = "mix") -> Iterator[np.ndarray]:
+        """Samples from the start, (samples,) each, float32, at a rate; of the mean of the channels or of one."""
 
 
 class ClipFeatures(NamedTuple):
@@ -51,7 +62,7 @@ class StreamedFeatures:
     """
 
     def __init__(
-        self, feature_extractor: Any, audio: AudioFile, channels: str | int, num_samples: int, statistics: Any
+        self, feature_extractor: Any, audio: AudioSource, channels: str | int, num_samples: int, statistics: Any
     ) -> None:
         self.feature_extractor = feature_extractor
         self.audio = audio
@@ -100,7 +111,7 @@ class StreamedFeatures:
 
 
 def log_mel_blocks(
-    feature_extractor: Any, audio: AudioFile, channels: str | int
+    feature_extractor: Any, audio: AudioSource, channels: str | int
 ) -> Iterator[tuple[torch.Tensor, int]]:
     """Log-mel features of a file before normalisation, (mels, mel frames) at a time, and the samples read so far."""
     state = None
@@ -119,7 +130,7 @@ def extract_clip(feature_extractor: Any, waveform: Any) -> ClipFeatures:
 
 
 def open_clip(
-    feature_extractor: Any, audio: AudioFile, channels: str | int = "mix"
+    feature_extractor: Any, audio: AudioSource, channels: str | int = "mix"
 ) -> tuple[ClipFeatures | StreamedFeatures, int]:
     """
     Features of an audio file, which has to stay open as long as they are asked for, and how many samples it has at the
@@ -144,7 +155,7 @@ def open_clip(
             statistics = of_block if statistics is None else statistics.join(of_block)
         if held is not None:
             held.append(log_mels)
-        if num_frames > MOST_HELD_FRAMES:
+        if num_frames > MAX_HELD_FRAMES:
             held = None
     if held is None:
         return StreamedFeatures(feature_extractor, audio, channels, num_samples, statistics), num_samples

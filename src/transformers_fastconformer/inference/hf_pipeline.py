@@ -9,54 +9,50 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import closing
-from itertools import islice
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, Pipeline, PreTrainedModel
+from transformers import Pipeline, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
-from ..audio.files import AudioFile, find_file, load_waveform
-from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
-from ..modeling.ctc import FastConformerForCTC
-from ..modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
-from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
+from ..audio.files import find_file
+from ..configuration_fastconformer import FastConformerConfig
+from ..decoding.options import DecodingOptions
+from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
-from .chunked import check_decoding_options, transcribe_features
-from .clip_features import ClipFeatures, StreamedFeatures, extract_clip, open_clip
-from .strategy import check_strategy, choose_strategy
+from .file import check_options
+from .loading import NotOursError, choose_head, load_recognizer
+from .many_files import BATCHES_AHEAD, Finished, transcribe_clips
+from .options import ChunkOptions, TranscriptionOptions
+from .reading import AudioClip
 
 logger = logging.get_logger(__name__)
 
 TASK = "automatic-speech-recognition"
-HEADS = ("auto", "ctc", "transducer")
-TIMESTAMP_LEVELS = ("char", "word", "segment")
+TIMESTAMP_LEVELS = ("token", "char", "word", "segment")
 TRUE_LEVEL = "segment"  # what `return_timestamps=True` is
 # Keys of an input mapping that are the audio; what else is in it comes back with the result.
 AUDIO_KEYS = ("raw", "array", "sampling_rate", "bytes", "path")
+GENERATE_OPTIONS = tuple(item.name for item in fields(DecodingOptions))
+CHUNK_OPTIONS = tuple(item.name for item in fields(ChunkOptions))
 CALL_OPTIONS = (
     "return_timestamps",
-    "strategy",
-    "chunk_length_s",
-    "stride_length_s",
-    "language",
-    "max_symbols_per_step",
+    *CHUNK_OPTIONS,
+    *GENERATE_OPTIONS,
     "generate_kwargs",
+    "voice_activity",
+    "batch_seconds",
 )
-GENERATE_OPTIONS = ("language", "max_symbols_per_step")
-# What of the arguments of a model's `from_pretrained` says where its configuration is.
-CONFIG_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "subfolder")
 PARTS = ("tokenizer", "feature_extractor")
-# What `transformers.pipeline` takes beside a name and passes on when it loads the parts of a checkpoint.
+# What `transformers.pipeline` takes besides a name and passes on when it loads the parts of a checkpoint.
 COMPONENT_OPTIONS = ("revision", "token", "trust_remote_code")
-# How many clips `num_workers` may be ahead of the model, times the batch.
-BATCHES_AHEAD = 2
+# Clips of a list that are sorted by length at a time.
+SORTED_CLIPS = 128
 
 
 class FastConformerSpeechRecognitionPipeline(Pipeline):
@@ -129,44 +125,48 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
                 with samples and rate, an audio decoder; or many: a list or tuple of clips, a generator, a data set
                 (such as the column `dataset["audio"]`). Whatever else a mapping holds comes back with its result, in a
                 list.
-            batch_size (`int`, *optional*): Clips, or windows of long clips, that the encoder sees at a time; 1.
+            batch_size (`int`, *optional*): Clips, or windows of long clips, that the encoder sees at a time; 1. Clips
+                of about the same length are put together, as far as they are read ahead and fit into memory.
             num_workers (`int`, *optional*): Threads that read ahead; 0: none.
-            return_timestamps (`str` or `bool`, *optional*): `"char"` (the text of each token), `"word"`, `"segment"`,
-                or `True`, which is `"segment"` as in Transformers' pipeline for models with times of their own.
-            strategy (`str`, defaults to `"auto"`): `"full"`: the encoder sees whole clips; `"local"`: it does, with
-                attention to what is near; `"chunked"`: windows; `"auto"`: by length and memory, see `choose_strategy`.
-            chunk_length_s (`float`, *optional*): Seconds that the encoder sees at once in `"chunked"`, 30 by default;
-                given and not 0, `"auto"` is `"chunked"`.
-            stride_length_s (`float` or a pair, *optional*): How much of a chunk is context on each side; a sixth.
-            language (`str`, *optional*): Code of the language, for models with language prompts.
-            max_symbols_per_step (`int`, *optional*): Most tokens on one frame, for transducers.
-            generate_kwargs (`dict`, *optional*): `language` and `max_symbols_per_step` in one.
+            return_timestamps (`str` or `bool`, *optional*): `"token"`, `"char"` (the text of each token), `"word"`,
+                `"segment"`, or `True`, which is `"segment"` as in Transformers' pipeline for models with times.
+            strategy, chunk_length_s, stride_length_s (*optional*): As in [`ChunkOptions`].
+            language, max_symbols_per_step, confidence (*optional*): As in [`DecodingOptions`].
+            voice_activity ([`VoiceActivityOptions`], *optional*): Transcribe only what is said.
+            batch_seconds (`float`, *optional*): Seconds of audio in one batch, at most.
+            generate_kwargs (`dict`, *optional*): The options of [`DecodingOptions`] in one.
 
         Returns:
-            `dict` for one clip; `list[dict]` for a list or tuple; else an iterator that reads as it goes.
+            `dict` for one clip; `list[dict]` for a list or tuple; else an iterator that reads as it goes. With
+            `confidence` there are `"confidence"` and `"word_confidences"` in it, with `voice_activity` `"speech"`.
 
         Raises:
-            ValueError: for an option that there is not, by name, and for audio that is none.
+            ValueError: for an option that there is not, by name, and for what is not audio.
         """
-        num_workers = self._num_workers if num_workers is None else num_workers
-        batch_size = self._batch_size if batch_size is None else batch_size
-        _require_count("num_workers", num_workers, 0)
-        _require_count("batch_size", batch_size, 1)
         _, given, _ = self._sanitize_parameters(**kwargs)
-        options = {**self._forward_params, **given}
+        given = {**self._forward_params, **given}
+        given["num_workers"] = num_workers if num_workers is not None else self._num_workers or 0
+        given["batch_size"] = batch_size if batch_size is not None else self._batch_size or 1
+        asked = given.pop("return_timestamps", None)
+        level = TRUE_LEVEL if asked is True else asked or None
+        options = TranscriptionOptions.of(None, {**given, "timestamps": [level] if level else False})
+        check_options(self.model, self.processor, options)
         if isinstance(inputs, list | tuple):
-            return list(self._transcribe(inputs, num_workers or 0, batch_size or 1, options))
+            # All results are waited for, so that clips may be sorted.
+            return list(self._transcribe(inputs, options, level, SORTED_CLIPS))
         if _is_many(inputs):
-            return self._transcribe(inputs, num_workers or 0, batch_size or 1, options)
-        return next(self._transcribe([inputs], 0, batch_size or 1, options))
+            ahead = BATCHES_AHEAD if options.num_workers else 1
+            return self._transcribe(_iterate(inputs), options, level, ahead * options.batch_size)
+        return next(self._transcribe([inputs], replace(options, num_workers=0), level, 1))
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        unknown = sorted(set(kwargs) - set(CALL_OPTIONS))
+        accepted = CALL_OPTIONS
+        unknown = sorted(set(kwargs) - set(accepted))
         if unknown:
-            accepted = ", ".join(CALL_OPTIONS)
-            raise ValueError(f"{', '.join(unknown)}: no option of {type(self).__name__}; expected some of {accepted}.")
-        options = dict(kwargs)
-        of_generate = options.pop("generate_kwargs", None) or {}
+            expected = ", ".join(accepted)
+            raise ValueError(f"{', '.join(unknown)}: not an option of the pipeline; expected some of {expected}.")
+        options = {name: value for name, value in kwargs.items() if value is not None}
+        of_generate = options.pop("generate_kwargs", {})
         unknown = sorted(set(of_generate) - set(GENERATE_OPTIONS))
         if unknown:
             raise ValueError(
@@ -184,147 +184,62 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         return {}, options, {}
 
     def _transcribe(
-        self, clips: Iterable[Any], num_workers: int, batch_size: int, options: Mapping[str, Any]
+        self, inputs: Iterable[Any], options: TranscriptionOptions, level: str | None, sort_ahead: int
     ) -> Iterator[dict[str, Any]]:
-        """Results of many clips in order."""
-        language, max_symbols_per_step = options.get("language"), options.get("max_symbols_per_step")
-        check_decoding_options(self.model, language, max_symbols_per_step)
-        lengths: dict[str, Any] = {
-            "strategy": options.get("strategy") or "auto",
-            "chunk_length_s": options.get("chunk_length_s"),
-            "stride_length_s": options.get("stride_length_s"),
-        }
-        check_strategy(self.model.config, self.processor.frame_seconds, **lengths)
-        asked = options.get("return_timestamps")
-        level = TRUE_LEVEL if asked is True else asked or None
-        numbered = ((f"Clip {number}", clip) for number, clip in enumerate(_iterate(clips)))
-        decoding = {"batch_size": batch_size, "language": language, "max_symbols_per_step": max_symbols_per_step}
-        return self._transcribe_numbered(numbered, num_workers, level, lengths, decoding)
+        """Results of many clips, in their order."""
+        extras: dict[int, dict[str, Any]] = {}
 
-    def _transcribe_numbered(
-        self,
-        clips: Iterator[tuple[str, Any]],
-        num_workers: int,
-        level: str | None,
-        lengths: dict[str, Any],
-        decoding: dict[str, Any],
-    ) -> Iterator[dict[str, Any]]:
-        batch_size = decoding["batch_size"]
-        with closing(_map_ahead(self.preprocess, clips, num_workers, BATCHES_AHEAD * batch_size)) as prepared:
-            while batch := list(islice(prepared, batch_size)):
-                try:
-                    yield from self._transcribe_batch(batch, level, lengths, decoding)
-                finally:
-                    for clip in batch:
-                        if clip["file"] is not None:
-                            clip["file"].close()
+        def clips() -> Iterator[AudioClip]:
+            for place, audio in enumerate(inputs):
+                clip, extras[place] = self.preprocess((place, audio))
+                yield clip
 
-    def _transcribe_batch(
-        self, batch: list[dict[str, Any]], level: str | None, lengths: dict[str, Any], decoding: dict[str, Any]
-    ) -> list[dict[str, Any]]:
-        """Results of some clips: those for which the strategy is the same go through the model together."""
-        frame_seconds = self.processor.frame_seconds
-        chosen = [
-            choose_strategy(self.model, clip["features"].mel_length, frame_seconds, num_clips=len(batch), **lengths)
-            for clip in batch
-        ]
-        results: dict[int, dict[str, Any]] = {}
-        for name in dict.fromkeys(item.name for item in chosen):
-            places = [place for place, item in enumerate(chosen) if item.name == name]
-            logger.info("strategy=%s for %d clips", name, len(places))
-            alike = [batch[place] for place in places]
-            strategy = chosen[places[0]]
-            outputs = self._forward(strategy.model, [clip["features"] for clip in alike], strategy.plan, **decoding)
-            found = self.postprocess(outputs, [clip["extra"] for clip in alike], level)
-            results.update(zip(places, found, strict=True))
-        return [results[place] for place in range(len(batch))]
+        finished = self._forward(clips(), options, sort_ahead)
+        waiting: dict[int, Finished] = {}
+        place = 0
+        with closing(finished):
+            while (result := self._next(finished)) is not None:
+                waiting[result.place] = result
+                while place in waiting:
+                    yield self.postprocess(waiting.pop(place), extras.pop(place), level)
+                    place += 1
 
-    def preprocess(self, numbered: tuple[str, Any]) -> dict[str, Any]:  # type: ignore[override]
-        """Features of one whole clip, on the CPU, what was beside its audio, and its file where that is still read."""
-        name, audio = numbered
-        extra: dict[str, list[Any]] = {}
+    def _next(self, finished: Iterator[Finished]) -> Finished | None:
+        with self.device_placement():
+            return next(finished, None)
+
+    def preprocess(self, numbered: tuple[int, Any]) -> tuple[AudioClip, dict[str, Any]]:  # type: ignore[override]
+        """A clip to read, and what was next to its audio."""
+        place, audio = numbered
+        extra: dict[str, Any] = {}
         if isinstance(audio, Mapping):
             if "stride" in audio:
-                raise ValueError(f"{name} has 'stride', which is not supported; expected stride_length_s.")
+                raise ValueError(f"Clip {place} has 'stride', which is not supported; expected stride_length_s.")
             extra = {key: [value] for key, value in audio.items() if key not in AUDIO_KEYS}
-        source = find_file(audio)
-        if source is None:
-            waveform = load_waveform(audio, self.feature_extractor.sampling_rate, name)
-            return {"features": extract_clip(self.feature_extractor, waveform), "extra": extra, "file": None}
-        file = AudioFile(source)
-        features: ClipFeatures | StreamedFeatures | None = None
-        try:
-            features, _ = open_clip(self.feature_extractor, file)
-        finally:
-            if not isinstance(features, StreamedFeatures):
-                file.close()
-        return {"features": features, "extra": extra, "file": file}
+        return AudioClip(audio, label=None if find_file(audio) is not None else f"Clip {place}"), extra
 
     def _forward(  # type: ignore[override]
-        self, model: PreTrainedModel, clips: list[ClipFeatures | StreamedFeatures], plan: Any, **options: Any
-    ) -> Any:
-        with self.device_placement():
-            return transcribe_features(model, clips, plan, **options)
+        self, clips: Iterable[AudioClip], options: TranscriptionOptions, sort_ahead: int
+    ) -> Generator[Finished, None, None]:
+        return transcribe_clips([(self.model, self.processor)], clips, options, sort_ahead=sort_ahead)
 
     def postprocess(  # type: ignore[override]
-        self, outputs: Any, extras: list[dict[str, Any]], level: str | None
-    ) -> list[dict[str, Any]]:
-        decoded = self.processor.batch_decode(outputs, timestamps=level or False)
-        if level is None:
-            return [{"text": text, **extra} for text, extra in zip(decoded, extras, strict=True)]
-        return [
-            {
-                "text": clip.text,
-                "chunks": [
-                    {"text": item[level], "timestamp": (item["start"], item["end"])} for item in clip.timestamps[level]
-                ],
-                **extra,
-            }
-            for clip, extra in zip(decoded, extras, strict=True)
-        ]
-
-
-def choose_head(model: PreTrainedModel, head: str = "auto") -> PreTrainedModel:
-    """
-    The head of a model that decodes; the other head of a hybrid shares all its parameters, nothing is copied.
-
-    Args:
-        model: A model of this package.
-        head: `"ctc"`, `"transducer"`, or `"auto"`: the one that the model is.
-
-    Raises:
-        ValueError: for a head that the model does not have.
-    """
-    if head not in HEADS:
-        raise ValueError(f"head={head!r} is not supported; expected one of {HEADS}.")
-    is_transducer = isinstance(model, FastConformerForTransducer)
-    if not is_transducer and not isinstance(model, FastConformerForCTC | FastConformerHybridForCTC):
-        raise ValueError(
-            f"{type(model).__name__} has no head to transcribe with; expected FastConformerForCTC, "
-            "FastConformerForRNNT, FastConformerForTDT or a head of a hybrid."
-        )
-    if head == "ctc" and is_transducer:
-        if not getattr(model.config, "has_ctc_head", False):
-            raise ValueError(
-                "head='ctc' is not supported by this model, which has no CTC head; expected 'transducer'."
-            )
-        return share_as_ctc(model)  # type: ignore[arg-type]
-    if head == "transducer" and not is_transducer:
-        if isinstance(model, FastConformerForCTC):
-            raise ValueError("head='transducer' is not supported by this model, a CTC model; expected 'ctc'.")
-        return _share_as_transducer(model)
-    return model
-
-
-def _share_as_transducer(model: Any) -> PreTrainedModel:
-    """The transducer head of a hybrid loaded with its CTC head, with the same parameters."""
-    config = model.config
-    transducer_class = FastConformerForTDT if isinstance(config, FastConformerTDTConfig) else FastConformerForRNNT
-    with torch.device("meta"):
-        shared = transducer_class(config)
-    for name in ("encoder", "decoder", "joint", "ctc_head", "prompt_kernel"):
-        setattr(shared, name, getattr(model, name))
-    return shared.train(model.training)
+        self, finished: Finished, extra: dict[str, Any], level: str | None
+    ) -> dict[str, Any]:
+        """The result of a clip in the form of Transformers; its error is raised."""
+        if finished.transcript is None:
+            assert finished.error is not None
+            raise finished.error
+        transcript = finished.transcript
+        result: dict[str, Any] = {"text": transcript.text}
+        if level is not None:
+            items = (transcript.timestamps or {})[level]
+            result["chunks"] = [{"text": item[level], "timestamp": (item["start"], item["end"])} for item in items]
+        if transcript.confidence is not None:
+            result |= {"confidence": transcript.confidence, "word_confidences": transcript.word_confidences}
+        if transcript.speech is not None:
+            result["speech"] = [tuple(segment) for segment in transcript.speech]
+        return {**result, **extra}
 
 
 def _find_processor(
@@ -392,32 +307,6 @@ def _iterate(clips: Any) -> Iterator[Any]:
     return (clips[index] for index in range(len(clips)))
 
 
-def _map_ahead(
-    function: Callable[[Any], Any], items: Iterable[Any], num_workers: int, most: int
-) -> Generator[Any, None, None]:
-    """Results of a function in the order of the items; with workers, threads are at most so many items ahead."""
-    if num_workers == 0:
-        yield from map(function, items)
-        return
-    iterator = iter(items)
-    pending: deque[Future[Any]] = deque()
-    executor = ThreadPoolExecutor(num_workers, thread_name_prefix="fastconformer-audio")
-    try:
-        while True:
-            for item in islice(iterator, max(most, num_workers) - len(pending)):
-                pending.append(executor.submit(function, item))
-            if not pending:
-                return
-            yield pending.popleft().result()
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _require_count(name: str, value: Any, least: int) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise ValueError(f"{name}={value!r} is not supported; expected {least} or more.")
-
-
 # Registration
 
 
@@ -434,32 +323,17 @@ _refused = threading.local()
 
 
 class AutoModelForFastConformer:
-    """The head of any checkpoint of this package: of a hybrid the transducer, which `choose_head` may change."""
+    """`load_recognizer` in the form of a model class; it notes which checkpoint of another model it refused."""
 
     @staticmethod
-    def from_pretrained(name: Any, config: Any = None, **kwargs: Any) -> PreTrainedModel:
-        """
-        Args:
-            name: What `from_pretrained` of a class of ours takes.
-            config: The configuration, if it is loaded already.
-            kwargs: Those of `from_pretrained`.
-
-        Raises:
-            ValueError: for a checkpoint that is not of this package or has no head.
-        """
-        if config is None:
-            of_config = {key: kwargs[key] for key in CONFIG_OPTIONS if kwargs.get(key) is not None}
-            config = AutoConfig.from_pretrained(name, **of_config)
-        # The most special first: a TDT configuration is an RNN-T configuration too.
-        for model_class in (FastConformerForTDT, FastConformerForRNNT, FastConformerForCTC):
-            if isinstance(config, model_class.config_class):
-                return model_class.from_pretrained(name, config=config, **kwargs)
-        _refused.is_used, _refused.name = False, str(name)
-        _refused.options = {key: kwargs.get(key) for key in COMPONENT_OPTIONS}
-        raise ValueError(
-            f"{name} holds a model of type {config.model_type!r}; expected one of this package with a head to "
-            "transcribe with: 'fastconformer_ctc', 'fastconformer_rnnt' or 'fastconformer_tdt'."
-        )
+    def from_pretrained(name: Any, config: Any = None, **kwargs: Any) -> FastConformerRecognizer:
+        """As `load_recognizer`."""
+        try:
+            return load_recognizer(name, config, **kwargs)
+        except NotOursError:
+            _refused.is_used, _refused.name = False, str(name)
+            _refused.options = {key: kwargs.get(key) for key in COMPONENT_OPTIONS}
+            raise
 
 
 class SpeechRecognitionPipelines:

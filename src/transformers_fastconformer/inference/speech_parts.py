@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from transformers import PreTrainedModel
 
-from ..audio.files import AudioFile
 from ..audio.voice_activity import (
     SpeechPart,
     SpeechSegment,
@@ -16,15 +14,17 @@ from ..audio.voice_activity import (
     detect_speech,
     plan_parts,
 )
-from ..decoding.confidence import ConfidenceOptions
 from ..frames import samples_from_encoder_frames
+from ..modeling.outputs import FastConformerGenerateOutput
+from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription, timestamp_levels
 from .chunked import transcribe_features
-from .clip_features import ClipFeatures, extract_clip
+from .clip_features import AudioSource, ClipFeatures, extract_clip
+from .options import TranscriptionOptions
 from .strategy import ChosenStrategy, choose_strategy
 
 # Parts that are in memory at a time, as long as the longest of them each: their samples are 15 MB.
-MOST_GROUP_SECONDS = 240.0
+MAX_GROUP_SECONDS = 240.0
 
 
 class ClipSpeech(NamedTuple):
@@ -91,11 +91,11 @@ def extract_parts(
 
 
 def group_parts(parts: Sequence[SpeechPart], batch_size: int, frame_seconds: float) -> Iterator[list[SpeechPart]]:
-    """Neighbours that go through the encoder together: at most `batch_size` and `MOST_GROUP_SECONDS`, or one alone."""
+    """Neighbours that go through the encoder together: at most `batch_size` and `MAX_GROUP_SECONDS`, or one alone."""
     group: list[SpeechPart] = []
     for part in parts:
         longest = max(stop - start for start, stop in [*group, part])
-        is_full = len(group) == batch_size or (len(group) + 1) * longest * frame_seconds > MOST_GROUP_SECONDS
+        is_full = len(group) == batch_size or (len(group) + 1) * longest * frame_seconds > MAX_GROUP_SECONDS
         if group and is_full:
             yield group
             group = []
@@ -105,101 +105,88 @@ def group_parts(parts: Sequence[SpeechPart], batch_size: int, frame_seconds: flo
 
 
 def choose_part_strategy(
-    model: PreTrainedModel,
+    model: FastConformerRecognizer,
     processor: FastConformerProcessor,
     parts: Sequence[SpeechPart],
-    batch_size: int,
-    strategy: str,
-    chunk_length_s: float | None,
-    stride_length_s: float | Sequence[float] | None,
+    options: TranscriptionOptions,
 ) -> ChosenStrategy:
     """The strategy for all parts of a recording: that of the longest."""
     longest = max((stop - start for start, stop in parts), default=0)
-    most_together = int(MOST_GROUP_SECONDS / max(longest * processor.frame_seconds, processor.frame_seconds))
+    num_together = int(MAX_GROUP_SECONDS / max(longest * processor.frame_seconds, processor.frame_seconds))
     return choose_strategy(
         model,
         longest * processor.subsampling_factor,
         processor.frame_seconds,
-        strategy,
-        chunk_length_s,
-        stride_length_s,
-        num_clips=max(min(batch_size, most_together), 1),
+        options.chunking,
+        num_clips=max(min(options.batch_size, num_together), 1),
     )
 
 
 def transcribe_speech(
     processor: FastConformerProcessor,
-    audio: AudioFile,
-    channels: str | int,
+    audio: AudioSource,
+    channel: str | int,
     speech: ClipSpeech,
     chosen: ChosenStrategy,
-    *,
-    timestamps: bool | Sequence[str],
-    batch_size: int,
-    language: str | None,
-    max_symbols_per_step: int | None,
-    confidence: ConfidenceOptions | None,
-    on_progress: Callable[[int], None],
+    options: TranscriptionOptions,
+    on_frame: Callable[[int], None],
 ) -> FastConformerTranscription:
     """
-    Transcribe what is said in a file, which is read as a stream.
+    Transcribe what is said in a recording, which is read as a stream.
 
     Args:
         processor: Of the model.
-        audio: The file.
-        channels: As in [`AudioFile.blocks`].
+        audio: The recording.
+        channel: As in [`AudioFile.blocks`].
         speech: What `find_speech` found in it.
         chosen: Model and plan, see `choose_part_strategy`.
-        timestamps, batch_size, language, max_symbols_per_step, confidence: As in `transcribe_file`.
-        on_progress: Called with the encoder frame of the file up to which it is done.
+        options: How.
+        on_frame: Called with the encoder frame of the recording up to which it is done.
     """
-    blocks = audio.blocks(processor.feature_extractor.sampling_rate, channels)
+    blocks = audio.blocks(processor.feature_extractor.sampling_rate, channel)
     features = extract_parts(processor, blocks, speech.parts)
     transcriptions: list[FastConformerTranscription] = []
-    for group in group_parts(speech.parts, batch_size, processor.frame_seconds):
+    for group in group_parts(speech.parts, options.batch_size, processor.frame_seconds):
 
         def report(num_frames: list[int], group: Sequence[SpeechPart] = group) -> None:
             unfinished = (
                 start + done for (start, stop), done in zip(group, num_frames, strict=True) if done < stop - start
             )
-            on_progress(next(unfinished, group[-1].stop_frame))
+            on_frame(next(unfinished, group[-1].stop_frame))
 
         output = transcribe_features(
             chosen.model,
             [next(features) for _ in group],
             chosen.plan,
-            batch_size=batch_size,
-            language=language,
-            max_symbols_per_step=max_symbols_per_step,
-            confidence=confidence,
-            on_progress=report,
+            options.batch_size,
+            options.decoding,
+            on_frames=report,
         )
-        transcriptions += decode_parts(processor, output, timestamps, confidence)
-    return join_parts(processor, transcriptions, speech, timestamps, confidence)
+        transcriptions += decode_parts(processor, output, options)
+    return join_parts(processor, transcriptions, speech, options)
 
 
 def decode_parts(
-    processor: FastConformerProcessor,
-    output: object,
-    timestamps: bool | Sequence[str],
-    confidence: ConfidenceOptions | None,
+    processor: FastConformerProcessor, output: FastConformerGenerateOutput, options: TranscriptionOptions
 ) -> list[FastConformerTranscription]:
     """What `transcribe_features` returns to the texts of parts, with what `join_parts` needs."""
-    levels = {*timestamp_levels(timestamps or False), "word"}
-    return processor.batch_decode(output, timestamps=sorted(levels), confidence=confidence is not None)  # type: ignore[return-value]
+    levels = sorted({*timestamp_levels(options.timestamps or False), "word"})
+    return processor.batch_decode(  # type: ignore[return-value]
+        output, timestamps=levels, confidence=options.decoding.confidence is not None
+    )
 
 
 def join_parts(
     processor: FastConformerProcessor,
     transcriptions: Sequence[FastConformerTranscription],
     speech: ClipSpeech,
-    timestamps: bool | Sequence[str],
-    confidence: ConfidenceOptions | None,
+    options: TranscriptionOptions,
 ) -> FastConformerTranscription:
     """One transcription of the recording, with times from its start."""
+    confidence = options.decoding.confidence
     return processor.join_transcriptions(
         transcriptions,
         speech.first_frames,
-        timestamps or False,
+        options.timestamps or False,
         None if confidence is None else confidence.aggregation,
     )

@@ -5,27 +5,39 @@ and the memory that there is.
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel
 
 from ..configuration_fastconformer import FastConformerConfig
+from ..frames import reduced_lengths, subsampled_lengths
 from ..modeling.attention import choose_block_frames
 from ..modeling.local_attention import GROUP_FRAMES
-from .chunk_plan import WindowPlan
-from .chunked import count_encoder_frames, plan_chunks, sees_all, share_with_local_attention
+from ..modeling.masking import resolve_context
+from ..modeling.recognizer import FastConformerRecognizer
+from .chunk_plan import WindowPlan, plan_windows
+from .options import ChunkOptions
 
-STRATEGIES = ("auto", "full", "local", "chunked")
+# Context on each side of a window, where nothing else is asked for: a share of it, but what a word needs, as long as
+# a third is left in the middle. With less, words at the borders are lost (see `docs/usage.md` for the figures).
+DEFAULT_STRIDE_SHARE = 1 / 6
+MIN_DEFAULT_STRIDE_SECONDS = 0.8
+MAX_DEFAULT_STRIDE_SHARE = 1 / 3
+# Encoder frames on each side that "local" lets a model with full attention see: what the authors of published
+# checkpoints give for long audio.
+LOCAL_CONTEXT = (128, 128)
+
 # What the authors of published checkpoints with full attention give as the longest clip in one pass, and with local
 # attention: 24 minutes and 3 hours.
-MOST_FULL_SECONDS = 24 * 60.0
-MOST_LOCAL_SECONDS = 3 * 3600.0
+MAX_FULL_SECONDS = 24 * 60.0
+MAX_LOCAL_SECONDS = 3 * 3600.0
 # Of the memory that is free when a clip is about to go through the encoder, "auto" takes no more than that.
-MOST_MEMORY_SHARE = 0.5
+MAX_MEMORY_SHARE = 0.5
 DEFAULT_CHUNK_SECONDS = 30.0
 # Where the system does not say how much is free.
 UNKNOWN_MEMORY_BYTES = 4 * 2**30
@@ -52,6 +64,20 @@ SPARE_BYTES = 128 * 2**20
 LOCAL_BAND_FRAMES = 384
 
 
+def mel_frames_per_encoder_frame(config: FastConformerConfig) -> int:
+    """Mel frames from one encoder frame to the next, a reduction among the blocks included."""
+    front_factor = 1 if config.subsampling_type == "none" else config.subsampling_factor
+    return front_factor * (config.reduction_factor if config.reduction_type else 1)
+
+
+def count_encoder_frames(config: FastConformerConfig, mel_length: int) -> int:
+    """Encoder frames of a clip, as the encoder counts them when it sees the clip at once."""
+    frames = subsampled_lengths(
+        mel_length, config.subsampling_type, config.subsampling_factor, config.causal_downsampling
+    )
+    return reduced_lengths(frames, config.reduction_type, config.reduction_factor)
+
+
 class ChosenStrategy(NamedTuple):
     """
     What a strategy comes to for one clip.
@@ -63,31 +89,17 @@ class ChosenStrategy(NamedTuple):
     """
 
     name: str
-    model: PreTrainedModel
+    model: FastConformerRecognizer
     plan: WindowPlan | None
 
 
-def check_strategy(
-    config: FastConformerConfig,
-    frame_seconds: float,
-    strategy: str,
-    chunk_length_s: float | None = None,
-    stride_length_s: float | Sequence[float] | None = None,
-) -> None:
+def check_strategy(config: FastConformerConfig, frame_seconds: float, chunking: ChunkOptions) -> None:
     """
-    Raise a `ValueError` for a strategy that there is not or that contradicts the lengths of chunks, before anything is
-    computed; the arguments are those of `choose_strategy`.
+    Raise a `ValueError` for a strategy that a model cannot go through with, before anything is computed; the arguments
+    are those of `plan_chunks`.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy={strategy!r} is not supported; expected one of {STRATEGIES}.")
-    if chunk_length_s and strategy not in ("auto", "chunked"):
-        raise ValueError(
-            f"chunk_length_s={chunk_length_s} is not supported with strategy={strategy!r}; expected 'chunked'."
-        )
-    if strategy == "chunked":
-        chunk_length_s = chunk_length_s or DEFAULT_CHUNK_SECONDS
-    plan_chunks(config, frame_seconds, chunk_length_s, stride_length_s)
-    if strategy == "local" and config.position_embedding_type == "abs_pos":
+    plan_chunks(config, frame_seconds, chunking)
+    if chunking.strategy == "local" and config.position_embedding_type == "abs_pos":
         raise ValueError(
             "strategy='local' is not supported for a model with position_embedding_type='abs_pos'; expected 'auto', "
             "'full' or 'chunked'."
@@ -95,12 +107,10 @@ def check_strategy(
 
 
 def choose_strategy(
-    model: PreTrainedModel,
+    model: FastConformerRecognizer,
     mel_length: int,
     frame_seconds: float,
-    strategy: str = "auto",
-    chunk_length_s: float | None = None,
-    stride_length_s: float | Sequence[float] | None = None,
+    chunking: ChunkOptions,
     num_clips: int = 1,
 ) -> ChosenStrategy:
     """
@@ -114,44 +124,111 @@ def choose_strategy(
         model: A model with a head.
         mel_length: Mel frames of the clip.
         frame_seconds: Seconds from one encoder frame to the next.
-        strategy: One of `STRATEGIES`.
-        chunk_length_s, stride_length_s: As in `plan_chunks`; without a length chunks have 30 s.
+        chunking: What is asked for.
         num_clips: How many clips of that length go through the encoder together.
 
     Raises:
         ValueError: as `check_strategy`.
     """
     config: Any = model.config
-    check_strategy(config, frame_seconds, strategy, chunk_length_s, stride_length_s)
-    if strategy == "auto":
-        strategy = "chunked" if chunk_length_s else _choose(model, mel_length, frame_seconds, num_clips)
-    if strategy == "chunked":
-        plan = plan_chunks(config, frame_seconds, chunk_length_s or DEFAULT_CHUNK_SECONDS, stride_length_s)
-        return ChosenStrategy(strategy, model, plan)
-    return ChosenStrategy(strategy, share_with_local_attention(model) if strategy == "local" else model, None)
+    check_strategy(config, frame_seconds, chunking)
+    name = chunking.strategy
+    if name == "auto":
+        name = "chunked" if chunking.chunk_length_s else _choose(model, mel_length, frame_seconds, num_clips)
+    if name == "chunked":
+        plan = plan_chunks(config, frame_seconds, replace(chunking, strategy="chunked"))
+        return ChosenStrategy(name, model, plan)
+    return ChosenStrategy(name, share_with_local_attention(model) if name == "local" else model, None)
 
 
-def _choose(model: PreTrainedModel, mel_length: int, frame_seconds: float, num_clips: int) -> str:
+def _choose(model: FastConformerRecognizer, mel_length: int, frame_seconds: float, num_clips: int) -> str:
     config: Any = model.config
     seconds = count_encoder_frames(config, mel_length) * frame_seconds
     bytes_per_value = model.dtype.itemsize
-    most_bytes = MOST_MEMORY_SHARE * available_bytes(model.device) / num_clips
+    max_bytes = MAX_MEMORY_SHARE * available_bytes(model.device) / num_clips
     is_limited = not sees_all(config)
 
     def fits(is_local: bool) -> bool:
         needed = estimate_one_pass_bytes(config, mel_length, bytes_per_value, is_local, model.device.type)
-        return needed <= most_bytes
+        return needed <= max_bytes
 
-    if (is_limited or seconds <= MOST_FULL_SECONDS) and fits(is_limited):
+    if (is_limited or seconds <= MAX_FULL_SECONDS) and fits(is_limited):
         return "full"
     can_be_local = not is_limited and config.position_embedding_type != "abs_pos"
-    if can_be_local and seconds <= MOST_LOCAL_SECONDS and fits(is_local=True):
+    if can_be_local and seconds <= MAX_LOCAL_SECONDS and fits(is_local=True):
         return "local"
     try:
-        plan_chunks(config, frame_seconds, DEFAULT_CHUNK_SECONDS)
+        plan_chunks(config, frame_seconds, ChunkOptions("chunked"))
     except ValueError:  # of the models that cannot be cut
         return "local" if can_be_local else "full"
     return "chunked"
+
+
+def plan_chunks(config: FastConformerConfig, frame_seconds: float, chunking: ChunkOptions) -> WindowPlan | None:
+    """
+    How clips are cut for a model.
+
+    Args:
+        config: The model's.
+        frame_seconds: Seconds from one encoder frame to the next, as the processor has it.
+        chunking: Lengths of chunks and of their context.
+
+    Returns:
+        The plan, or None for whole clips.
+
+    Raises:
+        ValueError: for a chunk that is all context, and for a model that cannot be cut.
+    """
+    chunk_length_s = chunking.chunk_length_s
+    if not chunk_length_s:
+        if chunking.strategy != "chunked":
+            return None
+        chunk_length_s = DEFAULT_CHUNK_SECONDS
+    if config.reduction_type == "pooling" and config.reduction_factor > 2:
+        # Its lengths are no multiples of the frames (see `reduced_lengths`): a window would be masked in its middle.
+        raise ValueError(
+            f"chunk_length_s={chunk_length_s} is not supported for a model with reduction_type='pooling' and "
+            f"reduction_factor={config.reduction_factor}; expected None."
+        )
+    default_seconds = min(
+        max(chunk_length_s * DEFAULT_STRIDE_SHARE, MIN_DEFAULT_STRIDE_SECONDS),
+        chunk_length_s * MAX_DEFAULT_STRIDE_SHARE,
+    )
+    left_seconds, right_seconds = (default_seconds if stride is None else stride for stride in chunking.strides)
+    is_local = config.position_embedding_type == "rel_pos_local_attn"
+    context = resolve_context(config.attention_context_style, config.attention_context)
+    align_frames = 1 if is_local else context.chunk_frames
+    return plan_windows(chunk_length_s, left_seconds, right_seconds, frame_seconds, align_frames)
+
+
+def sees_all(config: FastConformerConfig) -> bool:
+    """Whether a frame of the encoder depends on all that is in front of it in its window."""
+    if config.position_embedding_type == "rel_pos_local_attn":
+        return False
+    return resolve_context(config.attention_context_style, config.attention_context).left_frames is None
+
+
+def share_with_local_attention(model: FastConformerRecognizer) -> FastConformerRecognizer:
+    """
+    A model with full attention as one whose attention is a sliding window of `LOCAL_CONTEXT`.
+
+    All parameters and buffers are shared and nothing of the model changes, so that others may use it meanwhile. A
+    model whose attention is limited already is given back as it is.
+
+    Raises:
+        ValueError: for a model with absolute positions, which cannot look at a window.
+    """
+    config: Any = model.config
+    if not sees_all(config):
+        return model
+    # What is in the memo is taken as it is: tensors, and all modules in which nothing asks the configuration.
+    fixed = [part for part in model.modules() if not any(hasattr(inner, "config") for inner in part.modules())]
+    kept: dict[int, Any] = {id(part): part for part in chain(model.parameters(), model.buffers(), fixed)}
+    shared: Any = copy.deepcopy(model, kept)
+    shared.set_attention_context(
+        LOCAL_CONTEXT, attention_context_style="regular", position_embedding_type="rel_pos_local_attn"
+    )
+    return shared
 
 
 def estimate_one_pass_bytes(

@@ -1,7 +1,4 @@
-"""
-What `generate()` of the heads shares: refusing what it does not know and what is not finite, the fast forms of the
-transducers' networks, and the form of its result.
-"""
+"""What decoding of the heads shares: refusing what is not finite, and the fast forms of the transducers' networks."""
 
 from __future__ import annotations
 
@@ -12,16 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..decoding.confidence import ConfidenceOptions
-from ..decoding.ctc import CTCHypotheses
 from ..decoding.cuda_graphs import GraphCache
-from ..decoding.transducer_greedy import JointFunction, PredictFunction, TransducerHypotheses
+from ..decoding.transducer_greedy import JointFunction, PredictFunction
 from ..decoding.transducer_label_looping import ProjectFunction
 from ..kernels.int8_linear import fingerprint_parameter
 from ..kernels.layers import is_as_built
 from ..kernels.transducer_networks import Joint, LSTMPredictor, Projection, StatelessPredictor
 from .masking import lengths_to_mask
-from .outputs import FastConformerGenerateOutput
 
 # Modules whose fast forms are known to compute the same. A subclass, an adapter or a quantised layer is none of them.
 _PLAIN_LAYERS: tuple[type[nn.Module], ...] = (
@@ -118,25 +112,6 @@ def _build_networks(decoder: Any, joint: Any, blank_id: int) -> DecodingNetworks
 _LSTM_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-def check_confidence(confidence: ConfidenceOptions | None, return_dict_in_generate: bool | None) -> None:
-    """Raise for confidences of another kind than `ConfidenceOptions`, and for those that nothing would return."""
-    if confidence is None:
-        return
-    if not isinstance(confidence, ConfidenceOptions):
-        raise ValueError(f"confidence={confidence!r} is not supported; expected ConfidenceOptions or None.")
-    if not return_dict_in_generate:
-        raise ValueError("confidence needs return_dict_in_generate=True; found token ids alone asked for.")
-
-
-def refuse_unknown_options(options: dict[str, Any], accepted: tuple[str, ...]) -> None:
-    """Raise for options that decoding would have to ignore; `None` values are no options."""
-    unknown = sorted(name for name, value in options.items() if value is not None)
-    if unknown:
-        raise ValueError(
-            f"generate() does not know {', '.join(unknown)}; greedy decoding accepts {', '.join(accepted)}."
-        )
-
-
 # For what a model has computed from finite features.
 OVERFLOW_HINT = " Such weights may need another dtype: float16 ends at 65504."
 
@@ -177,26 +152,3 @@ class FiniteCheck:
             raise ValueError(
                 f"{self.name} holds NaN or infinite values in clips {clips}; expected finite ones.{self.hint}"
             )
-
-
-def build_generate_output(
-    hypotheses: CTCHypotheses | TransducerHypotheses,
-    encoder_lengths: torch.Tensor,
-    decoder_type: str,
-    return_dict_in_generate: bool | None,
-    confidence: ConfidenceOptions | None = None,
-) -> FastConformerGenerateOutput | torch.Tensor:
-    """The token ids alone, or with `return_dict_in_generate` everything that decoding found."""
-    if not return_dict_in_generate:
-        return hypotheses.tokens
-    return FastConformerGenerateOutput(
-        sequences=hypotheses.tokens,
-        sequence_lengths=hypotheses.token_lengths,
-        frame_indices=hypotheses.frame_indices,
-        durations=getattr(hypotheses, "durations", None),
-        log_probs=hypotheses.log_probs,
-        token_confidences=hypotheses.scores,
-        confidence_aggregation=None if confidence is None else confidence.aggregation,
-        encoder_lengths=encoder_lengths,
-        decoder_type=decoder_type,
-    )

@@ -11,10 +11,8 @@ from typing import Any
 import torch
 
 from ..configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
-from ..decoding.confidence import ConfidenceOptions
-from .ctc import FastConformerForCTC
-from .generation import check_confidence, refuse_unknown_options
-from .outputs import FastConformerCTCOutput, FastConformerGenerateOutput
+from .ctc import FastConformerCTCHead
+from .outputs import FastConformerCTCOutput
 from .prompt import Language
 from .transducer import (
     FastConformerForRNNT,
@@ -31,7 +29,7 @@ def _require_ctc_head(config: FastConformerRNNTConfig, class_name: str) -> None:
         )
 
 
-class FastConformerHybridForCTC(FastConformerTransducerPreTrainedModel):
+class FastConformerHybridForCTC(FastConformerCTCHead, FastConformerTransducerPreTrainedModel):
     r"""
     The CTC head of a hybrid RNNT-CTC checkpoint (NeMo's `EncDecHybridRNNTCTCModel` with `cur_decoder="ctc"`).
 
@@ -41,6 +39,8 @@ class FastConformerHybridForCTC(FastConformerTransducerPreTrainedModel):
     Raises:
         ValueError: when the checkpoint has no CTC head.
     """
+
+    config_class = FastConformerRNNTConfig
 
     def __init__(self, config: FastConformerRNNTConfig) -> None:
         _require_ctc_head(config, type(self).__name__)
@@ -66,37 +66,7 @@ class FastConformerHybridForCTC(FastConformerTransducerPreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        return FastConformerForCTC._apply_ctc_head(self, encoded, labels, return_dict)  # type: ignore[arg-type]
-
-    @torch.no_grad()
-    def generate(
-        self,
-        input_features: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        input_lengths: torch.Tensor | None = None,
-        language: Language | None = None,
-        return_dict_in_generate: bool | None = None,
-        confidence: ConfidenceOptions | None = None,
-        **kwargs: Any,
-    ) -> FastConformerGenerateOutput | torch.Tensor:
-        """As [`FastConformerForCTC.generate`], with a `language` in models with prompts."""
-        refuse_unknown_options(kwargs, ("return_dict_in_generate", "language", "confidence"))
-        check_confidence(confidence, return_dict_in_generate)
-        features_check = self._check_features(input_features, attention_mask, input_lengths)
-        output = self(
-            input_features,
-            attention_mask=attention_mask,
-            input_lengths=input_lengths,
-            language=language,
-            return_dict=True,
-        )
-        return FastConformerForCTC._decode_greedily(
-            self,  # type: ignore[arg-type]
-            output,
-            return_dict_in_generate,
-            features_check,
-            confidence,
-        )
+        return self.apply_ctc_head(encoded, labels, return_dict)
 
 
 class ParakeetTDTForCTC(FastConformerHybridForCTC):

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput
 
+from ..decoding.hypotheses import Hypotheses
+from ..decoding.options import DecodingOptions
+
 
 @dataclass
 class FastConformerEncoderOutput(ModelOutput):
@@ -105,3 +108,20 @@ class FastConformerGenerateOutput(ModelOutput):
     confidence_aggregation: str | None = None
     encoder_lengths: torch.Tensor | None = None
     decoder_type: str | None = None
+
+    @classmethod
+    def of(
+        cls, hypotheses: Hypotheses, encoder_lengths: torch.Tensor, decoder_type: str, decoding: DecodingOptions
+    ) -> FastConformerGenerateOutput:
+        """What decoding found, in the form in which models return it."""
+        return cls(
+            sequences=hypotheses.tokens,
+            sequence_lengths=hypotheses.token_lengths,
+            frame_indices=hypotheses.frame_indices,
+            durations=hypotheses.durations,
+            log_probs=hypotheses.log_probs,
+            token_confidences=hypotheses.scores,
+            confidence_aggregation=None if decoding.confidence is None else decoding.confidence.aggregation,
+            encoder_lengths=encoder_lengths,
+            decoder_type=decoder_type,
+        )

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
-from ..decoding.confidence import ConfidenceOptions, transducer_confidence
+from ..decoding.confidence import TransducerScore
 from ..decoding.cuda_graphs import transducer_masked_decode
+from ..decoding.hypotheses import Hypotheses
+from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..decoding.state import TransducerState
-from ..decoding.transducer_greedy import TransducerHypotheses
 from ..decoding.transducer_label_looping import transducer_label_looping_decode
 from ..losses.ctc import ctc_loss, split_labels
 from ..losses.rnnt import rnnt_loss
 from ..losses.tdt import tdt_loss
-from .encoder import FastConformerEncoder, FastConformerPreTrainedModel
-from .generation import (
-    OVERFLOW_HINT,
-    DecodingNetworks,
-    FiniteCheck,
-    build_generate_output,
-    check_confidence,
-    derive_decoding_networks,
-    refuse_unknown_options,
-)
-from .outputs import (
-    FastConformerEncoderOutput,
-    FastConformerGenerateOutput,
-    FastConformerTransducerOutput,
-)
+from .encoder import FastConformerEncoder
+from .generation import OVERFLOW_HINT, DecodingNetworks, FiniteCheck, derive_decoding_networks
+from .outputs import FastConformerEncoderOutput, FastConformerTransducerOutput
 from .prompt import FastConformerPromptKernel, Language, check_language, find_prompt_ids
+from .recognizer import FastConformerRecognizer
 
 JOINT_ACTIVATION_MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -142,7 +131,7 @@ PLAIN_NETWORKS = (
 )
 
 
-class FastConformerTransducerPreTrainedModel(FastConformerPreTrainedModel):
+class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
     """
     Encoder, prediction network, joint network, and where the checkpoint has them the CTC head of a hybrid and the
     kernel of language prompts: the parameters of every transducer.
@@ -158,7 +147,7 @@ class FastConformerTransducerPreTrainedModel(FastConformerPreTrainedModel):
         else:
             self.decoder = FastConformerLSTMPredictionNetwork(config)
         self.joint = FastConformerJointNetwork(config)
-        self.ctc_head = nn.Linear(config.output_size, config.vocab_size) if config.has_ctc_head else None
+        self.ctc_head: Any = nn.Linear(config.output_size, config.vocab_size) if config.has_ctc_head else None
         self.prompt_kernel = FastConformerPromptKernel(config) if config.num_prompts > 0 else None
         self.post_init()
 
@@ -206,6 +195,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
     """What RNN-T and TDT share: all but the loss and the meaning of the joint network's classes."""
 
     decoder_type = "rnnt"
+    decoding_options = frozenset({"language", "max_symbols_per_step", "confidence"})
     # Measured: about four frames go by for a token, and the joint network takes four rows in the time of one.
     frames_per_look = 4
 
@@ -309,28 +299,15 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         self,
         last_hidden_state: torch.Tensor,
         encoder_lengths: torch.Tensor,
-        max_symbols_per_step: int | None = None,
+        decoding: DecodingOptions = DEFAULT_DECODING,
         state: TransducerState | None = None,
-        confidence: ConfidenceOptions | None = None,
-    ) -> tuple[TransducerHypotheses, TransducerState]:
-        """
-        Greedy decoding of encoder frames: what `generate` does behind the encoder.
-
-        Args:
-            last_hidden_state: (batch, frames, size), as `encode` and `forward` return it.
-            encoder_lengths: (batch,), frames of each clip that count.
-            max_symbols_per_step: As in `generate`.
-            state: What an earlier call returned for the frames before these; None at the start of the clips.
-            confidence: As in `generate`; returned as `scores` of the hypotheses.
-
-        Returns:
-            The hypotheses, with frames counted from the first of these, and the state for the frames that follow.
-        """
-        max_symbols_per_step = self.resolve_max_symbols(max_symbols_per_step)
+    ) -> tuple[Hypotheses, TransducerState]:
+        """As [`FastConformerRecognizer.decode_frames`]: label looping, on a CUDA device in graphs."""
         frames_check = FiniteCheck("last_hidden_state", last_hidden_state, encoder_lengths, OVERFLOW_HINT)
         networks = derive_decoding_networks(
             self.decoder, self.joint, PLAIN_NETWORKS, self.config.blank_token_id
         ) or DecodingNetworks(self._predict, self.joint, self.joint.encoder_proj)
+        confidence = decoding.confidence
         arguments: dict[str, Any] = {
             "encoder_lengths": encoder_lengths,
             "predict": networks.predict,
@@ -338,82 +315,27 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             "blank_id": self.config.blank_token_id,
             "padding_id": self.config.pad_token_id,
             "durations": getattr(self.config, "durations", None),
-            "max_symbols_per_step": max_symbols_per_step,
+            "max_symbols_per_step": decoding.max_symbols_per_step or self.config.max_symbols_per_step,
             "state": state,
+            "score": None if confidence is None else TransducerScore(self.config.blank_token_id, confidence),
         }
-        if last_hidden_state.device.type == "cuda" and networks.graphs is not None and confidence is None:
-            decoded = transducer_masked_decode(
-                networks.project(last_hidden_state), **arguments, graphs=networks.graphs
-            )
+        if last_hidden_state.device.type == "cuda" and networks.graphs is not None:
+            frames = networks.project(last_hidden_state)
+            decoded = transducer_masked_decode(frames, **arguments, graphs=networks.graphs)
         else:
-            score = None if confidence is None else partial(self._measure, confidence)
             decoded = transducer_label_looping_decode(
-                last_hidden_state,
-                **arguments,
-                frames_per_look=self.frames_per_look,
-                score=score,
-                project=networks.project,
+                last_hidden_state, **arguments, frames_per_look=self.frames_per_look, project=networks.project
             )
         frames_check.finish()
         return decoded
 
-    def _measure(self, confidence: ConfidenceOptions, logits: torch.Tensor) -> torch.Tensor:
-        return transducer_confidence(logits, self.config.blank_token_id, confidence)
-
-    def resolve_max_symbols(self, max_symbols_per_step: int | None) -> int:
-        """The limit to decode by: that of the configuration where none is given."""
-        if max_symbols_per_step is None:
-            return self.config.max_symbols_per_step
-        if isinstance(max_symbols_per_step, bool) or not isinstance(max_symbols_per_step, int):
-            raise ValueError(f"max_symbols_per_step={max_symbols_per_step!r} is not supported; expected an integer.")
-        if max_symbols_per_step < 1:
-            raise ValueError(f"max_symbols_per_step={max_symbols_per_step} is not supported; expected 1 or more.")
-        return max_symbols_per_step
-
-    @torch.no_grad()
-    def generate(
-        self,
-        input_features: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        input_lengths: torch.Tensor | None = None,
-        language: Language | None = None,
-        max_symbols_per_step: int | None = None,
-        return_dict_in_generate: bool | None = None,
-        confidence: ConfidenceOptions | None = None,
-        **kwargs: Any,
-    ) -> FastConformerGenerateOutput | torch.Tensor:
-        r"""
-        Greedy decoding by the rules of NeMo's `greedy_batch`; every clip of a batch ends on its own.
-
-        Args:
-            input_features, attention_mask, input_lengths: As in [`FastConformerEncoder.forward`].
-            language (`str` or `list[str]`, *optional*): As in `forward`.
-            max_symbols_per_step (`int`, *optional*): Most tokens on one frame; default `config.max_symbols_per_step`.
-            return_dict_in_generate (`bool`, *optional*): Return frames, durations and log-probabilities too.
-            confidence ([`ConfidenceOptions`], *optional*):
-                Return `token_confidences` too, by these of NeMo's measures.
-
-        Returns:
-            Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
-
-        Raises:
-            ValueError: for an option that greedy decoding does not have, a language that the model does not know, and
-                for features that are not finite.
-        """
-        refuse_unknown_options(kwargs, ("max_symbols_per_step", "return_dict_in_generate", "language", "confidence"))
-        check_confidence(confidence, return_dict_in_generate)
-        max_symbols_per_step = self.resolve_max_symbols(max_symbols_per_step)
-        features_check = self._check_features(input_features, attention_mask, input_lengths)
-        encoded: Any = self.encode(
-            input_features, attention_mask=attention_mask, input_lengths=input_lengths, language=language
-        )
-        hypotheses, _ = self.decode_frames(
-            encoded.last_hidden_state, encoded.encoder_lengths, max_symbols_per_step, confidence=confidence
-        )
-        features_check.finish()
-        return build_generate_output(
-            hypotheses, encoded.encoder_lengths, self.decoder_type, return_dict_in_generate, confidence
-        )
+    def restart_clips(
+        self, state: TransducerState, last_hidden_state: torch.Tensor, clips: list[int]
+    ) -> TransducerState:
+        """The state with the prediction network of some clips at its start; which frames come next stays."""
+        no_frames = torch.zeros(len(clips), dtype=torch.int64, device=last_hidden_state.device)
+        _, start = self.decode_frames(last_hidden_state[clips, :1], no_frames)
+        return state.with_prediction_of(start, torch.tensor(clips, device=state.frames_ahead.device))
 
 
 class FastConformerForRNNT(FastConformerForTransducer):

@@ -1,0 +1,52 @@
+"""Results of decoding: one type for every decoder, one way to lay tokens out in a padded table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Hypotheses(NamedTuple):
+    """
+    Tokens of a batch, padded on the right.
+
+    Args:
+        tokens: (batch, tokens), without blanks; the decoder's `padding_id` after the last one of a clip.
+        token_lengths: (batch,).
+        frame_indices: (batch, tokens), frame in which each token was emitted (CTC: its first frame); 0 in the padding.
+        log_probs: (batch, tokens), log-probability among tokens and blank in that frame; 0 in the padding.
+        durations: (batch, tokens), frames that TDT predicted with each token; None for CTC and RNN-T.
+        scores: (batch, tokens, ...), such as confidences; 0 in the padding. None if none were asked for.
+    """
+
+    tokens: torch.Tensor
+    token_lengths: torch.Tensor
+    frame_indices: torch.Tensor
+    log_probs: torch.Tensor
+    durations: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+
+
+class TokenTable:
+    """
+    Layout of emitted tokens in tables of (batch, tokens): each in the row of its clip, in order of emission.
+
+    Args:
+        clips: (n,), clip of each token; tokens of one clip are in order.
+        batch_size: Clips, those without tokens included.
+    """
+
+    def __init__(self, clips: torch.Tensor, batch_size: int) -> None:
+        self._order = clips.argsort(stable=True)
+        self._rows = clips[self._order]
+        self.token_lengths = torch.bincount(clips, minlength=batch_size)  # (batch,)
+        first = self.token_lengths.cumsum(0) - self.token_lengths
+        self._columns = torch.arange(len(clips), device=clips.device) - first[self._rows]
+        self._shape = (batch_size, int(self.token_lengths.max()) if batch_size else 0)
+
+    def fill(self, values: torch.Tensor, padding: int | float = 0) -> torch.Tensor:
+        """Values of the tokens, (n, ...), to (batch, tokens, ...), with `padding` after the last token of a clip."""
+        table = values.new_full((*self._shape, *values.shape[1:]), padding)
+        table[self._rows, self._columns] = values[self._order]
+        return table

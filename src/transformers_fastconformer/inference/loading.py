@@ -1,0 +1,179 @@
+"""Checkpoints by name to a model with the head that is wanted and its processor, on the device that is wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from ..checkpoint_sources import resolve_checkpoint
+from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
+from ..demonstration import CHECKPOINT_PATH
+from ..modeling.ctc import FastConformerForCTC
+from ..modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
+from ..modeling.quantization import quantize_dynamic_int8
+from ..modeling.recognizer import FastConformerRecognizer
+from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
+from ..nemo.hub import ARCHIVE_ON_HUB, is_hub_id
+from ..processing_fastconformer import FastConformerProcessor
+from ..validation import require_choice
+
+#: The checkpoint that is used where none is named.
+DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
+
+#: What `load_model` calls the spoken-digit checkpoint that the package carries.
+DEMONSTRATION_NAME = "demo"
+
+#: The device that `choose_device` chooses by what is there.
+AUTO_DEVICE = "auto"
+
+HEADS = ("auto", "ctc", "transducer")
+# What of the arguments of a model's `from_pretrained` says where its configuration is.
+CONFIG_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "subfolder")
+
+
+def load_model(
+    source: str | Path, head: str = "auto", device: str = "cpu", dtype: str = "auto"
+) -> tuple[FastConformerRecognizer, FastConformerProcessor]:
+    """
+    Model and processor of a checkpoint, ready to transcribe.
+
+    Args:
+        source: What `from_pretrained` of our classes takes: a folder or Hub repository in our format or that of
+            Transformers' own classes, a `.nemo` file, or a folder or repository that holds one, which is converted
+            once into a cache; `"demo"` for the demonstration checkpoint.
+        head: `"ctc"`, `"transducer"`, or `"auto"`: the transducer where there is one.
+        device: Where the model goes; `"auto"`: see `choose_device`.
+        dtype: `"auto"` (as stored), `"float32"`, `"float16"`, `"bfloat16"`, or `"int8"`: in float32, with the blocks
+            of the encoder as `quantize_dynamic_int8` has them.
+
+    Raises:
+        ValueError: when the checkpoint lacks the head, and for 8 bits where there are none.
+        FileNotFoundError: there is no such file or folder, and it is no name of a repository.
+    """
+    require_choice("head", head, HEADS)
+    is_int8 = dtype == "int8"
+    device = choose_device(device, is_int8)
+    source = CHECKPOINT_PATH if source == DEMONSTRATION_NAME else source
+    name = str(source)
+    if not (Path(name).exists() or is_hub_id(name) or ARCHIVE_ON_HUB.fullmatch(name)):
+        raise FileNotFoundError(f"{name!r} does not exist; expected a folder, a .nemo archive or a Hub repository.")
+    # Where a repository has Transformers' own form of a checkpoint as well, the configuration is read from ours.
+    config = AutoConfig.from_pretrained(resolve_checkpoint(name, FastConformerConfig, {}) or name)
+    stored = load_recognizer(source, config, dtype="float32" if is_int8 else dtype)
+    model: Any = choose_head(stored, head).eval().to(device)
+    processor = FastConformerProcessor.from_pretrained(source)
+    if is_int8:
+        quantize_dynamic_int8(model)
+    return model, processor
+
+
+def choose_device(device: str = AUTO_DEVICE, is_int8: bool = False) -> str:
+    """
+    Choose where a model runs.
+
+    Args:
+        device: The name of a device, which is checked, or `"auto"`: CUDA if this machine has it, else MPS, else the
+            CPU.
+        is_int8: Products of 8 bits are wanted, for which `"auto"` is the CPU.
+
+    Raises:
+        ValueError: as `check_device`.
+    """
+    if device != AUTO_DEVICE:
+        return check_device(device)
+    if is_int8:
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> str:
+    """
+    The name of a device, if this machine has it.
+
+    Raises:
+        ValueError: for a name that torch does not know, and for a device that is not there.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            available.append("mps")
+        raise ValueError(f"device={device!r} is not available; this machine has {', '.join(available)}.") from error
+    return device
+
+
+class NotOursError(ValueError):
+    """A checkpoint that does not hold a model of this package with a head."""
+
+
+def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConformerRecognizer:
+    """
+    The head of any checkpoint of this package: of a hybrid the transducer, which `choose_head` may change.
+
+    Args:
+        name: What `from_pretrained` of a class of ours takes.
+        config: The configuration, if it is loaded already.
+        kwargs: Those of `from_pretrained`.
+
+    Raises:
+        NotOursError: for a checkpoint that is not of this package or has no head.
+    """
+    if config is None:
+        of_config = {key: kwargs[key] for key in CONFIG_OPTIONS if kwargs.get(key) is not None}
+        config = AutoConfig.from_pretrained(name, **of_config)
+    # The most special first: a TDT configuration is an RNN-T configuration too.
+    for model_class in (FastConformerForTDT, FastConformerForRNNT, FastConformerForCTC):
+        if isinstance(config, model_class.config_class):
+            return model_class.from_pretrained(name, config=config, **kwargs)
+    raise NotOursError(
+        f"{name} holds a model of type {config.model_type!r}; expected one of this package with a head to "
+        "transcribe with: 'fastconformer_ctc', 'fastconformer_rnnt' or 'fastconformer_tdt'."
+    )
+
+
+def choose_head(model: PreTrainedModel, head: str = "auto") -> FastConformerRecognizer:
+    """
+    The head of a model that decodes; the other head of a hybrid shares all its parameters, nothing is copied.
+
+    Args:
+        model: A model of this package.
+        head: `"ctc"`, `"transducer"`, or `"auto"`: the one that the model is.
+
+    Raises:
+        ValueError: for a head that the model does not have.
+    """
+    require_choice("head", head, HEADS)
+    is_transducer = isinstance(model, FastConformerForTransducer)
+    if not is_transducer and not isinstance(model, FastConformerForCTC | FastConformerHybridForCTC):
+        raise ValueError(
+            f"{type(model).__name__} has no head to transcribe with; expected FastConformerForCTC, "
+            "FastConformerForRNNT, FastConformerForTDT or a head of a hybrid."
+        )
+    if head == "ctc" and is_transducer:
+        if not getattr(model.config, "has_ctc_head", False):
+            raise ValueError(
+                "head='ctc' is not supported by this model, which has no CTC head; expected 'transducer'."
+            )
+        return share_as_ctc(model)  # type: ignore[arg-type]
+    if head == "transducer" and not is_transducer:
+        if isinstance(model, FastConformerForCTC):
+            raise ValueError("head='transducer' is not supported by this model, a CTC model; expected 'ctc'.")
+        return _share_as_transducer(model)
+    return model  # type: ignore[return-value]
+
+
+def _share_as_transducer(model: Any) -> FastConformerForTransducer:
+    """The transducer head of a hybrid loaded with its CTC head, with the same parameters."""
+    config = model.config
+    transducer_class = FastConformerForTDT if isinstance(config, FastConformerTDTConfig) else FastConformerForRNNT
+    with torch.device("meta"):
+        shared = transducer_class(config)
+    for name in ("encoder", "decoder", "joint", "ctc_head", "prompt_kernel"):
+        setattr(shared, name, getattr(model, name))
+    return shared.train(model.training)

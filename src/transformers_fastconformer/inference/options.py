@@ -1,0 +1,147 @@
+"""How audio is transcribed: options that are made once, at the door, and handed on whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from ..audio.voice_activity import VoiceActivityOptions
+from ..decoding.options import DecodingOptions
+from ..validation import is_number, require, require_choice, require_count
+
+STRATEGIES = ("auto", "full", "local", "chunked")
+
+
+@dataclass(frozen=True)
+class ChunkOptions:
+    """
+    How a clip goes through the encoder.
+
+    Args:
+        strategy: `"full"`: the encoder sees the whole clip; `"local"`: it does, but each frame of a model with full
+            attention sees 128 frames on both sides; `"chunked"`: it sees overlapping windows; `"auto"`: by length and
+            memory, see `choose_strategy`.
+        chunk_length_s: Seconds that the encoder sees at once, context included; given and not 0, `"auto"` is
+            `"chunked"`, which takes 30 without it.
+        stride_length_s: Seconds of a chunk that are context, one number for both sides or (left, right); None: a sixth
+            of the chunk, at least 0.8 s, at most a third of the chunk.
+
+    Raises:
+        ValueError: for a value that is not accepted, a stride without a chunk, and a chunk with another strategy.
+    """
+
+    strategy: str = "auto"
+    chunk_length_s: float | None = None
+    stride_length_s: float | Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("strategy", self.strategy, STRATEGIES)
+        chunk, stride = self.chunk_length_s, self.stride_length_s
+        require(chunk is None or _is_duration(chunk), "chunk_length_s", chunk, "seconds, 0 or more, or None")
+        is_pair = isinstance(stride, list | tuple) and len(stride) == 2 and all(map(_is_duration, stride))
+        require(
+            stride is None or is_pair or _is_duration(stride),
+            "stride_length_s",
+            stride,
+            "seconds, 0 or more, one number for both sides or two",
+        )
+        if chunk and self.strategy not in ("auto", "chunked"):
+            raise ValueError(
+                f"chunk_length_s={chunk} is not supported with strategy={self.strategy!r}; expected 'chunked'."
+            )
+        if stride and not chunk and self.strategy != "chunked":
+            raise ValueError(f"stride_length_s={stride} needs chunk_length_s; found chunk_length_s={chunk}.")
+
+    @property
+    def strides(self) -> tuple[float | None, float | None]:
+        """Seconds of context on the left and on the right; None: the default."""
+        if isinstance(self.stride_length_s, list | tuple):
+            return self.stride_length_s[0], self.stride_length_s[1]
+        return self.stride_length_s, self.stride_length_s  # type: ignore[return-value]
+
+
+def _is_duration(value: object) -> bool:
+    return is_number(value) and value >= 0  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class TranscriptionOptions:
+    """
+    How clips are transcribed and how many at a time.
+
+    Every door takes the fields of `decoding` and `chunking` by their names too: `language="de"`, `strategy="local"`.
+
+    Args:
+        decoding: How frames become tokens.
+        chunking: How clips go through the encoder.
+        timestamps: Levels of times to return: `"token"`, `"char"`, `"word"`, `"segment"`; True: all, False: none.
+        voice_activity: Find out first where something is said, and let the encoder see only that, part by part, each
+            as a clip of its own; `chunking` says how the parts are transcribed. None: the whole clip is transcribed.
+        batch_size: Clips, or chunks of a long one, that the encoder sees at a time, at most.
+        batch_seconds: Seconds of clips in a batch, with what pads them to the longest, at most.
+        num_workers: Threads that read audio and compute features ahead of the models; 0: nothing is done ahead.
+
+    Raises:
+        ValueError: for a value that is not accepted, naming the option.
+    """
+
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    chunking: ChunkOptions = field(default_factory=ChunkOptions)
+    timestamps: bool | str | Sequence[str] = True
+    voice_activity: VoiceActivityOptions | None = None
+    batch_size: int = 8
+    batch_seconds: float = 240.0
+    num_workers: int = 1
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.decoding, DecodingOptions), "decoding", self.decoding, "DecodingOptions")
+        require(isinstance(self.chunking, ChunkOptions), "chunking", self.chunking, "ChunkOptions")
+        is_known = self.voice_activity is None or isinstance(self.voice_activity, VoiceActivityOptions)
+        require(is_known, "voice_activity", self.voice_activity, "VoiceActivityOptions or None")
+        require_count("batch_size", self.batch_size)
+        require_count("num_workers", self.num_workers, minimum=0)
+        is_length = is_number(self.batch_seconds) and self.batch_seconds > 0
+        require(is_length, "batch_seconds", self.batch_seconds, "more than 0 seconds")
+
+    @classmethod
+    def of(cls, options: TranscriptionOptions | None, keywords: Mapping[str, Any]) -> TranscriptionOptions:
+        """
+        The options that a door is given, whole or one by one.
+
+        Args:
+            options: All of them, or None for the defaults.
+            keywords: Fields by name, those of `decoding` and `chunking` too. They go before those of `options`.
+
+        Raises:
+            ValueError: for a name that is not a field.
+        """
+        is_known = options is None or isinstance(options, TranscriptionOptions)
+        require(is_known, "options", options, "TranscriptionOptions or None")
+        options = options or TranscriptionOptions()
+        own, of_decoding, of_chunking = (
+            [item.name for item in fields(kind)] for kind in (cls, DecodingOptions, ChunkOptions)
+        )
+        names = [name for name in (*own, *of_decoding, *of_chunking) if name not in ("decoding", "chunking")]
+        unknown = sorted(set(keywords) - {*names, *own})
+        if unknown:
+            expected = ", ".join(names)
+            raise ValueError(f"{', '.join(unknown)}: not an option of transcription; expected some of {expected}.")
+
+        def pick(chosen: Sequence[str]) -> dict[str, Any]:
+            return {name: value for name, value in keywords.items() if name in chosen}
+
+        options = replace(options, **pick(own))
+        return replace(
+            options,
+            decoding=replace(options.decoding, **pick(of_decoding)),
+            chunking=replace(options.chunking, **pick(of_chunking)),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What a transcript depends on, as plain values."""
+        decoding = {name: value for name, value in self.decoding.asked_for().items() if name != "confidence"}
+        described = {**asdict(self.chunking), "language": None, **decoding}
+        if self.voice_activity is not None:
+            described["voice_activity"] = asdict(self.voice_activity)
+        return described

@@ -1,0 +1,302 @@
+"""Reading ahead: clips from wherever they are to what a model takes, by threads that work while the model does."""
+
+from __future__ import annotations
+
+import io
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..audio.files import URL_SCHEMES, AudioFile, find_file, import_soundfile, load_waveform
+from ..audio.parts import read_header, read_part
+from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions
+from ..processing_fastconformer import FastConformerProcessor
+from ..validation import is_number
+from .clip_features import AudioSource, ClipFeatures, extract_clip
+from .file import SampleSource
+from .speech_parts import ClipSpeech, extract_parts, find_speech
+
+# Longer clips are not packed: alone they keep the model busy, and `transcribe_source` sees how they fit into memory.
+PACKED_SECONDS = 60.0
+# Reading a clip takes no longer, unless a server does not answer.
+MAX_CLOSING_SECONDS = 5.0
+# What may be wrong with one clip and not with the others: its file, or that it does not fit into memory.
+CLIP_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
+
+
+@dataclass(frozen=True)
+class AudioClip:
+    """
+    A recording or a part of one.
+
+    Args:
+        source: A path, an `http(s)` address, or whatever else `load_waveform` takes.
+        channel: `"mix"` for the mean of the channels, or the number of one.
+        start_seconds: Where the part begins, of a local file.
+        seconds: How long it is; None: to the end of the file.
+        label: What to call it in messages; None: its source.
+    """
+
+    source: Any
+    channel: int | str = "mix"
+    start_seconds: float = 0.0
+    seconds: float | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        start, seconds = self.start_seconds, self.seconds
+        if not (is_number(start) and start >= 0):
+            raise ValueError(f"offset={start!r} of {self.name} is not supported; expected seconds, 0 or more.")
+        if not (seconds is None or (is_number(seconds) and seconds > 0)):
+            raise ValueError(f"duration={seconds!r} of {self.name} is not supported; expected more than 0 s.")
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        if self.label is not None:
+            return self.label
+        return repr(self.source) if isinstance(self.source, str | os.PathLike) else "audio"
+
+    @property
+    def is_whole(self) -> bool:
+        """It is not a part of a file."""
+        return self.start_seconds == 0 and self.seconds is None
+
+    @property
+    def is_remote(self) -> bool:
+        """It must be downloaded."""
+        return isinstance(self.source, str) and self.source.startswith(URL_SCHEMES)
+
+
+def measure_clip(clip: AudioClip, sampling_rate: int = 16000) -> float | None:
+    """
+    Seconds of a clip by the header of its file or the number of its samples, without decoding it.
+
+    Args:
+        clip: The clip.
+        sampling_rate: Rate of samples that do not say theirs, in Hz.
+
+    Returns:
+        None where that cannot be told.
+    """
+    if clip.seconds is not None:
+        return clip.seconds
+    if clip.is_remote:
+        return None
+    with suppress(Exception):  # whatever it is, reading the clip says it by name
+        file = find_file(clip.source)
+        if isinstance(file, str | os.PathLike):
+            header = read_header(os.fspath(file))
+            return None if header is None else max(header.seconds - clip.start_seconds, 0.0)
+        if isinstance(file, bytes):
+            found = import_soundfile(clip.name).info(io.BytesIO(file))
+            return found.frames / found.samplerate
+        if file is None:
+            return _measure_samples(clip.source, sampling_rate)
+    return None
+
+
+def _measure_samples(audio: Any, sampling_rate: int) -> float | None:
+    if isinstance(audio, Mapping):
+        samples = audio["raw"] if audio.get("raw") is not None else audio["array"]
+        return max(np.shape(samples)) / audio["sampling_rate"]
+    if hasattr(audio, "get_all_samples"):
+        return audio.metadata.duration_seconds_from_header
+    return max(np.shape(audio)) / sampling_rate
+
+
+class Prepared(NamedTuple):
+    """
+    A clip that is ready for a model.
+
+    Args:
+        seconds: Its length.
+        features: Those of a short one, or of its parts in which something is said; None for a long one.
+        speech: What is said in a short one, where that was asked for.
+        source: A long one, to be read by whoever transcribes it.
+        close: Ends what was opened for it.
+    """
+
+    seconds: float
+    features: list[ClipFeatures] | None
+    speech: ClipSpeech | None = None
+    source: AudioSource | None = None
+    close: Callable[[], None] = lambda: None
+
+
+def prepare_clip(
+    clip: AudioClip, processor: FastConformerProcessor, folder: Path, voice_activity: VoiceActivityOptions | None
+) -> Prepared:
+    """
+    Read a clip, or see that it is long: then nothing of it is kept in memory.
+
+    Args:
+        clip: The clip.
+        processor: Of the model that it is for.
+        folder: Where to put temporary files.
+        voice_activity: What counts as speech; None: everything.
+
+    Raises:
+        ValueError, OSError, RuntimeError, MemoryError: whatever is wrong with the clip, by its name.
+    """
+    sampling_rate = processor.feature_extractor.sampling_rate
+    file = find_file(clip.source)
+    if file is None:
+        samples = SampleSource(clip.source, sampling_rate, clip.name)
+        return _prepare_source(samples, clip.channel, processor, voice_activity)
+    try:
+        if clip.is_whole:
+            audio = AudioFile(file)
+            length = None if clip.is_remote else measure_clip(clip)
+            return _prepare_source(audio, clip.channel, processor, voice_activity, audio.close, length)
+        waveform = read_part(file, sampling_rate, clip.channel, clip.start_seconds, clip.seconds)
+        if waveform.shape[0] <= PACKED_SECONDS * sampling_rate:
+            part: Any = SampleSource(waveform, sampling_rate, clip.name)
+            return _prepare_source(part, "mix", processor, voice_activity)
+        # On the disk: several such parts may wait for the model.
+        path = _write_audio([waveform], sampling_rate, folder)
+        return Prepared(waveform.shape[0] / sampling_rate, None, source=AudioFile(path), close=lambda: os.unlink(path))
+    except CLIP_ERRORS as error:
+        raise name_clip(error, clip) from error
+
+
+def _prepare_source(
+    audio: AudioSource,
+    channel: int | str,
+    processor: FastConformerProcessor,
+    voice_activity: VoiceActivityOptions | None,
+    close: Callable[[], None] = lambda: None,
+    seconds: float | None = None,
+) -> Prepared:
+    sampling_rate = processor.feature_extractor.sampling_rate
+    is_long = False
+    try:
+        if seconds is not None and seconds > PACKED_SECONDS:
+            is_long = True
+            return Prepared(seconds, None, source=audio, close=close)
+        held: list[np.ndarray] = []
+        num_samples = 0
+        for block in audio.blocks(sampling_rate, channel):
+            held.append(block)
+            num_samples += block.shape[0]
+            if num_samples > PACKED_SECONDS * sampling_rate:
+                is_long = True
+                return Prepared(num_samples / sampling_rate, None, source=audio, close=close)
+        waveform = np.concatenate(held)
+        seconds = num_samples / sampling_rate
+        if voice_activity is None:
+            return Prepared(seconds, [extract_clip(processor.feature_extractor, waveform)])
+        samples: Any = {"raw": waveform, "sampling_rate": sampling_rate}
+        speech = find_speech(processor, [load_waveform(samples, DETECTOR_SAMPLING_RATE)], voice_activity)
+        return Prepared(seconds, list(extract_parts(processor, [waveform], speech.parts)), speech)
+    finally:
+        if not is_long:
+            close()
+
+
+def _write_audio(blocks: Iterable[np.ndarray], sampling_rate: int, folder: Path) -> str:
+    """A temporary file with these samples, in a format whose files may be of any size."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".w64", delete=False) as file:
+        path = file.name
+    try:
+        with import_soundfile(repr(path)).SoundFile(path, "w", sampling_rate, 1, subtype="FLOAT") as audio:
+            for block in blocks:
+                audio.write(block)
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def name_clip(error: Exception, clip: AudioClip) -> Exception:
+    """The error with what a user calls the file in place of the path that was read."""
+    read = repr(clip.source) if isinstance(clip.source, str) else clip.name
+    return ValueError(str(error).replace(read, clip.name)) if read != clip.name and read in str(error) else error
+
+
+class Readers:
+    """Threads that do what is submitted, in order; they do not keep a process alive that wants to end."""
+
+    def __init__(self, num_workers: int) -> None:
+        self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"fastconformer-audio-{number}", daemon=True)
+            for number in range(num_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._waiting.put((future, function))
+        if not self._threads:
+            self._waiting.put(None)
+            self._work()
+        return future
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            future, function = item
+            if self._is_closed:
+                future.cancel()
+                continue
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                future.set_exception(error)
+
+    def close(self) -> None:
+        """Do nothing more of what waits. What is being done is waited for, but not for long."""
+        self._is_closed = True
+        for _ in self._threads:
+            self._waiting.put(None)
+        # A thread that is in the middle of a computation when the interpreter ends can take it down.
+        end = time.monotonic() + MAX_CLOSING_SECONDS
+        for thread in self._threads:
+            thread.join(max(end - time.monotonic(), 0.0))
+
+
+Pack = list[tuple[int, "AudioClip", "Future[Prepared]"]]
+
+
+def prepare_packs(
+    packs: Iterable[list[tuple[int, AudioClip]]], submit: Callable[[AudioClip], Future[Prepared]], max_ahead: int
+) -> Iterator[Pack]:
+    """
+    Each pack with what becomes of its clips; the clips of packs that follow are read meanwhile.
+
+    Args:
+        packs: Clips that go through a model together, each with its place.
+        submit: Starts the preparation of a clip.
+        max_ahead: Clips that may be read ahead, at most, but for those of the pack that comes next.
+    """
+    ahead: deque[Pack] = deque()
+    remaining = iter(packs)
+    num_ahead = 0
+    is_more = True
+    while is_more or ahead:
+        while is_more and (not ahead or num_ahead < max_ahead):
+            pack = next(remaining, None)
+            if pack is None:
+                is_more = False
+                break
+            ahead.append([(place, clip, submit(clip)) for place, clip in pack])
+            num_ahead += len(pack)
+        if ahead:
+            first = ahead.popleft()
+            num_ahead -= len(first)
+            yield first
