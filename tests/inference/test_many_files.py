@@ -21,7 +21,7 @@ from transformers_fastconformer.inference.file import transcribe_waveforms
 from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.inference.many_files import Finished, pack_clips, transcribe_clips
 from transformers_fastconformer.inference.options import TranscriptionOptions
-from transformers_fastconformer.inference.reading import AudioClip, measure_clip
+from transformers_fastconformer.inference.reading import AudioClip
 from transformers_fastconformer.inference.transcript import Transcript
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
@@ -261,16 +261,7 @@ def test_no_clips(worker: Any) -> None:
     assert run(worker, []) == {}
 
 
-# Lengths of clips
-
-
-def test_lengths_are_read_off_headers(long_path: Path, tmp_path: Path) -> None:
-    seconds = soundfile.info(long_path).duration
-    assert measure_clip(AudioClip(str(long_path))) == seconds
-    assert measure_clip(AudioClip(str(long_path), start_seconds=2.0)) == pytest.approx(seconds - 2.0)
-    assert measure_clip(AudioClip(str(long_path), seconds=2.0)) == 2.0
-    assert measure_clip(AudioClip(str(tmp_path / "missing.wav"))) is None
-    assert measure_clip(AudioClip("http://host/x.wav")) is None
+# Options
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,11 @@ def prepare_clip(
             audio = AudioFile(file)
             length = None if clip.is_remote else measure_clip(clip)
             return _prepare_source(audio, clip.channel, processor, voice_activity, audio.close, length)
-        waveform = read_part(file, sampling_rate, clip.channel, clip.start_seconds, clip.seconds)
+        if not isinstance(file, str | os.PathLike):
+            raise ValueError(
+                f"offset and duration of {clip.name} are not supported; expected those of a file by name."
+            )
+        waveform = read_part(os.fspath(file), sampling_rate, clip.channel, clip.start_seconds, clip.seconds)
         if waveform.shape[0] <= PACKED_SECONDS * sampling_rate:
             part: Any = SampleSource(waveform, sampling_rate, clip.name)
             return _prepare_source(part, "mix", processor, voice_activity)
