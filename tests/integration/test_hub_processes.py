@@ -25,7 +25,7 @@ from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Published names; the server gives the demonstration checkpoint under each of them.
 PUBLISHED = re.compile(r"nvidia/[\w.\-]+")
@@ -185,11 +185,13 @@ def blocks_of(page: Path, language: str) -> list[str]:
 def test_python_examples_with_published_names(
     page: Path, hub: HubServer, nemo_bytes: bytes, run_python: Run, tmp_path: Path
 ) -> None:
-    """`tests/test_docs.py` runs those that need no network."""
+    """`tests/docs/test_pages.py` runs those that need no network."""
     code = "\n".join(blocks_of(page, "python"))
     serve(hub, nemo_bytes, set(PUBLISHED.findall(code)))
     for name in {"clip.wav", *re.findall(r"[\w\-]+\.wav", code)}:
         shutil.copy(CLIP_PATHS[0], tmp_path / name)
+    for name in re.findall(r"[\w\-]+\.mp3", code):
+        write_mp3(tmp_path / name)
     result = run_python(code)
     assert result.returncode == 0, result.stderr[-3000:]
 
