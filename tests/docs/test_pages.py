@@ -89,7 +89,7 @@ def test_examples_import_from_the_top_level() -> None:
 
 def test_reference_has_all_public_names() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    names = re.findall(r"^\.\. auto(?:class|function):: (\w+)$", text, re.MULTILINE)
+    names = re.findall(r"^\.\. (?:autoclass|autofunction|py:class):: (\w+)(?:\(.*\))?$", text, re.MULTILINE)
     assert sorted(names) == sorted(set(transformers_fastconformer.__all__) - {"__version__"})
 
 
