@@ -24,7 +24,7 @@ AGGREGATIONS = ("mean", "min", "max", "prod")
 @dataclass(frozen=True)
 class ConfidenceOptions:
     r"""
-    Which confidence to work out. The defaults are NeMo's.
+    Measure of confidence, and how those of tokens become one. The defaults are NeMo's.
 
     Args:
         method: `"max_prob"`, the largest probability, or `"entropy"`.

@@ -13,9 +13,9 @@ from .confidence import ConfidenceOptions
 @dataclass(frozen=True)
 class DecodingOptions:
     r"""
-    How to decode. A new option is a field here and the line that reads it.
+    Options of decoding. A new one is a field here and the line that reads it.
 
-    What only the model can tell, such as whether it knows a language, its `check_decoding` tells.
+    The model's `check_decoding` looks at what only the model can tell, such as the languages that it knows.
 
     Args:
         language: Code of the language of all clips, or one for each clip, for models with language prompts
