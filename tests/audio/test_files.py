@@ -243,7 +243,7 @@ def test_arrays_and_mappings() -> None:
         (np.zeros((2, 2), dtype=np.float32), r"clip has shape \(2, 2\): which side is time cannot be told"),
         (np.zeros((16, 16000), dtype=np.float32), r"clip has shape \(16, 16000\); expected \(samples,\)"),
         (np.zeros((1, 2, 3), dtype=np.float32), r"clip has shape \(1, 2, 3\)"),
-        (np.zeros((0, 100), dtype=np.float32), r"clip has shape \(0, 100\); expected \(channels, samples\)"),
+        (np.zeros((0, 100), dtype=np.float32), r"clip is empty \(0 samples\); expected at least one sample"),
         ([[0.0, 0.1], [0.2]], "clip has rows of different lengths"),
         (np.zeros(4, dtype=np.int16), "samples of type int16; expected floating-point samples"),
         ({"raw": np.zeros(4), "sampling_rate": "fast"}, "sampling_rate='fast' of clip is not supported"),

@@ -35,7 +35,7 @@ def test_parts_are_those_of_the_whole_file(tmp_path: Path) -> None:
     for options, message in (
         ({"start_seconds": 4.0}, "offset=4.0, duration=None of .* the file has 4.00 s"),
         ({"seconds": 4.2}, "offset=0.0, duration=4.2"),
-        ({"seconds": 1.0, "channel": 2}, "channels=2 of .* does not exist; it has 2"),
+        ({"seconds": 1.0, "channel": 2}, "channels=2 of .* does not exist; it has channels 0 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
             read_part(str(stereo), 8000, **options)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import transformers_fastconformer.audio.files as audio_module
-import transformers_fastconformer.feature_extraction_fastconformer as extraction_module
+import transformers_fastconformer.audio.log_mel as log_mel_module
 import transformers_fastconformer.inference.clip_features as module
 from transformers_fastconformer.audio.files import AudioFile, read_audio
 from transformers_fastconformer.feature_extraction_fastconformer import FastConformerFeatureExtractor
@@ -28,7 +28,7 @@ RATE = 16000
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that long files are cut into, small enough for clips of seconds."""
     monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", 3000)
-    monkeypatch.setattr(extraction_module, "FRAMES_AT_ONCE", 16)
+    monkeypatch.setattr(log_mel_module, "FRAMES_AT_ONCE", 16)
     monkeypatch.setattr(module, "MAX_HELD_FRAMES", 40)
 
 
@@ -151,4 +151,4 @@ def test_neither_samples_nor_features_of_a_long_file_are_held(tmp_path: Path, mo
     assert num_samples == seconds * RATE
     assert audio.most_samples == audio_module.BLOCK_SAMPLES
     assert peak_bytes < seconds * RATE * 4 / 2
-    assert most_frames < 1500 + 2 * extraction_module.FRAMES_AT_ONCE
+    assert most_frames < 1500 + 2 * log_mel_module.FRAMES_AT_ONCE

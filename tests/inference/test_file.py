@@ -13,7 +13,7 @@ import torch
 from models import build_model, make_features
 
 import transformers_fastconformer.audio.files as audio_module
-import transformers_fastconformer.feature_extraction_fastconformer as extraction_module
+import transformers_fastconformer.audio.log_mel as log_mel_module
 import transformers_fastconformer.inference.clip_features as features_module
 import transformers_fastconformer.modeling.quantization as quantization_module
 from transformers_fastconformer.audio.files import read_audio
@@ -64,7 +64,7 @@ def long_path(long_samples: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that long files are cut into, small enough for 40 s."""
     monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", 20000)
-    monkeypatch.setattr(extraction_module, "FRAMES_AT_ONCE", 200)
+    monkeypatch.setattr(log_mel_module, "FRAMES_AT_ONCE", 200)
     monkeypatch.setattr(features_module, "MAX_HELD_FRAMES", 300)
 
 

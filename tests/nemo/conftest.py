@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from transformers_fastconformer.feature_extraction_fastconformer import mel_filterbank
+from transformers_fastconformer.audio.log_mel import mel_filterbank
 from transformers_fastconformer.nemo.config_map import map_config
 from transformers_fastconformer.nemo.convert import ARCHITECTURES
 from transformers_fastconformer.nemo.weight_map import FILTERBANK, WINDOW, unmap_state_dict

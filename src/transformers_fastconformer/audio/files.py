@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import math
-import numbers
 import os
 import shutil
 import tempfile
@@ -17,22 +15,21 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from .. import frames
+from ..validation import is_number
+from .clips import check_channels, check_finite, mono_clip, take_channels
+from .resampling import INSTALL_COMMAND, make_resampler
 
-INSTALL_COMMAND = "pip install 'transformers-fastconformer[audio]'"
 URL_SCHEMES = ("http://", "https://")
 URL_TIMEOUT_SECONDS = 60.0
 # Samples of a file that are decoded at a time: 16 s at 16 kHz.
 BLOCK_SAMPLES = 262144
-# More channels than that in an array without a known layout are rather a batch.
-MOST_ARRAY_CHANNELS = 2
 # What writers put into a WAV header when they do not know the length: 0, or the greatest numbers there are.
-LEAST_UNKNOWN_BYTES = 0x7FFF0000
+MIN_UNKNOWN_BYTES = 0x7FFF0000
 # Headers that are wrong by so little lose no sound: some writers count the header itself.
-MOST_MISSING_BYTES = 64
+MAX_MISSING_BYTES = 64
 
 
-# Anything
+# Audio of any form
 
 
 def load_waveform(audio: Any, sampling_rate: int = 16000, name: str = "audio") -> np.ndarray:
@@ -44,7 +41,7 @@ def load_waveform(audio: Any, sampling_rate: int = 16000, name: str = "audio") -
 
             - a path, an `http(s)` URL, the `bytes` of a file or an open file: see `read_audio`;
             - an array, a tensor or a list of floats, one dimension, or two for a clip with two channels, whichever
-              comes first; they are at `sampling_rate`;
+              comes first (see [`~audio.clips.mono_clip`]); they are at `sampling_rate`;
             - a mapping with `"raw"` or `"array"` (samples as above) and their `"sampling_rate"`;
             - a mapping with `"bytes"` or `"path"`, as `datasets` has it for files that are not decoded;
             - an object with `get_all_samples()`, such as torchcodec's `AudioDecoder`.
@@ -56,7 +53,7 @@ def load_waveform(audio: Any, sampling_rate: int = 16000, name: str = "audio") -
 
     Raises:
         ValueError: whatever is wrong with the audio, by name: no samples, values that are not finite, a shape that
-            may be a batch, a rate that is none, a file that is none or is cut off.
+            may be a batch, something that is not a rate, a file that is not audio or is cut off.
         FileNotFoundError: there is no such file.
         ImportError: the extra `audio` is needed and not installed.
     """
@@ -65,15 +62,14 @@ def load_waveform(audio: Any, sampling_rate: int = 16000, name: str = "audio") -
         return read_audio(file, sampling_rate)
     if hasattr(audio, "get_all_samples"):
         samples = audio.get_all_samples()
-        # torchcodec says which side is which: (channels, samples).
-        return _finish(_mix(np.asarray(samples.data), name), int(samples.sample_rate), sampling_rate, name)
+        return _finish(_mono_from_decoder(samples.data, name), int(samples.sample_rate), sampling_rate, name)
     if isinstance(audio, Mapping):
         return _load_mapping(audio, sampling_rate, name)
-    return _finish(_mono_from_array(audio, name), sampling_rate, sampling_rate, name)
+    return _finish(_mono_array(audio, name), sampling_rate, sampling_rate, name)
 
 
 def find_file(audio: Any) -> Any:
-    """The path, URL, bytes or open file of a clip in any form of `load_waveform`; None for one of samples."""
+    """The path, URL, bytes or open file of a clip in any form of `load_waveform`; None for a clip that is samples."""
     if isinstance(audio, Mapping):
         given = {key: value for key, value in audio.items() if value is not None}
         source = given.get("bytes", given.get("path"))
@@ -94,71 +90,41 @@ def _load_mapping(audio: Mapping[str, Any], sampling_rate: int, name: str) -> np
         raise ValueError(f"{name} has both 'raw' and 'array'; expected one of them.")
     if "sampling_rate" not in given:
         raise ValueError(f"{name} has samples without 'sampling_rate'; expected their rate in Hz.")
-    return _finish(_mono_from_array(samples, name), given["sampling_rate"], sampling_rate, name)
+    return _finish(_mono_array(samples, name), given["sampling_rate"], sampling_rate, name)
 
 
-def _mono_from_array(samples: Any, name: str) -> np.ndarray:
-    if isinstance(samples, torch.Tensor):
-        samples = samples.detach().to("cpu", torch.float32 if samples.is_floating_point() else None).numpy()
-    if not isinstance(samples, (np.ndarray, list, tuple)):
+def _mono_array(samples: Any, name: str) -> np.ndarray:
+    """Samples of one clip in an array, a tensor or a list, (samples,)."""
+    if not isinstance(samples, (np.ndarray, torch.Tensor, list, tuple)):
         raise ValueError(
             f"{name} is of type {type(samples).__name__}; expected a path, a URL, bytes, an array, a tensor, a "
             "mapping with 'raw' or 'array' and 'sampling_rate', or an audio decoder."
         )
-    try:
-        array = np.asarray(samples)
-    except ValueError as error:
-        raise ValueError(f"{name} has rows of different lengths; expected samples of one clip.") from error
-    if array.size and array.dtype.kind != "f":
-        raise ValueError(
-            f"{name} has samples of type {array.dtype}; expected floating-point samples in [-1, 1] (divide integers "
-            "by their full scale, 32768 for 16 bits)."
-        )
-    if array.ndim == 1:
-        return array.astype(np.float32, copy=False)
-    shape = array.shape
-    if array.ndim != 2 or min(shape) > MOST_ARRAY_CHANNELS:
-        raise ValueError(
-            f"{name} has shape {shape}; expected (samples,), or two dimensions of which one is at most "
-            f"{MOST_ARRAY_CHANNELS} channels. A batch is a list of clips."
-        )
-    if shape[0] == shape[1] == MOST_ARRAY_CHANNELS:
-        raise ValueError(f"{name} has shape {shape}: which side is time cannot be told; expected (samples,).")
-    return _mix(array if shape[0] <= shape[1] else array.T, name)
+    return mono_clip(samples, name).cpu().numpy()
 
 
-def _mix(channels: np.ndarray, name: str) -> np.ndarray:
-    """The mean of (channels, samples)."""
-    if channels.ndim == 1:
-        channels = channels[None]
-    if channels.ndim != 2 or channels.shape[0] == 0:
-        raise ValueError(f"{name} has shape {channels.shape}; expected (channels, samples).")
-    channels = channels.astype(np.float32, copy=False)
-    return channels[0] if channels.shape[0] == 1 else channels.mean(axis=0)
+def _mono_from_decoder(samples: Any, name: str) -> np.ndarray:
+    """Samples that torchcodec decoded, whose shape is (channels, samples), as (samples,)."""
+    decoded = np.asarray(samples, dtype=np.float32)
+    if decoded.ndim == 1:
+        decoded = decoded[None]
+    if decoded.ndim != 2 or decoded.shape[0] == 0:
+        raise ValueError(f"{name} has shape {decoded.shape}; expected (channels, samples).")
+    return take_channels(decoded.T, "mix", name)
 
 
 def _finish(waveform: np.ndarray, from_sampling_rate: Any, to_sampling_rate: int, name: str) -> np.ndarray:
-    """Checked and resampled."""
-    is_rate = isinstance(from_sampling_rate, numbers.Real) and not isinstance(from_sampling_rate, bool)
-    if not is_rate or not 0 < from_sampling_rate < math.inf or from_sampling_rate != int(from_sampling_rate):
+    """The waveform, checked and resampled."""
+    is_rate = is_number(from_sampling_rate) and from_sampling_rate > 0
+    if not is_rate or from_sampling_rate != int(from_sampling_rate):
         raise ValueError(
             f"sampling_rate={from_sampling_rate!r} of {name} is not supported; expected a positive integer in Hz."
         )
     if waveform.shape[0] == 0:
         raise ValueError(f"{name} is empty (0 samples); expected at least one sample.")
-    resample = _make_resampler(int(from_sampling_rate), to_sampling_rate)
-    return resample(np.ascontiguousarray(_check_finite(waveform, name)), True)
-
-
-def _check_finite(samples: np.ndarray, name: str, position: int = 0) -> np.ndarray:
-    """The same samples, the first of which is sample `position` of the clip, if they are finite."""
-    is_finite = np.isfinite(samples)
-    if not is_finite.all():
-        first = int(np.argmin(is_finite))
-        raise ValueError(
-            f"{name} has the value {samples[first]} at sample {position + first}; expected finite samples."
-        )
-    return samples
+    waveform = np.ascontiguousarray(waveform)
+    check_finite(torch.from_numpy(waveform)[None], [name])
+    return make_resampler(int(from_sampling_rate), to_sampling_rate)(waveform, True)
 
 
 # Files
@@ -201,7 +167,7 @@ class AudioFile:
         self.close()
 
     def close(self) -> None:
-        """Remove what was copied; a file that was given open stays open."""
+        """Remove what was copied; a file that was open before stays open."""
         if self._temporary is not None:
             self._temporary.close()
 
@@ -227,12 +193,11 @@ class AudioFile:
             float32 samples in [-1, 1], each of shape (samples,), which may be 0.
 
         Raises:
-            ValueError: the file is no audio, is cut off, holds no samples or values that are not finite, or lacks the
-                wanted channel.
+            ValueError: the file is not audio, is cut off, holds no samples or values that are not finite, or lacks
+                the wanted channel.
             ImportError: the extra `audio` is not installed; the message holds the command.
         """
-        if not (channels == "mix" or (isinstance(channels, int) and not isinstance(channels, bool))):
-            raise ValueError(f"channels={channels!r} is not supported; expected 'mix' or the number of a channel.")
+        check_channels(channels)
         return self._decode(sampling_rate, channels)
 
     def _decode(self, sampling_rate: int, channels: str | int) -> Iterator[np.ndarray]:
@@ -254,7 +219,7 @@ class AudioFile:
         except errors as error:
             raise self._undecodable(error) from error
         with file:
-            resample = _make_resampler(file.samplerate, sampling_rate)
+            resample = make_resampler(file.samplerate, sampling_rate)
             position = 0
             while True:
                 try:
@@ -263,28 +228,19 @@ class AudioFile:
                     raise self._undecodable(error) from error
                 if samples.shape[0] == 0:
                     break
-                yield resample(_check_finite(self._pick(samples, channels), self.name, position), False)
+                mono = take_channels(samples, channels, self.name)
+                check_finite(torch.from_numpy(mono)[None], [self.name], position)
+                yield resample(mono, False)
                 position += samples.shape[0]
             # Only FLAC says its length so that it can be held to it: libsndfile guesses for others, or has counted.
             announced = file.frames if file.format == "FLAC" else 0
         if position == 0:
             raise ValueError(f"{self.name} is an audio file without samples.")
-        if position < announced < LEAST_UNKNOWN_BYTES:
+        if position < announced < MIN_UNKNOWN_BYTES:
             raise ValueError(
                 f"{self.name} is cut off: its header announces {announced} samples, {position} are there."
             )
         yield resample(np.zeros(0, dtype=np.float32), True)
-
-    def _pick(self, samples: np.ndarray, channels: str | int) -> np.ndarray:
-        """(samples, channels) to (samples,)."""
-        num_channels = samples.shape[1]
-        if channels == "mix":
-            return samples[:, 0] if num_channels == 1 else samples.mean(axis=1)
-        if not 0 <= int(channels) < num_channels:
-            raise ValueError(
-                f"channels={channels} of {self.name} does not exist; it has channels 0 to {num_channels - 1}."
-            )
-        return samples[:, int(channels)]
 
     def _undecodable(self, error: Exception) -> ValueError:
         formats = "WAV, FLAC, OGG or MP3"
@@ -308,7 +264,7 @@ def read_audio(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no audio, is cut off, holds no samples or values that are not finite, or lacks the
+        ValueError: the file is not audio, is cut off, holds no samples or values that are not finite, or lacks the
             wanted channel.
         ImportError: the extra `audio` is not installed; the message holds the command.
     """
@@ -335,7 +291,7 @@ def import_soundfile(name: str) -> Any:
 
 def download_audio(url: str) -> bytes:
     """
-    The bytes behind an `http(s)` URL.
+    The bytes that an `http(s)` URL names.
 
     Raises:
         ValueError: when the server answers with an error, or does not answer.
@@ -346,7 +302,7 @@ def download_audio(url: str) -> bytes:
 
 
 def _download(url: str, target: BinaryIO) -> None:
-    """Write what is behind an `http(s)` URL to a file; a server that errs or does not answer is a ValueError."""
+    """Write what an `http(s)` URL names to a file; a server that errs or does not answer is a ValueError."""
     try:
         with urllib.request.urlopen(url, timeout=URL_TIMEOUT_SECONDS) as response:
             shutil.copyfileobj(response, target)
@@ -384,7 +340,7 @@ def _check_wav_is_whole(name: str, source: str | BinaryIO) -> None:
             source.seek(start)
         except OSError:
             return  # a stream that cannot be wound back
-    if found + MOST_MISSING_BYTES < announced < LEAST_UNKNOWN_BYTES:
+    if found + MAX_MISSING_BYTES < announced < MIN_UNKNOWN_BYTES:
         raise ValueError(f"{name} is cut off: its header announces {announced} bytes of samples, {found} are there.")
 
 
@@ -400,33 +356,3 @@ def _wav_data_bytes(file: BinaryIO) -> tuple[int, int]:
             return size, file.seek(0, os.SEEK_END) - start
         file.seek(size + size % 2, os.SEEK_CUR)
     return 0, 0
-
-
-def _make_resampler(from_sampling_rate: int, to_sampling_rate: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """
-    A function of the next samples of a clip, and whether they are its last, to as many resampled ones as are ready.
-
-    All together they are what soxr makes of the whole clip, to the last bit.
-    """
-    if from_sampling_rate == to_sampling_rate:
-        return lambda samples, is_last: samples
-    try:
-        import soxr
-    except ImportError as error:
-        rates = f"{from_sampling_rate} Hz to {to_sampling_rate} Hz"
-        raise ImportError(f"Resampling from {rates} needs soxr: {INSTALL_COMMAND}") from error
-    stream = soxr.ResampleStream(from_sampling_rate, to_sampling_rate, 1, dtype="float32", quality="HQ")
-    num_taken = num_given = 0
-
-    def resample(samples: np.ndarray, is_last: bool) -> np.ndarray:
-        nonlocal num_taken, num_given
-        resampled = stream.resample_chunk(np.ascontiguousarray(samples), last=is_last)
-        num_taken += samples.shape[0]
-        num_given += resampled.shape[0]
-        if not is_last:
-            return resampled
-        # soxr rounds the length to the nearest sample; the duration is kept to the sample above, filled with silence.
-        missing = frames.resampled_samples(num_taken, from_sampling_rate, to_sampling_rate) - num_given
-        return np.pad(resampled, (0, missing)) if missing >= 0 else resampled[:missing]
-
-    return resample

@@ -1,4 +1,4 @@
-"""Headers of audio files, and parts of files without the rest. The extra `audio` (soundfile, soxr) is needed."""
+"""Headers of audio files, and parts of files read without the rest; needs the extra `audio` (soundfile, soxr)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .clips import check_channels, check_has_channel, take_channels
 from .files import URL_SCHEMES, import_soundfile, load_waveform, read_audio
 
 # By so much the parts that manifests name may exceed their file: lengths are rounded there.
@@ -40,9 +41,9 @@ def read_part(
     Args:
         path: An audio file.
         sampling_rate: Rate of the result, in Hz.
-        channel: `"mix"` or the number of one.
-        start_seconds: Where it begins.
-        seconds: How long it is; None: to the end.
+        channel: `"mix"` for the mean of the channels, or the number of one.
+        start_seconds: Where the part begins.
+        seconds: Length of the part; None: to the end.
 
     Returns:
         (samples,), float32.
@@ -63,8 +64,9 @@ def read_part(
             f"offset={start_seconds}, duration={seconds} of {path!r} is not supported; the file has "
             f"{header.seconds:.2f} s."
         )
-    if channel != "mix" and not 0 <= int(channel) < header.num_channels:
-        raise ValueError(f"channels={channel} of {path!r} does not exist; it has {header.num_channels}.")
+    check_channels(channel)
+    if channel != "mix":
+        check_has_channel(channel, header.num_channels, repr(path))
     soundfile = import_soundfile(repr(path))
     try:
         with soundfile.SoundFile(path) as file:
@@ -73,5 +75,5 @@ def read_part(
             samples = file.read(-1 if seconds is None else round(seconds * rate), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(f"{path!r} cannot be decoded. libsndfile says: {error}") from error
-    waveform = samples.mean(axis=1) if channel == "mix" else samples[:, int(channel)]
+    waveform = take_channels(samples, channel, repr(path))
     return load_waveform({"raw": waveform, "sampling_rate": rate}, sampling_rate, repr(path))

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from ..feature_extraction_fastconformer import FeatureStatistics
+from ..audio.log_mel import FeatureStatistics
+from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 
 # Mel frames that are held on the way, 22 minutes at the usual hop: 67 MB at 128 mels. Their features are those of the
 # feature extractor to the last bit.
@@ -62,13 +63,18 @@ class StreamedFeatures:
     """
 
     def __init__(
-        self, feature_extractor: Any, audio: AudioSource, channels: str | int, num_samples: int, statistics: Any
+        self,
+        feature_extractor: FastConformerFeatureExtractor,
+        audio: AudioSource,
+        channels: str | int,
+        num_samples: int,
+        statistics: FeatureStatistics | None,
     ) -> None:
         self.feature_extractor = feature_extractor
         self.audio = audio
         self.channels = channels
         self.num_samples = num_samples
-        self.mel_length = feature_extractor.mel_length(num_samples)
+        self.mel_length = feature_extractor.log_mel.mel_length(num_samples)
         self.statistics = statistics
         self._restart()
 
@@ -83,7 +89,7 @@ class StreamedFeatures:
         for log_mels, num_samples in log_mel_blocks(self.feature_extractor, self.audio, self.channels):
             if num_samples > self.num_samples:
                 break
-            features = self.feature_extractor.normalize_block(log_mels, self.statistics)
+            features = self.feature_extractor.log_mel.normalize_block(log_mels, self.statistics)
             features[max(self.mel_length - first, 0) :] = self.feature_extractor.padding_value
             first += features.shape[0]
             yield features
@@ -111,26 +117,26 @@ class StreamedFeatures:
 
 
 def log_mel_blocks(
-    feature_extractor: Any, audio: AudioSource, channels: str | int
+    feature_extractor: FastConformerFeatureExtractor, audio: AudioSource, channels: str | int
 ) -> Iterator[tuple[torch.Tensor, int]]:
     """Log-mel features of a file before normalisation, (mels, mel frames) at a time, and the samples read so far."""
     state = None
     for samples in audio.blocks(feature_extractor.sampling_rate, channels):
-        log_mels, state = feature_extractor.extract_block(torch.from_numpy(samples), state)
+        log_mels, state = feature_extractor.log_mel.extract_block(torch.from_numpy(samples), state)
         if log_mels.shape[1]:
             yield log_mels, state.num_samples
-    log_mels, state = feature_extractor.extract_block(torch.zeros(0), state, is_last=True)
+    log_mels, state = feature_extractor.log_mel.extract_block(torch.zeros(0), state, is_last=True)
     yield log_mels, state.num_samples
 
 
-def extract_clip(feature_extractor: Any, waveform: Any) -> ClipFeatures:
+def extract_clip(feature_extractor: FastConformerFeatureExtractor, waveform: Any) -> ClipFeatures:
     """Features of one whole clip at the model's rate, on the CPU; the same in whatever batch the clip is."""
     features = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
     return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]))
 
 
 def open_clip(
-    feature_extractor: Any, audio: AudioSource, channels: str | int = "mix"
+    feature_extractor: FastConformerFeatureExtractor, audio: AudioSource, channels: str | int = "mix"
 ) -> tuple[ClipFeatures | StreamedFeatures, int]:
     """
     Features of an audio file, which has to stay open as long as they are asked for, and how many samples it has at the
@@ -148,7 +154,7 @@ def open_clip(
     statistics: FeatureStatistics | None = None
     num_frames = 0
     for log_mels, num_samples in log_mel_blocks(feature_extractor, audio, channels):
-        counted = log_mels[:, : max(feature_extractor.mel_length(num_samples) - num_frames, 0)]
+        counted = log_mels[:, : max(feature_extractor.log_mel.mel_length(num_samples) - num_frames, 0)]
         num_frames += log_mels.shape[1]
         if feature_extractor.normalize is not None:
             of_block = FeatureStatistics.of(counted)
@@ -161,5 +167,5 @@ def open_clip(
         return StreamedFeatures(feature_extractor, audio, channels, num_samples, statistics), num_samples
     whole = torch.cat(held, dim=1)
     held.clear()
-    mel_length = feature_extractor.mel_length(num_samples)
-    return ClipFeatures(feature_extractor.finish_clip(whole, mel_length), mel_length), num_samples
+    mel_length = feature_extractor.log_mel.mel_length(num_samples)
+    return ClipFeatures(feature_extractor.log_mel.finish_clip(whole, mel_length), mel_length), num_samples

@@ -16,14 +16,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from ..audio.log_mel import FILTERBANK_DTYPES, WINDOW_FUNCTIONS, mel_filterbank
 from ..checkpoints.safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
 from ..configuration_fastconformer import FastConformerConfig
-from ..feature_extraction_fastconformer import (
-    FILTERBANK_DTYPES,
-    WINDOW_FUNCTIONS,
-    FastConformerFeatureExtractor,
-    mel_filterbank,
-)
+from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.encoder import FastConformerModel
 from ..modeling.hybrid import ParakeetTDTForTDT
