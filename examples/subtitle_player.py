@@ -20,7 +20,8 @@ import soundfile
 from transformers_fastconformer import load_model, read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.inference.file import transcribe_file
-from transformers_fastconformer.writers.formats import TranscriptRecord, format_transcript
+from transformers_fastconformer.writers.formats import format_transcript
+from transformers_fastconformer.writers.record import TranscriptRecord
 
 SAMPLING_RATE = 16000
 WIDTH, HEIGHT = 960, 300

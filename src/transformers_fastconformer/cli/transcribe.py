@@ -25,24 +25,32 @@ from ..inference.many_files import Worker, transcribe_clips
 from ..inference.options import ChunkOptions, TranscriptionOptions
 from ..inference.reading import measure_clip
 from ..inference.transcript import Transcript
-from ..writers.formats import CONFIDENT_FORMATS, FORMATS, STREAM_FORMATS, TIMED_FORMATS, TranscriptRecord
+from ..writers.formats import (
+    CONFIDENT_FORMATS,
+    FORMATS,
+    MANIFEST_FORMAT,
+    PAUSE_FORMATS,
+    STREAM_FORMATS,
+    SUBTITLE_FORMATS,
+    SYNONYMS,
+    TIMED_FORMATS,
+    list_formats,
+)
+from ..writers.record import TranscriptRecord
 from ..writers.subtitles import SubtitleRules
 from .errors import show_error
 from .transcribe_inputs import AudioInput, find_inputs, parse_channel
-from .transcribe_outputs import MANIFEST_FORMAT, FolderOutput, Output, StandardOutput
+from .transcribe_outputs import FolderOutput, Output, StandardOutput
 from .transcribe_progress import TranscriptionProgress
 
 DEMONSTRATION_NAME = "demo"
-FORMAT_SYNONYMS = {"text": "txt"}
-SUBTITLE_FORMATS = ("srt", "vtt", "tsv")
-PAUSE_FORMATS = (*SUBTITLE_FORMATS, "rttm")
 INTERRUPTED_EXIT_CODE = 130
 # On the standard output results are in order: only so many clips are sorted by length at a time.
 SORT_AHEAD_CLIPS = 128
 # Reading a header is waiting for a disk.
 HEADER_THREADS = 8
 
-SUBTITLES_PANEL = "Subtitles (srt, vtt, tsv)"
+SUBTITLES_PANEL = f"Subtitles ({', '.join(SUBTITLE_FORMATS)})"
 MANY_PANEL = "Many files"
 VOICE_PANEL = "Voice activity"
 
@@ -93,8 +101,7 @@ def transcribe(
         list[str] | None,
         typer.Option(
             "--format",
-            help="txt, json (everything), srt, vtt, tsv, ctm, rttm, jsonl (a manifest with pred_text); several with "
-            "commas or given again. Default: txt, of manifests jsonl.",
+            help=f"{list_formats()}; several with commas or given again. Default: txt, of manifests jsonl.",
         ),
     ] = None,
     output_dir: Annotated[
@@ -291,9 +298,9 @@ def _parse_formats(formats: Sequence[str] | None, inputs: Sequence[AudioInput]) 
         return (MANIFEST_FORMAT,) if all(item.manifest is not None for item in inputs) else ("txt",)
     names = [name.strip() for text in formats for name in text.split(",")]
     for name in names:
-        if name not in FORMATS and name not in FORMAT_SYNONYMS:
+        if name not in FORMATS and name not in SYNONYMS:
             raise ValueError(f"--format {name} is not supported; expected some of {', '.join(FORMATS)}.")
-    return tuple(dict.fromkeys(FORMAT_SYNONYMS.get(name, name) for name in names))
+    return tuple(dict.fromkeys(SYNONYMS.get(name, name) for name in names))
 
 
 def _make_rules(given: dict[str, Any], formats: Sequence[str]) -> SubtitleRules:

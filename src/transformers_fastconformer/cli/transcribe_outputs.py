@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..writers.formats import TranscriptRecord, format_transcript
+from ..writers.formats import MANIFEST_FORMAT, OUTPUT_FORMATS, UNTITLED_FORMATS, format_transcript
+from ..writers.record import TranscriptRecord
 from ..writers.subtitles import SubtitleRules
 from .transcribe_inputs import AudioInput
 
-MANIFEST_FORMAT = "jsonl"
 JSON_INDENT = 1
 # Lines of a manifest that is not whole yet.
 UNFINISHED_SUFFIX = ".part"
@@ -106,7 +106,7 @@ class StandardOutput:
 
     def write(self, index: int, record: TranscriptRecord) -> None:
         text = format_transcript(record, self.transcript_format, self.rules)
-        if self.transcript_format == "txt" and len(self.inputs) > 1:
+        if self.transcript_format in UNTITLED_FORMATS and len(self.inputs) > 1:
             text = f"{_title(self.inputs[index])}: {text}"
         self._waiting[index] = text
         self._write_in_order()
@@ -198,9 +198,9 @@ class FolderOutput:
         if not os.access(existing, os.W_OK):
             raise ValueError(f"{str(folder)!r} cannot be written to; expected a folder with the right to write.")
         for index, item in enumerate(inputs):
-            targets = {name: folder / f"{item.name}.{name}" for name in formats}
+            targets = {name: folder / f"{item.name}.{OUTPUT_FORMATS[name].suffix}" for name in formats}
             if item.manifest_path is not None and MANIFEST_FORMAT in targets:
-                path = folder / f"{Path(item.manifest_path).stem}.{MANIFEST_FORMAT}"
+                path = folder / f"{Path(item.manifest_path).stem}.{OUTPUT_FORMATS[MANIFEST_FORMAT].suffix}"
                 del targets[MANIFEST_FORMAT]
                 manifest = self._manifests.setdefault(path, _Manifest(path))
                 manifest.indices.append(index)

@@ -1,236 +1,173 @@
 """
-Transcripts to the files that others read: text, JSON, subtitles, tables, and the line formats of speech research.
+The table of output formats, a row each, and transcripts written in any of them.
 
-| format | what it holds |
-|---|---|
-| `txt` | the text |
-| `json` | everything: text, words, segments, confidences, times of tokens, model, options |
-| `srt`, `vtt` | subtitles, by `SubtitleRules` |
-| `tsv` | start and end of each subtitle in milliseconds, and its text in one line |
-| `ctm` | a word a line, as NIST's scoring tools read it: file, channel, start, duration, word, confidence |
-| `rttm` | where something is said, as NIST's format of speaker turns has it: file, channel, start, duration |
-| `jsonl` | a line of a manifest as NeMo reads and writes it, with `pred_text` |
+A new format is a row and the function that writes it; the command, its help and its checks read the rows.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import PurePath
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from ..inference.file import Transcript
-from ..version import __version__
-from .subtitles import DEFAULT_RULES, SubtitleRules, Word, format_subtitles, lay_out_subtitles, split_long_words
+from ..validation import require_choice
+from .json import format_json, format_manifest_line
+from .nist import format_ctm, format_rttm
+from .record import TranscriptRecord, Word
+from .subtitles import DEFAULT_RULES, SubtitleRules, format_srt, format_tsv, format_vtt, subtitle_words
+from .text import format_text
 
-FORMATS = ("txt", "json", "srt", "vtt", "tsv", "ctm", "rttm", "jsonl")
-# Those whose contents name the audio, or are a line a file: several files may stand in one stream.
-STREAM_FORMATS = ("txt", "json", "ctm", "rttm", "jsonl")
-TIMED_FORMATS = ("json", "srt", "vtt", "tsv", "ctm", "rttm")
-CONFIDENT_FORMATS = ("json", "ctm")
-
-# What stands in RTTM for a field that is not known.
-NOT_KNOWN = "<NA>"
-CONFIDENCE_DIGITS = 4
+Writer = Callable[[TranscriptRecord, SubtitleRules, int | None], str]
 
 
-@dataclass(frozen=True)
-class TranscriptRecord:
+@dataclass(frozen=True, kw_only=True)
+class OutputFormat:
     """
-    A transcript and what is known of how it came about.
+    A row of the table.
 
     Args:
-        transcript: What was said, with the levels `"word"`, `"segment"` and `"char"` of times.
-        file: What the audio is called: a path, an address.
-        name: What it is called in files about several recordings; None: its file name without the ending.
-        start_seconds: Where in the file the clip begins. Times in all formats count from the start of the file.
-        model: What there is to say about the model.
-        options: Those that the transcript depends on.
-        manifest: The line of a manifest that the clip comes from.
+        name: On the command line.
+        suffix: Ending of its files, without the dot.
+        holds: Contents, in a few words.
+        write: A function of the record, the rules of subtitles, and spaces to indent by, to the contents of a file,
+            which end with a line's end.
+        hint: What help texts add to the name.
+        synonyms: Other names on the command line.
+        needs_times: It cannot be written without the times of words.
+        carries_confidences: Confidences are written where there are some.
+        fits_in_a_stream: Several recordings may follow one another: their contents name them, or are a line each.
+        is_untitled: In a stream of several recordings the name of each must be put before it.
+        is_subtitles: The rules of subtitles count.
+        uses_pauses: Of these rules at least the pause counts.
+        is_manifest: It is the format of the lines of manifests.
     """
 
-    transcript: Transcript
-    file: str
-    name: str | None = None
-    start_seconds: float = 0.0
-    model: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    manifest: Mapping[str, Any] | None = None
+    name: str
+    suffix: str
+    holds: str
+    write: Writer
+    hint: str = ""
+    synonyms: tuple[str, ...] = ()
+    needs_times: bool = True
+    carries_confidences: bool = False
+    fits_in_a_stream: bool = False
+    is_untitled: bool = False
+    is_subtitles: bool = False
+    uses_pauses: bool = False
+    is_manifest: bool = False
+
+
+def _subtitles(format_words: Callable[[Sequence[Word], SubtitleRules], str]) -> Writer:
+    """A writer of records, of one that writes words."""
+    return lambda record, rules, indent: format_words(subtitle_words(record, rules), rules)
+
+
+TABLE = (
+    OutputFormat(
+        name="txt",
+        suffix="txt",
+        holds="the text",
+        write=lambda record, rules, indent: format_text(record),
+        synonyms=("text",),
+        needs_times=False,
+        fits_in_a_stream=True,
+        is_untitled=True,
+    ),
+    OutputFormat(
+        name="json",
+        suffix="json",
+        holds="everything: text, words, segments, confidences, times of tokens, model, options",
+        write=lambda record, rules, indent: format_json(record, indent),
+        hint="everything",
+        carries_confidences=True,
+        fits_in_a_stream=True,
+    ),
+    OutputFormat(
+        name="srt",
+        suffix="srt",
+        holds="subtitles (SubRip)",
+        write=_subtitles(format_srt),
+        is_subtitles=True,
+        uses_pauses=True,
+    ),
+    OutputFormat(
+        name="vtt",
+        suffix="vtt",
+        holds="subtitles (WebVTT)",
+        write=_subtitles(format_vtt),
+        is_subtitles=True,
+        uses_pauses=True,
+    ),
+    OutputFormat(
+        name="tsv",
+        suffix="tsv",
+        holds="start and end of each subtitle in milliseconds, and its text in one line",
+        write=_subtitles(format_tsv),
+        is_subtitles=True,
+        uses_pauses=True,
+    ),
+    OutputFormat(
+        name="ctm",
+        suffix="ctm",
+        holds="a word a line, as NIST's scoring tools read it",
+        write=lambda record, rules, indent: format_ctm(record),
+        carries_confidences=True,
+        fits_in_a_stream=True,
+    ),
+    OutputFormat(
+        name="rttm",
+        suffix="rttm",
+        holds="turns of speakers, as NIST's tools read them: stretches in which something is said",
+        write=lambda record, rules, indent: format_rttm(record, rules.pause_seconds),
+        fits_in_a_stream=True,
+        uses_pauses=True,
+    ),
+    OutputFormat(
+        name="jsonl",
+        suffix="jsonl",
+        holds="a line of a manifest as NeMo reads and writes it, with pred_text",
+        write=lambda record, rules, indent: format_manifest_line(record),
+        hint="a manifest with pred_text",
+        needs_times=False,
+        fits_in_a_stream=True,
+        is_manifest=True,
+    ),
+)
+
+OUTPUT_FORMATS = {row.name: row for row in TABLE}
+FORMATS = tuple(OUTPUT_FORMATS)
+SYNONYMS = {synonym: row.name for row in TABLE for synonym in row.synonyms}
+TIMED_FORMATS = tuple(row.name for row in TABLE if row.needs_times)
+CONFIDENT_FORMATS = tuple(row.name for row in TABLE if row.carries_confidences)
+STREAM_FORMATS = tuple(row.name for row in TABLE if row.fits_in_a_stream)
+UNTITLED_FORMATS = tuple(row.name for row in TABLE if row.is_untitled)
+SUBTITLE_FORMATS = tuple(row.name for row in TABLE if row.is_subtitles)
+PAUSE_FORMATS = tuple(row.name for row in TABLE if row.uses_pauses)
+(MANIFEST_FORMAT,) = (row.name for row in TABLE if row.is_manifest)
+
+
+def list_formats() -> str:
+    """Names with their hints, for help texts."""
+    return ", ".join(f"{row.name} ({row.hint})" if row.hint else row.name for row in TABLE)
 
 
 def format_transcript(
     record: TranscriptRecord, transcript_format: str, rules: SubtitleRules = DEFAULT_RULES, indent: int | None = None
 ) -> str:
     """
-    The contents of a file, which end with a line's end.
+    Contents of a file, which end with a line's end.
 
     Args:
         record: What to write.
         transcript_format: One of `FORMATS`.
-        rules: Options of subtitles; a pause of theirs also parts what `rttm` holds.
+        rules: Options of subtitles; their pause also parts the lines of `rttm`.
         indent: Spaces that `json` is indented by; None: one line.
 
     Raises:
         ValueError: for another format, and for one that needs times where there are none.
     """
-    if transcript_format not in FORMATS:
-        raise ValueError(f"transcript_format={transcript_format!r} is not supported; expected one of {FORMATS}.")
-    transcript = record.transcript
-    if transcript_format == "txt":
-        return transcript.text + "\n"
-    if transcript_format == "jsonl":
-        return _json(_manifest_line(record)) + "\n"
-    if transcript.timestamps is None or "word" not in transcript.timestamps:
+    require_choice("transcript_format", transcript_format, FORMATS)
+    row = OUTPUT_FORMATS[transcript_format]
+    timestamps = record.transcript.timestamps
+    if row.needs_times and (timestamps is None or "word" not in timestamps):
         raise ValueError(f"transcript_format={transcript_format!r} needs the times of words; found none.")
-    if transcript_format == "json":
-        return _json(_describe(record), indent) + "\n"
-    if transcript_format in ("ctm", "rttm"):
-        lines = _ctm_lines(record) if transcript_format == "ctm" else _rttm_lines(record, rules.pause_seconds)
-        return "".join(line + "\n" for line in lines)
-    words = _subtitle_words(record, rules)
-    if transcript_format == "tsv":
-        return "".join(line + "\n" for line in _tsv_lines(words, rules))
-    return format_subtitles(words, transcript_format, rules)
-
-
-def timed_words(record: TranscriptRecord) -> list[Word]:
-    """Words with `start` and `end` in seconds of the file, and `confidence` where there is one."""
-    transcript = record.transcript
-    words = [_shift(item, "word", record.start_seconds) for item in (transcript.timestamps or {}).get("word", [])]
-    confidences = transcript.word_confidences
-    # Words of the text and words with times are counted by different rules of NeMo's; only where they agree is it
-    # known which confidence is whose.
-    if confidences is not None and len(confidences) == len(words):
-        for word, confidence in zip(words, confidences, strict=True):
-            word["confidence"] = round(confidence, CONFIDENCE_DIGITS)
-    return words
-
-
-def speech_segments(words: Sequence[Word], pause_seconds: float) -> Iterator[tuple[float, float]]:
-    """Start and end of what is said without a pause of such a length."""
-    start = end = None
-    for word in words:
-        if start is None or end is None:
-            start, end = word["start"], word["end"]
-        elif word["start"] - end >= pause_seconds:
-            yield start, end
-            start, end = word["start"], word["end"]
-        else:
-            end = max(end, word["end"])
-    if start is not None and end is not None:
-        yield start, end
-
-
-def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
-
-
-def _shift(item: Mapping[str, Any], level: str, seconds: float) -> dict[str, Any]:
-    """Text and times of an item, which count from the start of the clip, from that of the file."""
-    return {
-        level: item[level],
-        "start": round(float(item["start"]) + seconds, 6),
-        "end": round(float(item["end"]) + seconds, 6),
-    }
-
-
-def _subtitle_words(record: TranscriptRecord, rules: SubtitleRules) -> list[Word]:
-    characters = (record.transcript.timestamps or {}).get("char", [])
-    return split_long_words(
-        timed_words(record), [_shift(item, "char", record.start_seconds) for item in characters], rules
-    )
-
-
-def _describe(record: TranscriptRecord) -> dict[str, Any]:
-    transcript = record.transcript
-    timestamps = transcript.timestamps or {}
-    confidence = transcript.confidence
-    return {
-        "file": record.file,
-        "channel": transcript.channel,
-        "start_seconds": record.start_seconds,
-        "duration_seconds": transcript.duration_seconds,
-        "text": transcript.text,
-        "confidence": None if confidence is None else round(confidence, CONFIDENCE_DIGITS),
-        "segments": _segments(record),
-        "words": timed_words(record),
-        # As `batch_decode` gives them: from the start of the clip, with encoder frames.
-        "timestamps": timestamps,
-        "strategy": transcript.strategy,
-        **({} if transcript.speech is None else {"speech": _speech(record)}),
-        "model": dict(record.model),
-        "options": dict(record.options),
-        "package": {"name": "transformers-fastconformer", "version": __version__},
-        **({} if record.manifest is None else {"manifest": dict(record.manifest)}),
-    }
-
-
-def _segments(record: TranscriptRecord) -> list[dict[str, Any]]:
-    """Sentences, with times in seconds of the file."""
-    shifted = (
-        _shift(item, "segment", record.start_seconds)
-        for item in (record.transcript.timestamps or {}).get("segment", [])
-    )
-    return [{"text": item["segment"], "start": item["start"], "end": item["end"]} for item in shifted]
-
-
-def _speech(record: TranscriptRecord) -> list[dict[str, float]]:
-    """Where something is said, in seconds of the file."""
-    return [
-        {"start": round(start + record.start_seconds, 6), "end": round(end + record.start_seconds, 6)}
-        for start, end in record.transcript.speech or []
-    ]
-
-
-def _manifest_line(record: TranscriptRecord) -> dict[str, Any]:
-    transcript = record.transcript
-    line: dict[str, Any]
-    if record.manifest is not None:
-        line = dict(record.manifest)
-    else:
-        line = {"audio_filepath": record.file, "duration": round(transcript.duration_seconds, 6)}
-    if transcript.channel != "mix":
-        line["channel"] = transcript.channel
-    line["pred_text"] = transcript.text
-    return line
-
-
-def _tsv_lines(words: Sequence[Word], rules: SubtitleRules) -> Iterator[str]:
-    yield "start\tend\ttext"
-    for start, end, lines in lay_out_subtitles(words, rules):
-        text = re.sub(r"\s+", " ", " ".join(lines))
-        yield f"{round(1000 * start)}\t{round(1000 * end)}\t{text}"
-
-
-def _one_field(text: str) -> str:
-    """Text as a field of a line that is split at spaces; a line of CTM that begins with two semicolons is none."""
-    joined = re.sub(r"\s+", "_", text.strip())
-    return re.sub(r"^;;", "__", joined) or NOT_KNOWN
-
-
-def _recording_name(record: TranscriptRecord) -> str:
-    return _one_field(record.name or PurePath(record.file).stem)
-
-
-def _channel_number(record: TranscriptRecord) -> int:
-    """Channels count from 1 in NIST's formats."""
-    channel = record.transcript.channel
-    return channel + 1 if isinstance(channel, int) else 1
-
-
-def _ctm_lines(record: TranscriptRecord) -> Iterator[str]:
-    name, channel = _recording_name(record), _channel_number(record)
-    for word in timed_words(record):
-        line = f"{name} {channel} {word['start']:.3f} {word['end'] - word['start']:.3f} {_one_field(word['word'])}"
-        yield f"{line} {word['confidence']:.4f}" if "confidence" in word else line
-
-
-def _rttm_lines(record: TranscriptRecord, pause_seconds: float) -> Iterator[str]:
-    name, channel = _recording_name(record), _channel_number(record)
-    # Who speaks is not known, except that channels are speakers.
-    speaker = f"speaker_{channel - 1}"
-    for start, end in speech_segments(timed_words(record), pause_seconds):
-        fields = ["SPEAKER", name, channel, f"{start:.3f}", f"{end - start:.3f}"]
-        yield " ".join(map(str, [*fields, NOT_KNOWN, NOT_KNOWN, speaker, NOT_KNOWN, NOT_KNOWN]))
+    return row.write(record, rules, indent)

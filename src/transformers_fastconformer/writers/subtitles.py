@@ -1,39 +1,37 @@
-"""Words with times to subtitles: which words stand together, for how long, and the files of it (SubRip, WebVTT)."""
+"""Subtitles of words with times: words that stand together, for how long, and files of them (srt, vtt, tsv)."""
 
 from __future__ import annotations
 
 import html
-import math
-import numbers
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pysubs2
 
+from ..validation import is_number, require, require_count
+from .record import TranscriptRecord, Word, timed_words
+
 SENTENCE_ENDS = (".", "?", "!", "\u3002", "\uff1f", "\uff01")  # the last three as in Chinese and Japanese
-# Files count in milliseconds, and a subtitle that ends where it starts is none.
-LEAST_SHOWN_SECONDS = 0.001
-
-FORMATS = ("srt", "vtt")
-
-Word = dict[str, Any]
+# Files count in milliseconds, and a subtitle that ends where it starts is not shown.
+MIN_SHOWN_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
 class SubtitleRules:
     """
-    What subtitles look like. The defaults are what broadcasters and streaming services mostly agree on.
+    Look of subtitles. The defaults are what broadcasters and streaming services mostly agree on.
 
     Args:
         max_line_characters: Most characters of a line; a longer word has a line of its own.
         max_lines: Most lines of a subtitle.
         max_seconds: Longest subtitle.
-        min_seconds: How long a short one stays where the next one leaves the time.
+        min_seconds: Shortest subtitle, where the next one leaves the time.
         max_characters_per_second: Reading speed: a subtitle stays longer than its words last, to be read at that
             speed, where the next one leaves the time.
         pause_seconds: A pause of this length ends a subtitle, as does the end of a sentence.
-        min_gap_seconds: Time without any between two subtitles, so that the change is seen: two frames of a film.
+        min_gap_seconds: Time between two subtitles, so that the change is seen: two frames of a film.
     """
 
     max_line_characters: int = 42
@@ -45,21 +43,16 @@ class SubtitleRules:
     min_gap_seconds: float = 0.08
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("max_line_characters", "max_lines"):
-                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    raise ValueError(f"{field.name}={value!r} is not supported; expected 1 or more.")
-                continue
-            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-            may_be_zero = field.name in ("min_seconds", "min_gap_seconds")
-            if not is_number or value < 0 or (value == 0 and not may_be_zero):
-                least = "0 or more" if may_be_zero else "more than 0"
-                raise ValueError(f"{field.name}={value!r} is not supported; expected {least}.")
-        if self.min_seconds > self.max_seconds:
-            raise ValueError(
-                f"min_seconds={self.min_seconds} is not supported; expected at most max_seconds={self.max_seconds}."
-            )
+        for name in ("max_line_characters", "max_lines"):
+            require_count(name, getattr(self, name))
+        for name in ("min_seconds", "min_gap_seconds"):
+            value = getattr(self, name)
+            require(is_number(value) and value >= 0, name, value, "0 or more")
+        for name in ("max_seconds", "max_characters_per_second", "pause_seconds"):
+            value = getattr(self, name)
+            require(is_number(value) and value > 0, name, value, "more than 0")
+        is_longest = self.min_seconds <= self.max_seconds
+        require(is_longest, "min_seconds", self.min_seconds, f"at most max_seconds={self.max_seconds}")
 
 
 DEFAULT_RULES = SubtitleRules()
@@ -72,7 +65,7 @@ class Subtitle(NamedTuple):
     Args:
         start: Seconds.
         end: Seconds, later than the start and at most the start of the next.
-        lines: What is seen.
+        lines: Its text.
     """
 
     start: float
@@ -104,7 +97,7 @@ def group_words(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> 
 
 
 def break_lines(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> list[str]:
-    """The fewest lines that words fill, and of about the same length; a word longer than a line has its own."""
+    """The fewest lines that hold the words, of about the same length; a word longer than a line has its own."""
     lines = _fill(words, rules)
     if len(lines) < 2:
         return lines
@@ -130,11 +123,16 @@ def _fill(words: Sequence[Word], rules: SubtitleRules, width: int | None = None)
     return lines
 
 
+def subtitle_words(record: TranscriptRecord, rules: SubtitleRules = DEFAULT_RULES) -> list[Word]:
+    """Words of a transcript, in pieces where they are longer than a line, with times of the file."""
+    return split_long_words(timed_words(record), record.timed_items("char"), rules)
+
+
 def split_long_words(
     words: Sequence[Word], characters: Sequence[dict[str, Any]], rules: SubtitleRules = DEFAULT_RULES
 ) -> list[Word]:
     """
-    Words that are longer than a line in the pieces that the model wrote: what is written without spaces.
+    Split words that are longer than a line into the pieces that the model wrote, for text without spaces.
 
     Args:
         words: As in `group_words`.
@@ -167,7 +165,7 @@ def split_long_words(
 
 def lay_out_subtitles(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> list[Subtitle]:
     """
-    Subtitles of words, none of which is seen with another.
+    Subtitles of words, one after the other.
 
     Args:
         words: As in `group_words`, in the order of their times.
@@ -187,31 +185,36 @@ def lay_out_subtitles(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULE
             end = min(
                 end, following - rules.min_gap_seconds if following - rules.min_gap_seconds > start else following
             )
-        subtitles.append(Subtitle(start, max(end, start + LEAST_SHOWN_SECONDS), lines))
+        subtitles.append(Subtitle(start, max(end, start + MIN_SHOWN_SECONDS), lines))
     return subtitles
 
 
-def format_subtitles(words: Sequence[Word], subtitle_format: str, rules: SubtitleRules = DEFAULT_RULES) -> str:
-    """
-    A whole subtitle file.
+def format_srt(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> str:
+    """A whole SubRip file of words as in `group_words`. SubRip has no way to write a mark that is only text."""
+    return _format_file("srt", words, rules, lambda line: line)
 
-    Args:
-        words: As in `group_words`, in the order of their times.
-        subtitle_format: One of `FORMATS`.
-        rules: Options.
 
-    Raises:
-        ValueError: for another format.
-    """
-    if subtitle_format not in FORMATS:
-        raise ValueError(f"subtitle_format={subtitle_format!r} is not supported; expected one of {FORMATS}.")
+def format_vtt(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> str:
+    """A whole WebVTT file of words as in `group_words`, whose marks are escaped: the format has markup of its own."""
+    return _format_file("vtt", words, rules, lambda line: html.escape(line, quote=False))
+
+
+def _format_file(
+    pysubs2_format: str, words: Sequence[Word], rules: SubtitleRules, write_line: Callable[[str], str]
+) -> str:
     subtitles = pysubs2.SSAFile()
     for start, end, lines in lay_out_subtitles(words, rules):
         event = pysubs2.SSAEvent(start=round(1000 * start), end=round(1000 * end))
-        # WebVTT has markup of its own; SubRip has no way to write a mark that is none.
-        event.plaintext = "\n".join(
-            html.escape(line, quote=False) if subtitle_format == "vtt" else line for line in lines
-        )
+        event.plaintext = "\n".join(map(write_line, lines))
         subtitles.events.append(event)
-    # Braces in a word are no style of the Advanced SubStation format, in which the library thinks.
-    return subtitles.to_string(subtitle_format, keep_ssa_tags=True)
+    # Braces in a word are not a style of the Advanced SubStation format, in which the library thinks.
+    return subtitles.to_string(pysubs2_format, keep_ssa_tags=True)
+
+
+def format_tsv(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> str:
+    """A table: start and end of each subtitle in milliseconds, and its text in one line."""
+    rows = ["start\tend\ttext"]
+    for start, end, lines in lay_out_subtitles(words, rules):
+        text = re.sub(r"\s+", " ", " ".join(lines))
+        rows.append(f"{round(1000 * start)}\t{round(1000 * end)}\t{text}")
+    return "".join(row + "\n" for row in rows)

@@ -1,0 +1,68 @@
+"""
+The line formats of NIST's tools: CTM, a word a line, and RTTM, a turn of a speaker a line.
+
+Fields are split at spaces and channels count from 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from .record import TranscriptRecord, Word, timed_words
+
+# A field of RTTM that is not known.
+NOT_KNOWN = "<NA>"
+
+
+def format_ctm(record: TranscriptRecord) -> str:
+    """A word a line: file, channel, start, duration, word, and the confidence where there is one."""
+    name, channel = _recording_name(record), _channel_number(record)
+    lines = []
+    for word in timed_words(record):
+        line = f"{name} {channel} {word['start']:.3f} {word['end'] - word['start']:.3f} {_one_field(word['word'])}"
+        lines.append(f"{line} {word['confidence']:.4f}" if "confidence" in word else line)
+    return "".join(line + "\n" for line in lines)
+
+
+def format_rttm(record: TranscriptRecord, pause_seconds: float) -> str:
+    """A line for each stretch without a pause of such a length: file, channel, start, duration, speaker."""
+    name, channel = _recording_name(record), _channel_number(record)
+    # Who speaks is not known, except that channels are speakers.
+    speaker = f"speaker_{channel - 1}"
+    lines = []
+    for start, end in speech_segments(timed_words(record), pause_seconds):
+        fields = ["SPEAKER", name, channel, f"{start:.3f}", f"{end - start:.3f}"]
+        lines.append(" ".join(map(str, [*fields, NOT_KNOWN, NOT_KNOWN, speaker, NOT_KNOWN, NOT_KNOWN])))
+    return "".join(line + "\n" for line in lines)
+
+
+def speech_segments(words: Sequence[Word], pause_seconds: float) -> Iterator[tuple[float, float]]:
+    """Start and end of what is said without a pause of such a length."""
+    start = end = None
+    for word in words:
+        if start is None or end is None:
+            start, end = word["start"], word["end"]
+        elif word["start"] - end >= pause_seconds:
+            yield start, end
+            start, end = word["start"], word["end"]
+        else:
+            end = max(end, word["end"])
+    if start is not None and end is not None:
+        yield start, end
+
+
+def _one_field(text: str) -> str:
+    """Text as a field of a line. A line of CTM that begins with two semicolons would be a comment."""
+    joined = re.sub(r"\s+", "_", text.strip())
+    return re.sub(r"^;;", "__", joined) or NOT_KNOWN
+
+
+def _recording_name(record: TranscriptRecord) -> str:
+    return _one_field(record.name or PurePath(record.file).stem)
+
+
+def _channel_number(record: TranscriptRecord) -> int:
+    channel = record.transcript.channel
+    return channel + 1 if isinstance(channel, int) else 1
