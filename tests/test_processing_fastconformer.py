@@ -13,6 +13,7 @@ from sentencepiece_models import train_sentencepiece_model
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
 
 from transformers_fastconformer import FastConformerConfig
+from transformers_fastconformer.decoding.confidence import aggregate_confidence
 from transformers_fastconformer.feature_extraction_fastconformer import FastConformerFeatureExtractor
 from transformers_fastconformer.modeling.outputs import FastConformerGenerateOutput
 from transformers_fastconformer.nemo.tokenizer_map import character_tokenizer, sentencepiece_tokenizer
@@ -96,7 +97,7 @@ def test_ids_and_outputs_give_texts(processor: FastConformerProcessor) -> None:
     assert processor.decode(output_of(processor, texts[:1])) == texts[0]
     with pytest.raises(ValueError, match="found the output of 3 clips"):
         processor.decode(output)
-    with pytest.raises(ValueError, match="found token ids alone"):
+    with pytest.raises(ValueError, match="found only token ids"):
         processor.batch_decode(output.sequences, timestamps=True)
 
 
@@ -201,8 +202,41 @@ def test_confidences_of_tokens_words_and_clips(processor: FastConformerProcessor
     assert timed[0].timestamps["word"]
     with pytest.raises(ValueError, match="token_confidences: found None"):
         processor.batch_decode(output_of(processor, ["the dog"]), confidence=True)
-    with pytest.raises(ValueError, match="found token ids alone"):
+    with pytest.raises(ValueError, match="found only token ids"):
         processor.batch_decode([[1, 2]], confidence=True)
+
+
+def test_joined_transcriptions(processor: FastConformerProcessor) -> None:
+    def item(level: str, text: str, start: int, end: int) -> dict[str, Any]:
+        seconds = {"start": start * processor.frame_seconds, "end": end * processor.frame_seconds}
+        return {level: text, "start_offset": start, "end_offset": end, **seconds}
+
+    def part(*words: tuple[str, int, int], confidences: list[float]) -> FastConformerTranscription:
+        return FastConformerTranscription(
+            text=" ".join(word for word, _, _ in words),
+            timestamps={"word": [item("word", *word) for word in words], "segment": []},
+            events=[item("event", "<EOU>", 9, 10)],
+            token_confidences=confidences,
+            word_confidences=confidences,
+        )
+
+    parts = [
+        part(("Yes.", 1, 2), ("it", 3, 4), confidences=[0.9, 0.8]),
+        part(confidences=[]),
+        part(("is.", 0, 2), ("Good", 4, 5), confidences=[0.5, 0.7]),
+    ]
+    joined = processor.join_transcriptions(parts, [0, 20, 40], ["word", "segment"], "prod")
+    assert joined.text == "Yes. it is. Good"
+    assert joined.timestamps == {
+        "word": [item("word", *word) for word in (("Yes.", 1, 2), ("it", 3, 4), ("is.", 40, 42), ("Good", 44, 45))],
+        # A sentence goes on in the next part.
+        "segment": [item("segment", *s) for s in (("Yes.", 1, 2), ("it is.", 3, 42), ("Good", 44, 45))],
+    }
+    assert joined.events == [item("event", "<EOU>", frame, frame + 1) for frame in (9, 29, 49)]
+    assert joined.word_confidences == [0.9, 0.8, 0.5, 0.7]
+    assert joined.confidence == aggregate_confidence([0.9, 0.8, 0.5, 0.7], "prod")
+    plain = processor.join_transcriptions(parts, [0, 20, 40], False)
+    assert (plain.text, plain.timestamps, plain.confidence) == (joined.text, None, None)
 
 
 def test_incomplete_outputs_are_refused(processor: FastConformerProcessor) -> None:

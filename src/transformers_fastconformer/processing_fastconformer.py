@@ -1,10 +1,10 @@
-"""Waveforms and transcripts to model inputs; what `generate()` returns to text with times."""
+"""The processor: waveforms and transcripts to model inputs, and outputs of `generate()` to text with times."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import BatchEncoding, BatchFeature, ProcessorMixin
@@ -20,11 +20,15 @@ from .decoding.timestamps import (
     with_punctuation_narrowed,
     word_spans,
 )
+from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .frames import seconds_from_encoder_frames
 from .modeling.outputs import FastConformerGenerateOutput
-from .tokenization_fastconformer import IGNORED_LABEL
+from .tokenization_fastconformer import IGNORED_LABEL, FastConformerTokenizer
+from .validation import require_count
 
+# Levels of times in their order: vocabulary strings, and then text in ever longer pieces.
 TIMESTAMP_LEVELS = ("token", "char", "word", "segment")
+TimedItem = dict[str, Any]
 
 
 @dataclass
@@ -40,14 +44,14 @@ class FastConformerTranscription(ModelOutput):
             `end_offset` in encoder frames, `start` and `end` in seconds, and `language` for the tokens of an
             aggregate tokenizer.
         events (`list[dict]`): Event tokens such as `<EOU>` with their times, under the name `"event"`.
-        token_confidences (`list[float]`): How sure decoding was of each token.
-        word_confidences (`list[float]`): The same of each word of the text, in order.
-        confidence (`float`): The same of the clip.
+        token_confidences (`list[float]`): Confidence of each token.
+        word_confidences (`list[float]`): Confidence of each word of the text, in order.
+        confidence (`float`): Confidence of the clip.
     """
 
     text: str | None = None
-    timestamps: dict[str, list[dict[str, Any]]] | None = None
-    events: list[dict[str, Any]] | None = None
+    timestamps: dict[str, list[TimedItem]] | None = None
+    events: list[TimedItem] | None = None
     token_confidences: list[float] | None = None
     word_confidences: list[float] | None = None
     confidence: float | None = None
@@ -69,15 +73,14 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
 
     def __init__(
         self,
-        feature_extractor: Any,
-        tokenizer: Any,
+        feature_extractor: FastConformerFeatureExtractor,
+        tokenizer: FastConformerTokenizer,
         subsampling_factor: int = 8,
         word_separator: str = " ",
         segment_separators: Sequence[str] = SEGMENT_SEPARATORS,
         segment_gap_frames: int | None = None,
     ):
-        if subsampling_factor < 1:
-            raise ValueError(f"subsampling_factor={subsampling_factor} is not supported; expected 1 or more.")
+        require_count("subsampling_factor", subsampling_factor)
         self.subsampling_factor = subsampling_factor
         self.word_separator = word_separator
         self.segment_separators = list(segment_separators)
@@ -89,16 +92,6 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         """Seconds from one encoder frame to the next."""
         return self._seconds(1)
 
-    def _seconds(self, encoder_frames: int) -> float:
-        return float(
-            seconds_from_encoder_frames(
-                encoder_frames,
-                self.feature_extractor.hop_length,
-                self.feature_extractor.sampling_rate,
-                self.subsampling_factor,
-            )
-        )
-
     def __call__(
         self,
         audio: Any = None,
@@ -109,7 +102,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         **kwargs: Any,
     ) -> BatchFeature | BatchEncoding:
         """
-        Features of `audio`, with `labels` of `text` beside them; or the ids of `text` alone.
+        Features of `audio`, with the `labels` of `text` next to them; or only the ids of `text`.
 
         Args:
             audio: What the feature extractor takes: arrays, tensors, lists of either.
@@ -117,10 +110,10 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             sampling_rate (`int`, *optional*): Rate of `audio`, in Hz; it must be the model's.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; labels are then padded with -100.
             language (`str`, *optional*): Language of `text`, for aggregate tokenizers.
-            kwargs: Further arguments of the feature extractor, or of the tokenizer for text alone.
+            kwargs: Further arguments of the feature extractor, or of the tokenizer where there is only text.
 
         Raises:
-            ValueError: for neither of the two, no text at all, and another number of texts than of clips.
+            ValueError: for neither of the two, for an empty list of texts, and for more or fewer texts than clips.
         """
         if audio is None and text is None:
             raise ValueError("audio=None and text=None: expected at least one of them.")
@@ -129,7 +122,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         text_kwargs = {} if language is None else {"language": language}
         if audio is None:
             if sampling_rate is not None:
-                raise ValueError(f"sampling_rate={sampling_rate} needs audio; found text alone.")
+                raise ValueError(f"sampling_rate={sampling_rate} needs audio; found only text.")
             padding = {} if return_tensors is None else {"padding": True, "return_tensors": return_tensors}
             return self.tokenizer(text, **{**padding, **text_kwargs, **kwargs})
         features = self.feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **kwargs)
@@ -151,20 +144,37 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return [*self.feature_extractor.model_input_names, "labels"]
 
-    def decode(self, token_ids: Any, *args: Any, **kwargs: Any) -> Any:
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = True,
+        timestamps: bool | str | Sequence[str] = False,
+        output_offsets: bool = False,
+        confidence: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """
         Text of one clip, with its times if asked for; see `batch_decode` for the arguments.
 
         `token_ids` is a sequence of ids or the [`FastConformerGenerateOutput`] of a single clip.
         """
         if not isinstance(token_ids, FastConformerGenerateOutput):
-            return self._decode_ids(self.tokenizer.decode, token_ids, *args, **kwargs)
-        clips = len(token_ids.sequences) if token_ids.sequences is not None else 0
-        if clips != 1:
-            raise ValueError(f"token_ids: found the output of {clips} clips; expected one, or use batch_decode.")
-        return self.batch_decode(token_ids, *args, **kwargs)[0]
+            _check_only_text(timestamps, output_offsets, confidence)
+            return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        num_clips = len(token_ids.sequences) if token_ids.sequences is not None else 0
+        if num_clips != 1:
+            raise ValueError(f"token_ids: found the output of {num_clips} clips; expected one, or use batch_decode.")
+        return self.batch_decode(token_ids, skip_special_tokens, timestamps, output_offsets, confidence, **kwargs)[0]
 
-    def batch_decode(self, token_ids: Any, *args: Any, **kwargs: Any) -> list[str] | list[FastConformerTranscription]:
+    def batch_decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = True,
+        timestamps: bool | str | Sequence[str] = False,
+        output_offsets: bool = False,
+        confidence: bool = False,
+        **kwargs: Any,
+    ) -> list[str] | list[FastConformerTranscription]:
         """
         Text of each clip, with its times if asked for.
 
@@ -176,58 +186,30 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             output_offsets (`bool`, defaults to `False`): The same as `timestamps=True`.
             confidence (`bool`, defaults to `False`):
                 Confidences of tokens, words and the clip, for what `generate(..., confidence=...)` returned.
+            kwargs: Further arguments of the tokenizer, for rows of ids.
 
         Returns:
             `list[str]`, or with times or confidences `list[FastConformerTranscription]`.
         """
         if not isinstance(token_ids, FastConformerGenerateOutput):
-            return self._decode_ids(self.tokenizer.batch_decode, token_ids, *args, **kwargs)
-        return self._decode_output(token_ids, *args, **kwargs)
-
-    @staticmethod
-    def _decode_ids(
-        decode: Any,
-        token_ids: Any,
-        skip_special_tokens: bool = True,
-        timestamps: bool | str | Sequence[str] = False,
-        output_offsets: bool = False,
-        confidence: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        if confidence:
-            raise ValueError(
-                "confidence=True: found token ids alone; expected what generate(..., confidence=...) returns."
-            )
-        if timestamp_levels(timestamps, output_offsets):
-            raise ValueError(
-                "timestamps: found token ids alone; expected what generate(..., return_dict_in_generate=True) returns."
-            )
-        return decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
-
-    def _decode_output(
-        self,
-        output: FastConformerGenerateOutput,
-        skip_special_tokens: bool = True,
-        timestamps: bool | str | Sequence[str] = False,
-        output_offsets: bool = False,
-        confidence: bool = False,
-    ) -> list[str] | list[FastConformerTranscription]:
+            _check_only_text(timestamps, output_offsets, confidence)
+            return self.tokenizer.batch_decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        if kwargs:
+            raise TypeError(f"batch_decode() does not know {sorted(kwargs)} for what generate() returns.")
         levels = timestamp_levels(timestamps, output_offsets)
-        if output.sequences is None or output.sequence_lengths is None:
-            raise ValueError("sequences, sequence_lengths: found None; expected what generate() returns.")
-        rows = [
-            row[:length]
-            for row, length in zip(output.sequences.tolist(), output.sequence_lengths.tolist(), strict=True)
-        ]
-        texts = [self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
+        clips = _split_output(token_ids)
+        texts = [self.tokenizer.decode(clip.token_ids, skip_special_tokens=skip_special_tokens) for clip in clips]
         if not levels and not confidence:
             return texts
-        transcriptions: list[dict[str, Any]] = [{"text": text} for text in texts]
-        if levels:
-            self._add_timestamps(transcriptions, rows, output, levels, skip_special_tokens)
-        if confidence:
-            self._add_confidences(transcriptions, rows, output, skip_special_tokens)
-        return [FastConformerTranscription(**fields) for fields in transcriptions]
+        transcriptions = []
+        for clip, text in zip(clips, texts, strict=True):
+            fields: dict[str, Any] = {"text": text}
+            if levels:
+                fields |= self._times(clip, token_ids.decoder_type, levels, skip_special_tokens)
+            if confidence:
+                fields |= self._confidences(clip, token_ids.confidence_aggregation, skip_special_tokens)
+            transcriptions.append(FastConformerTranscription(**fields))
+        return transcriptions
 
     def join_transcriptions(
         self,
@@ -237,7 +219,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         confidence_aggregation: str | None = None,
     ) -> FastConformerTranscription:
         """
-        The parts of a recording, each transcribed on its own, as one transcription of the recording.
+        Join the parts of a recording, each transcribed on its own, to one transcription of the recording.
 
         Texts are joined with a space. Segments are those of all words together, so that a sentence may go on in the
         next part.
@@ -249,24 +231,20 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             confidence_aggregation: How the confidences of all tokens become that of the recording; None: there are
                 none.
         """
+
+        def moved(items_of_parts: Sequence[Sequence[TimedItem]]) -> list[TimedItem]:
+            placed = zip(items_of_parts, first_frames, strict=True)
+            return [self._move(item, frame) for items, frame in placed for item in items]
+
         levels = timestamp_levels(timestamps)
-        placed = list(zip(parts, first_frames, strict=True))
-        timed: dict[str, list[dict[str, Any]]] = {}
+        timed: dict[str, list[TimedItem]] = {}
         for level in levels:
-            if level != "segment":
-                timed[level] = [
-                    self._move(item, frame) for part, frame in placed for item in (part.timestamps or {})[level]
-                ]
-        if "segment" in levels:
-            words = [
-                Span(item["word"], item["start_offset"] + frame, item["end_offset"] + frame)
-                for part, frame in placed
-                for item in (part.timestamps or {})["word"]
-            ]
-            segments = segment_spans(
-                words, segment_separators=self.segment_separators, segment_gap_frames=self.segment_gap_frames
-            )
-            timed["segment"] = [self._item("segment", segment) for segment in segments]
+            if level == "segment":
+                words = moved([(part.timestamps or {})["word"] for part in parts])
+                spans = [Span(word["word"], word["start_offset"], word["end_offset"]) for word in words]
+                timed[level] = self._items(level, self._segments(spans))
+            else:
+                timed[level] = moved([(part.timestamps or {})[level] for part in parts])
         fields: dict[str, Any] = {}
         if confidence_aggregation is not None:
             confidences = [value for part in parts for value in part.token_confidences or []]
@@ -278,136 +256,179 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         return FastConformerTranscription(
             text=" ".join(part.text for part in parts if part.text),
             timestamps=timed if levels else None,
-            events=[self._move(item, frame) for part, frame in placed for item in part.events or []],
+            events=moved([part.events or [] for part in parts]),
             **fields,
         )
 
-    def _move(self, item: dict[str, Any], frames: int) -> dict[str, Any]:
-        """An item so many encoder frames later."""
-        start_offset, end_offset = item["start_offset"] + frames, item["end_offset"] + frames
+    # Times
+
+    def _times(
+        self, clip: _Clip, decoder_type: str | None, levels: Sequence[str], skip_special_tokens: bool
+    ) -> dict[str, Any]:
+        """The fields `timestamps` and `events` of a clip."""
+        tokens = self._timed_tokens(clip, decoder_type)
+        event_ids = self.tokenizer.event_token_ids
+        events = [Span(token.string, *token.offsets) for token in tokens if token.token_id in event_ids]
+        if skip_special_tokens:
+            tokens = [token for token in tokens if token.token_id not in event_ids]
+        spans = {
+            "token": [Span(token.string, *token.offsets) for token in tokens],
+            "char": [Span(token.text, *token.offsets) for token in tokens],
+        }
+        if "word" in levels or "segment" in levels:
+            spans["word"] = self._words(tokens)
+            spans["segment"] = self._segments(spans["word"])
+        timed = {level: self._items(level, spans[level]) for level in levels}
+        if self.tokenizer.language_spans:
+            for level in {"token", "char"}.intersection(levels):
+                for item, token in zip(timed[level], tokens, strict=True):
+                    item["language"] = self.tokenizer.language_of(token.token_id)
+        return {"timestamps": timed, "events": self._items("event", events)}
+
+    def _timed_tokens(self, clip: _Clip, decoder_type: str | None) -> list[_Token]:
+        if clip.frame_indices is None or decoder_type is None:
+            raise ValueError("frame_indices, decoder_type: found None; timestamps need them.")
+        tokenizer = self.tokenizer
+        text_of_token = {token_id: tokenizer.piece_text([token_id]) for token_id in set(clip.token_ids)}
+        texts = [text_of_token[token_id] for token_id in clip.token_ids]
+        offsets = token_offsets(decoder_type, clip.frame_indices, clip.durations)
+        offsets = with_punctuation_narrowed(decoder_type, offsets, texts, tokenizer.punctuation)
+        strings = tokenizer.vocabulary_tokens(clip.token_ids)
+        return [_Token(*fields) for fields in zip(clip.token_ids, strings, texts, offsets, strict=True)]
+
+    def _words(self, tokens: Sequence[_Token]) -> list[Span]:
+        tokenizer = self.tokenizer
+
+        def text_of(positions: list[int]) -> str:
+            text = tokenizer.piece_text([tokens[position].token_id for position in positions])
+            # NeMo 3.0.0 fails to time the words of aggregate tokenizers; their words elsewhere are stripped.
+            return text.strip() if tokenizer.text_rule == "aggregate" else text
+
+        return word_spans(
+            [token.string for token in tokens],
+            [token.text for token in tokens],
+            [token.offsets for token in tokens],
+            text_of,
+            word_rule=tokenizer.word_rule,
+            punctuation=tokenizer.punctuation,
+            word_separator=self.word_separator,
+        )
+
+    def _segments(self, words: Sequence[Span]) -> list[Span]:
+        return segment_spans(
+            words, segment_separators=self.segment_separators, segment_gap_frames=self.segment_gap_frames
+        )
+
+    def _items(self, level: str, spans: Sequence[Span]) -> list[TimedItem]:
+        return [{level: span.text, **self._when(span.start_offset, span.end_offset)} for span in spans]
+
+    def _move(self, item: TimedItem, frames: int) -> TimedItem:
+        """The item so many encoder frames later."""
+        return {**item, **self._when(item["start_offset"] + frames, item["end_offset"] + frames)}
+
+    def _when(self, start_offset: int, end_offset: int) -> dict[str, Any]:
+        """Start and end of an item, in encoder frames and in seconds."""
         return {
-            **item,
             "start_offset": start_offset,
             "end_offset": end_offset,
             "start": self._seconds(start_offset),
             "end": self._seconds(end_offset),
         }
 
-    def _add_timestamps(
-        self,
-        transcriptions: list[dict[str, Any]],
-        rows: list[list[int]],
-        output: FastConformerGenerateOutput,
-        levels: Sequence[str],
-        skip_special_tokens: bool,
-    ) -> None:
-        if output.frame_indices is None or output.decoder_type is None:
-            raise ValueError("frame_indices, decoder_type: found None; timestamps need them.")
-        frame_rows = output.frame_indices.tolist()
-        duration_rows = output.durations.tolist() if output.durations is not None else None
-        for clip, (row, transcription) in enumerate(zip(rows, transcriptions, strict=True)):
-            durations = duration_rows[clip][: len(row)] if duration_rows is not None else None
-            offsets = token_offsets(output.decoder_type, frame_rows[clip][: len(row)], durations)
-            transcription["timestamps"], transcription["events"] = self._timestamps(
-                row, offsets, output.decoder_type, levels, skip_special_tokens
+    def _seconds(self, encoder_frames: int) -> float:
+        extractor = self.feature_extractor
+        return float(
+            seconds_from_encoder_frames(
+                encoder_frames, extractor.hop_length, extractor.sampling_rate, self.subsampling_factor
             )
+        )
 
-    def _add_confidences(
-        self,
-        transcriptions: list[dict[str, Any]],
-        rows: list[list[int]],
-        output: FastConformerGenerateOutput,
-        skip_special_tokens: bool,
-    ) -> None:
-        if output.token_confidences is None or output.confidence_aggregation is None:
+    # Confidences
+
+    def _confidences(self, clip: _Clip, aggregation: str | None, skip_special_tokens: bool) -> dict[str, Any]:
+        """The fields `token_confidences`, `word_confidences` and `confidence` of a clip."""
+        if clip.confidences is None or aggregation is None:
             raise ValueError("token_confidences: found None; confidences need generate(..., confidence=...).")
-        tokenizer, aggregation = self.tokenizer, output.confidence_aggregation
-        for row, values, transcription in zip(rows, output.token_confidences.tolist(), transcriptions, strict=True):
-            kept = [
-                (token_id, value)
-                for token_id, value in zip(row, values[: len(row)], strict=True)
-                if not (skip_special_tokens and token_id in tokenizer.event_token_ids)
-            ]
-            token_ids, confidences = [token_id for token_id, _ in kept], [value for _, value in kept]
-            transcription["token_confidences"] = confidences
-            transcription["word_confidences"] = word_confidences(
+        tokenizer = self.tokenizer
+        hidden_ids = tokenizer.event_token_ids if skip_special_tokens else frozenset()
+        kept = [pair for pair in zip(clip.token_ids, clip.confidences, strict=True) if pair[0] not in hidden_ids]
+        token_ids, confidences = [token_id for token_id, _ in kept], [value for _, value in kept]
+        return {
+            "token_confidences": confidences,
+            "word_confidences": word_confidences(
                 tokenizer.vocabulary_tokens(token_ids),
                 [tokenizer.piece_text([token_id]) for token_id in token_ids],
                 confidences,
                 tokenizer.word_rule,
                 aggregation,
-            )
-            transcription["confidence"] = aggregate_confidence(confidences, aggregation)
-
-    def _timestamps(
-        self,
-        token_ids: list[int],
-        offsets: list[tuple[int, int]],
-        decoder_type: str,
-        levels: Sequence[str],
-        skip_special_tokens: bool,
-    ) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
-        tokenizer = self.tokenizer
-        text_of_token = {token_id: tokenizer.piece_text([token_id]) for token_id in set(token_ids)}
-        token_texts = [text_of_token[token_id] for token_id in token_ids]
-        offsets = with_punctuation_narrowed(decoder_type, offsets, token_texts, tokenizer.punctuation)
-        tokens = tokenizer.vocabulary_tokens(token_ids)
-
-        positions = list(range(len(token_ids)))
-        event_ids = tokenizer.event_token_ids
-        events = [self._item("event", Span(tokens[p], *offsets[p])) for p in positions if token_ids[p] in event_ids]
-        if skip_special_tokens:
-            positions = [p for p in positions if token_ids[p] not in event_ids]
-
-        def text_of(word_positions: list[int]) -> str:
-            text = tokenizer.piece_text([token_ids[positions[position]] for position in word_positions])
-            # NeMo 3.0.0 fails to time the words of aggregate tokenizers; their words elsewhere are stripped.
-            return text.strip() if tokenizer.text_rule == "aggregate" else text
-
-        items: dict[str, list[dict[str, Any]]] = {}
-        if "token" in levels:
-            items["token"] = [self._item("token", Span(tokens[p], *offsets[p])) for p in positions]
-        if "char" in levels:
-            items["char"] = [self._item("char", Span(token_texts[p], *offsets[p])) for p in positions]
-        if tokenizer.language_spans:
-            for timed in items.values():
-                for position, item in zip(positions, timed, strict=True):
-                    item["language"] = tokenizer.language_of(token_ids[position])
-        if "word" in levels or "segment" in levels:
-            words = word_spans(
-                [tokens[p] for p in positions],
-                [token_texts[p] for p in positions],
-                [offsets[p] for p in positions],
-                text_of,
-                word_rule=tokenizer.word_rule,
-                punctuation=tokenizer.punctuation,
-                word_separator=self.word_separator,
-            )
-            if "word" in levels:
-                items["word"] = [self._item("word", word) for word in words]
-            if "segment" in levels:
-                segments = segment_spans(
-                    words, segment_separators=self.segment_separators, segment_gap_frames=self.segment_gap_frames
-                )
-                items["segment"] = [self._item("segment", segment) for segment in segments]
-        return items, events
-
-    def _item(self, level: str, span: Span) -> dict[str, Any]:
-        return {
-            level: span.text,
-            "start_offset": span.start_offset,
-            "end_offset": span.end_offset,
-            "start": self._seconds(span.start_offset),
-            "end": self._seconds(span.end_offset),
+            ),
+            "confidence": aggregate_confidence(confidences, aggregation),
         }
+
+
+class _Clip(NamedTuple):
+    """
+    One clip of what `generate` returned, without the padding.
+
+    Args:
+        token_ids: Its tokens.
+        frame_indices, durations, confidences: One of each for every token, where there are some.
+    """
+
+    token_ids: list[int]
+    frame_indices: list[int] | None
+    durations: list[int] | None
+    confidences: list[float] | None
+
+
+class _Token(NamedTuple):
+    """
+    A token of a clip with its times.
+
+    Args:
+        token_id: Its id.
+        string: In the vocabulary.
+        text: On its own.
+        offsets: Its first encoder frame, and the frame after its last one.
+    """
+
+    token_id: int
+    string: str
+    text: str
+    offsets: tuple[int, int]
+
+
+def _split_output(output: FastConformerGenerateOutput) -> list[_Clip]:
+    """The clips of what `generate` returned."""
+    if output.sequences is None or output.sequence_lengths is None:
+        raise ValueError("sequences, sequence_lengths: found None; expected what generate() returns.")
+    lengths = output.sequence_lengths.tolist()
+
+    def split(padded: torch.Tensor | None) -> list[Any]:
+        if padded is None:
+            return [None] * len(lengths)
+        return [row[:length] for row, length in zip(padded.tolist(), lengths, strict=True)]
+
+    columns = (output.sequences, output.frame_indices, output.durations, output.token_confidences)
+    return [_Clip(*fields) for fields in zip(*map(split, columns), strict=True)]
+
+
+def _check_only_text(timestamps: bool | str | Sequence[str], output_offsets: bool, confidence: bool) -> None:
+    """Raise a `ValueError` where more is asked for than token ids can tell."""
+    if confidence:
+        raise ValueError("confidence=True: found only token ids; expected what generate(..., confidence=...) returns.")
+    if timestamp_levels(timestamps, output_offsets):
+        raise ValueError(
+            "timestamps: found only token ids; expected what generate(..., return_dict_in_generate=True) returns."
+        )
 
 
 def timestamp_levels(timestamps: bool | str | Sequence[str], output_offsets: bool = False) -> tuple[str, ...]:
     """
-    The levels asked for, in their fixed order.
+    The levels of times that are asked for, in the order of `TIMESTAMP_LEVELS`.
 
     Raises:
-        ValueError: for levels that there are not.
+        ValueError: for anything else.
     """
     if timestamps is True or (output_offsets and timestamps is False):
         return TIMESTAMP_LEVELS

@@ -1,4 +1,4 @@
-"""Token ids to text and back.
+"""The tokenizer: token ids to text and back.
 
 Encoding is the work of the `tokenizers` library. Decoding is written out here, because the text must be NeMo's to the
 last space (checked against NeMo 3.0.0: `AbstractCTCDecoding` and `AbstractRNNTDecoding.decode_tokens_to_str`,
@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, normalizers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from .checkpoint_sources import LoadsFromSources
+from .validation import require_choice
 
 TEXT_RULES = ("sentencepiece", "character", "wordpiece", "aggregate")
 WORD_MARK = "▁"
@@ -32,7 +33,7 @@ IGNORED_LABEL = -100
 
 def punctuation_of(tokens: Iterable[str]) -> frozenset[str]:
     """
-    Punctuation that a vocabulary can write: every character of a Unicode P category in its tokens.
+    Punctuation that a vocabulary can write: all characters of a Unicode P category in its tokens.
 
     Tokens that begin with the word or continuation mark, and bracketed ones such as `<unk>` or `[CLS]`, do not count
     (NeMo 3.0.0, `extract_punctuation_from_vocab`).
@@ -63,7 +64,7 @@ class PrecompiledCharacterMap:
         self._replacements = blob[4 + trie_bytes :]
 
     def _longest_match(self, text: bytes, start: int) -> tuple[int, int] | None:
-        """Bytes matched at `start` and where their replacement lies."""
+        """Number of bytes matched at `start` and the place of their replacement."""
         units = self._units
         found = None
         node = self._child_base(units[0])
@@ -124,13 +125,13 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
     Tokenizer of the FastConformer models.
 
     Ids `0` to `vocab_size - 1` are NeMo's. The next one is the blank, an added special token that also pads. `decode`
-    gives NeMo's text: one space before punctuation is dropped where the vocabulary knows that punctuation, and what is
-    unknown, invisible or a byte is written as SentencePiece does. The blank and the ignored label -100 never show.
+    gives NeMo's text: one space before punctuation is dropped where the vocabulary knows that punctuation, and tokens
+    that are unknown, invisible or a byte are written as SentencePiece does. The blank and the ignored label -100 never show.
 
     Args:
         tokenizer_object, tokenizer_file: The backend, as in [`PreTrainedTokenizerFast`].
         text_rule (`str`, defaults to `"sentencepiece"`):
-            How tokens become text: `"sentencepiece"`, `"character"`, `"wordpiece"` or `"aggregate"`.
+            Rule by which tokens become text: `"sentencepiece"`, `"character"`, `"wordpiece"` or `"aggregate"`.
         control_tokens (`list[str]`, *optional*): Tokens without text (SentencePiece's control pieces).
         byte_tokens (`bool`, defaults to `False`): Tokens such as `<0x41>` are bytes of UTF-8 text.
         unknown_text (`str`, *optional*): Text of `unk_token`.
@@ -164,8 +165,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         languages: Sequence[Sequence[Any]] = (),
         **kwargs: Any,
     ):
-        if text_rule not in TEXT_RULES:
-            raise ValueError(f"text_rule={text_rule!r} is not supported; expected one of {TEXT_RULES}.")
+        require_choice("text_rule", text_rule, TEXT_RULES)
         # A transcript may hold the characters "<blank>" or "<unk>"; they are text there.
         kwargs.setdefault("split_special_tokens", True)
         kwargs.setdefault("clean_up_tokenization_spaces", False)
@@ -195,7 +195,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Keeps `tokenizer.json` whole: rebuilding the backend from its vocabulary would lose the normalizer."""
+        """Keep `tokenizer.json` whole: rebuilding the backend from its vocabulary would lose the normalizer."""
         return kwargs
 
     def _set_up_vocabulary(self, control_tokens: Sequence[str], kept_symbols: Sequence[str]) -> None:
@@ -229,9 +229,9 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         self._kept_pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def _set_up_languages(self, languages: Sequence[Sequence[Any]]) -> None:
-        """Reads the parts of an aggregate tokenizer, and the punctuation, which needs their bare tokens."""
+        """Read the parts of an aggregate tokenizer, and the punctuation, which needs their bare tokens."""
         if bool(languages) != (self.text_rule == "aggregate"):
-            raise ValueError(f"languages: {len(languages)} found; expected some just where text_rule='aggregate'.")
+            raise ValueError(f"languages: found {len(languages)}; expected some only where text_rule='aggregate'.")
         self.language_spans: list[LanguageSpan] = []
         self._language_tokenizers: dict[str, FastConformerTokenizer] = {}
         start = 0
@@ -316,7 +316,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         return None
 
     def piece_text(self, token_ids: Sequence[int]) -> str:
-        """Text of tokens, before the space in front of punctuation and language tags are deleted. No blanks."""
+        """Text of tokens without blanks, before spaces in front of punctuation and language tags are deleted."""
         if self.text_rule == "sentencepiece":
             return self._sentencepiece_text(token_ids)
         tokens = self.vocabulary_tokens(token_ids)
@@ -430,7 +430,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
 
 
 def _text_from_bytes(encoded: bytes | bytearray) -> str:
-    """UTF-8 text; every byte that starts no character becomes U+FFFD, one for each byte as in SentencePiece."""
+    """UTF-8 text; every byte that does not start a character becomes U+FFFD, one for each as in SentencePiece."""
     text = ""
     position = 0
     while position < len(encoded):

@@ -18,9 +18,8 @@ import transformers_fastconformer.inference.reading as reading_module
 import transformers_fastconformer.inference.speech_parts as speech_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.audio.voice_activity import SpeechPart, VoiceActivityOptions
-from transformers_fastconformer.decoding.confidence import ConfidenceOptions, aggregate_confidence
+from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.decoding.options import DecodingOptions
-from transformers_fastconformer.decoding.timestamps import Span
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.inference.clip_features import extract_clip
 from transformers_fastconformer.inference.file import transcribe_file, transcribe_waveforms
@@ -30,7 +29,6 @@ from transformers_fastconformer.inference.options import TranscriptionOptions
 from transformers_fastconformer.inference.reading import AudioClip
 from transformers_fastconformer.inference.speech_parts import extract_parts, group_parts
 from transformers_fastconformer.inference.transcript import Transcript
-from transformers_fastconformer.processing_fastconformer import FastConformerTranscription
 from transformers_fastconformer.writers.formats import format_transcript
 from transformers_fastconformer.writers.record import TranscriptRecord
 
@@ -341,43 +339,6 @@ def test_the_samples_of_a_file_are_never_held(
     assert found.duration_seconds == 600 + SECONDS
     assert found.speech is not None
     assert peak_bytes < 5 * 2**20
-
-
-# The processor
-
-
-def test_joined_transcriptions(loaded: dict[str, Any]) -> None:
-    _, processor = loaded["ctc"]
-
-    def item(level: str, text: str, start: int, end: int) -> dict[str, Any]:
-        return processor._item(level, Span(text, start, end))
-
-    def part(*words: tuple[str, int, int], confidences: list[float]) -> FastConformerTranscription:
-        return FastConformerTranscription(
-            text=" ".join(word for word, _, _ in words),
-            timestamps={"word": [item("word", *word) for word in words], "segment": []},
-            events=[item("event", "<EOU>", 9, 10)],
-            token_confidences=confidences,
-            word_confidences=confidences,
-        )
-
-    parts = [
-        part(("Yes.", 1, 2), ("it", 3, 4), confidences=[0.9, 0.8]),
-        part(confidences=[]),
-        part(("is.", 0, 2), ("Good", 4, 5), confidences=[0.5, 0.7]),
-    ]
-    joined = processor.join_transcriptions(parts, [0, 20, 40], ["word", "segment"], "prod")
-    assert joined.text == "Yes. it is. Good"
-    assert joined.timestamps == {
-        "word": [item("word", *word) for word in (("Yes.", 1, 2), ("it", 3, 4), ("is.", 40, 42), ("Good", 44, 45))],
-        # A sentence goes on in the next part.
-        "segment": [item("segment", *s) for s in (("Yes.", 1, 2), ("it is.", 3, 42), ("Good", 44, 45))],
-    }
-    assert joined.events == [item("event", "<EOU>", frame, frame + 1) for frame in (9, 29, 49)]
-    assert joined.word_confidences == [0.9, 0.8, 0.5, 0.7]
-    assert joined.confidence == aggregate_confidence([0.9, 0.8, 0.5, 0.7], "prod")
-    plain = processor.join_transcriptions(parts, [0, 20, 40], False)
-    assert (plain.text, plain.timestamps, plain.confidence) == (joined.text, None, None)
 
 
 # What is refused, and what is written

@@ -24,7 +24,7 @@ from ..audio.files import find_file
 from ..configuration_fastconformer import FastConformerConfig
 from ..decoding.options import DecodingOptions
 from ..modeling.recognizer import FastConformerRecognizer
-from ..processing_fastconformer import FastConformerProcessor
+from ..processing_fastconformer import TIMESTAMP_LEVELS, FastConformerProcessor
 from .file import check_options
 from .loading import NotOursError, choose_head, load_recognizer
 from .many_files import BATCHES_AHEAD, Finished, transcribe_clips
@@ -34,7 +34,6 @@ from .reading import AudioClip
 logger = logging.get_logger(__name__)
 
 TASK = "automatic-speech-recognition"
-TIMESTAMP_LEVELS = ("token", "char", "word", "segment")
 TRUE_LEVEL = "segment"  # what `return_timestamps=True` is
 # Keys of an input mapping that are the audio; what else is in it comes back with the result.
 AUDIO_KEYS = ("raw", "array", "sampling_rate", "bytes", "path")
