@@ -126,7 +126,8 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
 
     Ids `0` to `vocab_size - 1` are NeMo's. The next one is the blank, an added special token that also pads. `decode`
     gives NeMo's text: one space before punctuation is dropped where the vocabulary knows that punctuation, and tokens
-    that are unknown, invisible or a byte are written as SentencePiece does. The blank and the ignored label -100 never show.
+    that are unknown, invisible or a byte are written as SentencePiece does. The blank and the ignored label -100 never
+    show.
 
     Args:
         tokenizer_object, tokenizer_file: The backend, as in [`PreTrainedTokenizerFast`].
