@@ -32,7 +32,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
 
     On a CPU the features are bit-equal to those of NeMo 3.0.0's `AudioToMelSpectrogramPreprocessor` at inference for
     the same batch. Like NeMo's, the features of a clip may differ in the last bits (about 1e-6) between one batch and
-    another, because sums over more columns are rounded otherwise; `padding=False` computes every clip alone.
+    another, because sums over more columns are rounded otherwise; `padding=False` computes every clip on its own.
 
     Args:
         feature_size (`int`, defaults to 80): Mel features a frame.
@@ -58,8 +58,8 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         mel_norm (`str`, *optional*, defaults to `"slaney"`): Filters of equal area, or (`None`) of equal height.
         filterbank_dtype (`str`, defaults to `"float32"`): `"float16"` and `"bfloat16"` round filters and window, as in
             archives of half precision; the computation is in float32 all the same.
-        mel_filters (array of shape (feature_size, n_fft // 2 + 1), *optional*): Instead of the computed filters.
-        window_values (array of shape (win_length,), *optional*): Instead of the computed window.
+        mel_filters (array of shape (feature_size, n_fft // 2 + 1), *optional*): In place of the computed filters.
+        window_values (array of shape (win_length,), *optional*): In place of the computed window.
 
     Raises:
         ValueError: for an unknown argument, or a value that is not accepted.
@@ -164,7 +164,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
 
                 - one dimension: one clip;
                 - a list: one clip an item. An item of two dimensions is a clip with channels, in either order: the
-                  longer side is time;
+                  longer side is time. More than two channels need `channels`;
                 - two dimensions (batch, samples) **with** `audio_lengths`: a padded batch;
                 - two dimensions with `channels` and without `audio_lengths`: one clip with channels. With neither, an
                   array of two dimensions could be a batch or stereo and is refused, unless one side is 1;
@@ -175,9 +175,9 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; `None`: tensors if `raw_speech` holds tensors or
                 `device` is given, else arrays.
             padding (`bool` or `str`, defaults to `True`): `True` or `"longest"` pads to the longest clip; `False` or
-                `"do_not_pad"` computes each clip alone and gives lists, or with `return_tensors` tensors where all
-                clips have equally many frames.
-            device (`str` or `torch.device`, *optional*): Where to compute; tensors stay there. `None`: where the
+                `"do_not_pad"` computes each clip on its own and gives lists, or with `return_tensors` tensors where
+                all clips have equally many frames.
+            device (`str` or `torch.device`, *optional*): Device that computes; tensors stay there. `None`: where the
                 tensors of `raw_speech` are, else the CPU.
             channels (`str` or `int`, *optional*): `"mix"` (and `None`) averages the channels of a clip, a number
                 takes that one.
@@ -187,7 +187,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         Returns:
             [`BatchFeature`]: `input_features` (batch, mel frames, mels) float32; `attention_mask` (batch, mel frames)
             bool, True for valid frames; `input_lengths` (batch,) int64, valid mel frames. A clip of N samples has
-            N // hop_length valid frames and at least one masked frame behind them. Clips under one hop have none.
+            N // hop_length valid frames and at least one masked frame after them. Clips under one hop have none.
         """
         self._check_sampling_rate(sampling_rate)
         require(not truncation, "truncation", truncation, "False: clips are never cut")
@@ -238,7 +238,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that the constructor takes; `mel_filters` and `window_values` only where they were given."""
+        """All arguments of the constructor; `mel_filters` and `window_values` only where they were given."""
         output = {name: copy.deepcopy(value) for name, value in self.__dict__.items() if not name.startswith("_")}
         output["feature_extractor_type"] = type(self).__name__
         for name in ("mel_filters", "window_values"):

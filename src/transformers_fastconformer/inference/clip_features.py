@@ -9,7 +9,7 @@ ever in memory as a whole, which for ten hours at 128 mels would be 2.3 and 1.8 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ def log_mel_blocks(
     yield log_mels, state.num_samples
 
 
-def extract_clip(feature_extractor: FastConformerFeatureExtractor, waveform: Any) -> ClipFeatures:
+def extract_clip(feature_extractor: FastConformerFeatureExtractor, waveform: np.ndarray) -> ClipFeatures:
     """Features of one whole clip at the model's rate, on the CPU; the same in whatever batch the clip is."""
     features = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
     return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]))
