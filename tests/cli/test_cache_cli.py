@@ -41,7 +41,7 @@ def test_list_and_clear(run_command: Callable[..., Any], cache: Path, tmp_path: 
     words = ("ParakeetTDTForTDT", "3.8 MB", "just now", folder.name[:12], f"1 checkpoint, 3.8 MB, in {cache}")
     assert [word for word in words if word not in listed] == []
     refused = run_command("cache", "clear", "org/absent")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "org/absent is not in the cache; there are" in refused.stderr
     assert folder.is_dir()
     cleared = run_command("cache", "clear", str(CHECKPOINT_PATH))

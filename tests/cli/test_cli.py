@@ -66,13 +66,13 @@ def test_transcribe_to_subtitles(run_command: Callable[..., Any]) -> None:
     assert " --> 00:00:0" in times
     assert text == TEXT
     result = run_command("transcribe", *map(str, CLIP_PATHS), "--model", "demo", "--format", "vtt")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "--format vtt takes one file at a time; found 2." in result.stderr
 
 
 def test_transcribe_several_files_as_json(run_command: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "digits"
-    assert run_command("convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", str(folder)).returncode == 0
+    assert run_command("convert", "--model", str(CHECKPOINT_PATH), "--output_dir", str(folder)).returncode == 0
     paths = [str(path) for path in CLIP_PATHS]
     result = run_command("transcribe", *paths, "--model", str(folder), "--format", "json", "--batch_size", "1")
     assert result.returncode == 0, result.stderr
@@ -99,32 +99,35 @@ def test_a_file_that_is_no_audio_does_not_cost_the_others(run_command: Callable[
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("code", "arguments", "message"),
     [
-        (["transcribe", "missing.wav", "--model", "demo"], "'missing.wav' does not exist"),
-        (["transcribe", "text.wav", "--model", "demo"], "text.wav"),
-        (["transcribe", str(CLIP_PATHS[0]), "--model", "missing.nemo"], "'missing.nemo' does not exist"),
-        (["transcribe", str(CLIP_PATHS[0]), "--model", "./missing"], "'./missing' does not exist; expected a folder"),
-        (["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--language", "de-DE"], "language='de-DE'"),
-        (["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--stride_length_s", "1"], "needs chunk_length_s"),
-        (["convert", "--model_name", "text.nemo", "--output_dir", "out"], "not a .nemo archive"),
-        (["convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", "full"], "is not empty"),
-        (["convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", "out", "--dtype", "int4"], "int4"),
-        (["convert"], "nothing to do"),
-        (["convert", "--output_dir", "out", "--device", "cpu"], "give --verify too"),
-        (["convert", "--output_dir", "out", "--audio", str(CLIP_PATHS[0])], "give --verify too"),
-        (["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--device", "nodevice"], "device='nodevice'"),
+        (1, ["transcribe", "missing.wav", "--model", "demo"], "'missing.wav' does not exist"),
+        (1, ["transcribe", "text.wav", "--model", "demo"], "text.wav"),
+        (2, ["transcribe", str(CLIP_PATHS[0]), "--model", "missing.nemo"], "'missing.nemo' does not exist"),
+        (
+            2,
+            ["transcribe", str(CLIP_PATHS[0]), "--model", "./missing"],
+            "'./missing' does not exist; expected a folder",
+        ),
+        (2, ["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--language", "de-DE"], "language='de-DE'"),
+        (2, ["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--stride_length_s", "1"], "needs chunk_length_s"),
+        (1, ["convert", "--model", "text.nemo", "--output_dir", "out"], "not a .nemo archive"),
+        (2, ["convert", "--model", str(CHECKPOINT_PATH), "--output_dir", "full"], "is not empty"),
+        (2, ["convert"], "nothing to do"),
+        (2, ["convert", "--output_dir", "out", "--device", "cpu"], "give --verify too"),
+        (2, ["convert", "--output_dir", "out", "--audio", str(CLIP_PATHS[0])], "give --verify too"),
+        (2, ["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--device", "nodevice"], "device='nodevice'"),
     ],
 )
 def test_errors_are_one_clear_line(
-    run_command: Callable[..., Any], arguments: list[str], message: str, tmp_path: Path
+    run_command: Callable[..., Any], code: int, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "text.nemo").write_text("no archive")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
     result = run_command(*arguments, folder=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == code
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
@@ -132,16 +135,17 @@ def test_errors_are_one_clear_line(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "missing", "message"),
+    ("code", "arguments", "missing", "message"),
     [
-        ([], "nemo", "pip install 'transformers-fastconformer[nemo]'"),
-        (["--audio", "missing.wav"], None, "'missing.wav' does not exist"),
-        (["--device", "nodevice"], None, "device='nodevice' is not available"),
+        (3, [], "nemo", "pip install 'transformers-fastconformer[nemo]'"),
+        (2, ["--audio", "missing.wav"], None, "'missing.wav' does not exist"),
+        (2, ["--device", "nodevice"], None, "device='nodevice' is not available"),
     ],
 )
 def test_what_a_verification_needs_is_checked_before_anything_is_written(
     run_command: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
+    code: int,
     arguments: list[str],
     missing: str | None,
     message: str,
@@ -153,12 +157,12 @@ def test_what_a_verification_needs_is_checked_before_anything_is_written(
 
     monkeypatch.setattr(convert_module, "require_nemo", require_nemo)
     result = run_command("convert", "--verify", "--output_dir", "out", *arguments, folder=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == code
     assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_convert_refuses_to_do_nothing_quietly(run_command: Callable[..., Any], tmp_path: Path) -> None:
-    result = run_command("convert", "--model_name", str(CHECKPOINT_PATH), folder=tmp_path)
-    assert result.returncode == 1
+    result = run_command("convert", "--model", str(CHECKPOINT_PATH), folder=tmp_path)
+    assert result.returncode == 2
     assert "--output_dir" in result.stderr

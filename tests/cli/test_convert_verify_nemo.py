@@ -64,7 +64,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 def test_a_true_conversion_passes(run_command: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     result = run_command(
-        "convert", "--model_name", str(CHECKPOINT_PATH), "--output_dir", str(folder), "--verify", folder=tmp_path
+        "convert", "--model", str(CHECKPOINT_PATH), "--output_dir", str(folder), "--verify", folder=tmp_path
     )
     assert result.returncode == 0, result.stdout + result.stderr
 

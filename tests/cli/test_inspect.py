@@ -14,7 +14,7 @@ from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["fastconformer", "inspect", *arguments])
+    monkeypatch.setattr(sys, "argv", ["fastconformer", "inspect", "--model", *arguments])
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as ended:
         main()
@@ -57,5 +57,16 @@ def test_a_refusal(
 
 
 def test_no_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "missing.nemo") == 1
-    assert capsys.readouterr().err.startswith("error: missing.nemo: no such file or folder")
+    assert run(monkeypatch, "missing.nemo") == 2
+    assert capsys.readouterr().err.startswith("error: 'missing.nemo' does not exist; expected")
+
+
+def test_a_damaged_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "text.nemo").write_text("not an archive")
+    assert run(monkeypatch, str(tmp_path / "text.nemo")) == 1
+    assert "not a .nemo archive" in capsys.readouterr().err
+
+
+def test_the_demonstration_checkpoint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "demo") == 0
+    assert "Convertible." in capsys.readouterr().out

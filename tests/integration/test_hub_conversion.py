@@ -114,7 +114,7 @@ def test_pushing_what_was_converted(client: HubServer, nemo_bytes: bytes, monkey
     lines = "".join(f"{key}: {value}\n" for key, value in terms.items())
     source_card = CARD.replace(b"license: cc-by-4.0\n", lines.encode())
     client.add_repository(PUBLISHED_NAME, {"parakeet.nemo": nemo_bytes, "README.md": source_card})
-    arguments = ["convert", "--model_name", PUBLISHED_NAME, "--push_to_hub", "writer/parakeet-hf"]
+    arguments = ["convert", "--model", PUBLISHED_NAME, "--push_to_hub", "writer/parakeet-hf"]
     monkeypatch.setattr("sys.argv", ["fastconformer", *arguments])
     monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
     with pytest.raises(SystemExit) as finished:
@@ -134,12 +134,12 @@ def test_errors_of_the_command_line(
     client: HubServer, monkeypatch, capsys: pytest.CaptureFixture[str], tmp_path
 ) -> None:
     client.add_repository("org/gated", {"model.nemo": b"never sent"}, gated=True)
-    for repo_id, words in (("org/gated", "gated"), ("org/missing", "org/missing")):
-        arguments = ["convert", "--model_name", repo_id, "--output_dir", str(tmp_path / "converted")]
+    for repo_id, words, code in (("org/gated", "gated", 3), ("org/missing", "org/missing", 2)):
+        arguments = ["convert", "--model", repo_id, "--output_dir", str(tmp_path / "converted")]
         monkeypatch.setattr("sys.argv", ["fastconformer", *arguments])
         with pytest.raises(SystemExit) as finished:
             main()
-        assert finished.value.code == 1
+        assert finished.value.code == code
         message = capsys.readouterr().err
         assert words in message
         assert "Traceback" not in message

@@ -97,7 +97,7 @@ def test_push_and_load_again(client: HubServer, converted_folder: Path) -> None:
 
 
 def test_convert_push_to_hub(client: HubServer, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    arguments = ["convert", "--model_name", str(CHECKPOINT_PATH), "--push_to_hub", "writer/converted"]
+    arguments = ["convert", "--model", str(CHECKPOINT_PATH), "--push_to_hub", "writer/converted"]
     monkeypatch.setattr("sys.argv", ["fastconformer", *arguments])
     monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
     with pytest.raises(SystemExit) as finished:
@@ -115,7 +115,7 @@ def test_convert_push_to_hub(client: HubServer, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
     with pytest.raises(SystemExit) as finished:
         main()
-    assert finished.value.code == 1
+    assert finished.value.code == 3
     assert "403" in capsys.readouterr().err
     assert len(repository.commits) == 2  # the first one is empty
 

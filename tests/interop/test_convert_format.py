@@ -44,6 +44,7 @@ def convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["fastconformer", "convert", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "120")
         code = 0
         try:
             main()
@@ -104,10 +105,10 @@ def test_the_command_goes_there_and_back(convert: Callable[..., tuple[int, str]]
     assert "Wrote a checkpoint of ParakeetForTDT to" in printed
     assert "Left out: the other head (ctc_head)." in printed
     assert "Left out: decoder_dropout" in printed
-    code, printed = convert("--model_name", tmp_path / "theirs", "--output_dir", tmp_path / "ours")
+    code, printed = convert("--model", tmp_path / "theirs", "--output_dir", tmp_path / "ours")
     assert code == 0
     assert f"Converted {tmp_path / 'theirs'} to {tmp_path / 'ours'}." in printed
-    code, printed = convert("--model_name", tmp_path / "ours", "--output_dir", tmp_path / "again", *to_theirs)
+    code, printed = convert("--model", tmp_path / "ours", "--output_dir", tmp_path / "again", *to_theirs)
     assert code == 0
     for name in (
         "model.safetensors",
@@ -125,9 +126,9 @@ def test_the_command_goes_there_and_back(convert: Callable[..., tuple[int, str]]
 
 REFUSED: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--format", "transformers"), "has_ctc_head=True is not supported by Transformers"),
-    (("--format", "onnx"), "--format onnx is not supported; expected fastconformer or transformers"),
+    (("--format", "onnx"), "'onnx' is not one of 'fastconformer', 'transformers'"),
     (("--head", "ctc"), "--head belongs to --format transformers"),
-    (("--format", "transformers", "--head", "tdt"), "head='tdt' is not supported"),
+    (("--format", "transformers", "--head", "tdt"), "'tdt' is not one of 'transducer', 'ctc'"),
 )
 
 
@@ -136,7 +137,7 @@ def test_the_command_refuses_before_writing(
     arguments: tuple[str, ...], message: str, convert: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     code, printed = convert("--output_dir", tmp_path / "theirs", *arguments)
-    assert code == 1
+    assert code == 2
     assert message in printed
     assert not any(tmp_path.iterdir())
 
@@ -149,8 +150,8 @@ def test_the_command_refuses_what_does_not_go_with_a_folder(
         (("--format", "transformers", "--head", "ctc", "--verify"), "--verify belongs to a .nemo checkpoint"),
         (("--format", "transformers", "--head", "ctc", "--dtype", "bfloat16"), "--dtype bfloat16 belongs to"),
     ):
-        code, printed = convert("--model_name", own_folder, "--output_dir", tmp_path / "theirs", *arguments)
-        assert code == 1
+        code, printed = convert("--model", own_folder, "--output_dir", tmp_path / "theirs", *arguments)
+        assert code == 2
         assert message in printed
     assert not any(tmp_path.iterdir())
 
@@ -161,6 +162,6 @@ def test_an_archive_beside_a_configuration_is_converted(
     (tmp_path / "repository").mkdir()
     (tmp_path / "repository" / "digits.nemo").symlink_to(CHECKPOINT_PATH)
     (tmp_path / "repository" / "config.json").write_text('{"model_type": "parakeet_tdt"}')
-    code, _ = convert("--model_name", tmp_path / "repository", "--output_dir", tmp_path / "ours")
+    code, _ = convert("--model", tmp_path / "repository", "--output_dir", tmp_path / "ours")
     assert code == 0
     assert (tmp_path / "ours" / "model.safetensors").is_file()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from huggingface_hub import HfApi
 from rich.console import Console
 from rich.table import Table
 
 from ..audio.files import read_audio
-from ..demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from ..demonstration import CLIP_PATHS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
-from ..inference.loading import check_device
+from ..inference.loading import DEMONSTRATION_NAME, checkpoint_of_name, choose_device
 from ..interop import (
     ExportResult,
     check_output,
@@ -28,121 +30,177 @@ from ..nemo.hub import ARCHIVE_SUFFIX
 from ..nemo.model_card import insert_verification
 from ..nemo.reference import require_nemo
 from ..nemo.verify import VerificationReport, describe_row, verify_conversion
+from .exit_codes import ExitCode, failing_as_input
 
 CONFIG_FILE = "config.json"
-OWN_FORMAT = "fastconformer"
-TRANSFORMERS_FORMAT = "transformers"
+VERIFICATION_DEVICE = "cpu"
+
+
+class StoredPrecision(str, Enum):
+    """Precision of the weights that are written."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class CheckpointFormat(str, Enum):
+    """Whose classes load what is written."""
+
+    FASTCONFORMER = "fastconformer"
+    TRANSFORMERS = "transformers"
+
+
+class WrittenHead(str, Enum):
+    """Which head of a hybrid is written, in a format that has one."""
+
+    TRANSDUCER = "transducer"
+    CTC = "ctc"
 
 
 def convert(
-    model_name: Annotated[
-        str | None,
+    model: Annotated[
+        str,
         typer.Option(
-            "--model_name",
             help="Hub repository, .nemo file, or folder that holds one; or the folder of a checkpoint of this package "
-            "or of Transformers' own Parakeet classes. Without it the demonstration checkpoint of the package.",
+            f"or of Transformers' own Parakeet classes; {DEMONSTRATION_NAME}: the spoken-digit model of the package."
         ),
-    ] = None,
+    ] = DEMONSTRATION_NAME,
     output_dir: Annotated[
         Path | None, typer.Option("--output_dir", help="Folder to write; it must not exist or be empty.")
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Run NeMo and this package side by side and compare every stage.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="Where verification runs: cpu (default), cuda, cuda:1.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the verification runs: cpu, cuda, cuda:1, or auto (the first there is of cuda, mps, cpu).",
+            show_default=VERIFICATION_DEVICE,
+        ),
+    ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Precision of the weights: auto (as stored), float32, float16, bfloat16.")
-    ] = "auto",
-    audio: Annotated[list[Path] | None, typer.Option(help="Speech to verify on; may be given several times.")] = None,
+        StoredPrecision, typer.Option(help="Precision of the weights; auto is the one they are stored in.")
+    ] = StoredPrecision.AUTO,
+    audio: Annotated[
+        list[Path] | None, typer.Option(help="Speech for the verification; may be given several times.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
     push_to_hub: Annotated[
         str | None, typer.Option("--push_to_hub", help="Hub repository to upload the folder to.")
     ] = None,
     output_format: Annotated[
-        str,
+        CheckpointFormat,
         typer.Option(
             "--format",
-            help="What to write: fastconformer (for the classes of this package) or transformers (for Transformers' "
-            "own ParakeetFor... and NemotronAsrStreaming... classes).",
+            help="Whose classes load what is written: those of this package, or Transformers' own ParakeetFor... and "
+            "NemotronAsrStreaming... classes.",
         ),
-    ] = OWN_FORMAT,
+    ] = CheckpointFormat.FASTCONFORMER,
     head: Annotated[
-        str | None,
-        typer.Option(help="With --format transformers, the head of a hybrid to write: transducer or ctc."),
+        WrittenHead | None, typer.Option(help="With --format transformers, the head of a hybrid to write.")
     ] = None,
 ) -> None:
-    """Convert a .nemo checkpoint to a folder that Transformers loads; --verify proves that the numbers are NeMo's."""
-    console = Console(highlight=False)
-    source = model_name or str(CHECKPOINT_PATH)
+    """Convert a .nemo checkpoint to a folder that Transformers loads; --verify proves that the numbers are NeMo's.
+
+    The exit code is 1 for a checkpoint that cannot be converted and for a verification whose numbers differ.
+    """
     if output_dir is None and not verify and push_to_hub is None:
         raise ValueError("nothing to do: give --output_dir, --push_to_hub or --verify.")
     if not verify and (device is not None or audio):
         raise ValueError("--device and --audio belong to a verification; give --verify too.")
-    is_export = _check_format(output_format, head)
-    is_archive = _check_source(source, is_export, verify, dtype)
-    verification_device = check_device(device or "cpu")
-    if verify:  # all that can fail before anything is written
-        require_nemo()
-        for path in audio or []:
-            read_audio(path)
-    if is_export and output_dir is not None:
+    is_export = output_format is CheckpointFormat.TRANSFORMERS
+    if head is not None and not is_export:
+        raise ValueError("--head belongs to --format transformers; this package keeps both heads of a hybrid.")
+    source = str(checkpoint_of_name(model))
+    is_archive = _check_source(source, is_export, verify, dtype.value)
+    if output_dir is not None:
         check_output(output_dir, overwrite)
+    verification = _Verification(list(audio or CLIP_PATHS), device, dtype) if verify else None
+    console = Console(highlight=False)
     with tempfile.TemporaryDirectory(dir=_nearest_folder(output_dir) if is_export else None) as temporary:
         written = output_dir or Path(temporary) / "written"
         folder = Path(temporary) / "converted" if is_export else written
-        place = written if output_dir else "a temporary folder"
-        passed = True
+        place = str(written) if output_dir else "a temporary folder"
         if is_archive:
-            result = convert_nemo_checkpoint(source, folder, dtype=dtype, overwrite=overwrite)
+            with failing_as_input():
+                archive_path = convert_nemo_checkpoint(
+                    source, folder, dtype=dtype.value, overwrite=overwrite
+                ).archive_path
         elif is_transformers_checkpoint(source):
-            convert_transformers_checkpoint(source, folder, overwrite=overwrite)
+            with failing_as_input():
+                convert_transformers_checkpoint(source, folder, overwrite=overwrite)
         else:
             folder = Path(source)
         if not is_export:
-            console.print(f"Converted {source} to {place}.", soft_wrap=True)
-        if verify:
-            clips = load_clips(audio or list(CLIP_PATHS), sampling_rate_of(folder))
-            # Weights as stored are compared in float32, rounded ones with what rounding costs NeMo.
-            precision = "float32" if dtype == "auto" else dtype
-            report = verify_conversion(result.archive_path, folder, clips, device=verification_device, dtype=precision)
-            report.save(folder)
-            insert_verification(folder, report.to_markdown())
-            show_report(console, report)
-            passed = report.passed
-        if is_export and passed:
-            show_export(console, export_to_transformers(folder, written, head=head, overwrite=overwrite), str(place))
-        if push_to_hub is not None and passed:
+            console.print(f"Converted {source} to {place}.", markup=False, soft_wrap=True)
+        if verification is not None and not verification.run(console, archive_path, folder):
+            raise typer.Exit(ExitCode.INPUTS_FAILED)
+        if is_export:
+            exported = export_to_transformers(folder, written, head=head and head.value, overwrite=overwrite)
+            show_export(console, exported, place)
+        if push_to_hub is not None:
             _push(written, push_to_hub)
-            console.print(f"Uploaded to {push_to_hub}.")
-    if not passed:
-        raise typer.Exit(1)
+            console.print(f"Uploaded to {push_to_hub}.", markup=False)
 
 
-def _check_format(output_format: str, head: str | None) -> bool:
-    """Whether to write what Transformers' own classes load."""
-    if output_format not in (OWN_FORMAT, TRANSFORMERS_FORMAT):
-        raise ValueError(f"--format {output_format} is not supported; expected {OWN_FORMAT} or {TRANSFORMERS_FORMAT}.")
-    if head is not None and output_format == OWN_FORMAT:
-        raise ValueError("--head belongs to --format transformers; this package keeps both heads of a hybrid.")
-    return output_format == TRANSFORMERS_FORMAT
+class _Verification:
+    """
+    A comparison with NeMo that was asked for.
+
+    Args:
+        clip_paths: What both transcribe.
+        device: Where; None: the CPU.
+        dtype: Precision of the weights that are written.
+
+    Raises:
+        ImportError: NeMo is not installed.
+        ValueError: for audio that cannot be read, and a device that is not there.
+        FileNotFoundError: there is no such audio.
+    """
+
+    def __init__(self, clip_paths: list[Path], device: str | None, dtype: StoredPrecision) -> None:
+        # All that can fail before anything is written.
+        self._device = choose_device(device or VERIFICATION_DEVICE)
+        require_nemo()
+        for path in clip_paths:
+            read_audio(path)
+        self._clip_paths = clip_paths
+        # Weights as stored are compared in float32, rounded ones with what rounding costs NeMo.
+        self._dtype = "float32" if dtype is StoredPrecision.AUTO else dtype.value
+
+    def run(self, console: Console, archive_path: Path, folder: Path) -> bool:
+        """Compare, write the report into the folder and show it; true if all stages agree."""
+        clips = load_clips(self._clip_paths, sampling_rate_of(folder))
+        report = verify_conversion(archive_path, folder, clips, device=self._device, dtype=self._dtype)
+        report.save(folder)
+        insert_verification(folder, report.to_markdown())
+        show_report(console, report)
+        return report.passed
 
 
 def _check_source(source: str, is_export: bool, verify: bool, dtype: str) -> bool:
-    """Whether the source is a `.nemo` checkpoint, and not a folder in another form."""
+    """
+    True if the source is a `.nemo` checkpoint, and not a folder in another form.
+
+    Raises:
+        ValueError: for options that do not go with that form.
+    """
     folder = Path(source)
     holds_archive = (folder / CONFIG_MEMBER).is_file() or any(folder.glob(f"*{ARCHIVE_SUFFIX}"))
     if holds_archive or not (folder / CONFIG_FILE).is_file():
         return True
     if not is_export and not is_transformers_checkpoint(source):
         raise ValueError(f"{source} is in the form of this package or of others already; expected a .nemo checkpoint.")
-    if verify or dtype != "auto":
+    if verify or dtype != StoredPrecision.AUTO.value:
         option = "--verify" if verify else f"--dtype {dtype}"
         raise ValueError(f"{option} belongs to a .nemo checkpoint; {source} is a folder of another form.")
     return False
 
 
 def _nearest_folder(path: Path | None) -> Path | None:
-    """The folder that is there already, to write beside the output and not where temporary files have little room."""
+    """The folder that is there already, to write next to the output and not where temporary files have little room."""
     return next((parent for parent in path.absolute().parents if parent.is_dir()), None) if path else None
 
 
@@ -157,11 +215,12 @@ def show_export(console: Console, result: ExportResult, place: str) -> None:
 
 
 def _push(folder: Path, repository: str) -> None:
-    from huggingface_hub import HfApi
-
     api = HfApi()
-    api.create_repo(repository, exist_ok=True)
-    api.upload_folder(repo_id=repository, folder_path=str(folder))
+    try:
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=str(folder))
+    except Exception as error:  # those of a connection are of the HTTP library, which differs between versions
+        raise OSError(f"{repository} cannot be uploaded: {error}") from error
 
 
 def show_report(console: Console, report: VerificationReport) -> None:

@@ -19,12 +19,15 @@ from ..inference.loading import load_model
 from ..nemo.convert import convert_nemo_checkpoint
 from ..nemo.verify import verify_against_stored, verify_conversion
 from .convert import load_clips, sampling_rate_of, show_report
+from .exit_codes import ExitCode
 
 
 def demo(
     nemo: Annotated[
         bool | None,
-        typer.Option(help="Verify beside NeMo, or against stored outputs of NeMo; default: NeMo where installed."),
+        typer.Option(
+            help="Verify next to NeMo, or against outputs of NeMo that are stored; default: NeMo if it is installed."
+        ),
     ] = None,
 ) -> None:
     """Convert the demonstration checkpoint, verify it, and transcribe a clip with word times. Needs no network."""
@@ -61,11 +64,11 @@ def demo(
             console.print(table)
     console.print(f"Done in {time.perf_counter() - start:.1f} s.")
     if not report.passed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
 def _nemo_is_installed() -> bool:
-    """Asks for the part that is run: an empty folder called `nemo` passes for a package too."""
+    """Look for the part that is run: an empty folder called `nemo` passes for a package too."""
     try:
         return importlib.util.find_spec("nemo.collections") is not None
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""How the commands tell what went wrong."""
+"""What the commands say on the standard error."""
 
 from __future__ import annotations
 
@@ -7,5 +7,11 @@ from rich.markup import escape
 
 
 def show_error(error: Exception) -> None:
-    """One line on the standard error."""
-    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    """One line that says what went wrong."""
+    line = " ".join(str(error).split("\n"))
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """One line that is not an error."""
+    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)

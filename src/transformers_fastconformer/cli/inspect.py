@@ -1,4 +1,4 @@
-"""`fastconformer inspect`: what a checkpoint is and what a conversion would make of it."""
+"""`fastconformer inspect`: tells what a checkpoint is and what a conversion would make of it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,41 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..inference.loading import DEMONSTRATION_NAME, checkpoint_of_name
 from ..nemo.inspection import Inspection, inspect_checkpoint
+from .exit_codes import ExitCode, failing_as_input
 
 # Names shown of a long list.
-MOST_NAMES = 6
+MAX_NAMES = 6
 
 
 def inspect(
-    source: Annotated[str, typer.Argument(help="A .nemo file, a folder that holds one, or a Hub repository.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON, for programs.")] = False,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A .nemo file, a folder that holds one, or a Hub repository; "
+            f"{DEMONSTRATION_NAME}: the spoken-digit model of the package."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="All facts as JSON, for programs.")] = False,
     encoder_only: Annotated[
-        bool, typer.Option("--encoder_only", help="What a conversion of the encoder alone would make.")
+        bool, typer.Option("--encoder_only", help="Tell what a conversion of only the encoder would make.")
     ] = False,
 ) -> None:
-    """Tell what a .nemo checkpoint is, without loading its weights. The exit code is 1 where it is refused."""
-    found = inspect_checkpoint(source, encoder_only=encoder_only)
+    """Tell what a .nemo checkpoint is, without loading its weights.
+
+    The exit code is 1 for a checkpoint that cannot be converted.
+    """
+    source = checkpoint_of_name(model)
+    with failing_as_input():
+        found = inspect_checkpoint(source, encoder_only=encoder_only)
     if as_json:
         content = {**asdict(found), "is_convertible": found.is_convertible}
         typer.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
     else:
         _show(Console(highlight=False), found)
     if not found.is_convertible:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
 def _show(console: Console, found: Inspection) -> None:
@@ -74,8 +87,8 @@ def _show(console: Console, found: Inspection) -> None:
         dropped.add_column("why", overflow="fold")
         dropped.add_column("what", overflow="fold")
         for reason, names in found.dropped.items():
-            more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-            dropped.add_row(escape(reason), escape(", ".join(names[:MOST_NAMES]) + more))
+            more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+            dropped.add_row(escape(reason), escape(", ".join(names[:MAX_NAMES]) + more))
         console.print(dropped)
     if found.refusal is None:
         console.print("[bold green]Convertible.[/]")

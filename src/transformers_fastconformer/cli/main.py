@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 from transformers.utils import logging as transformers_logging
@@ -11,7 +13,8 @@ from ..version import __version__
 from .cache import cache
 from .convert import convert
 from .demo import demo
-from .errors import show_error
+from .errors import say, show_error
+from .exit_codes import ExitCode, exit_code_of
 from .inspect import inspect
 from .transcribe import transcribe
 
@@ -41,14 +44,18 @@ def options(
     """NVIDIA's FastConformer speech models in Hugging Face Transformers, without NeMo."""
 
 
-def run(command: typer.Typer) -> None:
-    """Run a command; what a user can mend is one line on the standard error and exit code 1, not a traceback."""
+def run(command: Callable[[], Any]) -> None:
+    """Run a command; what a user can mend is one line on the standard error and an exit code, not a traceback."""
     transformers_logging.disable_progress_bar()
     try:
         command()
     except (ValueError, OSError, ImportError) as error:
         show_error(error)
-        sys.exit(1)
+        sys.exit(exit_code_of(error))
+    except SystemExit as end:
+        if end.code == ExitCode.INTERRUPTED:
+            say("Interrupted.")
+        raise
 
 
 def main() -> None:

@@ -19,12 +19,12 @@ from rich.console import Console
 from ..audio.voice_activity import VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
 from ..decoding.options import DecodingOptions
-from ..demonstration import CHECKPOINT_PATH
-from ..inference.loading import check_device, load_model
+from ..inference.loading import AUTO_DEVICE, DEFAULT_MODEL, DEMONSTRATION_NAME, choose_device, load_model
 from ..inference.many_files import Worker, transcribe_clips
 from ..inference.options import ChunkOptions, TranscriptionOptions
 from ..inference.reading import measure_clip
 from ..inference.transcript import Transcript
+from ..modeling.recognizer import FastConformerRecognizer
 from ..writers.formats import (
     CONFIDENT_FORMATS,
     FORMATS,
@@ -38,13 +38,12 @@ from ..writers.formats import (
 )
 from ..writers.record import TranscriptRecord
 from ..writers.subtitles import SubtitleRules
-from .errors import show_error
+from .errors import say, show_error
+from .exit_codes import ExitCode, is_unreachable
 from .transcribe_inputs import AudioInput, find_inputs, parse_channel
 from .transcribe_outputs import FolderOutput, Output, StandardOutput
 from .transcribe_progress import TranscriptionProgress
 
-DEMONSTRATION_NAME = "demo"
-INTERRUPTED_EXIT_CODE = 130
 # On the standard output results are in order: only so many clips are sorted by length at a time.
 SORT_AHEAD_CLIPS = 128
 # Reading a header is waiting for a disk.
@@ -91,12 +90,13 @@ def transcribe(
         ),
     ],
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Folder or Hub repository in our format, or a .nemo file and what holds one (converted once); "
-            f"'{DEMONSTRATION_NAME}' is the spoken-digit model that the package carries."
+            help="Hub repository, folder or .nemo file (converted once); "
+            f"{DEMONSTRATION_NAME}: the spoken-digit model that the package carries, which needs no network.",
+            show_default=DEFAULT_MODEL,
         ),
-    ],
+    ] = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(
@@ -174,8 +174,12 @@ def transcribe(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="Where the model runs: cpu, cuda, mps; several, as in cuda:0,cuda:1, share the files.")
-    ] = "cpu",
+        str,
+        typer.Option(
+            help="Where the model runs: cpu, cuda, mps, or auto (the first there is of cuda, mps, cpu); several, such "
+            "as cuda:0,cuda:1, share the files."
+        ),
+    ] = AUTO_DEVICE,
     dtype: Annotated[
         Precision, typer.Option(help="Precision of the model; int8: products of the encoder on a CPU.")
     ] = Precision.AUTO,
@@ -244,7 +248,7 @@ def transcribe(
 ) -> None:
     """Transcribe audio files. The text goes to the standard output; with several files each line names its file.
 
-    What cannot be transcribed is an error at the end that names it, and the exit code 1; the others are transcribed.
+    An input that cannot be transcribed is named at the end, and the exit code is then 1; the others are transcribed.
 
     After Ctrl-C the exit code is 130, and what was finished is whole.
     """
@@ -263,34 +267,75 @@ def transcribe(
         "padding_seconds": vad_padding_seconds,
         "max_part_seconds": vad_max_part_seconds,
     }
+    voice_activity = _make_voice_activity(vad, given_voice_activity)
+    checkpoint = _Checkpoint(model, head, device, dtype)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            voice_activity = _make_voice_activity(vad, given_voice_activity)
-            inputs = find_inputs(files, parse_channel(channel), Path(folder))
-            chosen = _parse_formats(formats, inputs)
-            output = _choose_output(inputs, chosen, output_dir, overwrite, _make_rules(given_rules, chosen))
-            is_confident = any(name in CONFIDENT_FORMATS for name in chosen)
-            options = TranscriptionOptions(
-                decoding=DecodingOptions(language=language, confidence=ConfidenceOptions() if is_confident else None),
-                chunking=ChunkOptions(strategy.value, chunk_length_s, stride_length_s),
-                timestamps=any(name in TIMED_FORMATS for name in chosen),
-                voice_activity=voice_activity,
-                batch_size=batch_size,
-                batch_seconds=batch_seconds,
-                num_workers=num_workers,
-            )
-            is_failed = _Run(inputs, output, options, output_dir is not None).run(
-                model, head.value, [check_device(name.strip()) for name in device.split(",")], dtype.value
-            )
-        except KeyboardInterrupt:
-            _say("Interrupted.")
-            raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+        inputs = find_inputs(files, parse_channel(channel), Path(folder))
+        chosen = _parse_formats(formats, inputs)
+        output = _choose_output(inputs, chosen, output_dir, overwrite, _make_rules(given_rules, chosen))
+        is_confident = any(name in CONFIDENT_FORMATS for name in chosen)
+        options = TranscriptionOptions(
+            decoding=DecodingOptions(language=language, confidence=ConfidenceOptions() if is_confident else None),
+            chunking=ChunkOptions(strategy.value, chunk_length_s, stride_length_s),
+            timestamps=any(name in TIMED_FORMATS for name in chosen),
+            voice_activity=voice_activity,
+            batch_size=batch_size,
+            batch_seconds=batch_seconds,
+            num_workers=num_workers,
+        )
+        is_failed = _Run(inputs, output, options, output_dir is not None).run(checkpoint)
     if is_failed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
-def _say(line: str) -> None:
-    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
+class _Checkpoint:
+    """
+    The model as the options name it.
+
+    Args:
+        source: Value of `--model`; None: the default, which is then said.
+        head, device, dtype: Values of the options.
+
+    Raises:
+        ValueError: for a device that is not there.
+    """
+
+    def __init__(self, source: str | None, head: Head, device: str, dtype: Precision) -> None:
+        self.source = source or DEFAULT_MODEL
+        self._is_default = source is None
+        self._head = head.value
+        self._dtype = dtype.value
+        self.devices = [choose_device(name.strip(), dtype is Precision.INT8) for name in device.split(",")]
+
+    def load(self) -> list[Worker]:
+        """
+        Model and processor on each device.
+
+        Raises:
+            OSError: when the Hub does not give it and it is not on this machine; the message says what to do.
+        """
+        if self._is_default:
+            say(f"Model: {self.source} (the default; --model names another).")
+        try:
+            return [Worker(*load_model(self.source, self._head, device, self._dtype)) for device in self.devices]
+        except OSError as error:
+            if not is_unreachable(error):
+                raise
+            raise OSError(
+                f"{self.source} is not on this machine, and the Hub does not give it (no network, HF_HUB_OFFLINE, or "
+                "no access). Give --model a folder or a .nemo file, or for a trial offline "
+                f"--model {DEMONSTRATION_NAME}."
+            ) from error
+
+    def describe(self, model: FastConformerRecognizer) -> dict[str, str]:
+        """What the formats say of the model."""
+        return {
+            "name": self.source,
+            "class": type(model).__name__,
+            "head": "ctc" if model.decoder_type == "ctc" else "transducer",
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": ",".join(self.devices),
+        }
 
 
 def _parse_formats(formats: Sequence[str] | None, inputs: Sequence[AudioInput]) -> tuple[str, ...]:
@@ -362,20 +407,19 @@ class _Run:
         self._seconds = 0.0
         self._speech_seconds = 0.0
 
-    def run(self, source: str, head: str, devices: Sequence[str], dtype: str) -> bool:
-        """Transcribe what is not done yet; whether something could not be."""
+    def run(self, checkpoint: _Checkpoint) -> bool:
+        """Transcribe what is not done yet; true if something could not be."""
         remaining = [index for index in range(len(self._inputs)) if not self._output.has(index)]
         num_skipped = len(self._inputs) - len(remaining)
         if num_skipped:
-            _say(f"{num_skipped} of {len(self._inputs)} finished before; --overwrite does them again.")
+            say(f"{num_skipped} of {len(self._inputs)} finished before; --overwrite does them again.")
         remaining = self._leave_out(remaining)
         start, is_whole = time.perf_counter(), False
         try:
             if remaining:
-                checkpoint = CHECKPOINT_PATH if source == DEMONSTRATION_NAME else source
-                workers = [Worker(*load_model(checkpoint, head, device, dtype)) for device in devices]
+                workers = checkpoint.load()
                 start = time.perf_counter()
-                self._transcribe(remaining, workers, source, devices)
+                self._transcribe(remaining, workers, checkpoint.describe(workers[0][0]))
             is_whole = True
         finally:
             self._output.close(is_whole)
@@ -399,21 +443,7 @@ class _Run:
         self._errors[index] = error
         self._output.skip(index)
 
-    def _transcribe(
-        self,
-        remaining: Sequence[int],
-        workers: Sequence[Worker],
-        source: str,
-        devices: Sequence[str],
-    ) -> None:
-        model = workers[0][0]
-        described = {
-            "name": source,
-            "class": type(model).__name__,
-            "head": "ctc" if model.decoder_type == "ctc" else "transducer",
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": ",".join(devices),
-        }
+    def _transcribe(self, remaining: Sequence[int], workers: Sequence[Worker], described: dict[str, str]) -> None:
         options = self._options.describe()
         clips = [self._inputs[index].clip for index in remaining]
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
@@ -452,7 +482,7 @@ class _Run:
         self._seconds += transcript.duration_seconds
         self._speech_seconds += sum(end - start for start, end in transcript.speech or [])
         if not self._is_folder and self._options.chunking.strategy == "auto" and transcript.strategy != "full":
-            _say(f"{item.file}: strategy {transcript.strategy}.")
+            say(f"{item.file}: strategy {transcript.strategy}.")
 
     def _report(self, seconds: float) -> None:
         for index in sorted(self._errors):
@@ -462,8 +492,8 @@ class _Run:
             ways = ", ".join(f"{name} {count}" for name, count in self._strategies.most_common())
             speed = f"{self._seconds / max(seconds, 1e-3):.0f}x real time"
             speech = "" if self._options.voice_activity is None else f", {self._speech_seconds:.0f} s of it speech,"
-            _say(
+            say(
                 f"{num_done} transcribed, {self._seconds:.0f} s of audio{speech} in {seconds:.1f} s ({speed}); {ways}."
             )
         if self._errors and len(self._inputs) > 1:
-            _say(f"{len(self._errors)} of {len(self._inputs)} could not be transcribed.")
+            say(f"{len(self._errors)} of {len(self._inputs)} could not be transcribed.")

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from ..audio.files import URL_SCHEMES, download_audio
 from ..audio.parts import read_header
 from ..inference.many_files import AudioClip
+from .exit_codes import InputError
 
 STANDARD_INPUT = "-"
 STANDARD_INPUT_LABEL = "the standard input"
@@ -72,8 +73,8 @@ def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: 
         temporary_folder: Where to put the standard input, pipes, and downloads whose channels are to be counted.
 
     Raises:
-        ValueError: for a folder or a pattern without audio, and for a manifest that is none.
-        FileNotFoundError: there is no such manifest.
+        InputError: for a folder or a pattern without audio, and for a manifest that is not one or not there.
+        ValueError: for the standard input given twice.
     """
     if list(arguments).count(STANDARD_INPUT) > 1:
         raise ValueError("- is the standard input and can be given once.")
@@ -112,7 +113,7 @@ def _spool(stream: BinaryIO, label: str, temporary_folder: Path) -> str:
     with path.open("wb") as file:
         shutil.copyfileobj(stream, file)
     if path.stat().st_size == 0:
-        raise ValueError(f"{label} is empty (0 bytes); expected audio.")
+        raise InputError(f"{label} is empty (0 bytes); expected audio.")
     return str(path)
 
 
@@ -128,7 +129,7 @@ def _find_in_folder(folder: str) -> Iterator[AudioInput]:
             path = os.path.join(parent, name)
             yield AudioInput(AudioClip(path), path, _name_below(path, folder))
     if is_empty:
-        raise ValueError(f"{folder!r} has no audio in it; expected files such as *.wav, *.flac, *.ogg or *.mp3.")
+        raise InputError(f"{folder!r} has no audio in it; expected files such as *.wav, *.flac, *.ogg or *.mp3.")
 
 
 def _find_by_pattern(pattern: str) -> Iterator[AudioInput]:
@@ -136,7 +137,7 @@ def _find_by_pattern(pattern: str) -> Iterator[AudioInput]:
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     paths = [path for path in sorted(glob.glob(pattern, recursive=True)) if not os.path.isdir(path)]
     if not paths:
-        raise ValueError(f"{pattern!r} matches no file.")
+        raise InputError(f"{pattern!r} matches no file.")
     for path in paths:
         yield AudioInput(AudioClip(path), path, _name_below(path, os.path.join(*parts[:fixed]) if fixed else "."))
 
@@ -148,7 +149,7 @@ def _name_below(path: str, folder: str) -> str:
 def _read_manifest(path: str) -> Iterator[AudioInput]:
     """A clip for each line: `audio_filepath`, and `offset` and `duration` in seconds where it is a part."""
     if not os.path.exists(path):
-        raise FileNotFoundError(f"{path!r} does not exist; expected a manifest, one JSON object a line.")
+        raise InputError(f"{path!r} does not exist; expected a manifest, one JSON object a line.")
     is_empty = True
     with open(path, encoding="utf-8") as file:
         for row, line in enumerate(file):
@@ -157,7 +158,7 @@ def _read_manifest(path: str) -> Iterator[AudioInput]:
             is_empty = False
             yield _read_manifest_line(line, f"{path!r}, line {row + 1}", Path(path), row)
     if is_empty:
-        raise ValueError(f"{path!r} is empty; expected a manifest, one JSON object a line.")
+        raise InputError(f"{path!r} is empty; expected a manifest, one JSON object a line.")
 
 
 def _read_manifest_line(line: str, where: str, manifest: Path, row: int) -> AudioInput:
@@ -165,15 +166,15 @@ def _read_manifest_line(line: str, where: str, manifest: Path, row: int) -> Audi
     try:
         entry = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON; {expected}. {error}") from error
+        raise InputError(f"{where} is not JSON; {expected}. {error}") from error
     if not isinstance(entry, dict) or not isinstance(entry.get("audio_filepath"), str):
-        raise ValueError(f"{where}: found {line.strip()[:80]!r}; {expected}.")
+        raise InputError(f"{where}: found {line.strip()[:80]!r}; {expected}.")
     audio = entry["audio_filepath"]
     times: dict[str, float | None] = {}
     for name in ("offset", "duration"):
         value = entry.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ValueError(f"{where}: {name}={value!r} is not supported; expected seconds.")
+            raise InputError(f"{where}: {name}={value!r} is not supported; expected seconds.")
         times[name] = value
     start_seconds, seconds = float(times["offset"] or 0.0), times["duration"]
     source = audio
@@ -183,7 +184,7 @@ def _read_manifest_line(line: str, where: str, manifest: Path, row: int) -> Audi
     try:
         clip = AudioClip(source, start_seconds=start_seconds, seconds=None if seconds is None else float(seconds))
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
     below = PurePosixPath(urlsplit(audio).path if audio.startswith(URL_SCHEMES) else audio)
     # Full paths, and those that lead out of a folder, are no names of files below the output folder.
     name = below.stem if below.is_absolute() or ".." in below.parts else str(below.with_suffix(""))

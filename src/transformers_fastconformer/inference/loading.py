@@ -51,23 +51,35 @@ def load_model(
 
     Raises:
         ValueError: when the checkpoint lacks the head, and for 8 bits where there are none.
-        FileNotFoundError: there is no such file or folder, and it is no name of a repository.
+        FileNotFoundError: there is no such file or folder, and it is not the name of a repository.
     """
     require_choice("head", head, HEADS)
     is_int8 = dtype == "int8"
     device = choose_device(device, is_int8)
-    source = CHECKPOINT_PATH if source == DEMONSTRATION_NAME else source
-    name = str(source)
-    if not (Path(name).exists() or is_hub_id(name) or ARCHIVE_ON_HUB.fullmatch(name)):
-        raise FileNotFoundError(f"{name!r} does not exist; expected a folder, a .nemo archive or a Hub repository.")
+    source = checkpoint_of_name(source)
     # Where a repository has Transformers' own form of a checkpoint as well, the configuration is read from ours.
-    config = AutoConfig.from_pretrained(resolve_checkpoint(name, FastConformerConfig, {}) or name)
+    config = AutoConfig.from_pretrained(resolve_checkpoint(source, FastConformerConfig, {}) or source)
     stored = load_recognizer(source, config, dtype="float32" if is_int8 else dtype)
     model: Any = choose_head(stored, head).eval().to(device)
     processor = FastConformerProcessor.from_pretrained(source)
     if is_int8:
         quantize_dynamic_int8(model)
     return model, processor
+
+
+def checkpoint_of_name(name: str | Path) -> str | Path:
+    """
+    The checkpoint that a user names: what `"demo"` stands for, and everything else as it is.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, and it is not the name of a repository.
+    """
+    if name == DEMONSTRATION_NAME:
+        return CHECKPOINT_PATH
+    text = str(name)
+    if not (Path(text).exists() or is_hub_id(text) or ARCHIVE_ON_HUB.fullmatch(text)):
+        raise FileNotFoundError(f"{text!r} does not exist; expected a folder, a .nemo archive or a Hub repository.")
+    return name
 
 
 def choose_device(device: str = AUTO_DEVICE, is_int8: bool = False) -> str:

@@ -1,0 +1,101 @@
+"""
+Exit codes, the same in all commands, and which error ends with which.
+
+| Code | Meaning |
+|---|---|
+| 0 | done |
+| 1 | some inputs failed, each named at the end; the others are done |
+| 2 | the command was used wrongly; nothing was done |
+| 3 | the environment lacks something; the message says what to do |
+| 130 | interrupted by Ctrl-C; what was finished is whole |
+
+Code 1: an audio file that is missing or damaged, a folder or manifest without audio; for `convert` and `inspect`,
+whose input is the checkpoint, one that cannot be converted; a verification whose numbers differ; a full disk.
+
+Code 2: an unknown option, format or device, options that exclude one another, a model that does not exist or that
+`transcribe` cannot load, an output folder that is in use.
+
+Code 3: an extra that is not installed, a model that is not on this machine when there is no network, no right to it.
+
+A missing file is code 1 where it is an input, since the others are done all the same, and code 2 where an option names
+it, since then nothing is. Errors without a row are faults of this package and end in a traceback.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+HTTP_NO_ACCESS = (401, 403)
+HTTP_SERVER_ERROR = 500
+
+
+class ExitCode(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    INPUTS_FAILED = 1
+    USED_WRONGLY = 2
+    ENVIRONMENT_LACKS = 3
+    INTERRUPTED = 130
+
+
+class InputError(ValueError):
+    """An error of an input, and not of how the command was used."""
+
+
+@contextmanager
+def failing_as_input() -> Iterator[None]:
+    """Inside it what is not supported or not valid is an error of the input."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def exit_code_of(error: Exception) -> ExitCode:
+    """
+    The code for an error that ends a command.
+
+    Args:
+        error: A `ValueError`, `OSError` or `ImportError`.
+    """
+    if isinstance(error, InputError):
+        return ExitCode.INPUTS_FAILED
+    if isinstance(error, ImportError) or is_unreachable(error):
+        return ExitCode.ENVIRONMENT_LACKS
+    if isinstance(error, ValueError | FileNotFoundError):
+        return ExitCode.USED_WRONGLY
+    # Errors of the system have a number, such as that of a full disk; those of Transformers, which say that a name
+    # holds no checkpoint, have none.
+    has_number = any(isinstance(cause, OSError) and cause.errno is not None for cause in _causes(error))
+    return ExitCode.INPUTS_FAILED if has_number else ExitCode.USED_WRONGLY
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """True if an error comes from a network that is missing or a right to what is there that is missing."""
+    return any(_is_of_the_network(cause) for cause in _causes(error))
+
+
+def _is_of_the_network(error: BaseException) -> bool:
+    if isinstance(error, GatedRepoError | LocalEntryNotFoundError):
+        return True
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        # The Hub answers 401 for a repository that does not exist, too.
+        is_unknown = isinstance(error, RepositoryNotFoundError)
+        return (status in HTTP_NO_ACCESS and not is_unknown) or status >= HTTP_SERVER_ERROR
+    return isinstance(error, ConnectionError | TimeoutError | socket.gaierror) and not isinstance(
+        error, BrokenPipeError
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that led to it, the last first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
