@@ -1,4 +1,4 @@
-"""`fastconformer cache`: the converted checkpoints that are kept, and how to be rid of them."""
+"""`fastconformer cache`: lists and removes the converted checkpoints that are kept."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rich.table import Table
 
 from ..nemo.cache import CachedConversion, cache_folder, clear_conversions, list_conversions
 from ..nemo.convert import CONVERSION_FORMAT
+from .quantities import describe_age, describe_bytes
 
 DIGEST_CHARACTERS = 12
-SECONDS_OF_UNIT = (("day", 86400), ("hour", 3600), ("minute", 60))
 
-cache = typer.Typer(help="List and clear what was converted on the way.", no_args_is_help=True)
+cache = typer.Typer(help="List and remove converted checkpoints.", no_args_is_help=True)
 
 CacheDir = Annotated[
-    Path | None, typer.Option("--cache_dir", help="The cache_dir that was given when loading, if one was.")
+    Path | None, typer.Option("--cache_dir", help="The cache_dir that was given when the model was loaded.")
 ]
 
 
@@ -51,12 +51,12 @@ def show_list(
         table.add_row(
             escape("\n".join(reversed(entry.sources)) or "?"),
             escape(_describe_class(entry)),
-            _describe_bytes(entry.num_bytes),
-            _describe_age(time.time() - entry.last_used),
+            describe_bytes(entry.num_bytes),
+            describe_age(time.time() - entry.last_used),
             entry.digest[:DIGEST_CHARACTERS],
         )
     console.print(table)
-    total = _describe_bytes(sum(entry.num_bytes for entry in entries))
+    total = describe_bytes(sum(entry.num_bytes for entry in entries))
     console.print(f"{_count(len(entries))}, {total}, in {cache_folder(cache_dir)}", soft_wrap=True)
 
 
@@ -64,7 +64,7 @@ def show_list(
 def clear(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Hub repositories, paths or digests as `list` shows them; everything without any."),
+        typer.Argument(help="Hub repositories, paths or digests, as `list` shows them. Without any, all are removed."),
     ] = None,
     cache_dir: CacheDir = None,
 ) -> None:
@@ -73,8 +73,8 @@ def clear(
     console = Console(highlight=False)
     for entry in removed:
         source = entry.sources[-1] if entry.sources else entry.digest
-        console.print(f"Removed {escape(source)} ({_describe_bytes(entry.num_bytes)}).", soft_wrap=True)
-    console.print(f"{_count(len(removed))}, {_describe_bytes(sum(entry.num_bytes for entry in removed))} freed.")
+        console.print(f"Removed {escape(source)} ({describe_bytes(entry.num_bytes)}).", soft_wrap=True)
+    console.print(f"{_count(len(removed))}, {describe_bytes(sum(entry.num_bytes for entry in removed))} freed.")
 
 
 @cache.command("path")
@@ -86,21 +86,6 @@ def show_path(cache_dir: CacheDir = None) -> None:
 def _describe_class(entry: CachedConversion) -> str:
     is_old = entry.format != CONVERSION_FORMAT
     return (entry.architecture or "?") + (" (of another version of this package)" if is_old else "")
-
-
-def _describe_bytes(number: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number} bytes"
-
-
-def _describe_age(seconds: float) -> str:
-    for unit, unit_seconds in SECONDS_OF_UNIT:
-        count = int(seconds // unit_seconds)
-        if count:
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
-    return "just now"
 
 
 def _count(number: int) -> str:

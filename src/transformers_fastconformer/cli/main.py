@@ -13,6 +13,7 @@ from ..version import __version__
 from .cache import cache
 from .convert import convert
 from .demo import demo
+from .doctor import doctor
 from .errors import say, show_error
 from .exit_codes import ExitCode, exit_code_of
 from .inspect import inspect
@@ -28,6 +29,7 @@ app.command()(transcribe)
 app.command()(convert)
 app.command()(inspect)
 app.command()(demo)
+app.command()(doctor)
 app.add_typer(cache, name="cache")
 
 
