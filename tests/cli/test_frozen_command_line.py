@@ -56,8 +56,6 @@ def describe_parameter(parameter: Any, hint: Any) -> dict[str, Any]:
     for information in getattr(hint, "__metadata__", ()):
         limits = {"min": information.min, "max": information.max}
         described |= {name: limit for name, limit in limits.items() if limit is not None}
-        if isinstance(information.show_default, str):  # None stands for it
-            described["default"] = information.show_default
     return described
 
 

@@ -76,12 +76,13 @@ def convert(
     device: Annotated[
         str | None,
         typer.Option(
-            help="Where the verification runs: cpu, cuda, cuda:1, or auto (the first there is of cuda, mps, cpu).",
-            show_default=VERIFICATION_DEVICE,
+            help="Where the verification runs: cpu, cuda, cuda:1, or auto (the first there is of cuda, mps, cpu). "
+            f"Default: {VERIFICATION_DEVICE}."
         ),
     ] = None,
     dtype: Annotated[
-        StoredPrecision, typer.Option(help="Precision of the weights; auto is the one they are stored in.")
+        StoredPrecision,
+        typer.Option(metavar="NAME", help="Precision of the weights: auto (as stored), float32, float16 or bfloat16."),
     ] = StoredPrecision.AUTO,
     audio: Annotated[
         list[Path] | None, typer.Option(help="Speech for the verification; may be given several times.")
@@ -94,12 +95,16 @@ def convert(
         CheckpointFormat,
         typer.Option(
             "--format",
-            help="Whose classes load what is written: those of this package, or Transformers' own ParakeetFor... and "
-            "NemotronAsrStreaming... classes.",
+            metavar="NAME",
+            help="Whose classes load what is written: fastconformer (those of this package) or transformers "
+            "(Transformers' own ParakeetFor... and NemotronAsrStreaming... classes).",
         ),
     ] = CheckpointFormat.FASTCONFORMER,
     head: Annotated[
-        WrittenHead | None, typer.Option(help="With --format transformers, the head of a hybrid to write.")
+        WrittenHead | None,
+        typer.Option(
+            metavar="NAME", help="With --format transformers, the head of a hybrid to write: transducer or ctc."
+        ),
     ] = None,
 ) -> None:
     """Convert a .nemo checkpoint to a folder that Transformers loads; --verify proves that the numbers are NeMo's.

@@ -26,7 +26,8 @@ def demo(
     nemo: Annotated[
         bool | None,
         typer.Option(
-            help="Verify next to NeMo, or against outputs of NeMo that are stored; default: NeMo if it is installed."
+            "--nemo/--no_nemo",
+            help="Verify next to NeMo, or against outputs of NeMo that are stored; default: NeMo if it is installed.",
         ),
     ] = None,
 ) -> None:

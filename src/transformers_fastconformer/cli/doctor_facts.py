@@ -24,7 +24,8 @@ from transformers.utils.hub import is_offline_mode
 
 from ..audio import files, voice_activity
 from ..demonstration import CLIP_PATHS
-from ..inference.file import DEMONSTRATION_NAME, choose_device, load_model, transcribe_waveforms
+from ..inference.file import transcribe_waveforms
+from ..inference.loading import DEMONSTRATION_NAME, choose_device, load_model
 from ..kernels.int8_linear import Int8Weight, has_int8_products
 from ..kernels.layers import HAS_BFLOAT16_PRODUCTS
 from ..nemo.cache import cache_folder

@@ -20,7 +20,8 @@ from .inspect import inspect
 from .transcribe import transcribe
 
 app = typer.Typer(
-    help="NVIDIA's FastConformer speech models in Hugging Face Transformers, without NeMo.",
+    epilog="Exit codes: 0 done, 1 some inputs failed, 2 used wrongly, 3 the environment lacks something "
+    "(`fastconformer doctor` tells what), 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

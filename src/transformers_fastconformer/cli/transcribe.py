@@ -93,15 +93,15 @@ def transcribe(
         str | None,
         typer.Option(
             help="Hub repository, folder or .nemo file (converted once); "
-            f"{DEMONSTRATION_NAME}: the spoken-digit model that the package carries, which needs no network.",
-            show_default=DEFAULT_MODEL,
+            f"{DEMONSTRATION_NAME}: the spoken-digit model that the package carries, which needs no network. "
+            f"Default: {DEFAULT_MODEL}."
         ),
     ] = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(
             "--format",
-            help=f"{list_formats()}; several with commas or given again. Default: txt, of manifests jsonl.",
+            help=f"{list_formats()}; several with commas or given again. Default: txt, for manifests jsonl.",
         ),
     ] = None,
     output_dir: Annotated[
@@ -113,7 +113,7 @@ def transcribe(
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Do what is in --output_dir again.", rich_help_panel=MANY_PANEL)
+        bool, typer.Option("--overwrite", help="Do again what is in --output_dir already.", rich_help_panel=MANY_PANEL)
     ] = False,
     channel: Annotated[
         str, typer.Option(help="mix (the mean of the channels), each (a transcript of each), or a number, from 0.")
@@ -121,14 +121,19 @@ def transcribe(
     strategy: Annotated[
         Strategy,
         typer.Option(
+            metavar="NAME",  # the choices, which the text explains, would leave no room for it
             help="Long audio: full (the encoder sees all of it), local (it does, each frame about 10 s on both "
-            "sides), chunked (overlapping windows), auto (by length and memory)."
+            "sides), chunked (overlapping windows), auto (by length and memory).",
         ),
     ] = Strategy.AUTO,
     head: Annotated[
-        Head, typer.Option(help="Head of a hybrid checkpoint; auto is the transducer where there is one.")
+        Head,
+        typer.Option(
+            metavar="NAME",
+            help="Head of a hybrid checkpoint: ctc, transducer, or auto (the transducer where there is one).",
+        ),
     ] = Head.AUTO,
-    language: Annotated[str | None, typer.Option(help="Language code, for models that are told the language.")] = None,
+    language: Annotated[str | None, typer.Option(help="Code of the language, for models that are told it.")] = None,
     chunk_length_s: Annotated[
         float | None,
         typer.Option("--chunk_length_s", help="Seconds that the encoder sees at once; makes auto chunked."),
@@ -141,13 +146,17 @@ def transcribe(
         bool,
         typer.Option(
             "--vad",
-            help="Find out first where something is said, and transcribe that alone. Needs the extra vad.",
+            help="Find out first where something is said, and transcribe only that. Needs the extra vad.",
             rich_help_panel=VOICE_PANEL,
         ),
     ] = False,
     vad_threshold: Annotated[
         float | None,
-        typer.Option("--vad_threshold", help="Probability that is speech. Default: 0.5.", rich_help_panel=VOICE_PANEL),
+        typer.Option(
+            "--vad_threshold",
+            help="Probability from which a sound is speech. Default: 0.5.",
+            rich_help_panel=VOICE_PANEL,
+        ),
     ] = None,
     vad_min_silence_seconds: Annotated[
         float | None,
@@ -161,7 +170,7 @@ def transcribe(
         float | None,
         typer.Option(
             "--vad_padding_seconds",
-            help="Kept of the silence before and after speech. Default: 0.4.",
+            help="Silence that is kept before and after speech. Default: 0.4.",
             rich_help_panel=VOICE_PANEL,
         ),
     ] = None,
@@ -181,7 +190,12 @@ def transcribe(
         ),
     ] = AUTO_DEVICE,
     dtype: Annotated[
-        Precision, typer.Option(help="Precision of the model; int8: products of the encoder on a CPU.")
+        Precision,
+        typer.Option(
+            metavar="NAME",
+            help="Precision of the model: auto (as stored), float32, float16, bfloat16, or int8 (products of the "
+            "encoder, on a CPU).",
+        ),
     ] = Precision.AUTO,
     batch_size: Annotated[
         int,
@@ -206,10 +220,13 @@ def transcribe(
     ] = 1,
     max_line_characters: Annotated[
         int | None,
-        typer.Option("--max_line_characters", help="Default: 42.", rich_help_panel=SUBTITLES_PANEL),
+        typer.Option(
+            "--max_line_characters", help="Characters in a line. Default: 42.", rich_help_panel=SUBTITLES_PANEL
+        ),
     ] = None,
     max_lines: Annotated[
-        int | None, typer.Option("--max_lines", help="Default: 2.", rich_help_panel=SUBTITLES_PANEL)
+        int | None,
+        typer.Option("--max_lines", help="Lines in a subtitle. Default: 2.", rich_help_panel=SUBTITLES_PANEL),
     ] = None,
     max_seconds: Annotated[
         float | None,
@@ -219,7 +236,7 @@ def transcribe(
         float | None,
         typer.Option(
             "--min_seconds",
-            help="Shortest, where the next one leaves the time. Default: 0.83.",
+            help="Shortest subtitle, where the next one leaves the time. Default: 0.83.",
             rich_help_panel=SUBTITLES_PANEL,
         ),
     ] = None,
@@ -227,7 +244,7 @@ def transcribe(
         float | None,
         typer.Option(
             "--max_characters_per_second",
-            help="Reading speed; a subtitle stays so long where the next one leaves the time. Default: 20.",
+            help="Reading speed: a subtitle stays so long where the next one leaves the time. Default: 20.",
             rich_help_panel=SUBTITLES_PANEL,
         ),
     ] = None,
@@ -242,7 +259,9 @@ def transcribe(
     min_gap_seconds: Annotated[
         float | None,
         typer.Option(
-            "--min_gap_seconds", help="Between two subtitles. Default: 0.08.", rich_help_panel=SUBTITLES_PANEL
+            "--min_gap_seconds",
+            help="Shortest time between two subtitles. Default: 0.08.",
+            rich_help_panel=SUBTITLES_PANEL,
         ),
     ] = None,
 ) -> None:
