@@ -15,7 +15,7 @@ import pytest
 
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CLIP_TEXT = "three one four one five nine"
 
 

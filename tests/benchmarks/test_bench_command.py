@@ -13,7 +13,7 @@ from transformers_fastconformer.cli import transcribe
 from transformers_fastconformer.demonstration import CLIP_PATHS
 from transformers_fastconformer.modeling.encoder import FastConformerEncoder
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def test_the_encoder_goes_again_through_what_it_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transformers_fastconformer import FastConformerModel
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,14 @@
+"""An error is one line on the standard error, whatever is in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from transformers_fastconformer.cli.errors import show_error
+
+
+def test_an_error_is_one_line_as_it_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+    message = "level='[bold]' is not supported; expected one of ['char', 'word'] " + 200 * "x"
+    show_error(ValueError(message))
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error: {message}\n")
