@@ -1,9 +1,9 @@
 """
-What does `fastconformer transcribe` take beside the encoder?
+How much time does `fastconformer transcribe` add to that of the encoder?
 
 The command on a long file with a checkpoint of a published shape and random weights, in a process of its own, whole
 and in chunks. What shapes the encoder saw is written down, and the encoder alone goes through them again afterwards,
-with nothing beside it, in the same process. `other_percent` is what reading, features, decoding and writing add to
+without anything else, in the same process. `other_percent` is what reading, features, decoding and writing add to
 that; `whole_percent` counts starting Python and loading the weights too.
 
     pip install 'transformers-fastconformer[nemo]'
@@ -24,9 +24,12 @@ from typing import Any
 
 import soundfile
 import torch
-from bench_longform import ROOT, SAMPLING_RATE, write_long_file, write_rows
-from nemo_shapes import find_archive
 
+from common.csv_files import write_rows
+from common.folders import RESULTS
+from common.machine import use_given_threads
+from common.nemo_shapes import find_archive
+from common.speech import SAMPLING_RATE, SPEECH_DIR, STORIES, write_long_file
 from transformers_fastconformer.audio.files import load_waveform
 
 # In the process that is measured
@@ -70,12 +73,12 @@ def run_command(report: Path, arguments: list[str]) -> None:
     report.write_text(json.dumps(figures), encoding="utf-8")
 
 
-# Beside it
+# In the process that measures
 
 
 def write_audio(path: Path, speech_dir: Path, minutes: float) -> str:
     """Minutes of speech, of the long recording where it is there; its name."""
-    source = speech_dir / "long" / "crimson_joined.ogg"
+    source = speech_dir / STORIES
     if not source.is_file():
         write_long_file(path, 60 * minutes)
         return "demonstration clips"
@@ -120,22 +123,21 @@ def measure(path: Path, model: Path, cache: Path, options: list[str]) -> dict[st
 
 def main() -> None:
     if sys.argv[1:2] == ["--report"]:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+        use_given_threads()
         run_command(Path(sys.argv[2]), sys.argv[3:])
         return
-    default = os.environ.get("FASTCONFORMER_SPEECH_DIR", ROOT / ".." / "shared" / "speech")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="parakeet-tdt-0.6b-v2", help="name in benchmarks/nemo_shapes.py")
+    parser.add_argument("--shape", default="parakeet-tdt-0.6b-v2", help="name in benchmarks/common/nemo_shapes.py")
     parser.add_argument("--folder", type=Path, help="where the archive is kept for the next run")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--strategies", nargs="+", default=["chunked", "full", "local"])
-    parser.add_argument("--speech_dir", type=Path, default=Path(default))
+    parser.add_argument("--speech_dir", type=Path, default=SPEECH_DIR)
     options = parser.parse_args()
     from transformers_fastconformer.inference.loading import load_model
 
     rows: list[dict[str, Any]] = []
-    target = f"command_{options.shape}_{options.dtype}_cpu.csv"
+    target = RESULTS / f"command_{options.shape}_{options.dtype}_cpu.csv"
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         archive, cache = find_archive(options.shape, folder), folder / "conversions"

@@ -2,8 +2,8 @@
 How long does a conversion take, and how much memory?
 
 Builds a checkpoint of a published shape with random weights in NeMo (once, in a folder that may be kept), converts it
-in a process of its own and reads that process's peak resident memory. The import of torch and transformers alone is
-measured the same way, since it is in every figure.
+in a process of its own and reads that process's peak resident memory. What the imports of torch and
+transformers take is measured the same way, since it is in every figure.
 
     python benchmarks/bench_conversion.py --shape parakeet-tdt-0.6b-v2 --folder /tmp/shapes
 """
@@ -11,8 +11,6 @@ measured the same way, since it is in every figure.
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,9 +18,12 @@ import time
 from pathlib import Path
 
 import torch
-from nemo_shapes import find_archive
 
-RESULTS = Path(__file__).parent / "results"
+from common.csv_files import write_rows
+from common.folders import RESULTS
+from common.machine import name_machine
+from common.nemo_shapes import find_archive
+
 CHILD = """
 import resource, sys, time
 start = time.perf_counter()
@@ -44,7 +45,7 @@ def run_child(*arguments: str) -> tuple[float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="parakeet-tdt-0.6b-v2", help="name in benchmarks/nemo_shapes.py")
+    parser.add_argument("--shape", default="parakeet-tdt-0.6b-v2", help="name in benchmarks/common/nemo_shapes.py")
     parser.add_argument("--folder", type=Path, help="where the archive is kept for the next run")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -72,14 +73,10 @@ def main() -> None:
         "peak_over_weights": round(peak_bytes / weight_bytes, 3),
         "repeats": options.repeats,
         "torch": torch.__version__,
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": name_machine(),
     }
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"conversion_{options.shape}_float32_cpu.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        writer.writeheader()
-        writer.writerow(row)
+    write_rows(path, [row])
     for name, value in row.items():
         print(f"{name:22} {value}")
     print(f"written to {path}")

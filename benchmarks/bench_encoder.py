@@ -1,5 +1,5 @@
 """
-How fast is the encoder alone, beside NeMo, transformers and ONNX Runtime, and how near the limit of the machine?
+How fast is only the encoder, next to NeMo, transformers and ONNX Runtime, and how near the limit of the machine?
 
 All have the same random weights of a published shape. Each system lives in a process of its own; they take turns,
 round by round, and all but one are stopped meanwhile. The minimum and the median of the passes are written, the
@@ -20,9 +20,6 @@ export to ONNX takes minutes, for the next run.
 from __future__ import annotations
 
 import argparse
-import csv
-import importlib.util
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,23 +27,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder_systems import (
-    FAMILIES,
+from safetensors.torch import load_file
+
+from common.csv_files import write_rows
+from common.encoder_shapes import (
     LOCAL_CONTEXT,
     MEL_FRAMES_PER_SECOND,
     PUBLISHED,
     ceiling_flops,
     count_flops,
     count_position_flops,
-    find_files,
     our_config,
     shape_name,
-    split_system,
 )
-from encoder_workers import MissingSystemError, Worker, WorkerError, WorkerPool, available_bytes, name_machine
+from common.encoder_systems import DTYPES, FAMILIES, can_export, find_files, split_system
+from common.encoder_workers import MissingSystemError, Worker, WorkerError, WorkerPool
+from common.folders import RESULTS
+from common.machine import GIB, MIB, available_bytes, name_machine
+from common.timing import minimum_and_median, take_turns
 
-RESULTS = Path(__file__).parent / "results"
-DTYPES = ("float32", "bfloat16", "float16", "int8")
 SYSTEMS = {
     "float32": ["ours_float32", "nemo_float32", "transformers_float32", "onnxruntime_float32"],
     "bfloat16": ["ours_bfloat16", "nemo_bfloat16", "transformers_bfloat16", "nemo_float32"],
@@ -66,7 +65,6 @@ CUDA_CASES = [
 # Where between the shortest and the longest the clips of an uneven batch lie: with 3 to 30 s their mean is 12 s.
 UNEVEN_SHARES = (0, 2 / 27, 4 / 27, 6 / 27, 8 / 27, 10 / 27, 15 / 27, 1)
 LONGEST_HOURS = (0.5, 1, 2, 4, 8, 11, 12, 14, 16, 20, 24)
-GIB = 1 << 30
 
 COLUMNS = (
     *("shape", "case", "batch", "audio_seconds", "attention", "system", "dtype", "ms_min", "ms_median", "passes"),
@@ -119,10 +117,11 @@ def parse_case(name: str) -> Case:
 class Benchmark:
     """One run: its workers, and the rows that it has written."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path, temporary: Path, writer: Any) -> None:
+    def __init__(self, arguments: argparse.Namespace, folder: Path, temporary: Path, path: Path) -> None:
         self.arguments = arguments
         self.shape = shape_name(arguments.shape, arguments.layers)
-        self.folder, self.temporary, self.writer = folder, temporary, writer
+        self.folder, self.temporary, self.path = folder, temporary, path
+        self.rows: list[dict[str, Any]] = []
         self.config = our_config(self.shape)
         size, wide = self.config.hidden_size, self.config.intermediate_size
         weights_bytes = 4 * self.config.num_hidden_layers * (4 * size * wide + 8 * size * size)
@@ -181,26 +180,24 @@ class Benchmark:
                 path.unlink()
         ceilings = dict.fromkeys(f"ceiling_{split_system(system)[1]}" for system in spent)
         rates: dict[str, float] = {}
-        for number in range(self.arguments.rounds):
-            order = [*ceilings, *spent]
-            for system in order if number % 2 == 0 else reversed(order):
-                is_ceiling = system in ceilings
-                if not is_ceiling and self.is_enough(spent[system]):
-                    continue
-                if is_ceiling and number > 0 and all(self.is_enough(times) for times in spent.values()):
-                    continue
-                ceiling_case = Case(case.name, case.clip_seconds) if is_ceiling else case
-                answer = self.run_worker(system, ceiling_case, notes, turn_seconds=self.arguments.turn_seconds)
-                if answer is None:
-                    continue
-                if is_ceiling:
-                    rate = ceiling_flops(self.config, case.mel_lengths) / min(answer["milliseconds"]) / 1e6
-                    rates[system] = max(rate, rates.get(system, 0.0))
-                else:
-                    spent[system] += answer["milliseconds"]
-                    peaks[system] = max(peaks[system], answer["peak_bytes"] - answer["resident_before"])
-                    if answer["note"]:
-                        notes[system] = answer["note"]
+        for number, system in take_turns([*ceilings, *spent], self.arguments.rounds, is_alternating=True):
+            is_ceiling = system in ceilings
+            if not is_ceiling and self.is_enough(spent[system]):
+                continue
+            if is_ceiling and number > 0 and all(self.is_enough(times) for times in spent.values()):
+                continue
+            ceiling_case = Case(case.name, case.clip_seconds) if is_ceiling else case
+            answer = self.run_worker(system, ceiling_case, notes, turn_seconds=self.arguments.turn_seconds)
+            if answer is None:
+                continue
+            if is_ceiling:
+                rate = ceiling_flops(self.config, case.mel_lengths) / min(answer["milliseconds"]) / 1e6
+                rates[system] = max(rate, rates.get(system, 0.0))
+            else:
+                spent[system] += answer["milliseconds"]
+                peaks[system] = max(peaks[system], answer["peak_bytes"] - answer["resident_before"])
+                if answer["note"]:
+                    notes[system] = answer["note"]
         self.write(case, systems, spent, notes, peaks, errors, rates, reference)
 
     def is_enough(self, milliseconds: Sequence[float]) -> bool:
@@ -241,8 +238,8 @@ class Benchmark:
             row = self.start_row(case, system) | {"note": notes.get(system, "")}
             row |= {"gflop": f"{gflop:.1f}", "position_gflop": f"{position_gflop:.1f}"}
             if spent.get(system):
-                best = min(spent[system])
-                row |= {"ms_min": f"{best:.2f}", "ms_median": f"{statistics.median(spent[system]):.2f}"}
+                best, median = minimum_and_median(spent[system])
+                row |= {"ms_min": f"{best:.2f}", "ms_median": f"{median:.2f}"}
                 row |= {"passes": len(spent[system])}
                 row["seconds_of_audio_a_second"] = f"{1000.0 * sum(case.clip_seconds) / best:.2f}"
                 row["gflop_a_second"] = f"{1000.0 * gflop / best:.1f}"
@@ -251,7 +248,7 @@ class Benchmark:
                     row["ceiling_gflop_a_second"] = f"{ceiling:.1f}"
                     row["share_of_ceiling"] = f"{1000.0 * gflop / best / ceiling:.3f}"
                 if system in peaks:
-                    row["peak_mib"] = f"{peaks[system] / 2**20:.1f}"
+                    row["peak_mib"] = f"{peaks[system] / MIB:.1f}"
                 if ours is not None:
                     row["time_over_ours"] = f"{best / ours:.2f}"
             if system in errors:
@@ -273,7 +270,8 @@ class Benchmark:
     def finish_row(self, row: dict[str, Any]) -> None:
         about = next((worker.about for worker in self.pool.workers.values() if worker.about), {})
         row |= {"torch": about.get("torch", ""), "threads": about.get("threads", "")}
-        self.writer.writerow({column: row.get(column, "") for column in COLUMNS})
+        self.rows.append(row)
+        write_rows(self.path, self.rows, COLUMNS)
         print(
             f"{row['case']:14s} {row['system']:22s} {row.get('ms_min', '-'):>11s} ms (median "
             f"{row.get('ms_median', '-'):>11s})  {row.get('seconds_of_audio_a_second', '-'):>9s} x real time  "
@@ -302,8 +300,6 @@ class Benchmark:
 
 def compare(path: Path, reference_path: Path) -> tuple[float, float]:
     """The largest difference, and the root of the mean square of the difference over that of the reference."""
-    from safetensors.torch import load_file
-
     found, expected = load_file(path)["frames"], load_file(reference_path)["frames"]
     if found.shape != expected.shape:
         raise ValueError(
@@ -311,11 +307,6 @@ def compare(path: Path, reference_path: Path) -> tuple[float, float]:
         )
     difference = found.sub_(expected)
     return float(difference.abs().max()), float(difference.norm() / expected.norm())
-
-
-def can_export() -> bool:
-    """Whether what exports and quantizes is installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("nemo", "onnx", "onnxruntime"))
 
 
 def main() -> None:
@@ -346,18 +337,15 @@ def main() -> None:
     for system in (*arguments.systems, *arguments.references):
         split_system(system)
     path = arguments.output or RESULTS / f"encoder_{arguments.dtype}_{arguments.device}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
     onnx = [split_system(system)[1] for system in arguments.systems if system.startswith("onnxruntime")]
     if onnx and not can_export():
         print("onnxruntime: left out, as its model is exported by nemo and onnx", file=sys.stderr)
         arguments.systems = [system for system in arguments.systems if not system.startswith("onnxruntime")]
         onnx = []
-    with tempfile.TemporaryDirectory() as temporary, path.open("w", newline="", buffering=1) as file:
+    with tempfile.TemporaryDirectory() as temporary:
         shape = shape_name(arguments.shape, arguments.layers)
         folder = find_files(shape, arguments.folder or Path(temporary), onnx)
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        benchmark = Benchmark(arguments, folder, Path(temporary), writer)
+        benchmark = Benchmark(arguments, folder, Path(temporary), path)
         try:
             for case in cases:
                 if isinstance(case, str):

@@ -1,13 +1,13 @@
 """
-How long does it take until a published shape is ready, and how much memory, beside NeMo?
+How long does it take until a published shape is ready, and how much memory, next to NeMo?
 
 Each run is a process of its own that imports, loads and then reads every weight once (ours are mapped from the file,
 so that they are not in memory before). Two kinds take turns: `nemo` (`restore_from`) and `cached` (`from_pretrained`
 of the `.nemo` that was converted before); `first` is one run with an empty cache, conversion included. The minimum of
 the repeats is told, in seconds by the clock and of the processor; the archive is in the page cache in all of them.
 
-Memory is the peak of what is resident (`ru_maxrss`), pages of mapped files among it; beside it stand the anonymous and
-the file pages when everything is loaded and read.
+Memory is the peak of what is resident (`ru_maxrss`), pages of mapped files among it; next to it stand the anonymous
+and the file pages when everything is loaded and read.
 
     python benchmarks/bench_loading.py --shape parakeet-tdt-0.6b-v2 --folder /tmp/shapes
 """
@@ -15,10 +15,8 @@ the file pages when everything is loaded and read.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,9 +24,13 @@ import time
 from pathlib import Path
 
 import torch
-from nemo_shapes import find_archive
 
-RESULTS = Path(__file__).parent / "results"
+from common.csv_files import write_rows
+from common.folders import RESULTS
+from common.machine import name_machine
+from common.nemo_shapes import find_archive
+from common.timing import take_turns
+
 OURS = """
 import transformers_fastconformer as package
 imported = time.perf_counter()
@@ -40,6 +42,11 @@ import nemo.collections.asr as nemo_asr
 imported = time.perf_counter()
 model = nemo_asr.models.ASRModel.restore_from(sys.argv[1], map_location="cpu")
 """
+KINDS: dict[str, tuple[str, dict[str, str]]] = {
+    "cached": (OURS, {}),
+    "cached, bfloat16": (OURS, {"dtype": "bfloat16"}),
+    "nemo": (NEMO, {}),
+}
 CHILD = """
 import json, resource, sys, time
 start = time.perf_counter()
@@ -76,7 +83,7 @@ def run_child(load: str, archive: Path, cache: Path, options: dict[str, str]) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="parakeet-tdt-0.6b-v2", help="name in benchmarks/nemo_shapes.py")
+    parser.add_argument("--shape", default="parakeet-tdt-0.6b-v2", help="name in benchmarks/common/nemo_shapes.py")
     parser.add_argument("--folder", type=Path, help="where the archive and the cache are kept for the next run")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -85,11 +92,10 @@ def main() -> None:
         archive = find_archive(options.shape, folder)
         with tempfile.TemporaryDirectory(dir=folder) as cache_name:
             cache = Path(cache_name)
-            runs = {"first": [run_child(OURS, archive, cache, {})], "cached": [], "cached, bfloat16": [], "nemo": []}
-            for _ in range(options.repeats):  # in turns, so that a busy machine is busy for all
-                runs["cached"].append(run_child(OURS, archive, cache, {}))
-                runs["nemo"].append(run_child(NEMO, archive, cache, {}))
-                runs["cached, bfloat16"].append(run_child(OURS, archive, cache, {"dtype": "bfloat16"}))
+            runs = {"first": [run_child(OURS, archive, cache, {})], **{kind: [] for kind in KINDS}}
+            for _, kind in take_turns(KINDS, options.repeats):
+                load, load_options = KINDS[kind]
+                runs[kind].append(run_child(load, archive, cache, load_options))
     rows = []
     for kind, results in runs.items():
         row: dict[str, object] = {"shape": options.shape, "kind": kind, "repeats": len(results)}
@@ -103,13 +109,9 @@ def main() -> None:
     for row in rows:
         for name in ("process_seconds", "processor_seconds"):
             row[f"nemo_over_this_{name}"] = round(float(str(nemo[name])) / float(str(row[name])), 2)
-        row |= {"torch": torch.__version__, "cpu": platform.processor() or platform.machine()}
-    RESULTS.mkdir(exist_ok=True)
+        row |= {"torch": torch.__version__, "cpu": name_machine()}
     path = RESULTS / f"loading_{options.shape}_cpu.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, rows)
     for row in rows:
         print("  ".join(f"{name}={value}" for name, value in row.items()))
     print(f"written to {path}")

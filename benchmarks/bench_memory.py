@@ -1,5 +1,5 @@
 """
-How much memory does the encoder take above its weights, and how does it grow, beside NeMo and transformers?
+How much memory does the encoder take above its weights, and how does it grow, next to NeMo and transformers?
 
 Every point is a process of its own with the same random weights of a published shape. It loads, reads every weight
 once, and then makes one pass over one clip. What is told is the most that was resident (on a CUDA device: allocated)
@@ -18,21 +18,22 @@ without what was made of the weights of the blocks left out.
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench_encoder import DTYPES, GIB, RESULTS, can_export
-from encoder_systems import FAMILIES, PUBLISHED, find_files, shape_name, split_system
-from encoder_workers import MissingSystemError, Worker, WorkerError, available_bytes, name_machine
+from common.csv_files import write_rows
+from common.encoder_shapes import PUBLISHED, shape_name
+from common.encoder_systems import DTYPES, FAMILIES, can_export, find_files, split_system
+from common.encoder_workers import MissingSystemError, Worker, WorkerError
+from common.folders import RESULTS
+from common.machine import GIB, MIB, available_bytes, name_machine
 
 COLUMNS = (
     *("shape", "attention", "system", "dtype", "audio_minutes", "peak_mib", "kept_mib", "over_ours", "weights_mib"),
     *("seconds", "note", "limit_gib", "torch", "threads", "device", "machine"),
 )
 CASES = ("full:1", "full:5", "full:10", "full:20", "full:60", "local:6", "local:60")
-MIB = 1 << 20
 
 
 def parse_case(name: str) -> tuple[str, float]:
@@ -47,10 +48,10 @@ def parse_case(name: str) -> tuple[str, float]:
     return kind, length
 
 
-def measure(worker: Worker, minutes: float, most_bytes: int) -> dict[str, Any]:
+def measure(worker: Worker, minutes: float, max_bytes: int) -> dict[str, Any]:
     """One pass in a fresh process, or why there was none."""
     try:
-        answer = worker.run([60.0 * minutes], most_bytes)
+        answer = worker.run([60.0 * minutes], max_bytes)
     except MissingSystemError:
         raise
     except WorkerError as error:
@@ -65,7 +66,7 @@ def measure(worker: Worker, minutes: float, most_bytes: int) -> dict[str, Any]:
         "torch": worker.about["torch"],
         "threads": worker.about["threads"],
     }
-    if row["peak_mib"] * MIB > most_bytes:
+    if row["peak_mib"] * MIB > max_bytes:
         row["note"] = "over"  # it was faster than the limit was looked at
     return row
 
@@ -89,14 +90,12 @@ def main() -> None:
     cases = [parse_case(name) for name in arguments.cases]
     shape = shape_name(arguments.shape, arguments.layers)
     path = arguments.output or RESULTS / f"memory_{shape}_{arguments.dtype}_{arguments.device}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Whoever did not fit, or is not installed, is not asked again.
     left_out: set[tuple[str, str]] = set()
-    with tempfile.TemporaryDirectory() as temporary, path.open("w", newline="", buffering=1) as file:
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
         onnx = [arguments.dtype] if "onnxruntime" in arguments.systems else []
         folder = find_files(shape, arguments.folder or Path(temporary), onnx)
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
         for kind, minutes in sorted(cases):
             ours = None
             for system in systems:
@@ -121,7 +120,8 @@ def main() -> None:
                 row |= {"shape": shape, "attention": kind, "system": system, "dtype": dtype}
                 row |= {"audio_minutes": f"{minutes:g}", "limit_gib": f"{arguments.limit_gib:.1f}"}
                 row |= {"device": arguments.device, "machine": name_machine(arguments.device)}
-                writer.writerow({column: row.get(column, "") for column in COLUMNS})
+                rows.append(row)
+                write_rows(path, rows, COLUMNS)
                 print(
                     f"{shape} {kind:6s} {minutes:5g} min {system:22s} {row.get('peak_mib', '-'):>9} MiB above the "
                     f"weights, {row.get('kept_mib', '-')} kept, {row.get('seconds', '-')} s  {row.get('note', '')}",

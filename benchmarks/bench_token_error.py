@@ -2,7 +2,7 @@
 How many tokens does a lower precision change, against float32?
 
 The demonstration checkpoint on all of the speech there is: single digits, read and long recordings (these in pieces of
-30 s; it knows digits alone, so there the tokens are what it takes other words for). Both heads, batches of uneven
+30 s; it knows only digits, so there the tokens are what it takes other words for). Both heads, batches of uneven
 clips. An error is a token put in, left out or exchanged; scored by jiwer.
 
     python benchmarks/bench_token_error.py
@@ -11,10 +11,6 @@ clips. An error is a token put in, left out or exchanged; scored by jiwer.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import os
-import platform
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +20,14 @@ import jiwer
 import numpy as np
 import torch
 
+from common.batches import split_batches
+from common.csv_files import write_rows
+from common.folders import RESULTS
+from common.machine import name_machine
+from common.speech import SAMPLING_RATE, SPEECH_DIR, read_manifest
 from transformers_fastconformer import FastConformerProcessor, load_model, quantize_dynamic_int8, read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
-from transformers_fastconformer.inference.file import split_batches
 
-RESULTS = Path(__file__).parent / "results"
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLING_RATE = 16000
 PIECE_SECONDS = 30
 EDGE_SECONDS = 0.2
 PRECISIONS = {"cpu": ("bfloat16", "float16", "int8"), "cuda": ("bfloat16", "float16")}
@@ -40,9 +37,8 @@ def read_clips(speech_dir: Path, share: int) -> dict[str, list[np.ndarray]]:
     """Samples of every clip, or of every `share`-th, by the folder it is in."""
     clips: dict[str, list[np.ndarray]] = defaultdict(list)
     edge = np.zeros(int(EDGE_SECONDS * SAMPLING_RATE), dtype=np.float32)
-    lines = (speech_dir / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    for line in lines[::share]:
-        name = json.loads(line)["audio_filepath"]
+    for entry in read_manifest(speech_dir)[::share]:
+        name = entry["audio_filepath"]
         waveform = read_audio(speech_dir / name, SAMPLING_RATE)
         for start in range(0, len(waveform), PIECE_SECONDS * SAMPLING_RATE):
             piece = waveform[start : start + PIECE_SECONDS * SAMPLING_RATE]
@@ -76,9 +72,8 @@ def score(expected: list[list[int]], found: list[list[int]]) -> tuple[int, int]:
 
 
 def main() -> None:
-    default = os.environ.get("FASTCONFORMER_SPEECH_DIR", ROOT / ".." / "shared" / "speech")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech_dir", type=Path, default=Path(default))
+    parser.add_argument("--speech_dir", type=Path, default=SPEECH_DIR)
     parser.add_argument("--model", default=str(CHECKPOINT_PATH))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch_size", type=int, default=16)
@@ -114,7 +109,7 @@ def main() -> None:
                         "token_error_percent": round(100 * errors / max(num_tokens, 1), 3),
                         "torch": torch.__version__,
                         "device": device_type,
-                        "machine": platform.machine(),
+                        "machine": name_machine(device_type),
                     }
                 )
                 print(
@@ -123,11 +118,7 @@ def main() -> None:
                     flush=True,
                 )
     path = options.output or RESULTS / f"token_error_{device_type}.csv"
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, rows)
     print(f"written to {path}")
 
 

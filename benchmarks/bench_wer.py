@@ -10,9 +10,6 @@ both ends; both heads. Scored by jiwer.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import os
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -21,15 +18,14 @@ import jiwer
 import numpy as np
 import torch
 
-from transformers_fastconformer.audio.files import read_audio
+from common.batches import split_batches
+from common.csv_files import write_rows
+from common.folders import RESULTS
+from common.speech import SAMPLING_RATE, SPEECH_DIR, read_manifest
+from transformers_fastconformer import load_model, read_audio, transcribe_waveforms
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
-from transformers_fastconformer.inference.file import split_batches, transcribe_waveforms
-from transformers_fastconformer.inference.loading import load_model
 
-RESULTS = Path(__file__).parent / "results"
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLING_RATE = 16000
-MOST_DIGITS = 8
+MAX_DIGITS = 8
 EDGE_SECONDS = 0.2
 PAUSE_SECONDS = (0.05, 0.5)
 
@@ -37,8 +33,7 @@ PAUSE_SECONDS = (0.05, 0.5)
 def read_test_clips(speech_dir: Path) -> dict[str, list[tuple[str, np.ndarray]]]:
     """Word and samples of every test clip, by speaker."""
     clips = defaultdict(list)
-    for line in (speech_dir / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+    for entry in read_manifest(speech_dir):
         if entry["audio_filepath"].startswith("digits/") and entry["split"] == "test":
             clips[entry["speaker"]].append((entry["text"].lower(), read_audio(speech_dir / entry["audio_filepath"])))
     return clips
@@ -63,9 +58,8 @@ def join_clips(
 
 
 def main() -> None:
-    default = os.environ.get("FASTCONFORMER_SPEECH_DIR", ROOT / ".." / "shared" / "speech")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech_dir", type=Path, default=Path(default))
+    parser.add_argument("--speech_dir", type=Path, default=SPEECH_DIR)
     parser.add_argument("--model", default=str(CHECKPOINT_PATH))
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
@@ -75,7 +69,7 @@ def main() -> None:
     for head in ("transducer", "ctc"):
         model, processor = load_model(options.model, head)
         everything: tuple[list[str], list[str]] = ([], [])
-        for num_digits in range(1, MOST_DIGITS + 1):
+        for num_digits in range(1, MAX_DIGITS + 1):
             strings = join_clips(clips, num_digits, options.seed)
             expected = [text for text, _ in strings]
             found = []
@@ -84,13 +78,9 @@ def main() -> None:
             everything[0].extend(expected)
             everything[1].extend(found)
             rows.append(describe(head, str(num_digits), expected, found))
-        rows.append(describe(head, f"1-{MOST_DIGITS}", *everything))
-    RESULTS.mkdir(exist_ok=True)
+        rows.append(describe(head, f"1-{MAX_DIGITS}", *everything))
     path = RESULTS / "wer_digits_float32_cpu.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, rows)
     print(f"written to {path}")
 
 

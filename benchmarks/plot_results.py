@@ -1,6 +1,7 @@
 """
-Plots of what `bench_encoder.py`, `bench_memory.py` and `bench_longform.py` have written: speed and memory against the
-length of the clip.
+Plots of speed and memory against the length of the clip.
+
+They show what `bench_encoder.py`, `bench_memory.py` and `bench_longform_memory.py` have written.
 
     pip install 'transformers-fastconformer[bench]'
     python benchmarks/plot_results.py
@@ -13,14 +14,14 @@ strategy, `docs/images/longform_memory_<device>.png`.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+from common.csv_files import read_rows
+from common.folders import RESULTS, ROOT
+
 IMAGES = ROOT / "docs" / "images"
 
 Rows = list[dict[str, str]]
@@ -39,13 +40,9 @@ SHAPES = {
 }
 
 
-def read_rows(paths: Sequence[Path]) -> Rows:
+def read_all(paths: Iterable[Path]) -> Rows:
     """The rows of some result files, with the file's order."""
-    rows: Rows = []
-    for path in sorted(paths):
-        with path.open(newline="", encoding="utf-8") as file:
-            rows += csv.DictReader(file)
-    return rows
+    return [row for path in sorted(paths) for row in read_rows(path)]
 
 
 def label_of(system: str) -> str:
@@ -212,10 +209,10 @@ def main() -> None:
 
     matplotlib.use("agg")
     speed: dict[tuple[str, str], Rows] = defaultdict(list)
-    for row in read_rows([*arguments.results.glob("encoder_*.csv")]):
+    for row in read_all(arguments.results.glob("encoder_*.csv")):
         speed[row["shape"], row["device"]].append(row)
     memory: dict[tuple[str, str, str], Rows] = defaultdict(list)
-    for row in read_rows([*arguments.results.glob("memory_*.csv")]):
+    for row in read_all(arguments.results.glob("memory_*.csv")):
         memory[row["shape"], row["dtype"], row["device"]].append(row)
     for key, rows in speed.items():
         path = arguments.images / f"encoder_speed_{'_'.join(key)}.png"
@@ -227,7 +224,7 @@ def main() -> None:
             print(f"written to {path}")
     for source in sorted(arguments.results.glob("longform_memory_*.csv")):
         path = arguments.images / f"{source.stem}.png"
-        plot_longform(read_rows([source]), path)
+        plot_longform(read_rows(source), path)
         print(f"written to {path}")
 
 

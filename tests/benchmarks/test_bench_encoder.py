@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import importlib
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -14,36 +11,32 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import bench_encoder
+import bench_memory
+import plot_results
+from common.csv_files import read_rows
+from common.encoder_shapes import (
+    LOCAL_CONTEXT,
+    ceiling_flops,
+    count_flops,
+    count_position_flops,
+    encoder_frames,
+    make_features,
+    our_config,
+)
+from common.encoder_systems import build_system, can_export, find_files, folder_of, split_system, write_weights
+from common.encoder_workers import Worker, WorkerError, WorkerPool
+from common.folders import RESULTS
 from transformers_fastconformer import FastConformerModel
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _scripts_on_path() -> Iterator[None]:
-    path = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path[:] = path
-
 
 @pytest.fixture(scope="module")
-def systems() -> ModuleType:
-    return importlib.import_module("encoder_systems")
-
-
-@pytest.fixture(scope="module")
-def workers() -> ModuleType:
-    return importlib.import_module("encoder_workers")
-
-
-@pytest.fixture(scope="module")
-def folder(systems: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny shape's weights, and the folder above them."""
     root = tmp_path_factory.mktemp("encoders")
-    target = systems.folder_of("tiny", root)
+    target = folder_of("tiny", root)
     target.mkdir()
-    systems.write_weights("tiny", target)
+    write_weights("tiny", target)
     return root
 
 
@@ -51,103 +44,101 @@ def folder(systems: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.parametrize("mel_frames", [8, 203, 1000])
-def test_flops_are_those_of_the_plain_form(systems: ModuleType, mel_frames: int) -> None:
-    config = systems.our_config("tiny")
+def test_flops_are_those_of_the_plain_form(mel_frames: int) -> None:
+    config = our_config("tiny")
     config._attn_implementation = "eager"
     model = FastConformerModel(config).eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(torch.zeros(1, mel_frames, config.num_mel_bins))
-    frames = systems.encoder_frames(config, mel_frames)
+    frames = encoder_frames(config, mel_frames)
     # The plain form scores every query against the distances of all, of which a query has as many as there are keys.
     too_many = config.num_hidden_layers * 2 * config.hidden_size * frames * (frames - 1)
-    assert systems.count_flops(config, [mel_frames]) == counter.get_total_flops() - too_many
+    assert count_flops(config, [mel_frames]) == counter.get_total_flops() - too_many
 
 
-def test_flops_of_a_batch_are_those_of_its_clips_and_one_table(systems: ModuleType) -> None:
-    config = systems.our_config("0.6b")
+def test_flops_of_a_batch_are_those_of_its_clips_and_one_table() -> None:
+    config = our_config("0.6b")
     long, short = 3000, 800
-    apart = systems.count_flops(config, [long]) + systems.count_flops(config, [short])
-    assert systems.count_flops(config, [long, short]) == apart - systems.count_position_flops(config, short)
-    audio_flops = systems.count_flops(config, [long]) - systems.count_position_flops(config, long)
+    apart = count_flops(config, [long]) + count_flops(config, [short])
+    assert count_flops(config, [long, short]) == apart - count_position_flops(config, short)
+    audio_flops = count_flops(config, [long]) - count_position_flops(config, long)
     assert audio_flops / 1e9 == pytest.approx(15.4 * 30, rel=0.01)
 
 
-def test_flops_of_local_attention_grow_with_the_length(systems: ModuleType) -> None:
-    config = systems.our_config("0.6b")
-    window = sum(systems.LOCAL_CONTEXT) + 1
-    six, sixty = (systems.count_flops(config, [6000 * minutes], window) for minutes in (6, 60))
+def test_flops_of_local_attention_grow_with_the_length() -> None:
+    config = our_config("0.6b")
+    window = sum(LOCAL_CONTEXT) + 1
+    six, sixty = (count_flops(config, [6000 * minutes], window) for minutes in (6, 60))
     assert sixty / six == pytest.approx(10, rel=0.01)
-    assert systems.count_flops(config, [6000], window) < systems.count_flops(config, [6000])
+    assert count_flops(config, [6000], window) < count_flops(config, [6000])
 
 
-def test_shapes_are_those_of_the_published_models(systems: ModuleType) -> None:
-    config = systems.our_config("0.6b")
+def test_shapes_are_those_of_the_published_models() -> None:
+    config = our_config("0.6b")
     assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (1024, 24, 4096)
     assert (config.num_mel_bins, config.subsampling_conv_channels, config.conv_kernel_size) == (128, 256, 9)
-    assert systems.our_config("0.6b-2layers").num_hidden_layers == 2
+    assert our_config("0.6b-2layers").num_hidden_layers == 2
     with pytest.raises(ValueError, match=r"shape='0\.7b' is not known"):
-        systems.our_config("0.7b")
+        our_config("0.7b")
 
 
 def test_cases_are_read() -> None:
-    bench = importlib.import_module("bench_encoder")
-    uneven = bench.parse_case("8x3-30")
+    uneven = bench_encoder.parse_case("8x3-30")
     assert uneven.clip_seconds == (3, 5, 7, 9, 11, 13, 18, 30)
-    assert sum(uneven.clip_seconds) == sum(bench.parse_case("8x12").clip_seconds)
-    local = bench.parse_case("local:1x3600")
+    assert sum(uneven.clip_seconds) == sum(bench_encoder.parse_case("8x12").clip_seconds)
+    local = bench_encoder.parse_case("local:1x3600")
     assert (local.kind, local.mel_lengths) == ("local", [360000])
     for name in ("1x", "0x30", "wide:1x30", "1x-3", "8x0-30"):
         with pytest.raises(ValueError, match="is not known"):
-            bench.parse_case(name)
+            bench_encoder.parse_case(name)
 
 
 def test_minutes_are_read() -> None:
-    bench = importlib.import_module("bench_memory")
-    assert bench.parse_case("local:60") == ("local", 60.0)
+    assert bench_memory.parse_case("local:60") == ("local", 60.0)
     for name in ("60", "full:0", "wide:3", "full:"):
         with pytest.raises(ValueError, match="is not known"):
-            bench.parse_case(name)
+            bench_memory.parse_case(name)
 
 
 # Systems
 
 
 @pytest.mark.parametrize("name", ["transformers_float32", "ours_bfloat16", "ours_float32"])
-def test_systems_give_the_same_for_the_same_weights(systems: ModuleType, folder: Path, name: str) -> None:
-    files = systems.find_files("tiny", folder)
-    features, lengths = systems.make_features(systems.our_config("tiny"), [3.0, 1.5])
+def test_systems_give_the_same_for_the_same_weights(folder: Path, name: str) -> None:
+    files = find_files("tiny", folder)
+    features, lengths = make_features(our_config("tiny"), [3.0, 1.5])
     outputs = []
     for system_name, kind in (("ours_float32", "full"), (name, "local" if name == "ours_float32" else "full")):
-        system = systems.build_system(system_name, "tiny", files, kind, "cpu")
+        system = build_system(system_name, "tiny", files, kind, "cpu")
         with torch.inference_mode():
             outputs.append(system.encode(system.prepare(features, lengths)).float())
-    count = systems.encoder_frames(systems.our_config("tiny"), 150)
+    count = encoder_frames(our_config("tiny"), 150)
     tolerance = 0.1 if "bfloat16" in name else 1e-5  # a clip of 3 s lies inside of the window
     assert (outputs[0][0] - outputs[1][0]).abs().max() < tolerance
     assert (outputs[0][1, :count] - outputs[1][1, :count]).abs().max() < tolerance
 
 
-def test_ceiling_multiplies_what_it_counts(systems: ModuleType, folder: Path) -> None:
-    config = systems.our_config("tiny")
-    features, lengths = systems.make_features(config, [2.0, 1.0])
-    system = systems.build_system("ceiling_float32", "tiny", folder, "full", "cpu")
+def test_ceiling_multiplies_what_it_counts(folder: Path) -> None:
+    config = our_config("tiny")
+    features, lengths = make_features(config, [2.0, 1.0])
+    system = build_system("ceiling_float32", "tiny", folder, "full", "cpu")
     counter = FlopCounterMode(display=False)
     with counter:
         system.encode(system.prepare(features, lengths))
-    assert systems.ceiling_flops(config, lengths.tolist()) == counter.get_total_flops()
+    assert ceiling_flops(config, lengths.tolist()) == counter.get_total_flops()
 
 
-def test_unknown_systems_are_refused(systems: ModuleType, folder: Path) -> None:
+def test_unknown_systems_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="system 'transformers_int4' is not known"):
-        systems.split_system("transformers_int4")
+        split_system("transformers_int4")
     with pytest.raises(ValueError, match="kind='local' is not supported by transformers_float32"):
-        systems.build_system("transformers_float32", "tiny", folder, "local", "cpu")
+        build_system("transformers_float32", "tiny", folder, "local", "cpu")
 
 
-def wait_for_state(process_id: int, state: str, most_seconds: float = 30.0) -> str:
+def wait_for_state(process_id: int, state: str, max_seconds: float = 30.0) -> str:
     """The state of a process, once it is the expected one; a signal takes a moment."""
-    end = time.monotonic() + most_seconds
+    end = time.monotonic() + max_seconds
     while True:
         text = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii")
         found = text.rpartition(")")[2].split()[0]
@@ -157,10 +148,8 @@ def wait_for_state(process_id: int, state: str, most_seconds: float = 30.0) -> s
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads memory as Linux tells it")
-def test_a_worker_sleeps_between_its_turns_and_is_ended_when_it_takes_too_much(
-    systems: ModuleType, workers: ModuleType, folder: Path, tmp_path: Path
-) -> None:
-    worker = workers.Worker("ours_float32", "tiny", systems.find_files("tiny", folder), threads=1)
+def test_a_worker_sleeps_between_its_turns_and_is_ended_when_it_takes_too_much(folder: Path, tmp_path: Path) -> None:
+    worker = Worker("ours_float32", "tiny", find_files("tiny", folder), threads=1)
     try:
         answer = worker.run([2.0, 1.0], save=str(tmp_path / "frames.safetensors"))
         assert len(answer["milliseconds"]) == 1
@@ -170,14 +159,14 @@ def test_a_worker_sleeps_between_its_turns_and_is_ended_when_it_takes_too_much(
         # 256 x 3000 x 8 numbers and more stand in front of the blocks of a minute.
         answer = worker.run([60.0])
         assert answer["peak_bytes"] - answer["resident_before"] > 2**20
-        with pytest.raises(workers.WorkerError, match=r"^over$"):
-            worker.run([3600.0], most_bytes=2**22)
+        with pytest.raises(WorkerError, match=r"^over$"):
+            worker.run([3600.0], max_bytes=2**22)
         assert not worker.is_running
     finally:
         worker.stop()
 
 
-def test_the_pool_ends_the_worker_used_longest_ago(workers: ModuleType) -> None:
+def test_the_pool_ends_the_worker_used_longest_ago() -> None:
     class Running:
         def __init__(self, system: str, last_used: float, gigabytes: int) -> None:
             self.system, self.kind, self.last_used = system, "full", last_used
@@ -190,7 +179,7 @@ def test_the_pool_ends_the_worker_used_longest_ago(workers: ModuleType) -> None:
         def stop(self) -> None:
             self.is_running = False
 
-    pool = workers.WorkerPool(8 * 2**30)
+    pool = WorkerPool(8 * 2**30)
     first, second, third = Running("a", 2.0, 3), Running("b", 1.0, 3), Running("c", 0.0, 0)
     for worker in (first, second):
         assert pool.find(worker, 3 * 2**30) is worker
@@ -204,7 +193,6 @@ def test_the_pool_ends_the_worker_used_longest_ago(workers: ModuleType) -> None:
 
 
 def test_plots_take_the_lines_that_there_are() -> None:
-    plots = importlib.import_module("plot_results")
     row = {"batch": "1", "attention": "full", "ms_min": "5", "system": "ours_float32"}
     rows = [
         {**row, "case": "1x30", "audio_seconds": "30", "seconds_of_audio_a_second": "20"},
@@ -213,37 +201,36 @@ def test_plots_take_the_lines_that_there_are() -> None:
         {**row, "case": "longest:full", "audio_seconds": "3600", "seconds_of_audio_a_second": "9"},
         {**row, "case": "1x120", "audio_seconds": "120", "seconds_of_audio_a_second": "", "ms_min": ""},
     ]
-    assert plots.collect_speed(rows) == {"ours_float32": [(10.0, 18.0), (30.0, 20.0)]}
+    assert plot_results.collect_speed(rows) == {"ours_float32": [(10.0, 18.0), (30.0, 20.0)]}
     row = {"attention": "full", "system": "nemo_float32", "note": ""}
     rows = [
         {**row, "audio_minutes": "5", "peak_mib": "400"},
         {**row, "audio_minutes": "10", "peak_mib": "", "note": "over"},
         {**row, "audio_minutes": "20", "peak_mib": "", "note": "over, as a shorter clip was"},
     ]
-    assert plots.collect_memory(rows, "full") == ({"nemo_float32": [(5.0, 400.0)]}, {"nemo_float32": 10.0})
+    assert plot_results.collect_memory(rows, "full") == ({"nemo_float32": [(5.0, 400.0)]}, {"nemo_float32": 10.0})
     rows = [
         {"strategy": "chunked", "minutes": minutes, "added_mib": mib}
         for minutes, mib in (("20", "146"), ("1", "40"), ("10", "126"))
     ]
-    lines = plots.collect_longform(rows)
+    lines = plot_results.collect_longform(rows)
     assert lines == {"chunked": [(1.0, 40.0), (10.0, 126.0), (20.0, 146.0)]}
-    assert plots.slope_per_minute(lines["chunked"]) == 2.0
-    assert plots.slope_per_minute([(1.0, 5.0), (3.0, 9.0)]) == 2.0
+    assert plot_results.slope_per_minute(lines["chunked"]) == 2.0
+    assert plot_results.slope_per_minute([(1.0, 5.0), (3.0, 9.0)]) == 2.0
 
 
-@pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("encoder_*.csv")), ids=lambda path: path.name)
-def test_stored_speeds_stand_beside_their_accuracy(path: Path) -> None:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("encoder_*.csv")), ids=lambda path: path.name)
+def test_stored_speeds_stand_next_to_their_accuracy(path: Path) -> None:
+    rows = read_rows(path)
     assert rows
     for row in rows:
         if row["ms_min"] and not row["case"].startswith(("chain:", "longest:")):
             assert row["max_error"], (row["case"], row["system"])
 
 
-def run_main(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
-    monkeypatch.setattr(sys, "argv", [name, *options])
-    importlib.import_module(name).main()
+def run_main(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    monkeypatch.setattr(sys, "argv", [script.__name__, *options])
+    script.main()
 
 
 @pytest.mark.nemo
@@ -251,18 +238,17 @@ def test_the_whole_run_beside_all_others(folder: Path, tmp_path: Path, monkeypat
     """Speed, memory and their plots, each system as in a real run; ONNX Runtime where it is installed."""
     for name in ("nemo", "matplotlib"):
         pytest.importorskip(name)
-    can_export = importlib.import_module("bench_encoder").can_export()
+    has_onnxruntime = can_export()
     shape = ["--shape", "tiny", "--folder", str(folder), "--threads", "1"]
     speed, memory = tmp_path / "encoder_float32_cpu.csv", tmp_path / "memory_tiny_float32_cpu.csv"
     run_main(
-        *("bench_encoder", monkeypatch, *shape, "--cases", "1x2", "2x1-3", "--rounds", "1"),
+        *(bench_encoder, monkeypatch, *shape, "--cases", "1x2", "2x1-3", "--rounds", "1"),
         *("--turn-seconds", "0", "--output", str(speed)),
     )
-    with speed.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(speed)
     found = {(row["case"], row["system"]) for row in rows}
     names = {"ours_float32", "nemo_float32", "transformers_float32"}
-    if can_export:
+    if has_onnxruntime:
         names.add("onnxruntime_float32")
     assert found == {(case, name) for case in ("1x2", "2x1-3") for name in names}
     for row in rows:
@@ -270,15 +256,12 @@ def test_the_whole_run_beside_all_others(folder: Path, tmp_path: Path, monkeypat
         assert float(row["max_error"]) < 1e-5, row
         assert float(row["share_of_ceiling"]) > 0, row
     run_main(
-        *("bench_memory", monkeypatch, *shape, "--cases", "full:0.1", "full:2", "local:0.1", "--limit-gib", "1"),
+        *(bench_memory, monkeypatch, *shape, "--cases", "full:0.1", "full:2", "local:0.1", "--limit-gib", "1"),
         *("--systems", "ours", "transformers", "--output", str(memory)),
     )
-    with memory.open(newline="", encoding="utf-8") as file:
-        peaks = {
-            (row["system"], row["attention"], row["audio_minutes"]): row["peak_mib"] for row in csv.DictReader(file)
-        }
+    peaks = {(row["system"], row["attention"], row["audio_minutes"]): row["peak_mib"] for row in read_rows(memory)}
     assert float(peaks["ours_float32", "local", "0.1"]) > 0
     for system in ("ours_float32", "transformers_float32"):
         assert 0 < float(peaks[system, "full", "0.1"]) < float(peaks[system, "full", "2"])
-    run_main("plot_results", monkeypatch, "--results", str(tmp_path), "--images", str(tmp_path / "images"))
+    run_main(plot_results, monkeypatch, "--results", str(tmp_path), "--images", str(tmp_path / "images"))
     assert len(list((tmp_path / "images").glob("*.png"))) == 2

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+import bench_longform_systems as benchmark
+from common import long_audio_systems
+from common.csv_files import read_rows
+from common.processes import run_limited
+from common.spoken_digits import COUNTS
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CLIP_TEXT = "three one four one five nine"
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> Iterator[ModuleType]:
-    pytest.importorskip("jiwer")
-    path = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("compare_longform")
-    sys.path[:] = path
-
-
-@pytest.fixture(scope="module")
-def workers(benchmark: ModuleType) -> ModuleType:
-    return importlib.import_module("longform_workers")
 
 
 # Words
@@ -48,9 +35,7 @@ def workers(benchmark: ModuleType) -> ModuleType:
         ("", 4, 0, 0, 0, 100.0),
     ],
 )
-def test_words_are_counted(
-    benchmark: ModuleType, found: str, lost: int, doubled: int, added: int, wrong: int, percent: float
-) -> None:
+def test_words_are_counted(found: str, lost: int, doubled: int, added: int, wrong: int, percent: float) -> None:
     counted = benchmark.count_words(["one", "two", "three", "four"], found.split())
     assert counted == {
         **{"words": 4, "lost": lost, "doubled": doubled, "added": added, "wrong": wrong},
@@ -61,7 +46,7 @@ def test_words_are_counted(
 # Rows
 
 
-def test_new_rows_take_the_place_of_old_ones_in_the_order_of_cases(benchmark: ModuleType) -> None:
+def test_new_rows_take_the_place_of_old_ones_in_the_order_of_cases() -> None:
     first, second = benchmark.list_cases()[:2]
 
     def row(file: str, case: Any, seconds: float) -> dict[str, Any]:
@@ -73,34 +58,26 @@ def test_new_rows_take_the_place_of_old_ones_in_the_order_of_cases(benchmark: Mo
     assert merged == [row("digits", first, 5.0), row("digits", second, 4.0), row("crimson", first, 1.0)]
 
 
-def test_cases_differ_and_have_options_that_their_loaders_take(benchmark: ModuleType, workers: ModuleType) -> None:
+def test_cases_differ_and_have_options_that_their_loaders_take() -> None:
     cases = benchmark.list_cases()
     assert len({(case.head, case.system, case.how) for case in cases}) == len(cases)
     for case in cases:
-        inspect.signature(workers.LOADERS[case.system]).bind("checkpoint", case.head, **case.options)
+        inspect.signature(long_audio_systems.LOADERS[case.system]).bind("checkpoint", case.head, **case.options)
 
 
-def test_stored_rows_add_up(benchmark: ModuleType) -> None:
-    rows = benchmark.read_rows(benchmark.RESULT)
+def test_stored_rows_add_up() -> None:
+    rows = read_rows(benchmark.RESULT)
     assert rows
     assert benchmark.merge_rows([], rows) == rows, "rows of no case, twice, or out of order"
     for row in rows:
         if row["note"]:
             assert not row["seconds"], row
             continue
-        errors = sum(int(row[count]) for count in benchmark.COUNTS)
+        errors = sum(int(row[count]) for count in COUNTS)
         assert float(row["error_percent"]) == pytest.approx(100 * errors / int(row["words"]), abs=0.01), row
         assert float(row["seconds"]) > 0, row
         assert row["version"], row
     assert not [row for row in rows if row["system"] == "transformers_fastconformer" and row["note"]]
-
-
-def test_the_page_has_the_stored_rows(benchmark: ModuleType) -> None:
-    page = (BENCHMARKS.parent / "docs" / "longform.md").read_text(encoding="utf-8")
-    rows = benchmark.read_rows(benchmark.RESULT)
-    assert benchmark.replace_table(page, benchmark.format_table(rows)) == page
-    first = next(row for row in rows if not row["note"])
-    assert benchmark.replace_table(page, benchmark.format_table([{**first, "lost": "77"}, *rows[1:]])) != page
 
 
 # Processes
@@ -119,9 +96,9 @@ def python(code: str) -> list[str]:
         ("import time; held = b'1' * 2**28; time.sleep(60)", {"error": "more than 0.125 GiB of memory"}),
     ],
 )
-def test_a_process_answers_or_leaves_its_reason(benchmark: ModuleType, code: str, answer: dict[str, str]) -> None:
-    most_seconds = 0.5 if answer.get("error") == "more than 0.5 s" else 60.0
-    assert benchmark.run_limited(python(code), 2**27, most_seconds) == answer
+def test_a_process_answers_or_leaves_its_reason(code: str, answer: dict[str, str]) -> None:
+    max_seconds = 0.5 if answer.get("error") == "more than 0.5 s" else 60.0
+    assert run_limited(python(code), 2**27, max_seconds) == answer
 
 
 def request(system: str, path: Path, **options: Any) -> dict[str, Any]:
@@ -132,7 +109,7 @@ def request(system: str, path: Path, **options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_worker_measures_this_package(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_the_worker_measures_this_package(tmp_path: Path) -> None:
     answer = benchmark.run_worker(request("transformers_fastconformer", CLIP_PATHS[0], strategy="full"), 2**32, 300.0)
     assert answer["text"] == CLIP_TEXT, answer
     assert answer["seconds"] >= 0
@@ -152,7 +129,7 @@ def test_the_worker_measures_this_package(benchmark: ModuleType, tmp_path: Path)
     ],
     ids=lambda options: options["method"],
 )
-def test_the_worker_measures_nemo(benchmark: ModuleType, options: dict[str, Any]) -> None:
+def test_the_worker_measures_nemo(options: dict[str, Any]) -> None:
     pytest.importorskip("nemo")
     answer = benchmark.run_worker(request("nemo", CLIP_PATHS[0], **options), 2**33, 300.0)
     if options["method"] in ("middle", "lcs"):

@@ -73,7 +73,7 @@ def test_expectations_belong_to_these_files(expectations: Expectations) -> None:
     assert provenance["checkpoint"] == demonstration.CHECKPOINT_PATH.name
     assert provenance["checkpoint_sha256"] == sha256_of(demonstration.CHECKPOINT_PATH)
     assert provenance["nemo"].startswith("3.")
-    assert provenance["command"] == "python examples/write_demonstration_expectations.py"
+    assert provenance["command"] == "python tools/write_demonstration_expectations.py"
     assert [batch.name for batch in batches] == [path.name for path in demonstration.CLIP_PATHS]
     for path in demonstration.CLIP_PATHS:
         assert provenance[f"{path.name} sha256"] == sha256_of(path)

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import jiwer
 import numpy as np
 import pytest
 
+from bench_wer import join_clips, read_test_clips
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.inference.file import transcribe_waveforms
 from transformers_fastconformer.inference.loading import load_model
 
-jiwer = pytest.importorskip("jiwer")
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 NUM_CLIPS = 250
-MOST_DIGITS = 8
-MOST_WORD_ERRORS = 0.05
+MAX_DIGITS = 8
+MAX_WORD_ERRORS = 0.05
 BATCH_SIZE = 32
 SEED = 1  # other strings than those of the published figures
 
 
 @pytest.fixture(scope="module")
-def bench_wer() -> Iterator[Any]:
-    """The benchmark, whose strings these are."""
-    sys.path.insert(0, str(BENCHMARKS))
-    import bench_wer
-
-    yield bench_wer
-    sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def strings(bench_wer: Any, speech_dir: Path) -> list[tuple[str, np.ndarray]]:
+def strings(speech_dir: Path) -> list[tuple[str, np.ndarray]]:
     """Text and samples: the test clips in strings of each length; every second string, to take seconds only."""
-    clips = bench_wer.read_test_clips(speech_dir)
+    clips = read_test_clips(speech_dir)
     assert sum(map(len, clips.values())) == NUM_CLIPS
-    joined = [
-        string for num_digits in range(1, MOST_DIGITS + 1) for string in bench_wer.join_clips(clips, num_digits, SEED)
-    ]
-    assert sum(len(text.split()) for text, _ in joined) == MOST_DIGITS * NUM_CLIPS
+    joined = [string for num_digits in range(1, MAX_DIGITS + 1) for string in join_clips(clips, num_digits, SEED)]
+    assert sum(len(text.split()) for text, _ in joined) == MAX_DIGITS * NUM_CLIPS
     return joined[::2]
 
 
@@ -51,4 +35,4 @@ def test_at_most_five_in_a_hundred_words_are_wrong(head: str, strings: list[tupl
     model, processor = load_model(CHECKPOINT_PATH, head)
     waveforms = [waveform for _, waveform in strings]
     found = [item.text for item in transcribe_waveforms(model, processor, waveforms, batch_size=BATCH_SIZE)]
-    assert jiwer.wer([text for text, _ in strings], found) <= MOST_WORD_ERRORS
+    assert jiwer.wer([text for text, _ in strings], found) <= MAX_WORD_ERRORS

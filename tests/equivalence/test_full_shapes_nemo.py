@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from common.nemo_shapes import find_archive
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.nemo.reference import NemoRunner
 from transformers_fastconformer.nemo.verify import ConvertedRunner, compare_outputs
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SHAPES = (
     "parakeet-tdt-0.6b-v2",
     "parakeet-tdt-0.6b-v3",
@@ -28,8 +26,7 @@ SECONDS_A_CLIP = 4
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_full_shape_equals_nemo(shape: str, speech_batches: dict[str, list[np.ndarray]], tmp_path: Path) -> None:
-    archive, folder = tmp_path / f"{shape}.nemo", tmp_path / "converted"
-    subprocess.run([sys.executable, str(BENCHMARKS / "nemo_shapes.py"), shape, str(archive)], check=True)
+    archive, folder = find_archive(shape, tmp_path), tmp_path / "converted"
     convert_nemo_checkpoint(archive, folder)
     batches = {
         name: [waveform[: SECONDS_A_CLIP * 16000] for waveform in waveforms]

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+import subtitle_player
 
 
 def test_the_page_has_audio_waveform_and_subtitles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     soundfile, webvtt = pytest.importorskip("soundfile"), pytest.importorskip("webvtt")
-    monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["subtitle_player.py"])
-    importlib.import_module("subtitle_player").main()
+    subtitle_player.main()
     folder = tmp_path / "player"
     captions = webvtt.read(folder / "audio.vtt")
     assert [caption.text for caption in captions] == ["three one four one five nine", "two seven one eight zero six"]

@@ -1,55 +1,50 @@
 """
-One long file through this package, Transformers' pipeline and NeMo's buffered inference: words, time and memory.
+What becomes of one long file in this package, Transformers' pipeline and NeMo's buffered inference?
 
-All run the demonstration checkpoint. The file `digits` is made of recorded digits that both of its heads know alone
-and in short strings, so that what is said is known; `crimson` is a recording of stories, in which the checkpoint hears
-digits too, and there words are counted against this package's one pass over the whole file with the same head.
+Words, time and memory. All run the demonstration checkpoint. The file `digits` is made of recorded digits that both of
+its heads know alone and in short strings, so that what is said is known; `crimson` is a recording of stories, in which
+the checkpoint hears digits too, and there words are counted against this package's one pass over the whole file with
+the same head.
 
-    python benchmarks/compare_longform.py
-    python benchmarks/compare_longform.py --files digits --systems nemo --heads ctc
-    python benchmarks/compare_longform.py --markdown docs/longform.md
+    python benchmarks/bench_longform_systems.py
+    python benchmarks/bench_longform_systems.py --files digits --systems nemo --heads ctc
 
 Every measurement has a process of its own with a limit of time and memory; one that fails leaves a row that says why.
 Rows that are not measured again stay in the result. Transformers and NeMo take part where they are installed.
-`--folder` keeps the inputs for the next run. With `--markdown` nothing is measured: the table of the page is written.
+`--folder` keeps the inputs for the next run.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench_longform import SAMPLING_RATE, Spoken, compare_words, join_digits, keep_known, read_clips
-from encoder_workers import read_memory
+import soundfile
 
+from common.csv_files import read_rows, write_rows
+from common.folders import RESULTS
+from common.machine import GIB
+from common.processes import module_command, run_limited
+from common.speech import SAMPLING_RATE, SPEECH_DIR, STORIES
+from common.spoken_digits import COUNTS, Spoken, compare_words, join_digits, keep_known, read_digits
+from transformers_fastconformer import load_model
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.interop.transformers import export_to_transformers
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = Path(__file__).parent / "results" / "longform_comparison_demo_cpu.csv"
-CRIMSON = Path("long") / "crimson_joined.ogg"
+RESULT = RESULTS / "longform_comparison_demo_cpu.csv"
 FILES = ("digits", "crimson")
 HEADS = ("transducer", "ctc")
 SYSTEMS = {"transformers_fastconformer": "transformers", "transformers": "transformers", "nemo": "nemo"}
 KEYS = ("file", "head", "system", "how")
-COUNTS = ("lost", "doubled", "added", "wrong")
 COLUMNS = (
     *(*KEYS, "minutes", "words", *COUNTS, "error_percent", "seconds", "peak_mib", "loaded_mib", "note"),
     *("version", "torch", "threads"),
 )
-POLL_SECONDS = 0.05
-TABLE_START, TABLE_END = "<!-- table: start -->", "<!-- table: end -->"
 
 
 class Case(NamedTuple):
@@ -58,7 +53,7 @@ class Case(NamedTuple):
 
     Args:
         how: In words, with the lengths of chunks and buffers.
-        options: Of the system's loader in `longform_workers.py`.
+        options: Of the system's loader in `common/long_audio_systems.py`.
         files: That it is measured on.
     """
 
@@ -130,7 +125,7 @@ def make_inputs(folder: Path, speech_dir: Path, minutes: float, seed: int) -> In
     name = f"digits-{minutes:g}-{seed}"
     audio, words = folder / f"{name}.wav", folder / f"{name}.json"
     if not words.exists():
-        clips = read_clips(speech_dir)
+        clips = read_digits(speech_dir)
         for head in HEADS:
             clips = keep_known(*load_model(CHECKPOINT_PATH, head), clips, seed)
         spoken = join_digits(clips, 60 * minutes, audio, seed)
@@ -142,49 +137,16 @@ def make_inputs(folder: Path, speech_dir: Path, minutes: float, seed: int) -> In
             export_to_transformers(CHECKPOINT_PATH, path, head=head)
         for system in SYSTEMS:
             checkpoints[system, head] = path if system == "transformers" else CHECKPOINT_PATH
-    files = {"digits": audio, "crimson": speech_dir / CRIMSON}
+    files = {"digits": audio, "crimson": speech_dir / STORIES}
     return Inputs(files, json.loads(words.read_text(encoding="utf-8")), checkpoints)
 
 
 # Measurements
 
 
-def run_worker(request: dict[str, Any], most_bytes: int, most_seconds: float) -> dict[str, Any]:
-    """What `longform_workers.py` says of a request, or an `error`."""
-    command = [sys.executable, str(Path(__file__).parent / "longform_workers.py"), json.dumps(request)]
-    return run_limited(command, most_bytes, most_seconds)
-
-
-def run_limited(command: list[str], most_bytes: int, most_seconds: float) -> dict[str, Any]:
-    """
-    The last line that a command prints, which is JSON; what goes wrong is its `error`.
-
-    Args:
-        command: Program and arguments.
-        most_bytes: It is ended when it has more of them in memory.
-        most_seconds: It is ended after so long.
-    """
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output, tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=output, stderr=log)
-        start = time.monotonic()
-        reason = ""
-        try:
-            while process.poll() is None and not reason:
-                time.sleep(POLL_SECONDS)
-                if read_memory(process.pid, "VmRSS") > most_bytes:
-                    reason = f"more than {most_bytes / 2**30:g} GiB of memory"
-                elif time.monotonic() - start > most_seconds:
-                    reason = f"more than {most_seconds:g} s"
-        finally:
-            process.kill()
-            process.wait()
-        if reason:
-            return {"error": reason}
-        output.seek(0)
-        lines = output.read().splitlines()
-        if not lines:
-            return {"error": f"ended with code {process.returncode}"}
-        return json.loads(lines[-1])
+def run_worker(request: dict[str, Any], max_bytes: int, max_seconds: float) -> dict[str, Any]:
+    """What `common/long_audio_systems.py` says of a request, or an `error`."""
+    return run_limited([*module_command("common.long_audio_systems"), json.dumps(request)], max_bytes, max_seconds)
 
 
 def count_words(expected: list[str], found: list[str]) -> dict[str, Any]:
@@ -201,49 +163,6 @@ def merge_rows(old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> 
     rows = {tuple(row[key] for key in KEYS): row for row in (*old, *new)}
     order = [(name, case.head, case.system, case.how) for name in FILES for case in list_cases() if name in case.files]
     return [rows[key] for key in order if key in rows]
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def format_table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown, a table for each file."""
-    measured = [row for row in rows if not row["note"]]
-    versions = sorted({f"{row['system']} {row['version']}" for row in measured} | {f"torch {measured[0]['torch']}"})
-    lines = [f"{', '.join(versions)}; {measured[0]['threads']} thread(s)."]
-    for name in FILES:
-        of_file = [row for row in rows if row["file"] == name]
-        if not of_file:
-            continue
-        words = {row["head"]: row["words"] for row in of_file if not row["note"]}
-        counted = ", ".join(f"{count} ({head})" for head, count in words.items())
-        lines += ["", f"`{name}`, {of_file[0]['minutes']} minutes; words to find: {counted}.", ""]
-        lines.append("| head | system | how | lost | doubled | added | wrong | errors, % | s | MiB |")
-        lines.append("|" + "---|" * 10)
-        for row in of_file:
-            found = (row[key] for key in (*COUNTS, "error_percent", "seconds", "peak_mib"))
-            values = [row["head"], row["system"], row["how"] + (f": {row['note']}" if row["note"] else ""), *found]
-            lines.append("| " + " | ".join(value or "-" for value in values) + " |")
-    return "\n".join(lines)
-
-
-def replace_table(page: str, table: str) -> str:
-    """A page with the table between its two marks."""
-    before, _, rest = page.partition(TABLE_START)
-    _, _, after = rest.partition(TABLE_END)
-    return f"{before}{TABLE_START}\n{table}\n{TABLE_END}{after}"
 
 
 class Comparison:
@@ -288,7 +207,7 @@ class Comparison:
             "path": str(self.inputs.audio[name]),
             "options": case.options,
         }
-        return run_worker(request, round(self.options.most_gigabytes * 2**30), self.options.most_seconds)
+        return run_worker(request, round(self.options.most_gigabytes * GIB), self.options.most_seconds)
 
     def measure(self, name: str, case: Case) -> dict[str, Any]:
         answer = self.transcribe(name, case)
@@ -302,8 +221,6 @@ class Comparison:
         return {**row, **{key: answer[key] for key in answer if key in COLUMNS}}
 
     def _seconds(self, name: str) -> float:
-        import soundfile
-
         about = soundfile.info(self.inputs.audio[name])
         if about.samplerate != SAMPLING_RATE:
             raise ValueError(f"{self.inputs.audio[name]} has {about.samplerate} Hz, and {SAMPLING_RATE} are needed")
@@ -319,7 +236,6 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    default = os.environ.get("FASTCONFORMER_SPEECH_DIR", ROOT / ".." / "shared" / "speech")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", nargs="+", choices=FILES, default=list(FILES))
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
@@ -328,16 +244,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=29.5, help="length of `digits`")
     parser.add_argument("--most_gigabytes", type=float, default=6.0, help="that a process may take")
     parser.add_argument("--most_seconds", type=float, default=900.0, help="that a process may take")
-    parser.add_argument("--speech_dir", type=Path, default=Path(default))
+    parser.add_argument("--speech_dir", type=Path, default=SPEECH_DIR)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--markdown", type=Path, help="page whose table is written from the result")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if options.markdown is not None:
-        page = options.markdown.read_text(encoding="utf-8")
-        options.markdown.write_text(replace_table(page, format_table(read_rows(options.output))), encoding="utf-8")
-        return
     with tempfile.TemporaryDirectory() as folder:
         options.folder = options.folder or Path(folder)
         inputs = make_inputs(options.folder, options.speech_dir, options.minutes, options.seed)
@@ -351,7 +262,7 @@ def main() -> None:
                     print(f"{case.system} is not installed", flush=True)
                     continue
                 row = comparison.measure(name, case)
-                write_rows(options.output, merge_rows(read_rows(options.output), [row]))
+                write_rows(options.output, merge_rows(read_rows(options.output), [row]), COLUMNS)
                 print(describe(row), flush=True)
 
 

@@ -24,14 +24,13 @@ from transformers_fastconformer.nemo.verify import compare_outputs
 
 pytestmark = pytest.mark.nemo
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TEXTS = ["three one four one five nine", "two seven one eight zero six"]
 TRAINING_MINUTES = 0.15
 
 
-def import_example(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def import_tool(name: str) -> Any:
     pytest.importorskip("nemo.collections.asr", reason="needs NeMo")
-    monkeypatch.syspath_prepend(EXAMPLES)
     return importlib.import_module(name)
 
 
@@ -55,7 +54,7 @@ def few_digits(speech_dir: Path, tmp_path: Path) -> Path:
 def test_training_goes_on_from_the_demonstration_checkpoint(
     few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = import_example("train_digit_demonstration", monkeypatch)
+    script = import_tool("train_digit_demonstration")
     monkeypatch.setattr(script, "VARIANTS", ["m1", "f1"])
     (strings_per_voice,) = script.read_synthesized_clips.__defaults__
     cache = tmp_path / "cache"
@@ -63,7 +62,7 @@ def test_training_goes_on_from_the_demonstration_checkpoint(
     (cache / "espeak-4.npz").rename(cache / f"espeak-{strings_per_voice}.npz")  # so that the script makes no more
 
     output = tmp_path / "digits.nemo"
-    command = [sys.executable, str(EXAMPLES / "train_digit_demonstration.py"), "--output", str(output)]
+    command = [sys.executable, str(TOOLS / "train_digit_demonstration.py"), "--output", str(output)]
     command += ["--speech_dir", str(few_digits), "--cache_dir", str(cache), "--minutes", str(TRAINING_MINUTES)]
     command += ["--initial_checkpoint", str(CHECKPOINT_PATH), "--learning_rate", "1e-5", "--seconds_per_batch", "6"]
     result = subprocess.run(
@@ -92,7 +91,7 @@ def test_training_goes_on_from_the_demonstration_checkpoint(
 
 
 def test_expectations_are_what_nemo_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = import_example("write_demonstration_expectations", monkeypatch)
+    script = import_tool("write_demonstration_expectations")
     path = tmp_path / "expectations.safetensors"
     monkeypatch.setattr(script, "EXPECTATIONS_PATH", path)
     monkeypatch.setattr(sys, "argv", ["write_demonstration_expectations.py"])
@@ -118,8 +117,8 @@ def test_expectations_are_what_nemo_gives(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
-def test_clips_are_what_espeak_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = import_example("write_demonstration_expectations", monkeypatch)
+def test_clips_are_what_espeak_says(tmp_path: Path) -> None:
+    script = import_tool("write_demonstration_expectations")
     waveforms = []
     for number, clip in enumerate(script.CLIPS):
         script.write_clip(tmp_path / f"{number}.wav", *clip)

@@ -1,7 +1,7 @@
 """
 Transcribe a recording and make a page that plays it under its waveform, with the words as WebVTT subtitles.
 
-    python examples/subtitle_player.py talk.mp3 player --model nvidia/parakeet-tdt-0.6b-v3
+    python tools/subtitle_player.py talk.mp3 player --model nvidia/parakeet-tdt-0.6b-v3
     python -m http.server --directory player
 
 Browsers read subtitles only from a server, hence the second line. Without a recording it takes the two clips that the

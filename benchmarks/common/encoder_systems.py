@@ -1,19 +1,16 @@
 """
 The encoders that benchmarks compare: NeMo's, transformers', ONNX Runtime on NeMo's export, and ours, same weights.
 
-Weights of a shape are random, written once into a folder in the form that each system reads:
-
-    python benchmarks/encoder_systems.py weights 0.6b /tmp/encoders
-    python benchmarks/encoder_systems.py onnx 0.6b /tmp/encoders
-    python benchmarks/encoder_systems.py onnx_int8 0.6b /tmp/encoders
+Weights of a shape are random, written once into a folder in the form that each system reads, by
+processes that run this module.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,29 +18,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nemo_shapes import SHAPES, build_config, perturb
 from torch import nn
 
+from common.encoder_shapes import (
+    LOCAL_CONTEXT,
+    MAX_CEILING_FRAMES,
+    MEL_FRAMES_PER_SECOND,
+    encoder_frames,
+    nemo_options,
+    our_config,
+    our_options,
+)
+from common.nemo_shapes import perturb
+from common.processes import module_command
 from transformers_fastconformer import (
-    FastConformerConfig,
     FastConformerFeatureExtractor,
     FastConformerForTDT,
     FastConformerModel,
     FastConformerTDTConfig,
+    quantize_dynamic_int8,
 )
-from transformers_fastconformer.frames import subsampled_lengths
-from transformers_fastconformer.modeling.quantization import quantize_dynamic_int8
 from transformers_fastconformer.nemo.weight_map import unmap_state_dict
 
-MEL_FRAMES_PER_SECOND = 100
-LOCAL_CONTEXT = [128, 128]
-# Names of shapes here, and of those in `nemo_shapes`; the tiny one is for tests.
-PUBLISHED = {"0.6b": "parakeet-tdt-0.6b-v2", "110m": "parakeet-tdt_ctc-110m"}
-TINY = {
-    **{"d_model": 32, "n_layers": 2, "mels": 16, "vocab_size": 32, "use_bias": False, "xscaling": False},
-    **{"pred_layers": 0, "durations": [], "ctc": True},
-    "encoder": {"n_heads": 4, "subsampling_conv_channels": 8},
-}
+DTYPES = ("float32", "bfloat16", "float16", "int8")
 ATTENTION_KINDS = ("full", "local")
 # Of the heads of a whole chain.
 VOCABULARY, TOKENS_PER_SECOND = 1024, 3.5
@@ -69,110 +66,12 @@ class System:
     note: Callable[[], str] = str
 
 
-# Shapes
-
-
-def shape_name(name: str, num_layers: int | None) -> str:
-    """A shape with another number of layers is one with a name of its own."""
-    return name if num_layers is None else f"{name}-{num_layers}layers"
-
-
-def nemo_options(shape: str) -> dict[str, Any]:
-    """The arguments of NeMo's `ConformerEncoder` for a shape, such as `0.6b` or `0.6b-2layers`."""
-    stem, _, layers = shape.removesuffix("layers").rpartition("-")
-    base = stem if shape.endswith("layers") else shape
-    if base != "tiny" and base not in PUBLISHED:
-        raise ValueError(
-            f"shape={shape!r} is not known; expected one of {[*PUBLISHED, 'tiny']}, '-2layers' behind it."
-        )
-    description = TINY if base == "tiny" else SHAPES[PUBLISHED[base]]
-    options = dict(build_config(description, Path())["encoder"])
-    del options["_target_"]
-    if shape.endswith("layers"):
-        options["n_layers"] = int(layers)
-    return options
-
-
-def our_options(shape: str) -> dict[str, Any]:
-    """The same as arguments of our configurations."""
-    options = nemo_options(shape)
-    return {
-        "num_mel_bins": options["feat_in"],
-        "hidden_size": options["d_model"],
-        "num_hidden_layers": options["n_layers"],
-        "num_attention_heads": options["n_heads"],
-        "intermediate_size": options["ff_expansion_factor"] * options["d_model"],
-        "attention_bias": options["use_bias"],
-        "convolution_bias": options["use_bias"],
-        "scale_input": options["xscaling"],
-        "subsampling_factor": options["subsampling_factor"],
-        "subsampling_conv_channels": options["subsampling_conv_channels"],
-        "conv_kernel_size": options["conv_kernel_size"],
-    }
-
-
-def our_config(shape: str) -> FastConformerConfig:
-    """Our configuration of a shape."""
-    return FastConformerConfig(**our_options(shape))
-
-
-def encoder_frames(config: FastConformerConfig, mel_frames: int) -> int:
-    return subsampled_lengths(mel_frames, config.subsampling_type, config.subsampling_factor)
-
-
-def count_flops(config: FastConformerConfig, mel_lengths: Sequence[int], window_frames: int | None = None) -> int:
-    """
-    Floating-point operations that one pass over a batch needs, a multiplication and an addition being two.
-
-    What nothing real depends on is not counted: padding, distances that a query does not have, scores outside of the
-    window; nor are norms, activations and softmax, which are no matrix products. The table of distances is projected
-    once for a batch and layer, see `count_position_flops`.
-
-    Args:
-        mel_lengths: Real mel frames of each clip.
-        window_frames: Keys that a query sees with local attention; None: all of its clip.
-    """
-    size, wide, channels = config.hidden_size, config.intermediate_size, config.subsampling_conv_channels
-    lengths = [encoder_frames(config, length) for length in mel_lengths]
-    total = 0
-    for mel_length in mel_lengths:
-        frames, bins, inputs = mel_length, config.num_mel_bins, 1
-        for _ in range(config.subsampling_factor.bit_length() - 1):
-            frames, bins = (frames + 1) // 2, (bins + 1) // 2
-            # The first convolution is full, with one input channel; the others are depthwise, then pointwise.
-            total += 2 * frames * bins * channels * (9 if inputs == 1 else 9 + inputs)
-            inputs = channels
-        total += 2 * frames * channels * bins * size
-    per_frame = 2 * 2 * 2 * size * wide + 4 * 2 * size * size  # two feed-forward modules; attention's projections
-    per_frame += 2 * size * 2 * size + 2 * size * config.conv_kernel_size + 2 * size * size  # convolution
-    layer = sum(lengths) * per_frame
-    for length in lengths:
-        keys = length if window_frames is None else min(window_frames, length)
-        layer += 3 * 2 * length * keys * size  # by content, by distance, and the values
-    total += count_position_flops(config, max(mel_lengths), window_frames)
-    return total + config.num_hidden_layers * layer
-
-
-def count_position_flops(config: FastConformerConfig, mel_frames: int, window_frames: int | None = None) -> int:
-    """
-    The part of `count_flops` that depends on the length alone: every layer's projection of the distances.
-
-    A system that keeps them from one pass to the next does not do it again for clips of the same length.
-    """
-    distances = 2 * encoder_frames(config, mel_frames) - 1 if window_frames is None else window_frames
-    return config.num_hidden_layers * 2 * distances * config.hidden_size**2
-
-
-def make_features(config: FastConformerConfig, clip_seconds: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normal noise, as the normalised features of speech are: (batch, mel frames, mels), and lengths (batch,)."""
-    lengths = torch.tensor([round(seconds * MEL_FRAMES_PER_SECOND) for seconds in clip_seconds])
-    generator = torch.Generator().manual_seed(len(clip_seconds))
-    features = torch.randn(len(lengths), int(lengths.max()), config.num_mel_bins, generator=generator)
-    padding = torch.arange(features.shape[1]) >= lengths[:, None]
-    return features.masked_fill_(padding[..., None], 0.0), lengths
-
-
 # Files
+
+
+def can_export() -> bool:
+    """Tell whether what exports and quantizes is installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("nemo", "onnx", "onnxruntime"))
 
 
 def folder_of(shape: str, folder: Path) -> Path:
@@ -190,7 +89,7 @@ def write_weights(shape: str, folder: Path) -> None:
 
 
 def write_onnx(shape: str, folder: Path) -> None:
-    """NeMo's own export, its tensors in one file beside it."""
+    """NeMo's own export, its tensors in one file next to it."""
     import onnx
 
     encoder = load_nemo(shape, folder, torch.float32, "full")
@@ -259,7 +158,7 @@ def find_files(shape: str, folder: Path, dtypes: Sequence[str] = ()) -> Path:
             # What is there already is seen through links; what is new is moved when it is whole.
             for done in (path for path in target.iterdir() if path.name in ("ours", *WRITTEN.values())):
                 (part / done.name).symlink_to(done.resolve())
-            subprocess.run([sys.executable, __file__, step, shape, str(part)], check=True)
+            subprocess.run([*module_command("common.encoder_systems"), step, shape, str(part)], check=True)
             for made in part.iterdir():
                 if not made.is_symlink():
                     made.rename(target / made.name)
@@ -441,7 +340,7 @@ def build_ceiling(shape: str, folder: Path, dtype: str, attention: str, device: 
     weights = make(wide, size), make(size, wide)
 
     def prepare(features: torch.Tensor, lengths: torch.Tensor) -> Any:
-        frames = min(sum(encoder_frames(config, length) for length in lengths.tolist()), MOST_CEILING_FRAMES)
+        frames = min(sum(encoder_frames(config, length) for length in lengths.tolist()), MAX_CEILING_FRAMES)
         return make(frames, size), make(frames, wide)
 
     def encode(inputs: Any) -> None:
@@ -452,15 +351,6 @@ def build_ceiling(shape: str, folder: Path, dtype: str, attention: str, device: 
                 nn.functional.linear(frames, weight)
 
     return System(prepare, encode)
-
-
-MOST_CEILING_FRAMES = 6000  # a larger product is no faster
-
-
-def ceiling_flops(config: FastConformerConfig, mel_lengths: Sequence[int]) -> int:
-    """Operations of one call of the ceiling."""
-    frames = min(sum(encoder_frames(config, length) for length in mel_lengths), MOST_CEILING_FRAMES)
-    return 2 * 2 * frames * config.hidden_size * config.intermediate_size
 
 
 @dataclass(frozen=True)

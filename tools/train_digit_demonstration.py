@@ -5,8 +5,8 @@ NeMo 3.0 has none that runs on a CPU. Needs the extras `nemo` and `audio`, espea
 as a folder `digits/` with `train.txt` and `test.txt` (paths relative to its parent, one a line) and
 files named `<digit>_<speaker>_<index>.flac`.
 
-    python examples/train_digit_demonstration.py --output digits.nemo --minutes 40
-    python examples/train_digit_demonstration.py --output digits.nemo --evaluate
+    python tools/train_digit_demonstration.py --output digits.nemo --minutes 40
+    python tools/train_digit_demonstration.py --output digits.nemo --evaluate
 """
 
 from __future__ import annotations

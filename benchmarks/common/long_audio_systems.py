@@ -1,23 +1,26 @@
 """
-A long file through one system in a process of its own, for `compare_longform.py`.
+A long file through one system in a process of its own.
 
 Each system is a function that loads a model and returns what transcribes a file with it. Of this package, Transformers
 and NeMo a process imports only the one that it measures.
 
-    python benchmarks/longform_workers.py '{"system": "nemo", "path": "talk.wav", ...}'
+The process prints one line of JSON; see `module_command("common.long_audio_systems")`, which takes a request such as
+`{"system": "nemo", "path": "talk.wav", ...}`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+import torch
+
+from common.machine import MIB, reset_peak, use_given_threads
 
 # Of the demonstration checkpoint.
 SAMPLING_RATE = 16000
@@ -32,8 +35,7 @@ Transcribe = Callable[[str], str]
 
 def load_this_package(checkpoint: str, head: str, **options: Any) -> Transcribe:
     """`transcribe_file` with its options."""
-    from transformers_fastconformer.inference.file import transcribe_file
-    from transformers_fastconformer.inference.loading import load_model
+    from transformers_fastconformer import load_model, transcribe_file
 
     model, processor = load_model(checkpoint, head)
     return lambda path: transcribe_file(model, processor, path, timestamps=False, **options).text
@@ -143,7 +145,6 @@ def _transcribe_stateful(
     model: Any, path: str, left_seconds: float, chunk_seconds: float, right_seconds: float
 ) -> str:
     """Windows with context on both sides, the decoder's state carried over, by NeMo's buffer and decoder."""
-    import torch
     from nemo.collections.asr.parts.utils.streaming_utils import ContextSize, StreamingBatchedAudioBuffer, load_audio
 
     audio = load_audio(path, SAMPLING_RATE)[0][None]
@@ -193,31 +194,22 @@ LOADERS: dict[str, Callable[..., Transcribe]] = {
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Text, seconds, the most memory above the loaded model, which has transcribed a short clip, and versions."""
-    import torch
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    use_given_threads()
     transcribe = LOADERS[request["system"]](request["checkpoint"], request["head"], **request["options"])
     transcribe(request["clip"])
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _read_kibibytes("VmRSS")
+    before, read_peak = reset_peak()
     start = time.perf_counter()
     text = transcribe(request["path"])
     seconds = time.perf_counter() - start
     return {
         "text": text,
         "seconds": round(seconds, 1),
-        "loaded_mib": round(before / 1024),
-        "peak_mib": round((_read_kibibytes("VmHWM") - before) / 1024),
+        "loaded_mib": round(before / MIB),
+        "peak_mib": round((read_peak() - before) / MIB),
         "version": _version(request["system"]),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-
-
-def _read_kibibytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def _version(system: str) -> str:

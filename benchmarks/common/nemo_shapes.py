@@ -1,7 +1,7 @@
 """
 Checkpoints of published shapes with random weights, built and saved by NeMo, for benchmarks and `slow` tests.
 
-    python benchmarks/nemo_shapes.py parakeet-tdt-0.6b-v2 /tmp/parakeet-tdt-0.6b-v2.nemo
+`find_archive` builds them, in a process of its own that runs this module.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from common.processes import module_command
 
 # Encoder, vocabulary and heads as in the published configurations; `preprocessor` and `encoder` are further options.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -259,7 +261,7 @@ def find_archive(name: str, folder: Path) -> Path:
     path = folder / f"{name}.nemo"
     if not path.exists():
         # In a process of its own, so that NeMo's memory is not that of the caller.
-        subprocess.run([sys.executable, __file__, name, str(path)], check=True)
+        subprocess.run([*module_command("common.nemo_shapes"), name, str(path)], check=True)
     return path
 
 

@@ -1,5 +1,5 @@
 """
-One encoder in a process of its own, which sleeps while others work; for `bench_encoder.py` and `bench_memory.py`.
+One encoder in a process of its own, which sleeps while others work.
 
 Between its turns a worker is stopped by a signal, so that threads which spin while they wait take no time from
 others. The parent sends a line of JSON and gets one back.
@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import json
 import os
-import platform
 import selectors
 import signal
 import subprocess
@@ -24,40 +23,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
+from common.encoder_shapes import encoder_frames, make_features, our_config
+from common.encoder_systems import build_system
+from common.machine import read_memory, reset_peak, resident_bytes, trim_memory
+from common.processes import POLL_SECONDS, module_command
+
 PAGE_BYTES = 4096
-POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1  # of Linux
-MOST_PASSES = 10  # in one turn
-
-
-# Memory of a process
-
-
-def read_memory(process_id: int, name: str) -> int:
-    """A line of `/proc/<id>/status` in bytes, such as `VmRSS` or `VmHWM`; 0 where the process has ended."""
-    try:
-        text = Path(f"/proc/{process_id}/status").read_text(encoding="ascii")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next((1024 * int(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name}:")), 0)
-
-
-def available_bytes() -> int:
-    """What can be had without swapping."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
-
-
-def name_machine(device: str) -> str:
-    """The processor or the CUDA device, in words."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+MAX_PASSES = 10  # in one turn
 
 
 # In the worker
@@ -92,10 +68,7 @@ class Service:
     """A system, and what it was given last."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        import torch
-
         self.options = options
-        self.torch = torch
         if options.threads:
             torch.set_num_threads(options.threads)
         self.is_cuda = options.device == "cuda"
@@ -103,9 +76,7 @@ class Service:
         self.inputs: Any = None
 
     def load(self) -> dict[str, Any]:
-        from encoder_systems import build_system, our_config
-
-        options, torch = self.options, self.torch
+        options = self.options
         self.config = our_config(options.shape)
         # As users load: parameters made in inference mode would not tell when they change.
         self.system = build_system(options.system, options.shape, options.folder, options.kind, options.device)
@@ -120,7 +91,7 @@ class Service:
         """Give back what the last inputs took."""
         self.clip_seconds, self.inputs = [], None
         if self.is_cuda:
-            self.torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
 
     def run(self, clip_seconds: list[float], turn_seconds: float = 0.0, save: str | None = None) -> dict[str, Any]:
         """
@@ -129,12 +100,8 @@ class Service:
         Args:
             clip_seconds: Length of each clip.
             turn_seconds: As many passes as fit, and one at least.
-            save: File for the encoder frames of all clips, one behind the other, in float32.
+            save: File for the encoder frames of all clips, one after the other, in float32.
         """
-        from encoder_systems import encoder_frames, make_features
-        from safetensors.torch import save_file
-
-        torch = self.torch
         with torch.inference_mode():
             if clip_seconds != self.clip_seconds:
                 self.release()
@@ -151,7 +118,7 @@ class Service:
                 self._synchronize()
                 milliseconds.append(1000.0 * (time.perf_counter() - start))
                 spent = sum(milliseconds) + min(milliseconds)
-                if len(milliseconds) >= MOST_PASSES or spent > 1000.0 * turn_seconds:
+                if len(milliseconds) >= MAX_PASSES or spent > 1000.0 * turn_seconds:
                     break
                 output = None
             answer = {"milliseconds": milliseconds, "peak_bytes": read_peak(), "resident_before": resident_before}
@@ -164,31 +131,23 @@ class Service:
             if self.is_cuda:
                 torch.cuda.empty_cache()
             else:
-                _trim()
+                trim_memory()
             answer["resident_after"] = self._resident()
         return answer
 
     def _synchronize(self) -> None:
         if self.is_cuda:
-            self.torch.cuda.synchronize()
+            torch.cuda.synchronize()
 
     def _resident(self) -> int:
-        return self.torch.cuda.memory_allocated() if self.is_cuda else read_memory(os.getpid(), "VmRSS")
+        return torch.cuda.memory_allocated() if self.is_cuda else resident_bytes()
 
     def _reset_peak(self) -> tuple[int, Callable[[], int]]:
         """What is taken now, and how the most that is taken from now on is read."""
         if self.is_cuda:
-            self.torch.cuda.reset_peak_memory_stats()
-            return self._resident(), self.torch.cuda.max_memory_allocated
-        _trim()
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        return self._resident(), lambda: read_memory(os.getpid(), "VmHWM")
-
-
-def _trim() -> None:
-    """Give freed memory back to the system, so that what is resident is what is in use."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+            torch.cuda.reset_peak_memory_stats()
+            return self._resident(), torch.cuda.max_memory_allocated
+        return reset_peak()
 
 
 # In the parent
@@ -208,7 +167,7 @@ class Worker:
     The parent's end.
 
     Args:
-        system, shape, folder, kind, device: See `encoder_systems.build_system`.
+        system, shape, folder, kind, device: See `build_system`.
         threads: Of the worker; 0: as many as torch takes.
     """
 
@@ -225,7 +184,7 @@ class Worker:
     def start(self) -> None:
         """Start the process and load the system."""
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        command = [sys.executable, __file__, "--system", self.system, "--shape", self.shape]
+        command = [*module_command("common.encoder_workers"), "--system", self.system, "--shape", self.shape]
         command += ["--folder", str(self.folder), "--kind", self.kind, "--device", self.device]
         command += ["--threads", str(self.threads)]
         environment = dict(os.environ)
@@ -244,13 +203,13 @@ class Worker:
     def resident_bytes(self) -> int:
         return read_memory(self.process.pid, "VmRSS") if self.is_running else 0
 
-    def run(self, clip_seconds: Sequence[float], most_bytes: int | None = None, **options: Any) -> dict[str, Any]:
+    def run(self, clip_seconds: Sequence[float], max_bytes: int | None = None, **options: Any) -> dict[str, Any]:
         """
         `Service.run`, and sleep again; started before if need be.
 
         Args:
             clip_seconds: Length of each clip.
-            most_bytes: End the process when it takes so much more than it did before.
+            max_bytes: End the process when it takes so much more than it did before.
             options: Of `Service.run`.
 
         Raises:
@@ -259,13 +218,13 @@ class Worker:
         if not self.is_running:
             self.start()
         os.kill(self.process.pid, signal.SIGCONT)
-        answer = self._ask({"clip_seconds": list(clip_seconds), **options}, most_bytes)
+        answer = self._ask({"clip_seconds": list(clip_seconds), **options}, max_bytes)
         os.kill(self.process.pid, signal.SIGSTOP)
         self.last_used = time.monotonic()
         return answer
 
-    def _ask(self, request: dict[str, Any], most_bytes: int | None = None) -> dict[str, Any]:
-        limit = None if most_bytes is None else self.resident_bytes + most_bytes
+    def _ask(self, request: dict[str, Any], max_bytes: int | None = None) -> dict[str, Any]:
+        limit = None if max_bytes is None else self.resident_bytes + max_bytes
         answer: dict[str, Any] = {}
         try:
             print(json.dumps(request), file=self.process.stdin, flush=True)
@@ -308,8 +267,8 @@ class Worker:
 class WorkerPool:
     """Workers that are kept for their next turn; the one used longest ago makes way when memory is short."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.workers: dict[tuple[str, str], Worker] = {}
 
     def find(self, worker: Worker, expected_bytes: int) -> Worker:
@@ -319,7 +278,7 @@ class WorkerPool:
             others = [other for other in self.workers.values() if other.is_running]
             taken = sum(other.resident_bytes for other in others)
             for other in sorted(others, key=lambda other: other.last_used):
-                if taken + expected_bytes <= self.most_bytes:
+                if taken + expected_bytes <= self.max_bytes:
                     break
                 taken -= other.resident_bytes
                 other.stop()

@@ -1,7 +1,7 @@
 """
 Makes the two demonstration clips (once) and stores what NeMo gives for them, stage by stage, with its provenance.
 
-    python examples/write_demonstration_expectations.py
+    python tools/write_demonstration_expectations.py
 
 Needs the extras `nemo` and `audio`, and espeak-ng if the clips are missing. Writes beside the checkpoint in
 `src/transformers_fastconformer/demonstration/`. With what it writes `fastconformer demo` verifies a conversion where
@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from train_digit_demonstration import SAMPLING_RATE, synthesize
 
+from train_digit_demonstration import SAMPLING_RATE, synthesize
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS, EXPECTATIONS_PATH
 from transformers_fastconformer.nemo.reference import NemoRunner, save_stage_outputs
 
-COMMAND = "python examples/write_demonstration_expectations.py"
+COMMAND = "python tools/write_demonstration_expectations.py"
 # Voice, text, words per minute. Both voices are unknown to the checkpoint's training.
 CLIPS = (
     ("en", "three one four one five nine", 150),

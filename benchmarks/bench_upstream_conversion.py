@@ -1,21 +1,17 @@
 """
 Which families of NeMo checkpoints do the conversion scripts of transformers load, with which error, and with which
-numbers, beside this package?
+numbers, next to this package?
 
 transformers has a script for each of its models that came from NeMo. Its wheels and source distributions are without
 them (looked for in 5.23), so they are taken from a checkout and run as they are, through their own `main`:
 
     git clone https://github.com/huggingface/transformers /tmp/transformers
-    python benchmarks/compare_upstream_conversion.py --scripts /tmp/transformers/src/transformers/models
+    python benchmarks/bench_upstream_conversion.py --scripts /tmp/transformers/src/transformers/models
 
 Every family of `tests/equivalence/families.py` is built by NeMo with perturbed random weights, in two blocks of the
 published width and with 1024 tokens, as the scripts take some widths and the size of the vocabulary for granted. Real
 clips, alone and in one padded batch, go through NeMo, through what the script made and through what this package made.
 A script that does not name a family is tried nevertheless where its model comes nearest: a user would.
-
-The table of the page is written from the result, without a run, by
-
-    python benchmarks/compare_upstream_conversion.py --markdown docs/upstream-comparison.md
 """
 
 from __future__ import annotations
@@ -23,11 +19,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import csv
 import dataclasses
 import gc
 import hashlib
-import inspect
 import io
 import json
 import linecache
@@ -41,22 +35,26 @@ import tarfile
 import tempfile
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results" / "upstream_conversion_float32_cpu.csv"
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests" / "support")]
+from common.csv_files import read_rows, write_rows
+from common.folders import RESULTS, ROOT
+from common.nemo_shapes import train_tokenizer
+from common.speech import SAMPLING_RATE, SPEECH_DIR, read_manifest
+from transformers_fastconformer import read_audio
 
-SAMPLING_RATE = 16000
+RESULT = RESULTS / "upstream_conversion_float32_cpu.csv"
+# The families of checkpoints and what builds them are those of the tests.
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
 NUM_CLIPS = 3
-MOST_SECONDS = 5
+MAX_SECONDS = 5
 VOCAB_SIZE = 1024
 NUM_BLOCKS = 2
 # Published widths; of the others, and of recipes, the one that the scripts take for granted.
@@ -74,7 +72,7 @@ TOLERANCE = 1e-4
 FEATURE_TOLERANCE = 1e-2
 # Tokens of a clip that are compared. A random prediction network is chaotic: outputs of one of 640 units in float32
 # and in float64 differ by 1e-4 after 100 tokens and by 5e-2 after 250, with torch's own LSTM.
-MOST_TOKENS = 100
+MAX_TOKENS = 100
 
 PARAKEET = "parakeet/convert_nemo_to_hf.py"
 STREAMING = "nemotron_asr_streaming/convert_nemotron_asr_streaming_to_hf.py"
@@ -88,7 +86,7 @@ VERDICTS = ("equal", "other tokens", "other numbers", "refused", "failed", "not 
 
 
 # `nemo_tokens` are counts; `_features` the largest difference from NeMo's; `_encoder` the same as a share of NeMo's
-# largest magnitude; `_tokens` the clips with NeMo's tokens. `_batch` is in the padded batch, without it alone.
+# largest magnitude; `_tokens` the clips with NeMo's tokens. `_batch` is in the padded batch, without it by itself.
 SIDE_FIELDS = ("", "_error", "_features", "_encoder", "_encoder_batch", "_tokens", "_tokens_batch")
 SIDES = [side + name for side in ("upstream", "ours") for name in SIDE_FIELDS]
 FIELDS = ("family", "width", "nemo_tokens", "script", *SIDES, "script_sha256", "versions")
@@ -127,8 +125,6 @@ def padded_tokenizer(folder: Path) -> dict[str, Any]:
 
 def make_large_tokenizer(folder: Path) -> Path:
     """A tokenizer of as many tokens as the published ones."""
-    from nemo_shapes import train_tokenizer
-
     folder.mkdir(exist_ok=True)
     return folder if (folder / "tokenizer.model").is_file() else train_tokenizer(folder, VOCAB_SIZE)
 
@@ -163,12 +159,9 @@ def build_archive(family: Any, build: Any, width: int, clip: np.ndarray, path: P
 
 def read_clips(speech_dir: Path) -> list[np.ndarray]:
     """Three read clips, the shortest first."""
-    from transformers_fastconformer.audio.files import read_audio
-
-    entries = [json.loads(line) for line in (speech_dir / "manifest.jsonl").read_text().splitlines()]
-    read = [entry for entry in entries if entry["audio_filepath"].startswith("read/librispeech/")]
+    read = [entry for entry in read_manifest(speech_dir) if entry["audio_filepath"].startswith("read/librispeech/")]
     chosen = sorted(read, key=lambda entry: entry["duration"])[:: len(read) // NUM_CLIPS][:NUM_CLIPS]
-    return [read_audio(speech_dir / entry["audio_filepath"])[: MOST_SECONDS * SAMPLING_RATE] for entry in chosen]
+    return [read_audio(speech_dir / entry["audio_filepath"])[: MAX_SECONDS * SAMPLING_RATE] for entry in chosen]
 
 
 # The scripts of transformers
@@ -310,7 +303,7 @@ def compare(reference: Batches, found: Batches, side: str, ignored: int | None =
         has_numbers &= error <= TOLERANCE
         if pairs[0][0].tokens is not None:
             count = sum(
-                [token for token in a.tokens or [] if token != ignored][:MOST_TOKENS] == (b.tokens or [])[:MOST_TOKENS]
+                [token for token in a.tokens or [] if token != ignored][:MAX_TOKENS] == (b.tokens or [])[:MAX_TOKENS]
                 for a, b in pairs
             )
             row[f"{side}_tokens{suffix}"] = f"{count} of {len(pairs)}"
@@ -371,51 +364,6 @@ def compare_family(
 # The result
 
 
-def read_rows(path: Path) -> list[Row]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-# The page
-
-COLUMNS = ["family", "width", "script", "transformers", "encoder", "tokens", "error or warning", "ours", "encoder"]
-TABLE_START, TABLE_END = "<!-- table: start -->", "<!-- table: end -->"
-
-
-def count_verdicts(rows: list[Row], side: str, choose: Callable[[list[int]], int]) -> str:
-    """How many families have which verdict, where a family has several by the chosen one of them."""
-    verdicts: dict[str, list[int]] = {}
-    for row in rows:
-        verdicts.setdefault(row["family"], []).append(VERDICTS.index(row[side]))
-    chosen = [VERDICTS[choose(found)] for found in verdicts.values()]
-    return ", ".join(f"{chosen.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in chosen)
-
-
-def format_table(rows: list[Row]) -> str:
-    """What stands between the marks of the page."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS)]
-    for row in rows:
-        encoder, tokens, our_encoder = (
-            " / ".join(filter(None, (row[name], row[f"{name}_batch"])))
-            for name in ("upstream_encoder", "upstream_tokens", "ours_encoder")
-        )
-        error = row["upstream_error"].replace("|", "\\|").replace("<", "\\<")
-        cells = [row["family"], row["width"], row["script"], row["upstream"], encoder, tokens, error]
-        lines.append([cell or "-" for cell in (*cells, row["ours"], our_encoder)])
-    versions, families = (list(dict.fromkeys(row[name] for row in rows)) for name in ("versions", "family"))
-    counts = f"""{"; ".join(versions)}. Of {len(families)} families,
-
-- transformers, by the best row of each: {count_verdicts(rows, "upstream", min)};
-- this package, by the worst row of each: {count_verdicts(rows, "ours", max)}."""
-    return counts + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def replace_table(page: str, table: str) -> str:
-    """The page with another table between its marks."""
-    before, rest = page.split(TABLE_START)
-    return f"{before}{TABLE_START}\n{table}\n{TABLE_END}{rest.split(TABLE_END)[1]}"
-
-
 @contextlib.contextmanager
 def working_in(folder: Path) -> Iterator[None]:
     """The working directory for a while."""
@@ -429,11 +377,11 @@ def working_in(folder: Path) -> Iterator[None]:
 
 def run_families(names: list[str] | None, scripts_dir: Path, speech_dir: Path, output: Path) -> None:
     """Run the comparison and write the result after each family; rows of other families in it stay."""
-    import conftest
     import nemo
     import transformers
     from families import write_bert_base
     from nemo.collections.common.tokenizers.aggregate_tokenizer import AggregateTokenizer
+    from nemo_models import ModelBuilder
 
     lend_unpacking()
     # NeMo 3.0 stops at the text of a CTC head with an aggregate tokenizer; texts are not compared.
@@ -447,9 +395,7 @@ def run_families(names: list[str] | None, scripts_dir: Path, speech_dir: Path, o
     versions = f"nemo {nemo.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
     output = output.resolve()
     with tempfile.TemporaryDirectory() as temporary, working_in(write_bert_base(Path(temporary) / "bert")):
-        # The fixture of the tests wants pytest's maker of folders.
-        folders = SimpleNamespace(mktemp=lambda name: Path(tempfile.mkdtemp(prefix=name, dir=temporary)))
-        build = inspect.unwrap(conftest.build_nemo_model)(folders)
+        build = ModelBuilder(Path(temporary) / "tokenizers")
         for family in families_to_compare():
             if names and family.name not in names:
                 continue
@@ -463,31 +409,20 @@ def run_families(names: list[str] | None, scripts_dir: Path, speech_dir: Path, o
                 shutil.rmtree(folder)
                 gc.collect()  # NeMo's models are cycles, of hundreds of megabytes each
             rows.sort(key=lambda row: order.index(row["family"]))
-            with output.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_rows(output, rows, FIELDS)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scripts", type=Path, help="src/transformers/models of a checkout; runs the comparison")
-    default_speech = os.environ.get("FASTCONFORMER_SPEECH_DIR", ROOT / ".." / "shared" / "speech")
-    parser.add_argument("--speech", type=Path, default=Path(default_speech), help="folder with manifest.jsonl")
+    parser.add_argument("--scripts", type=Path, required=True, help="src/transformers/models of a checkout")
+    parser.add_argument("--speech", type=Path, default=SPEECH_DIR, help="folder with manifest.jsonl")
     parser.add_argument("--families", nargs="*", help="run only these; the rows of others stay in the output")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="the result")
-    parser.add_argument("--markdown", type=Path, help="page whose table is written from the result")
+    parser.add_argument("--output", type=Path, default=RESULT, help="the result")
     options = parser.parse_args()
-    if options.scripts is None and options.markdown is None:
-        parser.error("expected --scripts to run, --markdown to write the page, or both")
-    if options.scripts is not None:
-        missing = [script for script in SCRIPTS if not (options.scripts / script).is_file()]
-        if missing:
-            parser.error(f"--scripts={options.scripts} has no {missing}; expected src/transformers/models")
-        run_families(options.families, options.scripts.resolve(), options.speech, options.output)
-    if options.markdown is not None:
-        page = options.markdown.read_text(encoding="utf-8")
-        options.markdown.write_text(replace_table(page, format_table(read_rows(options.output))), encoding="utf-8")
+    missing = [script for script in SCRIPTS if not (options.scripts / script).is_file()]
+    if missing:
+        parser.error(f"--scripts={options.scripts} has no {missing}; expected src/transformers/models")
+    run_families(options.families, options.scripts.resolve(), options.speech, options.output)
 
 
 if __name__ == "__main__":
