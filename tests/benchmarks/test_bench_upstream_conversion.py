@@ -6,7 +6,7 @@ import bench_upstream_conversion as benchmark
 from common.csv_files import read_rows
 from common.folders import ROOT
 
-PAGE = ROOT / "docs" / "upstream-comparison.md"
+PAGE = ROOT / "docs" / "benchmarks" / "upstream-conversion.md"
 
 
 def test_every_family_has_its_rows() -> None:
