@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from models import BLANK, build_model
+from tolerances import CONFIDENCE
 
 from transformers_fastconformer.decoding.confidence import (
     AGGREGATIONS,
@@ -44,7 +45,7 @@ def test_measures(confidence_utils, method, kind, norm, alpha):
         log_probs = (scale * torch.randn(40, num_classes, generator=generator)).log_softmax(dim=-1)
         expected = theirs(torch.nan_to_num(log_probs), v=num_classes, t=alpha)
         found = measure_confidence(log_probs, num_classes, options)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(found, expected, rtol=0, atol=CONFIDENCE, equal_nan=True)
 
 
 def test_aggregations(confidence_utils):
@@ -145,7 +146,7 @@ def test_ctc_tokens(confidence_utils, aggregation):
     num_tokens = 0
     for clip, hypothesis in enumerate(expected):
         count = int(found.token_lengths[clip])
-        assert confidences[clip, :count].tolist() == pytest.approx(hypothesis.token_confidence, abs=1e-5)
+        assert confidences[clip, :count].tolist() == pytest.approx(hypothesis.token_confidence, abs=CONFIDENCE)
         assert (confidences[clip, count:] == 0).all()
         num_tokens += count
     assert num_tokens > 60
@@ -208,6 +209,6 @@ def test_transducer_tokens(confidence_utils, family, include_durations):
         count = int(found.token_lengths[clip])
         assert found.tokens[clip, :count].tolist() == [int(token) for token in hypothesis.y_sequence]
         theirs_of_clip = [float(value) for value in hypothesis.token_confidence]
-        assert found.scores[clip, :count].tolist() == pytest.approx(theirs_of_clip, abs=1e-5)
+        assert found.scores[clip, :count].tolist() == pytest.approx(theirs_of_clip, abs=CONFIDENCE)
         num_tokens += count
     assert num_tokens > 10

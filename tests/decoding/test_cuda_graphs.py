@@ -10,6 +10,7 @@ import torch
 from models import BLANK as BLANK_OF_MODELS
 from models import build_model
 from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer
+from tolerances import DECODING
 from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions, TransducerScore
@@ -144,7 +145,7 @@ def test_graphs_equal_the_readable_loop(kind):
         expected, expected_state = readable(model, frames, lengths)
         found, state = model.decode_frames(frames, lengths)
         assert_equal(found, expected)
-        assert_states_equal(state, expected_state, tolerance=1e-5)
+        assert_states_equal(state, expected_state, tolerance=DECODING)
 
 
 @pytest.mark.gpu

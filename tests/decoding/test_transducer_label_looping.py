@@ -12,6 +12,7 @@ import torch
 from models import BLANK as MODEL_BLANK
 from models import TRANSDUCERS, build_model
 from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer, emissions_of
+from tolerances import DECODING
 from torch import nn
 from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
@@ -208,7 +209,7 @@ def test_a_models_fast_networks_equal_its_modules(kind):
         expected, expected_state = readable(model, frames, lengths)
         found, state = model.decode_frames(frames, lengths)
         assert_equal(found, expected)
-        assert_states_equal(state, expected_state, tolerance=1e-5)
+        assert_states_equal(state, expected_state, tolerance=DECODING)
         num_tokens += int(found.token_lengths.sum())
         for clip in range(5):
             alone, _ = model.decode_frames(frames[clip : clip + 1], lengths[clip : clip + 1])

@@ -11,6 +11,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from tolerances import FLOAT32_SHARE
 
 from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerModel
 from transformers_fastconformer.nemo import config_map
@@ -85,7 +86,7 @@ def assert_encoders_agree(folder, nemo_model, noise):
     model = FastConformerModel.from_pretrained(folder, attn_implementation="eager").eval()
     output = model(**inputs)
     assert output.encoder_lengths.tolist() == expected_lengths.tolist()
-    limit = 5e-6 * expected.abs().max()
+    limit = FLOAT32_SHARE * expected.abs().max()
     for ours, theirs, length in zip(output.last_hidden_state, expected, expected_lengths, strict=True):
         assert (ours[:length] - theirs.transpose(0, 1)[:length]).abs().max() <= limit
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from tolerances import FLOAT32_SHARE
 
 from transformers_fastconformer import FastConformerConfig, FastConformerEncoder
 from transformers_fastconformer.nemo.weight_map import Drop, map_name
 
 pytestmark = pytest.mark.nemo
 
-TOLERANCE = 5e-6
 MEL_LENGTHS = (203, 1, 7, 118, 0, 64)
 
 NEMO_BASE: dict[str, Any] = {
@@ -327,7 +327,7 @@ def compare(nemo_encoder: Any, encoder: FastConformerEncoder) -> dict[str, float
 def check(name: str, nemo_encoder: Any, encoder: FastConformerEncoder) -> None:
     errors = compare(nemo_encoder, encoder)
     print(f"\n{name}: " + ", ".join(f"{form} {error:.1e}" for form, error in errors.items()))
-    assert max(errors.values()) <= TOLERANCE, errors
+    assert max(errors.values()) <= FLOAT32_SHARE, errors
 
 
 def build_both(encoder_class: Any, name: str) -> tuple[Any, FastConformerEncoder]:
@@ -424,7 +424,7 @@ def test_training_draws_and_computes_what_nemo_does(
         assert torch.equal(output.encoder_lengths, truth_lengths)
         for frames, reference, length in zip(output.last_hidden_state, truth, truth_lengths, strict=True):
             reference = reference.T[:length]
-            assert (frames[:length] - reference).abs().max() <= TOLERANCE * reference.abs().max()
+            assert (frames[:length] - reference).abs().max() <= FLOAT32_SHARE * reference.abs().max()
     torch.testing.assert_close(
         encoder.layers[2].conv.norm.running_mean, nemo_encoder.layers[2].conv.batch_norm.running_mean
     )

@@ -18,13 +18,13 @@ import pytest
 import torch
 from balance import balance_classes
 from families import FAMILIES, Family, read_page, write_bert_base, write_page
+from tolerances import FLOAT32_SHARE
 from transformers import AutoModel
 
 from transformers_fastconformer.nemo.convert import ARCHITECTURES, ConversionResult, convert_nemo_checkpoint
 from transformers_fastconformer.nemo.reference import NemoRunner, StageOutputs
 from transformers_fastconformer.nemo.verify import (
     EXACT_STAGES,
-    FLOAT32_TOLERANCE,
     ConvertedRunner,
     StageResult,
     compare_outputs,
@@ -72,7 +72,7 @@ def measured(batches: dict[str, list[np.ndarray]]) -> Iterator[dict[str, tuple[s
     if os.environ.get("FASTCONFORMER_WRITE_TABLE") == "1" and all(family.name in cells for family in FAMILIES):
         import nemo
 
-        write_page(cells, nemo.__version__, len(batches), FLOAT32_TOLERANCE)
+        write_page(cells, nemo.__version__, len(batches), FLOAT32_SHARE)
 
 
 def describe(rows: list[StageResult]) -> tuple[str, str]:
@@ -85,7 +85,7 @@ def describe(rows: list[StageResult]) -> tuple[str, str]:
             exact.setdefault(head.upper() if head != "rnnt" else "RNN-T", set()).add(stage)
         elif row.stage != "features" and row.limit > 0:  # else nothing had as many frames
             stage = "encoder" if row.stage.startswith(("subsampling", "block", "encoder")) else row.stage
-            relative = row.max_difference / (row.limit / FLOAT32_TOLERANCE)
+            relative = row.max_difference / (row.limit / FLOAT32_SHARE)
             errors[stage] = max(errors.get(stage, 0.0), relative)
     decoded = [
         f"{head}: {', '.join(name for name in EXACT_STAGES if name in stages)}" for head, stages in exact.items()

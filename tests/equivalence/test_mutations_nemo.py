@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tolerances import FLOAT32_SHARE
 
 from transformers_fastconformer import FastConformerFeatureExtractor
 from transformers_fastconformer.nemo.config_map import map_config
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
-from transformers_fastconformer.nemo.verify import FLOAT32_TOLERANCE, ConvertedRunner
+from transformers_fastconformer.nemo.verify import ConvertedRunner
 
 pytestmark = pytest.mark.nemo
 
@@ -247,7 +248,7 @@ def run_ours(folder: Path, clips: list[np.ndarray]) -> list[list[torch.Tensor]]:
 
 def is_equal(theirs: list[list[torch.Tensor]], ours: list[list[torch.Tensor]]) -> bool:
     return all(
-        a.shape == b.shape and bool(((a - b).abs().max() <= FLOAT32_TOLERANCE * a.abs().max()) if a.numel() else True)
+        a.shape == b.shape and bool(((a - b).abs().max() <= FLOAT32_SHARE * a.abs().max()) if a.numel() else True)
         for their_clip, our_clip in zip(theirs, ours, strict=True)
         for a, b in zip(their_clip, our_clip, strict=True)
     )

@@ -6,8 +6,9 @@ import re
 
 import pytest
 from families import COLUMNS, FAMILIES, TABLE_PATH, fixed_cells
+from tolerances import FLOAT32_SHARE, SIXTEEN_BIT_RATIO, STORED_SHARE
 
-from transformers_fastconformer.nemo.verify import FLOAT32_TOLERANCE
+from transformers_fastconformer.nemo import verify
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,11 @@ def test_the_errors_are_within_the_contract(rows: list[list[str]]) -> None:
     for name, *_, errors, decoded in rows:
         found = [float(number) for number in re.findall(r"\d+e-?\d+", errors)]
         assert errors.startswith("encoder ")
-        assert max(found) <= FLOAT32_TOLERANCE, name
+        assert max(found) <= FLOAT32_SHARE, name
         architecture = next(family.architecture for family in FAMILIES if family.name == name)
         assert ("tokens, tokens in a batch, frame indices" in decoded) == (architecture != "FastConformerModel")
+
+
+def test_the_verification_of_users_holds_the_contract() -> None:
+    assert (verify.FLOAT32_TOLERANCE, verify.SIXTEEN_BIT_RATIO) == (FLOAT32_SHARE, SIXTEEN_BIT_RATIO)
+    assert verify.STORED_TOLERANCE == STORED_SHARE

@@ -16,6 +16,7 @@ import pytest
 import torch
 from models import BLANK, CTC_HEADS, ENCODER_SHAPE, HEADS, KINDS, TRANSDUCERS, build_config, build_model, make_features
 from safetensors.torch import save_file
+from tolerances import GRADIENT_SHARE
 from torch import nn
 from transformers import AutoModel, AutoModelForCTC
 from transformers import logging as transformers_logging
@@ -48,7 +49,9 @@ def loss_of(model: nn.Module, kind: str) -> torch.Tensor:
     return output.loss if kind in HEADS else output.last_hidden_state[:, :6].square().mean()
 
 
-def assert_gradients_near(ours: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], share: float = 1e-5) -> None:
+def assert_gradients_near(
+    ours: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], share: float = GRADIENT_SHARE
+) -> None:
     """The largest difference at most `share` of the largest gradient of all weights."""
     assert set(ours) == set(truth)
     largest = max(float(gradient.abs().max()) for gradient in truth.values())

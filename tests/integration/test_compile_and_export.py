@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from models import HEADS, build_model, make_features
+from tolerances import GRAPH_ABSOLUTE, GRAPH_RELATIVE
 from torch import nn
 
 # Mel frames. The last ones are beyond the encoder frames of a block of queries in `sdpa_attention`.
@@ -46,7 +47,7 @@ def make_batch(num_frames: int, num_clips: int) -> tuple[torch.Tensor, torch.Ten
 def assert_same_frames(ours: Any, truth: Any) -> None:
     assert torch.equal(ours.encoder_lengths, truth.encoder_lengths)
     for one, other, count in zip(ours[0], truth[0], truth.encoder_lengths.tolist(), strict=True):
-        torch.testing.assert_close(one[:count], other[:count], rtol=1e-4, atol=3e-5)
+        torch.testing.assert_close(one[:count], other[:count], rtol=GRAPH_RELATIVE, atol=GRAPH_ABSOLUTE)
 
 
 def count_graphs(
@@ -231,4 +232,4 @@ def test_an_exported_model_takes_any_batch_and_any_length(kind, options):
             ours, encoder_lengths = loaded(features, lengths)
         assert torch.equal(encoder_lengths, truth.encoder_lengths)
         for one, other, count in zip(ours, truth[0], truth.encoder_lengths.tolist(), strict=True):
-            torch.testing.assert_close(one[:count], other[:count], rtol=1e-4, atol=3e-5)
+            torch.testing.assert_close(one[:count], other[:count], rtol=GRAPH_RELATIVE, atol=GRAPH_ABSOLUTE)

@@ -13,6 +13,7 @@ import torch
 import transformers
 from models import BLANK, VOCAB_SIZE, build_model, make_features
 from their_models import THEIR_MODELS, build_their_model, calm_joint, class_of_transformers
+from tolerances import FLOAT32_SHARE
 from transformers import AutoModel, PreTrainedModel
 
 import transformers_fastconformer
@@ -38,7 +39,6 @@ from transformers_fastconformer.interop.weight_names import our_name_of, rows_fo
 from transformers_fastconformer.nemo.tokenizer_map import character_tokenizer
 
 LENGTHS = [97, 64, 33, 17]
-TOLERANCE = 5e-6  # of the largest magnitude
 TRANSDUCERS = ("ParakeetForRNNT", "ParakeetForTDT", "NemotronAsrStreamingForRNNT", "Nemotron3_5AsrForRNNT")
 PROMPTS: dict[str, Any] = {
     "num_prompts": 4,
@@ -83,7 +83,7 @@ def masked_features() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
+    torch.testing.assert_close(found, expected, rtol=0, atol=FLOAT32_SHARE * expected.abs().max().item())
 
 
 def encoder_of(model: Any) -> Any:

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tolerances import (
+    GRADIENT_ABSOLUTE,
+    GRADIENT_RELATIVE,
+    LOSS_ABSOLUTE,
+    LOSS_RELATIVE,
+    NEIGHBOUR_GRADIENT_ABSOLUTE,
+    NEIGHBOUR_GRADIENT_RELATIVE,
+    NEIGHBOUR_LOSS,
+)
 from transducer_losses import rnnt_loss_of_clip
 
 from transformers_fastconformer.losses import rnnt_loss
@@ -61,8 +70,13 @@ def test_padding_and_neighbours_change_nothing(batch):
             alone, targets[clip : clip + 1, :labels], FRAMES[clip : clip + 1], TARGETS[clip : clip + 1], BLANK
         )
         (expected,) = torch.autograd.grad(loss, alone)
-        torch.testing.assert_close(losses[clip], loss, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(gradient[clip : clip + 1, :frames, : labels + 1], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(losses[clip], loss, rtol=NEIGHBOUR_LOSS, atol=NEIGHBOUR_LOSS)
+        torch.testing.assert_close(
+            gradient[clip : clip + 1, :frames, : labels + 1],
+            expected,
+            rtol=NEIGHBOUR_GRADIENT_RELATIVE,
+            atol=NEIGHBOUR_GRADIENT_ABSOLUTE,
+        )
         assert gradient[clip, frames:].abs().sum() == 0
         assert gradient[clip, :, labels + 1 :].abs().sum() == 0
 
@@ -176,10 +190,10 @@ def test_equals_nemo(batch):
         loss = rnnt_loss(ours, targets, FRAMES, TARGETS, BLANK, reduction)
         nemo_loss = losses_module.RNNTLossPytorch(blank=BLANK, reduction=reduction)
         expected = nemo_loss(acts=theirs, labels=targets, act_lens=FRAMES, label_lens=TARGETS)
-        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(loss, expected, rtol=LOSS_RELATIVE, atol=LOSS_ABSOLUTE)
         (gradient,) = torch.autograd.grad(loss, ours)
         (expected_gradient,) = torch.autograd.grad(expected, theirs)
-        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradient, expected_gradient, rtol=GRADIENT_RELATIVE, atol=GRADIENT_ABSOLUTE)
 
 
 @pytest.mark.nemo
@@ -193,4 +207,4 @@ def test_fastemit_equals_nemo(batch):
     expected = nemo_loss(theirs, targets, FRAMES[:1], TARGETS[:1])
     loss.backward()
     expected.sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=GRADIENT_RELATIVE, atol=GRADIENT_ABSOLUTE)

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tolerances import (
+    GRADIENT_ABSOLUTE,
+    GRADIENT_RELATIVE,
+    LOSS_ABSOLUTE,
+    LOSS_RELATIVE,
+    NEIGHBOUR_GRADIENT_ABSOLUTE,
+    NEIGHBOUR_GRADIENT_RELATIVE,
+    NEIGHBOUR_LOSS,
+)
 from transducer_losses import tdt_loss_of_clip
 
 from transformers_fastconformer.losses import rnnt_loss, tdt_loss
@@ -96,8 +105,13 @@ def test_padding_and_neighbours_change_nothing():
         alone = logits[one, :frames, : labels + 1].detach().requires_grad_()
         loss = tdt_loss(alone, targets[one, :labels], FRAMES[one], TARGETS[one], BLANK, durations, 0.02)
         (expected,) = torch.autograd.grad(loss, alone)
-        torch.testing.assert_close(losses[clip], loss, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(gradient[one, :frames, : labels + 1], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(losses[clip], loss, rtol=NEIGHBOUR_LOSS, atol=NEIGHBOUR_LOSS)
+        torch.testing.assert_close(
+            gradient[one, :frames, : labels + 1],
+            expected,
+            rtol=NEIGHBOUR_GRADIENT_RELATIVE,
+            atol=NEIGHBOUR_GRADIENT_ABSOLUTE,
+        )
         assert gradient[clip, frames:].abs().sum() == 0
         assert gradient[clip, :, labels + 1 :].abs().sum() == 0
 
@@ -188,7 +202,7 @@ def test_equals_nemo(durations, sigma, monkeypatch):
     loss = tdt_loss(ours, targets, frames, TARGETS, BLANK, durations, sigma)
     nemo_loss = losses_module.TDTLossPytorch(blank=BLANK, durations=durations, reduction="mean_batch", sigma=sigma)
     expected = nemo_loss(acts=theirs, labels=targets, act_lens=frames, label_lens=TARGETS)
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss, expected, rtol=LOSS_RELATIVE, atol=LOSS_ABSOLUTE)
     loss.backward()
     expected.backward()
-    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=GRADIENT_RELATIVE, atol=GRADIENT_ABSOLUTE)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from models import BLANK
 from scripted_transducer import ScriptedTransducer
+from tolerances import DECODING
 
 from transformers_fastconformer.decoding.hypotheses import Hypotheses
 from transformers_fastconformer.decoding.state import TransducerState
 from transformers_fastconformer.decoding.transducer_greedy import transducer_greedy_decode
 
 
-def assert_equal(found: Hypotheses, expected: Hypotheses, tolerance: float = 1e-5) -> None:
+def assert_equal(found: Hypotheses, expected: Hypotheses, tolerance: float = DECODING) -> None:
     for name in ("tokens", "token_lengths", "frame_indices", "durations"):
         ours, theirs = getattr(found, name), getattr(expected, name)
         if theirs is None:
