@@ -2,7 +2,7 @@
 How much time does `fastconformer transcribe` add to that of the encoder?
 
 The command on a long file with a checkpoint of a published shape and random weights, in a process of its own, whole
-and in chunks. What shapes the encoder saw is written down, and the encoder alone goes through them again afterwards,
+and in chunks. What shapes the encoder saw is written down, and only the encoder goes through them again afterwards,
 without anything else, in the same process. `other_percent` is what reading, features, decoding and writing add to
 that; `whole_percent` counts starting Python and loading the weights too.
 
@@ -36,7 +36,7 @@ from transformers_fastconformer.audio.files import load_waveform
 
 
 def run_command(report: Path, arguments: list[str]) -> None:
-    """The command, and after it the encoder alone on inputs of the shapes that it saw; figures go to `report`."""
+    """The command, and after it only the encoder, on inputs of the shapes that it saw; figures go to `report`."""
     from transformers_fastconformer.cli import transcribe
     from transformers_fastconformer.cli.main import app
     from transformers_fastconformer.modeling.encoder import FastConformerEncoder

@@ -8,10 +8,10 @@ them (looked for in 5.23), so they are taken from a checkout and run as they are
     git clone https://github.com/huggingface/transformers /tmp/transformers
     python benchmarks/bench_upstream_conversion.py --scripts /tmp/transformers/src/transformers/models
 
-Every family of `tests/equivalence/families.py` is built by NeMo with perturbed random weights, in two blocks of the
+Every family of `tests/support/families.py` is built by NeMo with perturbed random weights, in two blocks of the
 published width and with 1024 tokens, as the scripts take some widths and the size of the vocabulary for granted. Real
-clips, alone and in one padded batch, go through NeMo, through what the script made and through what this package made.
-A script that does not name a family is tried nevertheless where its model comes nearest: a user would.
+clips, by themselves and in one padded batch, go through NeMo, through what the script made and through what this
+package made. A script that does not name a family is tried nevertheless where its model comes nearest: a user would.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def largest_difference(expected: torch.Tensor, found: torch.Tensor) -> float:
 
 
 def compare(reference: Batches, found: Batches, side: str, ignored: int | None = None) -> Row:
-    """The cells of one side; batches of one clip are clips alone. `ignored` is a token that is left out."""
+    """The cells of one side; batches of one clip are clips by themselves. `ignored` is a token that is left out."""
     row: Row = {}
     features, has_numbers, has_tokens = 0.0, True, True
     for suffix, is_batch in (("", False), ("_batch", True)):

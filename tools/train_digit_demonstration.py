@@ -92,7 +92,7 @@ def synthesize(text: str, voice: str, words_per_minute: int = 150, pitch: int = 
     """Speech by espeak-ng at 16 kHz, (samples,) float32."""
     command = ["espeak-ng", "-v", voice, "-s", str(words_per_minute), "-p", str(pitch), "--stdout", text]
     data = subprocess.run(command, check=True, capture_output=True).stdout
-    # The header of a streamed WAV does not know its length: read the samples behind the "data" chunk ourselves.
+    # The header of a streamed WAV does not know its length: read the samples after the "data" chunk ourselves.
     start = data.index(b"data") + 8
     rate = int.from_bytes(data[24:28], "little")
     samples = np.frombuffer(data[start : start + (len(data) - start) // 2 * 2], dtype="<i2").astype(np.float32) / 32768

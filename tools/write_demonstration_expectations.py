@@ -3,7 +3,7 @@ Makes the two demonstration clips (once) and stores what NeMo gives for them, st
 
     python tools/write_demonstration_expectations.py
 
-Needs the extras `nemo` and `audio`, and espeak-ng if the clips are missing. Writes beside the checkpoint in
+Needs the extras `nemo` and `audio`, and espeak-ng if the clips are missing. Writes next to the checkpoint in
 `src/transformers_fastconformer/demonstration/`. With what it writes `fastconformer demo` verifies a conversion where
 NeMo is not installed.
 """

@@ -323,7 +323,7 @@ def build_onnxruntime(shape: str, folder: Path, dtype: str, attention: str, devi
 
 def build_ceiling(shape: str, folder: Path, dtype: str, attention: str, device: str) -> System:
     """
-    Not an encoder: the two matrix products of a feed-forward module, alone, for as many frames as the batch has.
+    Not an encoder: the two matrix products of a feed-forward module for as many frames as the batch has.
 
     `torch.nn.functional.linear`; in int8, for which it has none, `torch._int_mm`. The weights are the same in every
     call, so they may stay in a cache, as they cannot in an encoder: a ceiling.

@@ -223,7 +223,7 @@ def nemo_model_config(kind: str, tokenizer_dir: Path | None, **overrides: Any) -
 def perturb_weights(module: torch.nn.Module, seed: int = 0, keep: tuple[str, ...] = ("fb", "window")) -> None:
     """
     Move every parameter and every saved floating buffer away from its initial value, so that no weight is left at a
-    zero or a one behind which a wrong mapping could hide. The rows of padding tokens stay 0, as after training, and
+    zero or a one that would hide a wrong mapping. The rows of padding tokens stay 0, as after training, and
     buffers that are not saved (tables of sinusoids) stay what they are computed to be.
     """
     generator = torch.Generator().manual_seed(seed)
