@@ -17,7 +17,7 @@ from transformers_fastconformer.decoding.confidence import ConfidenceOptions, Tr
 from transformers_fastconformer.decoding.cuda_graphs import GraphCache, round_up_sizes, transducer_masked_decode
 from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
-from transformers_fastconformer.modeling.generation import derive_decoding_networks
+from transformers_fastconformer.modeling.decoding_networks import derive_decoding_networks
 from transformers_fastconformer.modeling.transducer import PLAIN_NETWORKS
 
 

@@ -20,7 +20,7 @@ from transformers_fastconformer.decoding.hypotheses import Hypotheses
 from transformers_fastconformer.decoding.state import TransducerState
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
 from transformers_fastconformer.kernels.transducer_networks import Joint, LSTMPredictor, Projection
-from transformers_fastconformer.modeling.generation import derive_decoding_networks
+from transformers_fastconformer.modeling.decoding_networks import derive_decoding_networks
 from transformers_fastconformer.modeling.transducer import PLAIN_NETWORKS
 
 FRAMES_PER_LOOK = (1, 5)

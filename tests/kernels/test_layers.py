@@ -11,7 +11,6 @@ from transformers.activations import ACT2FN
 
 from transformers_fastconformer import FastConformerConfig, FastConformerEncoder
 from transformers_fastconformer.kernels import layers as inference_forms
-from transformers_fastconformer.kernels.int8_linear import Int8Weight, find_int8_weight, has_int8_products, use_int8
 from transformers_fastconformer.kernels.layers import (
     apply_linear,
     convolve_frames,
@@ -118,52 +117,6 @@ def test_a_norm_in_training_is_not_folded() -> None:
     with torch.no_grad():
         assert not takes_frames_first(layer, nn.BatchNorm1d(4).train(), states)
         assert not takes_frames_first(layer.train(), nn.BatchNorm1d(4).eval(), states)
-
-
-needs_int8 = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
-
-
-@needs_int8
-def test_an_8_bit_product_is_that_of_rounded_numbers() -> None:
-    torch.manual_seed(0)
-    weight, states, bias = torch.randn(40, 24), torch.randn(2, 7, 24), torch.randn(40)
-    states[0, 0] *= 1000.0  # a frame with a scale of its own
-    found = Int8Weight(weight).multiply(states, bias)
-    weight_scale = weight.abs().amax(1, keepdim=True) / 127
-    state_scale = states.abs().amax(-1, keepdim=True) / 127
-    rounded = (states / state_scale).round() * state_scale
-    expected = rounded.double() @ ((weight / weight_scale).round() * weight_scale).double().T + bias
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
-
-
-@needs_int8
-def test_an_8_bit_result_of_a_frame_depends_on_no_other() -> None:
-    torch.manual_seed(0)
-    product, states = Int8Weight(torch.randn(8, 24)), torch.randn(6, 24)
-    together = product.multiply(states, None)
-    alone = torch.cat([product.multiply(row[None], None) for row in states])
-    assert torch.equal(together, alone)
-    assert torch.equal(product.multiply(torch.zeros(2, 24), None), torch.zeros(2, 8))
-
-
-@needs_int8
-def test_8_bit_weights_follow_their_layer() -> None:
-    layer, states = build_linear(), torch.randn(3, 24)
-    with torch.no_grad():
-        exact = apply_linear(layer, states)
-        use_int8(layer, True)
-        rounded = apply_linear(layer, states)
-        assert 0 < float((rounded - exact).abs().max()) < 0.05
-        assert find_int8_weight(layer) is find_int8_weight(layer)
-        layer.weight.mul_(2.0)
-        layer.bias.mul_(2.0)
-        torch.testing.assert_close(apply_linear(layer, states), 2 * rounded)
-        layer.weight.data.mul_(0.5)  # not counted as a version
-        layer.bias.mul_(0.5)
-        torch.testing.assert_close(apply_linear(layer, states), rounded)
-        use_int8(layer, False)
-        assert torch.equal(apply_linear(layer, states), exact)
-    assert find_int8_weight(layer) is None
 
 
 def build_encoder() -> FastConformerEncoder:

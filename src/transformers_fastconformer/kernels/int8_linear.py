@@ -9,22 +9,22 @@ torch's own quantised layers use as well.
 from __future__ import annotations
 
 import functools
-from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import torch
 from torch import nn
 
+from .parameter_cache import ParameterCache
+
 # Magnitudes are rounded to whole numbers up to this; activations are stored unsigned, so they are shifted.
 LARGEST = 127
 UNSIGNED_ZERO = 128
-SAMPLES_PER_PARAMETER = 4096
 
 
 @functools.cache
 def has_int8_products() -> bool:
     """
-    Whether this build of torch multiplies 8-bit numbers on this CPU, and exactly.
+    True if this build of torch multiplies 8-bit numbers on this CPU, and exactly.
 
     On x86 without VNNI oneDNN adds pairs of products in 16 bits, which are too few for them.
     """
@@ -37,6 +37,8 @@ def has_int8_products() -> bool:
 
 class Int8Weight:
     """
+    The weight of a linear layer in 8 bits, packed for oneDNN.
+
     Args:
         weight: (out, in), of any floating dtype.
     """
@@ -78,43 +80,26 @@ class Int8Weight:
         return output.unflatten(0, states.shape[:-1]).to(states.dtype)
 
 
-_Known = tuple[tuple[Any, ...], Int8Weight] | None
-_weights: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+_layers: WeakSet[nn.Module] = WeakSet()
+_weights: ParameterCache[Int8Weight] = ParameterCache()
 
 
 def use_int8(layer: nn.Linear, is_used: bool) -> None:
     """Let `find_int8_weight` give 8-bit weights for a layer, or no longer."""
     if is_used:
-        _weights.setdefault(layer, None)
+        _layers.add(layer)
     else:
-        _weights.pop(layer, None)
+        _layers.discard(layer)
+        _weights.drop(layer)
 
 
 def uses_int8(layer: nn.Module) -> bool:
-    """Whether `use_int8` was said of a layer."""
-    return layer in _weights
+    """True after `use_int8` was said of a layer."""
+    return layer in _layers
 
 
-def find_int8_weight(layer: Any) -> Int8Weight | None:
+def find_int8_weight(layer: nn.Linear) -> Int8Weight | None:
     """The 8-bit weight of a layer, made anew if the layer's has changed; None for a layer that has none."""
-    if not _weights or layer not in _weights:
+    if not _layers or layer not in _layers:
         return None
-    fingerprint = fingerprint_parameter(layer.weight)
-    known = _weights[layer]
-    if known is None or known[0] != fingerprint:
-        known = (fingerprint, Int8Weight(layer.weight))
-        _weights[layer] = known
-    return known[1]
-
-
-def fingerprint_parameter(parameter: nn.Parameter) -> tuple[Any, ...]:
-    """
-    Changes with the values of a parameter: by its counter of versions, and, for changes that do not count, such as
-    those through `.data`, by some thousand of its values, spread over rows and columns.
-    """
-    version = -1 if parameter.is_inference() else parameter._version
-    flat = parameter.detach().reshape(-1)
-    samples = flat[:: max(1, flat.numel() // SAMPLES_PER_PARAMETER) | 1]
-    integers = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[flat.element_size()]
-    checksum = int(samples.view(integers).sum(dtype=torch.int64))  # of bits: NaN is equal to itself
-    return (parameter.data_ptr(), version, parameter.dtype, str(parameter.device), checksum)
+    return _weights.get(layer, (layer.weight,), lambda: Int8Weight(layer.weight))

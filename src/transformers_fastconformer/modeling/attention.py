@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import math
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from ..configuration_fastconformer import FastConformerConfig
-from ..kernels.int8_linear import fingerprint_parameter
 from ..kernels.layers import (
     HAS_BFLOAT16_PRODUCTS,
     choose_linear,
@@ -25,6 +23,7 @@ from ..kernels.layers import (
     is_reference,
     multiplies_in_8_bits,
 )
+from ..kernels.parameter_cache import ParameterCache
 from .local_attention import (
     blocked_local_attention,
     eager_local_attention,
@@ -44,7 +43,7 @@ FEWEST_BLOCK_FRAMES = 32
 # kept for clips of so many frames (30 s at a subsampling of 8), where they are 7 % of what a clip alone costs; they
 # take 3 % of the memory of the weights.
 KEPT_FRAMES = 376
-_kept_position_keys: WeakKeyDictionary[nn.Module, tuple[Any, torch.Tensor]] = WeakKeyDictionary()
+_kept_position_keys: ParameterCache[torch.Tensor] = ParameterCache()
 
 
 def sinusoids(positions: torch.Tensor, hidden_size: int, dtype: torch.dtype) -> torch.Tensor:
@@ -464,17 +463,17 @@ class FastConformerAttention(nn.Module):
         )
         if not is_kept:
             return self._split_heads(self._project(self.relative_k_proj, position_embeddings)[None])
-        fingerprint = fingerprint_parameter(weight)
-        known = _kept_position_keys.get(self.relative_k_proj)
-        if known is None or known[0] != fingerprint:
-            # What inference mode makes could not stand beside gradients later.
-            with torch.inference_mode(False), torch.no_grad():
-                positions = relative_positions(KEPT_FRAMES, weight.device)
-                table = sinusoids(positions, self.config.hidden_size, weight.dtype)
-                key = self._split_heads(nn.functional.linear(table, weight)[None]).contiguous()
-            known = _kept_position_keys[self.relative_k_proj] = (fingerprint, key)
+        keys = _kept_position_keys.get(self.relative_k_proj, (weight,), lambda: self._build_kept_position_keys(weight))
         first = KEPT_FRAMES - (num_positions + 1) // 2
-        return known[1][:, :, first : first + num_positions]
+        return keys[:, :, first : first + num_positions]
+
+    # What inference mode makes could not stand beside gradients later.
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _build_kept_position_keys(self, weight: torch.Tensor) -> torch.Tensor:
+        """The distances of a clip of `KEPT_FRAMES` as keys: (1, heads, positions, head_dim)."""
+        table = sinusoids(relative_positions(KEPT_FRAMES, weight.device), self.config.hidden_size, weight.dtype)
+        return self._split_heads(nn.functional.linear(table, weight)[None]).contiguous()
 
     def _attend(
         self, states: AttentionStates, mask: FrameMask, output_attentions: bool

@@ -14,7 +14,7 @@ from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..decoding.state import CTCState
 from ..losses.ctc import ctc_loss, split_labels
 from .encoder import FastConformerEncoder
-from .generation import OVERFLOW_HINT, FiniteCheck
+from .finite_check import OVERFLOW_HINT, FiniteCheck
 from .outputs import FastConformerCTCOutput, FastConformerEncoderOutput
 from .prompt import Language, check_language
 from .recognizer import FastConformerRecognizer

@@ -18,7 +18,7 @@ from ..configuration_fastconformer import FastConformerConfig
 from ..frames import reduced_frames, subsampled_lengths
 from ..kernels.layers import choose_linear, convolve_frames, is_as_built, is_reference, takes_frames_first
 from .attention import CPU_BLOCK, FastConformerAttention, build_position_table
-from .generation import FiniteCheck
+from .finite_check import FiniteCheck
 from .masking import (
     FrameMask,
     PackedRows,

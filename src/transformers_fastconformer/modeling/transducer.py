@@ -17,8 +17,9 @@ from ..decoding.transducer_label_looping import transducer_label_looping_decode
 from ..losses.ctc import ctc_loss, split_labels
 from ..losses.rnnt import rnnt_loss
 from ..losses.tdt import tdt_loss
+from .decoding_networks import DecodingNetworks, derive_decoding_networks
 from .encoder import FastConformerEncoder
-from .generation import OVERFLOW_HINT, DecodingNetworks, FiniteCheck, derive_decoding_networks
+from .finite_check import OVERFLOW_HINT, FiniteCheck
 from .outputs import FastConformerEncoderOutput, FastConformerTransducerOutput
 from .prompt import FastConformerPromptKernel, Language, check_language, find_prompt_ids
 from .recognizer import FastConformerRecognizer

@@ -1,0 +1,58 @@
+"""One cache of what is derived from parameters: 8-bit weights, distances as keys, fast forms of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+SAMPLES_PER_PARAMETER = 4096
+
+Fingerprint = tuple[int, int, torch.dtype, str, int]
+Value = TypeVar("Value")
+
+
+class ParameterCache(Generic[Value]):
+    """
+    Values derived from the parameters of modules: made anew when these have changed, dropped with their module.
+
+    Threads may share it: at worst two of them make the same value.
+    """
+
+    def __init__(self) -> None:
+        self._entries: WeakKeyDictionary[nn.Module, tuple[tuple[Fingerprint, ...], Value]] = WeakKeyDictionary()
+
+    def get(self, module: nn.Module, parameters: Iterable[torch.Tensor], derive: Callable[[], Value]) -> Value:
+        """
+        The value of a module.
+
+        Args:
+            module: Whose value it is; it is not kept alive.
+            parameters: Those that the value is made from.
+            derive: Makes it.
+        """
+        fingerprint = tuple(fingerprint_parameter(parameter) for parameter in parameters)
+        entry = self._entries.get(module)
+        if entry is None or entry[0] != fingerprint:
+            entry = self._entries[module] = (fingerprint, derive())
+        return entry[1]
+
+    def drop(self, module: nn.Module) -> None:
+        """Forget the value of a module, if there is one."""
+        self._entries.pop(module, None)
+
+
+def fingerprint_parameter(parameter: torch.Tensor) -> Fingerprint:
+    """
+    Changes with the values of a parameter: by its counter of versions, and, for changes that do not count, such as
+    those through `.data`, by some thousand of its values, spread over rows and columns.
+    """
+    version = -1 if parameter.is_inference() else parameter._version
+    flat = parameter.detach().reshape(-1)
+    samples = flat[:: max(1, flat.numel() // SAMPLES_PER_PARAMETER) | 1]
+    integers = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[flat.element_size()]
+    checksum = int(samples.view(integers).sum(dtype=torch.int64))  # of bits: NaN is equal to itself
+    return (parameter.data_ptr(), version, parameter.dtype, str(parameter.device), checksum)

@@ -1,0 +1,76 @@
+"""The cache of values derived from parameters: kept, made anew when the parameters have changed, dropped."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from transformers_fastconformer.kernels.parameter_cache import ParameterCache, fingerprint_parameter
+
+
+class Derivation:
+    """Makes a value of its own in each call."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> int:
+        self.count += 1
+        return self.count
+
+
+def test_a_value_is_made_once() -> None:
+    cache: ParameterCache[int] = ParameterCache()
+    first, second, derive = nn.Linear(3, 2), nn.Linear(3, 2), Derivation()
+    assert [cache.get(first, first.parameters(), derive) for _ in range(3)] == [1, 1, 1]
+    assert cache.get(second, second.parameters(), derive) == 2
+    assert cache.get(first, first.parameters(), derive) == 1
+
+
+@pytest.mark.parametrize("change", ["in place", "through data", "another tensor", "another dtype"])
+def test_a_changed_parameter_makes_it_anew(change: str) -> None:
+    cache: ParameterCache[int] = ParameterCache()
+    layer, derive = nn.Linear(3, 2), Derivation()
+    cache.get(layer, layer.parameters(), derive)
+    with torch.no_grad():
+        if change == "in place":
+            layer.bias.add_(1.0)
+        elif change == "through data":  # not counted as a version
+            layer.weight.data[1, 2] = 7.0
+        elif change == "another tensor":
+            layer.weight = nn.Parameter(layer.weight.clone())
+        else:
+            layer.bfloat16()
+    assert cache.get(layer, layer.parameters(), derive) == 2
+    assert cache.get(layer, layer.parameters(), derive) == 2
+
+
+def test_a_value_can_be_dropped() -> None:
+    cache: ParameterCache[int] = ParameterCache()
+    layer, derive = nn.Linear(3, 2), Derivation()
+    cache.drop(layer)
+    cache.get(layer, layer.parameters(), derive)
+    cache.drop(layer)
+    assert cache.get(layer, layer.parameters(), derive) == 2
+
+
+def test_a_module_is_not_kept_alive() -> None:
+    cache: ParameterCache[torch.Tensor] = ParameterCache()
+    layer = nn.Linear(3, 2)
+    value = cache.get(layer, layer.parameters(), lambda: torch.zeros(1))
+    gone, value_gone = weakref.ref(layer), weakref.ref(value)
+    del layer, value
+    gc.collect()
+    assert gone() is None
+    assert value_gone() is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_fingerprints_are_equal_for_equal_values_with_nan_too(dtype: torch.dtype) -> None:
+    parameter = nn.Parameter(torch.randn(5, 4).to(dtype))
+    parameter.data[0, 0] = float("nan")
+    assert fingerprint_parameter(parameter) == fingerprint_parameter(parameter)
