@@ -29,7 +29,7 @@ from common.spoken_digits import MIN_CONFIDENCE, Spoken, compare_words, join_dig
 from transformers_fastconformer import Transcript, load_model, transcribe_file
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.inference.options import ChunkOptions
-from transformers_fastconformer.inference.strategy import count_encoder_frames, plan_chunks
+from transformers_fastconformer.inference.strategy import plan_chunks
 
 CHUNK_SECONDS = (5.0, 10.0, 20.0, 30.0)
 
@@ -106,7 +106,7 @@ def describe_words(
     if chunk:
         mel_length = processor.feature_extractor.mel_length(round(transcript.duration_seconds * SAMPLING_RATE))
         plan = plan_chunks(model.config, processor.frame_seconds, ChunkOptions(chunk_length_s=chunk))
-        indices = seam_words(spoken, plan, count_encoder_frames(model.config, mel_length), processor.frame_seconds)
+        indices = seam_words(spoken, plan, model.config.count_encoder_frames(mel_length), processor.frame_seconds)
         wrong = [index for index in indices if index not in places]
         row["seam_words"], row["seam_words_right"] = len(indices), len(indices) - len(wrong)
         for index in wrong:

@@ -108,7 +108,7 @@ def test_defaults_are_accepted(config_class):
     config = config_class()
     assert config.output_size == 512
     assert config.conv_padding == (4, 4)
-    assert config.total_subsampling_factor == 8
+    assert config.mel_frames_per_encoder_frame == 8
 
 
 def test_derived_values():
@@ -121,9 +121,29 @@ def test_derived_values():
     )
     assert config.output_size == 640
     assert config.conv_padding == (8, 0)
-    assert config.total_subsampling_factor == 16
+    assert config.mel_frames_per_encoder_frame == 16
+    assert config.count_encoder_frames(1000) == 62
     assert FastConformerRNNTConfig(vocab_size=30).num_joint_outputs == 30
     assert FastConformerTDTConfig(vocab_size=30, durations=(0, 2, 4)).num_joint_outputs == 33
+
+
+@pytest.mark.parametrize("factor", [1, 8])
+def test_without_subsampling_a_mel_frame_is_an_encoder_frame(factor):
+    config = FastConformerConfig(subsampling_type="none", subsampling_factor=factor)
+    assert config.mel_frames_per_encoder_frame == 1
+    assert config.count_encoder_frames(100) == 100
+
+
+def test_kinds_of_positions():
+    kinds = {
+        name: FastConformerConfig(position_embedding_type=name, attention_context=[4, 4])
+        for name in ("rel_pos", "rel_pos_local_attn", "abs_pos")
+    }
+    assert [name for name, config in kinds.items() if config.has_relative_positions] == [
+        "rel_pos",
+        "rel_pos_local_attn",
+    ]
+    assert [name for name, config in kinds.items() if config.has_local_attention] == ["rel_pos_local_attn"]
 
 
 def test_blank_and_padding_are_the_last_class():

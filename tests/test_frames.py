@@ -22,16 +22,16 @@ def test_an_odd_transform_needs_a_sample_more() -> None:
 def test_integers_and_tensors_agree() -> None:
     audio_lengths = torch.arange(0, 4000, 37)
     mel_lengths = frames.mel_lengths_from_samples(audio_lengths, 160, 512)
-    encoder_lengths = frames.subsampled_lengths(mel_lengths, "dw_striding", 8)
-    reduced = frames.reduced_lengths(encoder_lengths, "pooling", 2)
+    encoder_lengths = frames.find_subsampling("dw_striding", 8).count_frames(mel_lengths)
+    reduced = frames.find_reduction("pooling", 2).count_frames(encoder_lengths)
     assert mel_lengths.dtype == encoder_lengths.dtype == reduced.dtype == torch.int64
     for row, audio_length in enumerate(audio_lengths.tolist()):
         mel_length = frames.mel_lengths_from_samples(audio_length, 160, 512)
-        encoder_length = frames.subsampled_lengths(mel_length, "dw_striding", 8)
+        encoder_length = frames.find_subsampling("dw_striding", 8).count_frames(mel_length)
         assert isinstance(encoder_length, int)
         assert mel_length == mel_lengths[row]
         assert encoder_length == encoder_lengths[row]
-        assert frames.reduced_lengths(encoder_length, "pooling", 2) == reduced[row]
+        assert frames.find_reduction("pooling", 2).count_frames(encoder_length) == reduced[row]
 
 
 @pytest.mark.parametrize(("n_fft", "exact_pad"), [(512, False), (400, False), (511, False), (512, True)])
@@ -68,29 +68,45 @@ def test_convolution_lengths_are_those_of_a_convolution(kernel_size: int, stride
 
 
 def test_subsampling() -> None:
-    assert [frames.subsampled_lengths(n, "dw_striding", 8) for n in (0, 1, 8, 9, 100)] == [0, 1, 1, 2, 13]
-    assert [frames.subsampled_lengths(n, "striding", 4) for n in (0, 1, 4, 5, 100)] == [0, 1, 1, 2, 25]
-    causal = [frames.subsampled_lengths(n, "dw_striding", 8, is_causal=True) for n in (0, 1, 8, 9, 16)]
-    assert causal == [1, 1, 2, 2, 3]
-    assert frames.subsampled_lengths(80, "dw_striding", 8, is_causal=True) == 11  # mel columns
-    assert frames.subsampled_lengths(100, "none", 1) == 100
+    def count(subsampling: frames.Subsampling, *mel_lengths: int) -> list[int]:
+        return [subsampling.count_frames(mel_length) for mel_length in mel_lengths]
+
+    assert count(frames.find_subsampling("dw_striding", 8), 0, 1, 8, 9, 100) == [0, 1, 1, 2, 13]
+    assert count(frames.find_subsampling("striding", 4), 0, 1, 4, 5, 100) == [0, 1, 1, 2, 25]
+    causal = frames.find_subsampling("dw_striding", 8, is_causal=True)
+    assert count(causal, 0, 1, 8, 9, 16) == [1, 1, 2, 2, 3]
+    assert count(causal, 80) == [11]  # mel columns
+    assert count(frames.find_subsampling("none", 1), 100) == [100]
 
 
-def test_stacking_alone_and_as_in_a_batch() -> None:
+@pytest.mark.parametrize(("subsampling_type", "factor"), [("none", 8), ("stacking", 1), ("none", 1)])
+def test_no_subsampling_keeps_the_frames_whatever_type_or_factor_say(subsampling_type: str, factor: int) -> None:
+    subsampling = frames.find_subsampling(subsampling_type, factor)
+    assert subsampling.factor == 1
+    assert subsampling.count_frames(7) == subsampling.count_rows(7) == 7
+
+
+def test_a_stack_that_is_not_full_is_a_row_and_no_frame() -> None:
     mel_lengths = torch.tensor([7, 8, 9, 11])
-    assert frames.subsampled_lengths(mel_lengths, "stacking", 4).tolist() == [1, 2, 2, 2]
-    # NeMo adds the rows that fill up the tensor to every clip: 14 rows are filled up to 16.
-    assert frames.subsampled_lengths(mel_lengths, "stacking_norm", 4, padded_frames=14).tolist() == [2, 2, 2, 3]
+    stacking = frames.find_subsampling("stacking", 4)
+    assert stacking.count_frames(mel_lengths).tolist() == [1, 2, 2, 2]
+    assert stacking.count_rows(mel_lengths).tolist() == [2, 2, 3, 3]
 
 
 def test_reduction() -> None:
     lengths = torch.tensor([0, 1, 7, 8, 20])
-    assert frames.reduced_lengths(lengths, None, 4) is lengths
-    assert frames.reduced_lengths(lengths, "pooling", 2).tolist() == [0, 0, 3, 4, 10]
-    assert frames.reduced_lengths(lengths, "pooling", 4).tolist() == [0, 0, 0, 0, 1]  # NeMo divides twice
-    assert frames.reduced_frames(20, "pooling", 4) == 5
-    assert frames.reduced_lengths(lengths, "striding", 2).tolist() == [0, 1, 4, 4, 10]
-    assert frames.reduced_frames(20, "striding", 2) == 10
+    assert frames.find_reduction(None, 4).count_frames(lengths) is lengths
+    assert frames.find_reduction("pooling", 1).count_frames(lengths) is lengths
+    by_two, by_four = frames.find_reduction("pooling", 2), frames.find_reduction("pooling", 4)
+    assert by_two.count_frames(lengths).tolist() == [0, 0, 3, 4, 10]
+    assert by_four.count_frames(lengths).tolist() == [0, 0, 0, 0, 1]  # NeMo divides twice
+    assert by_four.count_rows(20) == 5
+    assert by_two.is_proportional
+    assert not by_four.is_proportional
+    striding = frames.find_reduction("striding", 2)
+    assert striding.count_frames(lengths).tolist() == [0, 1, 4, 4, 10]
+    assert striding.count_rows(20) == 10
+    assert striding.is_proportional
 
 
 def test_seconds() -> None:
@@ -104,8 +120,8 @@ def test_seconds() -> None:
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="subsampling_type='vggnet' is not supported"):
-        frames.subsampled_lengths(10, "vggnet", 4)
+        frames.find_subsampling("vggnet", 4)
     with pytest.raises(ValueError, match="reduction_type='mean' is not supported"):
-        frames.reduced_lengths(10, "mean", 2)
+        frames.find_reduction("mean", 2)
     with pytest.raises(ValueError, match="factor=6 is not supported; expected a power of 2"):
-        frames.subsampled_lengths(10, "striding", 6)
+        frames.find_subsampling("striding", 6)

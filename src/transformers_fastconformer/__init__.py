@@ -25,7 +25,7 @@ from .inference.reading import AudioClip
 from .inference.transcribe import transcribe
 from .inference.transcript import Transcript
 from .modeling.ctc import FastConformerForCTC
-from .modeling.encoder import FastConformerEncoder, FastConformerModel, FastConformerPreTrainedModel
+from .modeling.encoder import FastConformerEncoder, FastConformerModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT
 from .modeling.outputs import (
     FastConformerCTCOutput,
@@ -33,6 +33,7 @@ from .modeling.outputs import (
     FastConformerGenerateOutput,
     FastConformerTransducerOutput,
 )
+from .modeling.pretrained import FastConformerPreTrainedModel
 from .modeling.quantization import quantize_dynamic_int8, remove_int8
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.convert import convert_nemo_checkpoint

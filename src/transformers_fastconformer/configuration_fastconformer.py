@@ -1,29 +1,47 @@
-"""Configurations of the encoder and of its heads. They validate; they compute nothing."""
+"""Configurations of the encoder and of its heads. They validate, and count the frames of a clip."""
 
 # No `from __future__ import annotations` here: `strict` checks the types of the fields, and skips those in quotes.
 from dataclasses import fields
 from inspect import get_annotations
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .checkpoint_sources import LoadsFromSources
+from .frames import (
+    REDUCTIONS,
+    SUBSAMPLING_KERNEL_SIZE,
+    SUBSAMPLING_STRIDE,
+    SUBSAMPLINGS,
+    Lengths,
+    Reduction,
+    Subsampling,
+    find_reduction,
+    find_subsampling,
+)
+from .validation import require, require_choice
 
-SUBSAMPLING_TYPES = ("dw_striding", "striding", "stacking", "stacking_norm", "none")
-POSITION_TYPES = ("rel_pos", "rel_pos_local_attn", "abs_pos")
+
+class PositionType(NamedTuple):
+    """A kind of position embeddings: distances or not, and attention in a sliding window or not."""
+
+    is_relative: bool
+    is_local: bool
+
+
+POSITION_TYPES = {
+    "rel_pos": PositionType(is_relative=True, is_local=False),
+    "rel_pos_local_attn": PositionType(is_relative=True, is_local=True),
+    "abs_pos": PositionType(is_relative=False, is_local=False),
+}
 CONTEXT_STYLES = ("regular", "chunked_limited", "chunked_limited_with_rc")
 CONV_NORM_TYPES = ("batch_norm", "fused_batch_norm", "layer_norm", "instance_norm", "group_norm")
-REDUCTION_TYPES = ("pooling", "striding")
+LAYERDROP_MODES = ("linear", "uniform")
 JOINT_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 DECODER_TYPES = ("lstm", "stateless")
-
-
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    """Raise the house's `ValueError` for a configuration value that is not accepted."""
-    if not condition:
-        raise ValueError(f"{name}={value!r} is not supported; expected {expected}.")
+CTC_LOSS_REDUCTIONS = ("mean", "sum")
 
 
 @strict
@@ -46,7 +64,7 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
         subsampling_type (`str`, defaults to `"dw_striding"`):
             Front of the encoder: `"dw_striding"`, `"striding"` (convolutions), `"stacking"`, `"stacking_norm"`
             (frames side by side) or `"none"` (a linear layer).
-        subsampling_factor (`int`, defaults to 8): Mel frames an encoder frame.
+        subsampling_factor (`int`, defaults to 8): Mel frames an encoder frame; of no meaning to `"none"`.
         subsampling_conv_channels (`int`, defaults to 256): Channels of the convolutions in the front.
         subsampling_conv_kernel_size (`int`, defaults to 3), subsampling_conv_stride (`int`, defaults to 2):
             Shape of those convolutions; checkpoints have no others.
@@ -188,104 +206,95 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
         return super().from_dict({**config_dict, **given, "model_type": cls.model_type}, **kwargs)
 
     def _validate_encoder(self) -> None:
-        for name in ("num_mel_bins", "hidden_size", "num_attention_heads", "intermediate_size", "conv_kernel_size"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive integer")
-        _require(self.num_hidden_layers >= 0, "num_hidden_layers", self.num_hidden_layers, "0 or more")
-        _require(
+        self._validate_widths()
+        self._validate_subsampling()
+        self._validate_reduction()
+        self._validate_attention()
+        self._validate_convolution()
+        self._validate_training()
+
+    def _validate_widths(self) -> None:
+        for name in ("num_mel_bins", "hidden_size", "num_attention_heads", "intermediate_size"):
+            self._require_positive(name)
+        self._require_that(self.num_hidden_layers >= 0, "num_hidden_layers", "0 or more")
+        self._require_that(
             self.hidden_size % self.num_attention_heads == 0,
             "num_attention_heads",
-            self.num_attention_heads,
             f"a divisor of hidden_size={self.hidden_size}",
         )
-        _require(
-            self.subsampling_type in SUBSAMPLING_TYPES,
-            "subsampling_type",
-            self.subsampling_type,
-            f"one of {SUBSAMPLING_TYPES}",
+        self._require_that(
+            self.hidden_act in ACT2FN, "hidden_act", "the name of an activation in transformers.activations.ACT2FN"
         )
-        if self.subsampling_type in ("dw_striding", "striding"):
-            factor = self.subsampling_factor
-            _require(factor >= 2 and factor & (factor - 1) == 0, "subsampling_factor", factor, "a power of 2")
-        else:
-            _require(self.subsampling_factor >= 1, "subsampling_factor", self.subsampling_factor, "1 or more")
-        _require(
-            self.subsampling_conv_kernel_size == 3,
-            "subsampling_conv_kernel_size",
-            self.subsampling_conv_kernel_size,
-            "3",
-        )
-        _require(self.subsampling_conv_stride == 2, "subsampling_conv_stride", self.subsampling_conv_stride, "2")
-        if self.reduction_type is not None:
-            _require(
-                self.reduction_type in REDUCTION_TYPES,
-                "reduction_type",
-                self.reduction_type,
-                f"one of {REDUCTION_TYPES}",
-            )
-            factor = self.reduction_factor
-            _require(factor >= 1 and factor & (factor - 1) == 0, "reduction_factor", factor, "a power of 2")
-            position = -2 if self.reduction_position is None else self.reduction_position
-            _require(
-                -1 <= position < self.num_hidden_layers,
-                "reduction_position",
-                self.reduction_position,
-                f"-1 to {self.num_hidden_layers - 1}",
-            )
-        _require(
-            self.position_embedding_type in POSITION_TYPES,
-            "position_embedding_type",
-            self.position_embedding_type,
-            f"one of {POSITION_TYPES}",
-        )
-        self._validate_attention_contexts()
-        for name in ("num_global_tokens", "global_tokens_spacing"):
-            lowest = 1 if name == "global_tokens_spacing" else 0
-            _require(getattr(self, name) >= lowest, name, getattr(self, name), f"{lowest} or more")
-        _require(self.conv_kernel_size % 2 == 1, "conv_kernel_size", self.conv_kernel_size, "an odd number")
-        _require(
-            self.conv_norm_type in CONV_NORM_TYPES, "conv_norm_type", self.conv_norm_type, f"one of {CONV_NORM_TYPES}"
-        )
-        if self.conv_norm_type == "group_norm":
-            groups = self.conv_norm_groups or 0
-            _require(
-                groups > 0 and self.hidden_size % groups == 0,
-                "conv_norm_groups",
-                self.conv_norm_groups,
-                f"a divisor of hidden_size={self.hidden_size}",
-            )
-        if self.conv_context is not None:
-            _require(
-                len(self.conv_context) == 2
-                and min(self.conv_context) >= 0
-                and sum(self.conv_context) + 1 == self.conv_kernel_size,
-                "conv_context",
-                self.conv_context,
-                f"two numbers that sum up to conv_kernel_size - 1 = {self.conv_kernel_size - 1}",
-            )
-        _require(
+        self._require_that(
             self.has_speaker_kernel or not self.has_background_kernel,
             "has_background_kernel",
-            self.has_background_kernel,
             "False where has_speaker_kernel is False",
         )
-        _require(
-            self.layerdrop_mode in ("linear", "uniform"),
-            "layerdrop_mode",
-            self.layerdrop_mode,
-            "'linear' or 'uniform'",
+
+    def _validate_subsampling(self) -> None:
+        require_choice("subsampling_type", self.subsampling_type, SUBSAMPLINGS)
+        kind = SUBSAMPLINGS[self.subsampling_type]
+        self._require_that(kind.accepts(self.subsampling_factor), "subsampling_factor", kind.accepted_factors)
+        for name, value in (
+            ("subsampling_conv_kernel_size", SUBSAMPLING_KERNEL_SIZE),
+            ("subsampling_conv_stride", SUBSAMPLING_STRIDE),
+        ):
+            self._require_that(getattr(self, name) == value, name, str(value))
+
+    def _validate_reduction(self) -> None:
+        if self.reduction_type is None:
+            return
+        require_choice("reduction_type", self.reduction_type, REDUCTIONS)
+        factor = self.reduction_factor
+        self._require_that(factor >= 1 and factor & (factor - 1) == 0, "reduction_factor", "a power of 2")
+        position = -2 if self.reduction_position is None else self.reduction_position
+        self._require_that(
+            -1 <= position < self.num_hidden_layers, "reduction_position", f"-1 to {self.num_hidden_layers - 1}"
         )
-        _require(0 <= self.layerdrop < 1, "layerdrop", self.layerdrop, "a probability below 1")
-        _require(
+
+    def _validate_attention(self) -> None:
+        style, position_type = self.attention_context_style, self.position_embedding_type
+        self.check_attention_context(list(self.attention_context), style, position_type)
+        for context in self.attention_contexts or []:
+            # Those a model was trained with go with the style, also where a sliding window is used instead.
+            self.check_attention_context(list(context), style, "rel_pos")
+        probabilities = self.attention_context_probabilities
+        if probabilities is not None:
+            contexts = self.attention_contexts or []
+            self._require_that(
+                len(probabilities) == len(contexts) and min(probabilities) >= 0 and abs(sum(probabilities) - 1) < 1e-6,
+                "attention_context_probabilities",
+                f"a probability for each of the {len(contexts)} attention_contexts, 1 in sum",
+            )
+        for name, minimum in (("num_global_tokens", 0), ("global_tokens_spacing", 1)):
+            self._require_that(getattr(self, name) >= minimum, name, f"{minimum} or more")
+
+    def _validate_convolution(self) -> None:
+        self._require_positive("conv_kernel_size")
+        self._require_that(self.conv_kernel_size % 2 == 1, "conv_kernel_size", "an odd number")
+        require_choice("conv_norm_type", self.conv_norm_type, CONV_NORM_TYPES)
+        if self.conv_norm_type == "group_norm":
+            groups = self.conv_norm_groups or 0
+            self._require_that(
+                groups > 0 and self.hidden_size % groups == 0,
+                "conv_norm_groups",
+                f"a divisor of hidden_size={self.hidden_size}",
+            )
+        context = self.conv_context
+        if context is not None:
+            self._require_that(
+                len(context) == 2 and min(context) >= 0 and sum(context) + 1 == self.conv_kernel_size,
+                "conv_context",
+                f"two numbers that sum up to conv_kernel_size - 1 = {self.conv_kernel_size - 1}",
+            )
+
+    def _validate_training(self) -> None:
+        require_choice("layerdrop_mode", self.layerdrop_mode, LAYERDROP_MODES)
+        self._require_that(0 <= self.layerdrop < 1, "layerdrop", "a probability below 1")
+        self._require_that(
             self.layerdrop == 0 or 1 <= self.layerdrop_start_layer <= self.num_hidden_layers,
             "layerdrop_start_layer",
-            self.layerdrop_start_layer,
             f"1 to num_hidden_layers={self.num_hidden_layers}",
-        )
-        _require(
-            self.hidden_act in ACT2FN,
-            "hidden_act",
-            self.hidden_act,
-            "the name of an activation in transformers.activations.ACT2FN",
         )
         for name in (
             "dropout",
@@ -294,50 +303,40 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
             "dropout_positions",
             "dropout_pre_encoder",
         ):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability")
+            self._require_that(0 <= getattr(self, name) <= 1, name, "a probability")
 
-    def _validate_attention_contexts(self) -> None:
-        style, position_type = self.attention_context_style, self.position_embedding_type
-        _require(style in CONTEXT_STYLES, "attention_context_style", style, f"one of {CONTEXT_STYLES}")
-        self.check_attention_context(list(self.attention_context), style, position_type)
-        for context in self.attention_contexts or []:
-            # Those a model was trained with go with the style, also where a sliding window is used instead.
-            self.check_attention_context(list(context), style, "rel_pos")
-        probabilities = self.attention_context_probabilities
-        if probabilities is not None:
-            contexts = self.attention_contexts or []
-            _require(
-                len(probabilities) == len(contexts) and min(probabilities) >= 0 and abs(sum(probabilities) - 1) < 1e-6,
-                "attention_context_probabilities",
-                probabilities,
-                f"a probability for each of the {len(contexts)} attention_contexts, 1 in sum",
-            )
+    def _require_that(self, is_accepted: bool, name: str, expected: str) -> None:
+        """As `require`, for a field."""
+        require(is_accepted, name, getattr(self, name), expected)
+
+    def _require_positive(self, name: str) -> None:
+        self._require_that(getattr(self, name) > 0, name, "a positive integer")
 
     @staticmethod
     def check_attention_context(context: list[int], style: str, position_type: str) -> None:
         """Raise a `ValueError` for an `attention_context` that does not fit the style or the kind of positions."""
         name = "attention_context"
-        _require(style in CONTEXT_STYLES, "attention_context_style", style, f"one of {CONTEXT_STYLES}")
-        _require(position_type in POSITION_TYPES, "position_embedding_type", position_type, f"one of {POSITION_TYPES}")
-        if position_type == "rel_pos_local_attn":
-            _require(
+        require_choice("attention_context_style", style, CONTEXT_STYLES)
+        require_choice("position_embedding_type", position_type, POSITION_TYPES)
+        if POSITION_TYPES[position_type].is_local:
+            require(
                 len(context) == 2 and min(context) >= 0 and max(context) > 0,
                 name,
                 context,
-                "[left, right], limits on both sides and one of them above 0, for 'rel_pos_local_attn'",
+                f"[left, right], limits on both sides and one of them above 0, for {position_type!r}",
             )
             return
         if style == "chunked_limited_with_rc":
-            _require(
+            require(
                 len(context) == 3 and (context == [-1, -1, -1] or (min(context) >= 0 and context[1] >= 1)),
                 name,
                 context,
                 "[left, chunk, right] with a chunk of 1 or more, or [-1, -1, -1] for no limit",
             )
             return
-        _require(len(context) == 2 and min(context) >= -1, name, context, "[left, right], -1 for no limit")
+        require(len(context) == 2 and min(context) >= -1, name, context, "[left, right], -1 for no limit")
         if style == "chunked_limited" and context[0] > 0 and context[1] >= 0:
-            _require(
+            require(
                 context[0] % (context[1] + 1) == 0,
                 name,
                 context,
@@ -357,9 +356,33 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
         return self.conv_context[0], self.conv_context[1]
 
     @property
-    def total_subsampling_factor(self) -> int:
-        """Mel frames an output frame, the reduction among the blocks included."""
-        return self.subsampling_factor * (self.reduction_factor if self.reduction_type else 1)
+    def has_relative_positions(self) -> bool:
+        """True where positions are distances between frames, False where they are added to the input."""
+        return POSITION_TYPES[self.position_embedding_type].is_relative
+
+    @property
+    def has_local_attention(self) -> bool:
+        """True where attention goes by a sliding window; may change while a model lives, the weights are the same."""
+        return POSITION_TYPES[self.position_embedding_type].is_local
+
+    @property
+    def subsampling(self) -> Subsampling:
+        """Counts frames as the front of the encoder does."""
+        return find_subsampling(self.subsampling_type, self.subsampling_factor, self.causal_downsampling)
+
+    @property
+    def reduction(self) -> Reduction:
+        """Counts frames as the reduction among the blocks does."""
+        return find_reduction(self.reduction_type, self.reduction_factor)
+
+    @property
+    def mel_frames_per_encoder_frame(self) -> int:
+        """Mel frames from one encoder frame to the next, the reduction among the blocks included."""
+        return self.subsampling.factor * self.reduction.factor
+
+    def count_encoder_frames(self, mel_lengths: Lengths) -> Lengths:
+        """Encoder frames of clips of so many mel frames, an `int` or a tensor of them."""
+        return self.reduction.count_frames(self.subsampling.count_frames(mel_lengths))
 
 
 @strict
@@ -446,18 +469,13 @@ class FastConformerRNNTConfig(FastConformerConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         _validate_vocabulary(self)
-        _require(self.decoder_type in DECODER_TYPES, "decoder_type", self.decoder_type, f"one of {DECODER_TYPES}")
-        _require(
-            self.joint_activation in JOINT_ACTIVATIONS,
-            "joint_activation",
-            self.joint_activation,
-            f"one of {JOINT_ACTIVATIONS}",
-        )
+        require_choice("decoder_type", self.decoder_type, DECODER_TYPES)
+        require_choice("joint_activation", self.joint_activation, JOINT_ACTIVATIONS)
         for name in ("decoder_hidden_size", "num_decoder_layers", "joint_hidden_size", "max_symbols_per_step"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive integer")
+            self._require_positive(name)
         if self.decoder_type == "stateless":
             # Each of the older tokens has `decoder_hidden_size // 2 // decoder_context_size` places.
-            _require(
+            require(
                 1 <= self.decoder_context_size <= max(self.decoder_hidden_size // 2, 1),
                 "decoder_context_size",
                 self.decoder_context_size,
@@ -468,18 +486,18 @@ class FastConformerRNNTConfig(FastConformerConfig):
 
     def _validate_prompts(self) -> None:
         languages = self.prompt_languages or {}
-        _require(self.num_prompts >= 0, "num_prompts", self.num_prompts, "0 or more")
-        _require(
+        require(self.num_prompts >= 0, "num_prompts", self.num_prompts, "0 or more")
+        require(
             bool(languages) == (self.num_prompts > 0),
             "prompt_languages",
             self.prompt_languages,
             f"codes of languages where num_prompts is above 0, and none where it is 0 (it is {self.num_prompts})",
         )
         for code, number in languages.items():
-            _require(
+            require(
                 0 <= number < self.num_prompts, f"prompt_languages[{code!r}]", number, f"0 to {self.num_prompts - 1}"
             )
-        _require(
+        require(
             self.default_language is None or self.default_language in languages,
             "default_language",
             self.default_language,
@@ -514,7 +532,7 @@ class FastConformerTDTConfig(FastConformerRNNTConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.durations = list(self.durations)
-        _require(
+        require(
             len(self.durations) > 0 and min(self.durations) >= 0 and len(set(self.durations)) == len(self.durations),
             "durations",
             self.durations,
@@ -528,20 +546,15 @@ class FastConformerTDTConfig(FastConformerRNNTConfig):
 
 
 def _validate_vocabulary(config: FastConformerCTCConfig | FastConformerRNNTConfig) -> None:
-    _require(config.vocab_size >= 1, "vocab_size", config.vocab_size, "1 or more (tokens and the blank)")
+    require(config.vocab_size >= 1, "vocab_size", config.vocab_size, "1 or more (tokens and the blank)")
     blank_token_id = config.vocab_size - 1
     for name in ("blank_token_id", "pad_token_id"):
         if getattr(config, name) is None:
             setattr(config, name, blank_token_id)
-    _require(
+    require(
         config.blank_token_id == blank_token_id,
         "blank_token_id",
         config.blank_token_id,
         f"vocab_size - 1 = {blank_token_id}, where NeMo puts it",
     )
-    _require(
-        config.ctc_loss_reduction in ("mean", "sum"),
-        "ctc_loss_reduction",
-        config.ctc_loss_reduction,
-        "'mean' or 'sum'",
-    )
+    require_choice("ctc_loss_reduction", config.ctc_loss_reduction, CTC_LOSS_REDUCTIONS)

@@ -1,13 +1,18 @@
 """Length and time arithmetic, in integers: samples, mel frames, encoder frames, seconds.
 
-The one owner of these facts. Every function takes an `int` or an integer tensor of any shape and returns the same
-kind; torch is not imported. Lengths count what is valid in a clip, frames count the rows of a tensor: a tensor has
-one mel frame more than its longest clip is long, and more with `pad_to` (see `padded_mel_frames`).
+The one owner of these facts; for a model its configuration is asked. All take an `int` or an integer tensor of any
+shape and return the same kind; torch is not imported. Lengths count what is valid in a clip, frames and rows
+count those of a tensor: a tensor has one mel frame more than its longest clip is long, and more with `pad_to` (see
+`padded_mel_frames`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from .validation import require, require_choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +53,9 @@ def resampled_samples(samples: int, from_sampling_rate: int, to_sampling_rate: i
 
 # Mel frames and encoder frames
 
+# Of the convolutions in the front of the encoder; checkpoints have no others.
+SUBSAMPLING_KERNEL_SIZE, SUBSAMPLING_STRIDE = 3, 2
+
 
 def convolution_lengths(
     lengths: Lengths,
@@ -70,80 +78,183 @@ def halvings(factor: int) -> int:
     return factor.bit_length() - 1
 
 
-def subsampling_padding(kernel_size: int, stride: int, is_causal: bool) -> tuple[int, int]:
+def subsampling_padding(is_causal: bool) -> tuple[int, int]:
     """Left and right padding of a subsampling convolution, in time and on the mel axis alike."""
     if is_causal:
-        return kernel_size - 1, stride - 1
-    return (kernel_size - 1) // 2, (kernel_size - 1) // 2
+        return SUBSAMPLING_KERNEL_SIZE - 1, SUBSAMPLING_STRIDE - 1
+    return (SUBSAMPLING_KERNEL_SIZE - 1) // 2, (SUBSAMPLING_KERNEL_SIZE - 1) // 2
 
 
-def subsampled_lengths(
-    mel_lengths: Lengths,
-    subsampling_type: str,
-    subsampling_factor: int,
-    is_causal: bool = False,
-    padded_frames: int | None = None,
-    kernel_size: int = 3,
-    stride: int = 2,
-) -> Lengths:
-    """Encoder frames after the front of the encoder. Also says how many mel columns its convolutions leave.
-
-    `"dw_striding"` and `"striding"` are layers of stride 2; `"stacking"` and `"stacking_norm"` put
-    `subsampling_factor` frames side by side; `"none"` keeps the frames.
-
-    For stacking, NeMo 3.0.0 counts the padding of the tensor (`padded_frames` rows before it is filled up to a
-    multiple of the factor) as part of every clip, so that the length of a clip depends on its batch. Without
-    `padded_frames` the length is that of the clip alone, `mel_length // factor`: a clip alone always has a masked
-    frame behind it, so the last stack is never full of its own frames.
+@dataclass(frozen=True)
+class Subsampling(ABC):
     """
-    if subsampling_type in ("dw_striding", "striding"):
-        left_padding, right_padding = subsampling_padding(kernel_size, stride, is_causal)
-        repeats = halvings(subsampling_factor)
-        return convolution_lengths(mel_lengths, kernel_size, stride, left_padding, right_padding, repeats)
-    if subsampling_type in ("stacking", "stacking_norm"):
-        filling = 0 if padded_frames is None else -padded_frames % subsampling_factor
-        return (mel_lengths + filling) // subsampling_factor
-    if subsampling_type == "none":
+    Counts of frames of a front of the encoder. A clip has frames, a tensor has rows, and some of these may be padding.
+
+    Args:
+        factor: Mel frames an encoder frame.
+        is_causal: The front sees no later frames.
+    """
+
+    factor: int
+    is_causal: bool = False
+    # True where all rows of a clip alone are frames of it.
+    has_full_rows: ClassVar[bool] = True
+    accepted_factors: ClassVar[str] = "1 or more"
+
+    @classmethod
+    def accepts(cls, factor: int) -> bool:
+        """True for a factor that there can be."""
+        return factor >= 1
+
+    @abstractmethod
+    def count_frames(self, mel_lengths: Lengths) -> Lengths:
+        """Encoder frames of clips of so many mel frames."""
+
+    def count_rows(self, mel_frames: Lengths) -> Lengths:
+        """Rows of the tensor that the front makes of one of so many rows."""
+        return self.count_frames(mel_frames)
+
+
+class NoSubsampling(Subsampling):
+    """One encoder frame a mel frame."""
+
+    def count_frames(self, mel_lengths: Lengths) -> Lengths:
         return mel_lengths
-    raise ValueError(
-        f"subsampling_type={subsampling_type!r} is not supported; expected 'dw_striding', 'striding', 'stacking', "
-        "'stacking_norm' or 'none'."
-    )
 
 
-def reduced_lengths(encoder_lengths: Lengths, reduction_type: str | None, reduction_factor: int) -> Lengths:
-    """Valid encoder frames after the reduction among the blocks.
+class StridedSubsampling(Subsampling):
+    """Convolutions of stride 2. Also counts the mel columns that they leave."""
 
-    Pooling by 4 or more: NeMo 3.0.0 (`SubsamplingReductionModule`) divides the lengths by the factor log2(factor)
-    times, though the tensor is divided once. Models were trained so, hence it is kept; `reduced_frames` has the rows.
+    accepted_factors = "a power of 2"
+
+    @classmethod
+    def accepts(cls, factor: int) -> bool:
+        return factor >= 2 and factor & (factor - 1) == 0
+
+    def count_frames(self, mel_lengths: Lengths) -> Lengths:
+        padding = subsampling_padding(self.is_causal)
+        repeats = halvings(self.factor)
+        return convolution_lengths(mel_lengths, SUBSAMPLING_KERNEL_SIZE, SUBSAMPLING_STRIDE, *padding, repeats)
+
+
+class StackedSubsampling(Subsampling):
     """
-    if reduction_type is None or reduction_factor == 1:
+    `factor` frames side by side; the tensor is filled up to a multiple of it.
+
+    NeMo 3.0.0 counts the filling as part of every clip, so that the length of a clip depends on its batch. The frames
+    here are those of the clip alone: such a clip always has a masked frame after it, so the last stack is never full
+    of its own frames.
+    """
+
+    has_full_rows = False
+
+    def count_frames(self, mel_lengths: Lengths) -> Lengths:
+        return mel_lengths // self.factor
+
+    def count_rows(self, mel_frames: Lengths) -> Lengths:
+        return (mel_frames + self.factor - 1) // self.factor
+
+
+SUBSAMPLINGS: dict[str, type[Subsampling]] = {
+    "dw_striding": StridedSubsampling,
+    "striding": StridedSubsampling,
+    "stacking": StackedSubsampling,
+    "stacking_norm": StackedSubsampling,
+    "none": NoSubsampling,
+}
+
+
+def find_subsampling(subsampling_type: str, factor: int, is_causal: bool = False) -> Subsampling:
+    """The counts of a front of the encoder. NeMo leaves it out when the factor is 1, whatever the type says."""
+    require_choice("subsampling_type", subsampling_type, SUBSAMPLINGS)
+    kind = SUBSAMPLINGS[subsampling_type]
+    if kind is NoSubsampling or factor == 1:
+        return NoSubsampling(1)
+    require(kind.accepts(factor), "subsampling_factor", factor, kind.accepted_factors)
+    return kind(factor, is_causal)
+
+
+@dataclass(frozen=True)
+class Reduction(ABC):
+    """
+    Counts of frames of a reduction in time among the blocks, as of [`Subsampling`].
+
+    Args:
+        factor: Encoder frames before it for one after it, a power of 2.
+    """
+
+    factor: int
+
+    @property
+    def is_proportional(self) -> bool:
+        """True where the frames after it are a fixed share of those before it."""
+        return True
+
+    @abstractmethod
+    def count_frames(self, encoder_lengths: Lengths) -> Lengths:
+        """Frames of clips of so many encoder frames."""
+
+    def count_rows(self, encoder_frames: Lengths) -> Lengths:
+        """Rows of the tensor that it makes of one of so many rows."""
+        return self.count_frames(encoder_frames)
+
+
+class NoReduction(Reduction):
+    """All frames are kept."""
+
+    def count_frames(self, encoder_lengths: Lengths) -> Lengths:
         return encoder_lengths
-    repeats = halvings(reduction_factor)
-    if reduction_type == "pooling":
-        return convolution_lengths(encoder_lengths, reduction_factor, reduction_factor, repeats=repeats)
-    if reduction_type == "striding":
-        return convolution_lengths(encoder_lengths, 3, 2, 1, 1, repeats)
-    raise ValueError(f"reduction_type={reduction_type!r} is not supported; expected 'pooling', 'striding' or None.")
 
 
-def reduced_frames(encoder_frames: int, reduction_type: str | None, reduction_factor: int) -> int:
-    """Rows of the tensor after the reduction among the blocks."""
-    if reduction_type == "pooling":
-        return encoder_frames // reduction_factor
-    return reduced_lengths(encoder_frames, reduction_type, reduction_factor)
+class PooledReduction(Reduction):
+    """
+    Max-pooling.
+
+    By 4 or more NeMo 3.0.0 (`SubsamplingReductionModule`) divides the lengths by the factor log2(factor) times, though
+    the tensor is divided once. Models were trained so, hence it is kept.
+    """
+
+    @property
+    def is_proportional(self) -> bool:
+        return self.factor <= 2
+
+    def count_frames(self, encoder_lengths: Lengths) -> Lengths:
+        return convolution_lengths(encoder_lengths, self.factor, self.factor, repeats=halvings(self.factor))
+
+    def count_rows(self, encoder_frames: Lengths) -> Lengths:
+        return encoder_frames // self.factor
+
+
+class StridedReduction(Reduction):
+    """Convolutions of stride 2."""
+
+    def count_frames(self, encoder_lengths: Lengths) -> Lengths:
+        return StridedSubsampling(self.factor).count_frames(encoder_lengths)
+
+
+REDUCTIONS: dict[str, type[Reduction]] = {"pooling": PooledReduction, "striding": StridedReduction}
+
+
+def find_reduction(reduction_type: str | None, factor: int) -> Reduction:
+    """The counts of a reduction among the blocks; None and a factor of 1 are none."""
+    if reduction_type is None:
+        return NoReduction(1)
+    require_choice("reduction_type", reduction_type, REDUCTIONS)
+    return NoReduction(1) if factor == 1 else REDUCTIONS[reduction_type](factor)
 
 
 # Encoder frames and time
 
 
-def samples_from_encoder_frames(encoder_frames: Lengths, hop_samples: int, total_subsampling_factor: int) -> Lengths:
+def samples_from_encoder_frames(
+    encoder_frames: Lengths, hop_samples: int, mel_frames_per_encoder_frame: int
+) -> Lengths:
     """Sample at which encoder frame `encoder_frames` begins."""
-    return encoder_frames * (hop_samples * total_subsampling_factor)
+    return encoder_frames * (hop_samples * mel_frames_per_encoder_frame)
 
 
 def seconds_from_encoder_frames(
-    encoder_frames: Lengths, hop_samples: int, sampling_rate: int, total_subsampling_factor: int
+    encoder_frames: Lengths, hop_samples: int, sampling_rate: int, mel_frames_per_encoder_frame: int
 ) -> float | Tensor:
     """Start in seconds of encoder frame `encoder_frames`; a tensor gives float64.
 
@@ -151,7 +262,7 @@ def seconds_from_encoder_frames(
     (frame x stride in seconds x subsampling), so that the floats are its own to the last bit.
     """
     frames = encoder_frames if isinstance(encoder_frames, int) else encoder_frames.double()
-    return frames * (hop_samples / sampling_rate) * total_subsampling_factor
+    return frames * (hop_samples / sampling_rate) * mel_frames_per_encoder_frame
 
 
 def seconds_from_samples(samples: int, sampling_rate: int) -> float:

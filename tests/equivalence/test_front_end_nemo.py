@@ -245,18 +245,18 @@ def test_encoder_lengths_are_nemos(subsampling_type: str) -> None:
             front = subsampling.ConvSubsampling(
                 subsampling_type, factor, feat_in=8, feat_out=4, conv_channels=4, is_causal=is_causal
             )
+        ours = frames.find_subsampling(subsampling_type, factor, is_causal)
         for padded in (40, 41, 48):
             outputs, lengths = front(torch.zeros(40, padded, 8), mel_lengths)
-            ours = frames.subsampled_lengths(mel_lengths, subsampling_type, factor, is_causal, padded)
-            assert torch.equal(ours, lengths)
+            # NeMo adds the rows that fill up a tensor of stacks to every clip.
+            filling = -padded % factor if subsampling_type.startswith("stacking") else 0
+            assert torch.equal(ours.count_frames(mel_lengths + filling), lengths)
+            assert ours.count_rows(padded) == outputs.shape[1]
             if not subsampling_type.startswith("stacking"):
-                rows = frames.subsampled_lengths(padded, subsampling_type, factor, is_causal)
-                columns = frames.subsampled_lengths(8, subsampling_type, factor, is_causal)
-                assert rows == outputs.shape[1]
-                assert columns * 4 == front.out.in_features
-        for mel_length in range(1, 60):  # alone, with the masked frame behind it
+                assert ours.count_frames(8) * 4 == front.out.in_features
+        for mel_length in range(1, 60):  # alone, with the masked frame after it
             _, lengths = front(torch.zeros(1, mel_length + 1, 8), torch.tensor([mel_length]))
-            assert frames.subsampled_lengths(mel_length, subsampling_type, factor, is_causal) == int(lengths)
+            assert ours.count_frames(mel_length) == int(lengths)
 
 
 @pytest.mark.parametrize("reduction_type", ["pooling", "striding"])
@@ -266,8 +266,9 @@ def test_reduced_lengths_are_nemos(reduction_type: str) -> None:
     for factor in (2, 4):
         reduction = subsampling.SubsamplingReductionModule(reduction_type, d_model=4, reduction_factor=factor)
         outputs, lengths = reduction(torch.zeros(40, 41, 4), encoder_lengths)
-        assert torch.equal(frames.reduced_lengths(encoder_lengths, reduction_type, factor), lengths.long())
-        assert frames.reduced_frames(41, reduction_type, factor) == outputs.shape[1]
+        ours = frames.find_reduction(reduction_type, factor)
+        assert torch.equal(ours.count_frames(encoder_lengths), lengths.long())
+        assert ours.count_rows(41) == outputs.shape[1]
 
 
 def test_convolution_lengths_are_nemos() -> None:

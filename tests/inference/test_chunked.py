@@ -14,7 +14,7 @@ from transformers_fastconformer.inference.chunk_plan import WindowPlan
 from transformers_fastconformer.inference.chunked import _Decoded, _find_forgotten, _Piece, transcribe_features
 from transformers_fastconformer.inference.clip_features import ClipFeatures
 from transformers_fastconformer.inference.options import ChunkOptions
-from transformers_fastconformer.inference.strategy import count_encoder_frames, plan_chunks, sees_all
+from transformers_fastconformer.inference.strategy import plan_chunks, sees_all
 
 
 def some_slow(kinds: Sequence[str], slow: Sequence[str]) -> list[Any]:
@@ -109,7 +109,7 @@ def test_frames_are_counted_as_the_encoder_counts_them() -> None:
                 encoded = model(
                     make_features([length], padded_frames=length + 1), input_lengths=torch.tensor([length])
                 )
-            assert count_encoder_frames(model.config, length) == int(encoded.encoder_lengths[0])
+            assert model.config.count_encoder_frames(length) == int(encoded.encoder_lengths[0])
 
 
 def test_a_prediction_network_restarts_behind_what_its_window_holds() -> None:

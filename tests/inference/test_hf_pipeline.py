@@ -155,7 +155,7 @@ def test_a_model_of_no_checkpoint_needs_its_parts(recognize: Any) -> None:
     made = pipeline(
         TASK, model=model, tokenizer=recognize.tokenizer, feature_extractor=recognize.feature_extractor, device="cpu"
     )
-    assert made.processor.subsampling_factor == model.config.total_subsampling_factor
+    assert made.processor.subsampling_factor == model.config.mel_frames_per_encoder_frame
 
 
 def test_models_without_the_head_are_refused(recognize: Any) -> None:

@@ -13,6 +13,7 @@ from transformers_fastconformer import FastConformerConfig, FastConformerEncoder
 from transformers_fastconformer.kernels import layers as inference_forms
 from transformers_fastconformer.kernels.layers import (
     apply_linear,
+    can_be_folded,
     convolve_frames,
     has_fused_product,
     takes_frames_first,
@@ -104,8 +105,9 @@ def test_a_convolution_with_its_norm_folded(padding: tuple[int, int], norm: str,
     norm_module.eval()
     states = torch.randn(3, 21, 16)
     with torch.no_grad():
-        assert takes_frames_first(layer, norm_module, states) == has_fused_product(torch.float32)
-        found = convolve_frames(layer, norm_module, states, padding)
+        assert takes_frames_first(layer, states) == has_fused_product(torch.float32)
+        assert can_be_folded(norm_module) == norm.startswith("batch")
+        found = convolve_frames(layer, states, padding, norm_module if norm.startswith("batch") else None)
         expected = layer(nn.functional.pad(states.transpose(1, 2), padding))
         if norm.startswith("batch"):
             expected = norm_module(expected)
@@ -115,8 +117,9 @@ def test_a_convolution_with_its_norm_folded(padding: tuple[int, int], norm: str,
 def test_a_norm_in_training_is_not_folded() -> None:
     layer, states = nn.Conv1d(4, 4, 3, groups=4).eval(), torch.randn(1, 5, 4)
     with torch.no_grad():
-        assert not takes_frames_first(layer, nn.BatchNorm1d(4).train(), states)
-        assert not takes_frames_first(layer.train(), nn.BatchNorm1d(4).eval(), states)
+        assert not can_be_folded(nn.BatchNorm1d(4).train())
+        assert not can_be_folded(nn.SyncBatchNorm(4).eval())
+        assert not takes_frames_first(layer.train(), states)
 
 
 def build_encoder() -> FastConformerEncoder:

@@ -1,11 +1,7 @@
-"""The encoder against loops, its invariances and edges, and the conventions of Transformers for every class."""
+"""The encoder against loops, its invariances and edges, training and precision."""
 
 from __future__ import annotations
 
-import copy
-import json
-import logging
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention_cases import LOCAL
+from attention_cases import build_encoder as build_small_encoder
 from encoder_loop import encode_clip
-from models import BLANK, HEADS, KINDS, build_config, build_model, make_features
+from models import HEADS, KINDS, build_model, make_features
 from safetensors.torch import load_file, save_file
-from transformers import logging as transformers_logging
+from torch import nn
 
-from transformers_fastconformer import FastConformerEncoder, FastConformerModel
-from transformers_fastconformer.modeling.attention import eager_attention, sdpa_attention
-from transformers_fastconformer.modeling.masking import ContextWindow, FrameMask
+from transformers_fastconformer import FastConformerEncoder
 
 STATE_DICT_NAMES = Path(__file__).resolve().parents[1] / "fixtures" / "state_dict_names.json"
 
@@ -94,40 +90,6 @@ def test_a_padded_batch_equals_the_loop_over_single_clips(name):
             for ours, stage in zip((*output.hidden_states, output.last_hidden_state), truth, strict=True):
                 # Positions are float32, hence no closer in float64.
                 assert_near(ours[clip, : len(stage)], stage, 1e-5)
-
-
-@pytest.mark.parametrize("block_frames", [1, 2, 3, 7, 12, 13, 14, 512])
-@pytest.mark.parametrize(
-    "window",
-    [
-        ContextWindow(),
-        ContextWindow(1, 3, 1),
-        ContextWindow(1, None, 0),
-        ContextWindow(2, 4, 0),
-        ContextWindow(3, 2, 5),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("has_positions", [True, False])
-def test_blocks_of_queries_change_nothing(block_frames, window, has_positions):
-    generator = torch.Generator().manual_seed(0)
-    frames = 13
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    query_u, query_v, key, value = (draw(3, 2, frames, 4) for _ in range(4))
-    position_key = draw(1, 2, 2 * frames - 1, 4)
-    if not has_positions:
-        query_v, position_key = None, None
-    frame = torch.arange(frames)
-    for padding_mask in (None, frame < torch.tensor([[13], [6], [0]])):
-        mask = FrameMask(frames, window, padding_mask)
-        rows = mask.rows(slice(0, frames), slice(0, frames), query_u.device)
-        truth, _ = eager_attention(query_u, query_v, key, value, position_key, rows, 0.0)
-        for form in (mask, mask.materialize(query_u.device)):
-            ours = sdpa_attention(query_u, query_v, key, value, position_key, form, 0.0, block_frames=block_frames)
-            assert_near(ours, truth, 1e-12)
 
 
 # Invariance
@@ -394,38 +356,6 @@ def test_training_draws_dropouts_and_evaluation_does_not():
     assert torch.equal(model(features)[0], model(features)[0])
 
 
-@pytest.mark.parametrize(
-    ("values", "probabilities"),
-    [
-        ({}, [0.0, 0.0, 0.0, 0.0]),
-        ({"layerdrop": 0.3}, [0.0, 0.1, 0.2, 0.3]),
-        ({"layerdrop": 0.3, "layerdrop_start_layer": 2}, [0.0, 0.0, 0.15, 0.3]),
-        ({"layerdrop": 0.3, "layerdrop_start_layer": 4}, [0.0, 0.0, 0.0, 0.0]),
-        ({"layerdrop": 0.3, "layerdrop_mode": "uniform"}, [0.0, 0.3, 0.3, 0.3]),
-    ],
-)
-def test_stochastic_depth(values, probabilities):
-    model = build_model("encoder", num_hidden_layers=4, **values)
-    assert model._layer_drop_probabilities() == pytest.approx(probabilities)
-
-
-def test_stochastic_depth_keeps_the_expectation():
-    values = {"dropout": 0.0, "activation_dropout": 0.0, "attention_dropout": 0.0, "dropout_pre_encoder": 0.0}
-    model = build_model("encoder", layerdrop=0.5, conv_norm_type="layer_norm", **values)
-    features = make_features([20])
-    torch.manual_seed(0)
-    with torch.no_grad():
-        first_block = model(features, output_hidden_states=True).hidden_states[1]
-        whole = model(features).last_hidden_state
-        model.train()
-        drawn = [model(features).last_hidden_state for _ in range(40)]
-    # Near, not equal: in evaluation mode the layers have other forms.
-    dropped = [output for output in drawn if torch.allclose(output, first_block, atol=1e-5)]
-    kept = [output for output in drawn if not torch.allclose(output, first_block, atol=1e-5)]
-    assert min(len(dropped), len(kept)) > 8
-    assert_near((dropped[0] + kept[0]) / 2, whole, 1e-5)
-
-
 def test_tied_position_biases_stay_tied(tmp_path):
     model = build_model("tdt", tie_position_biases=True, num_hidden_layers=3).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -502,188 +432,6 @@ def test_autocast_trains_and_generates(kind):
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
-# Conventions of Transformers
-
-
-def assert_same_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
-    ours, truth = one.state_dict(), other.state_dict()
-    assert list(ours) == list(truth)
-    for name, tensor in truth.items():
-        assert torch.equal(ours[name], tensor), name
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_save_and_load_is_bit_equal_and_silent(kind, saved_model, caplog, recwarn):
-    model, folder = saved_model(kind)
-    transformers_logging.enable_propagation()
-    try:
-        with caplog.at_level(logging.WARNING):
-            loaded, report = type(model).from_pretrained(folder, output_loading_info=True)
-    finally:
-        transformers_logging.disable_propagation()
-    assert not any(report.values()), report
-    assert not caplog.records
-    assert not recwarn.list
-    assert type(loaded.config) is type(model.config)
-    assert not loaded.training
-    assert_same_weights(loaded, model)
-    features = make_features([40])
-    with torch.no_grad():
-        assert torch.equal(loaded(features)[0], model(features)[0])
-
-
-@pytest.mark.parametrize("loader", [FastConformerEncoder, FastConformerModel])
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_encoder_comes_out_of_every_checkpoint_silently(kind, loader, saved_model, caplog, recwarn):
-    model, folder = saved_model(kind)
-    transformers_logging.enable_propagation()
-    try:
-        with caplog.at_level(logging.WARNING):
-            loaded, report = loader.from_pretrained(folder, output_loading_info=True)
-    finally:
-        transformers_logging.disable_propagation()
-    assert not any(report.values()), report
-    assert not caplog.records
-    assert not recwarn.list
-    encoder = model if kind == "encoder" else model.encoder
-    assert_same_weights(loaded if loader is FastConformerEncoder else loaded.encoder, encoder)
-
-
-def test_an_encoder_taken_out_of_a_head_is_saved_as_one(saved_model, tmp_path):
-    model, _ = saved_model("tdt")
-    model.encoder.save_pretrained(tmp_path)
-    loaded, report = FastConformerEncoder.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report.values())
-    assert_same_weights(loaded, model.encoder)
-
-
-def test_weights_that_are_missing_are_drawn_and_the_others_kept(saved_model, tmp_path):
-    """Fresh weights for what a checkpoint lacks must not touch their loaded neighbours, such as one of two biases."""
-    model, _ = saved_model("tdt")
-    model.config.save_pretrained(tmp_path)
-    dropped = {
-        "encoder.layers.1.self_attn.bias_u",
-        "encoder.layers.0.conv.depthwise_conv.weight",
-        "decoder.lstm.weight_hh_l0",
-        "joint.head.bias",
-    }
-    state = {name: tensor for name, tensor in model.state_dict().items() if name not in dropped}
-    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
-    loaded, report = type(model).from_pretrained(tmp_path, output_loading_info=True)
-    assert set(report["missing_keys"]) == dropped
-    for name, tensor in loaded.state_dict().items():
-        assert torch.isfinite(tensor).all()
-        assert name in dropped or torch.equal(tensor, state[name]), name
-    assert loaded.encoder.layers[1].self_attn.bias_u.abs().max() == 0
-    assert loaded.decoder.lstm.weight_hh_l0.detach().std().item() == pytest.approx(0.02, rel=0.2)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"dtype": torch.bfloat16},
-        {"dtype": "float16"},
-        {"torch_dtype": torch.float16},
-        {"dtype": "auto"},
-        {"device_map": "cpu"},
-        {"device_map": "auto"},
-        {"device_map": {"": "cpu"}},
-        {"low_cpu_mem_usage": True},
-        {"attn_implementation": "eager"},
-    ],
-    ids=str,
-)
-def test_loading_options(kind, options, saved_model):
-    model, folder = saved_model(kind)
-    loaded = type(model).from_pretrained(folder, **options)
-    dtype = options.get("dtype", options.get("torch_dtype", torch.float32))
-    dtype = {"auto": torch.float32, "float16": torch.float16}.get(dtype, dtype)
-    assert loaded.dtype == dtype
-    assert loaded.device == torch.device("cpu")
-    for name, tensor in model.state_dict().items():
-        found = loaded.state_dict()[name]
-        assert torch.equal(found, tensor.to(dtype) if tensor.is_floating_point() else tensor)
-    assert loaded.config._attn_implementation == options.get("attn_implementation", "sdpa")
-    with torch.no_grad():
-        assert torch.isfinite(loaded(make_features([20]))[0]).all()
-
-
-def test_the_dtype_of_a_checkpoint_is_kept(tmp_path):
-    build_model("tdt").bfloat16().save_pretrained(tmp_path)
-    model = KINDS["tdt"][0].from_pretrained(tmp_path, dtype="auto")
-    assert model.dtype == torch.bfloat16
-    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
-
-
-@pytest.mark.parametrize("implementation", ["flash_attention_2", "flex_attention", "sparse"])
-def test_other_forms_of_attention_are_refused(implementation):
-    model = build_model("encoder")
-    with pytest.raises((ValueError, ImportError)):
-        model.set_attn_implementation(implementation)
-    with pytest.raises((ValueError, ImportError)):
-        FastConformerEncoder._from_config(build_config("encoder"), attn_implementation=implementation)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_copies_are_independent_and_equal(kind, saved_model):
-    model, _ = saved_model(kind)
-    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-        assert_same_weights(twin, model)
-        features = make_features([40, 12])
-        lengths = torch.tensor([40, 12])
-        with torch.no_grad():
-            assert torch.equal(twin(features, input_lengths=lengths)[0], model(features, input_lengths=lengths)[0])
-            parameter = next(twin.parameters())
-            parameter.add_(1.0)
-        assert not torch.equal(parameter, next(model.parameters()))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_models_are_built_on_the_meta_device(kind, saved_model):
-    with torch.device("meta"):
-        model = KINDS[kind][0](build_config(kind))
-    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
-    truth = saved_model(kind)[0].state_dict()
-    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {
-        name: tensor.shape for name, tensor in truth.items()
-    }
-    # And carries data: weights loaded into it work as if it had been built with them.
-    model.load_state_dict(truth, strict=True, assign=True)
-    with torch.no_grad():
-        assert torch.equal(model.eval()(make_features([20]))[0], saved_model(kind)[0](make_features([20]))[0])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_names_of_weights_are_stable(kind, saved_model):
-    """
-    Checkpoints in the world hold these names: a change of this list is a change of the format.
-
-    Written once by `{kind: {name: list(shape)}}` of the models in `models.py`.
-    """
-    stored = json.loads(STATE_DICT_NAMES.read_text(encoding="utf-8"))[kind]
-    assert {name: list(tensor.shape) for name, tensor in saved_model(kind)[0].state_dict().items()} == stored
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_fresh_weights_are_sound(kind):
-    torch.manual_seed(0)
-    model = KINDS[kind][0](build_config(kind))
-    for name, parameter in model.named_parameters():
-        assert torch.isfinite(parameter).all()
-        if parameter.ndim >= 2 and not name.endswith(("bias_u", "bias_v")):
-            assert 0.005 < float(parameter.detach().std()) < 0.04, name
-    for module in model.modules():
-        if isinstance(module, torch.nn.Embedding):
-            assert module.weight[BLANK].abs().max() == 0
-
-
-@pytest.mark.parametrize("kind", ["encoder", "ctc", "tdt"])
-def test_resizing_the_vocabulary_is_refused(kind):
-    with pytest.raises(ValueError, match="resize_token_embeddings is not supported"):
-        build_model(kind).resize_token_embeddings(20)
-
-
 @pytest.mark.parametrize("filler", [float("nan"), float("inf"), 1e30])
 @pytest.mark.parametrize("subsampling_type", ["dw_striding", "stacking", "none"])
 def test_nothing_in_the_padding_reaches_a_real_frame(filler: float, subsampling_type: str) -> None:
@@ -707,3 +455,57 @@ def test_lengths_may_be_a_list_and_must_be_integers() -> None:
         assert torch.equal(model(features, input_lengths=[90, 41]).last_hidden_state, expected)
         with pytest.raises(ValueError, match=r"input_lengths has dtype torch.float32"):
             model(features, input_lengths=torch.tensor([90.0, 41.0]))
+
+
+def test_training_draws_from_the_contexts() -> None:
+    """The rare one is used now and then, and never outside of training."""
+    encoder = build_small_encoder(
+        attention_context=[8, 3],
+        attention_contexts=[[8, 3], [8, 1]],
+        attention_context_probabilities=[0.25, 0.75],
+        attention_context_style="chunked_limited",
+    )
+    assert all(encoder._choose_context() == [8, 3] for _ in range(20))
+    encoder.train()
+    drawn = [tuple(encoder._choose_context()) for _ in range(400)]
+    assert set(drawn) == {(8, 3), (8, 1)}
+    assert 200 < drawn.count((8, 1)) < 390
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"position_embedding_type": "abs_pos"},
+        {"attention_context": [6, 2], "attention_context_style": "chunked_limited"},
+        {**LOCAL, "num_global_tokens": 3, "global_tokens_spacing": 2},
+        {"conv_norm_type": "group_norm", "conv_norm_groups": 2},
+        {"subsampling_type": "stacking", "reduction_type": "pooling", "reduction_position": 0, "reduction_factor": 2},
+    ],
+)
+def test_encoder_exports_for_any_number_of_frames(options: dict[str, Any]) -> None:
+    encoder = build_small_encoder(**options)
+
+    class Exported(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            output = self.encoder(features, input_lengths=lengths)
+            return output.last_hidden_state, output.encoder_lengths
+
+    module = Exported().eval()
+    program = torch.export.export(
+        module,
+        (torch.randn(2, 600, 8), torch.tensor([600, 50])),
+        dynamic_shapes=({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}, {0: torch.export.Dim.AUTO}),
+        strict=False,
+    )
+    features, lengths = torch.randn(3, 403, 8), torch.tensor([403, 9, 218])
+    with torch.no_grad():
+        output, encoder_lengths = program.module()(features, lengths)
+        expected, expected_lengths = module(features, lengths)
+    assert encoder_lengths.tolist() == expected_lengths.tolist()
+    for exported, plain, length in zip(output, expected, expected_lengths, strict=True):
+        torch.testing.assert_close(exported[:length], plain[:length], rtol=1e-4, atol=1e-5)

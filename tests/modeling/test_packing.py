@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from transformers_fastconformer import FastConformerConfig, FastConformerEncoder
-from transformers_fastconformer.modeling.encoder import FastConformerBlock
-from transformers_fastconformer.modeling.masking import ContextWindow, PackedRows
+from transformers_fastconformer.modeling.block import FastConformerBlock
+from transformers_fastconformer.modeling.masking import ContextWindow
+from transformers_fastconformer.modeling.packing import PackedRows
 
 NUM_MELS = 16
 MEL_LENGTHS = [400, 130, 7, 261, 1]
@@ -191,7 +192,7 @@ def test_a_batch_of_no_clips() -> None:
 
 
 def test_rows_of_clips() -> None:
-    packed = PackedRows((3, 0, 2), gap_frames=2)
+    packed = PackedRows((3, 0, 2), gap_frames=2, num_padded_frames=4)
     assert packed.spans == ((0, 3), (5, 5), (7, 9))
     assert packed.num_rows == 11
     mask = packed.build_mask(ContextWindow(), torch.device("cpu"))
@@ -199,4 +200,6 @@ def test_rows_of_clips() -> None:
     assert mask.padding_mask is not None
     assert mask.padding_mask.int().tolist() == [[1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0]]
     rows = torch.arange(11.0)[None, :, None]
-    assert packed.unpack(rows, 4)[..., 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 0], [7, 8, 0, 0]]
+    states, lengths = packed.unpack(rows)
+    assert states[..., 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 0], [7, 8, 0, 0]]
+    assert lengths.tolist() == [3, 0, 2]

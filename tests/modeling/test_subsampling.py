@@ -9,8 +9,13 @@ import torch
 from torch import nn
 
 from transformers_fastconformer import FastConformerConfig
-from transformers_fastconformer.frames import reduced_lengths, subsampled_lengths
-from transformers_fastconformer.modeling.subsampling import build_reduction, build_subsampling
+from transformers_fastconformer.frames import REDUCTIONS, SUBSAMPLINGS
+from transformers_fastconformer.modeling.subsampling import (
+    REDUCTION_MODULES,
+    SUBSAMPLING_MODULES,
+    build_reduction,
+    build_subsampling,
+)
 
 NUM_MELS, WIDTH = 10, 6
 FRONTS: dict[str, dict[str, Any]] = {
@@ -99,9 +104,7 @@ def test_stacking_puts_frames_side_by_side() -> None:
 def test_lengths_are_those_of_frames_py(front: tuple[nn.Module, FastConformerConfig], mel_length: int) -> None:
     module, config = front
     output, lengths = module(torch.randn(1, mel_length, NUM_MELS), torch.tensor([mel_length]))
-    expected = subsampled_lengths(
-        mel_length, config.subsampling_type, config.subsampling_factor, config.causal_downsampling
-    )
+    expected = config.count_encoder_frames(mel_length)
     assert lengths.tolist() == [expected]
     assert output.shape[1] >= expected
 
@@ -164,7 +167,8 @@ def test_pooling_is_the_largest_of_each_group(factor: int, num_frames: int) -> N
     hidden_states = torch.randn(2, num_frames, WIDTH)
     output, lengths = module(hidden_states, torch.tensor([num_frames, num_frames // 2]))
     assert output.shape[1] == max(num_frames // factor, 1)
-    assert lengths.tolist() == [reduced_lengths(length, "pooling", factor) for length in (num_frames, num_frames // 2)]
+    expected_lengths = [config.reduction.count_frames(length) for length in (num_frames, num_frames // 2)]
+    assert lengths.tolist() == expected_lengths
     for frame in range(num_frames // factor):
         expected = hidden_states[:, factor * frame : factor * (frame + 1)].max(dim=1).values
         assert torch.equal(output[:, frame], expected)
@@ -195,3 +199,8 @@ def test_striding_reduction_ignores_padding() -> None:
 def test_without_a_reduction_there_is_no_module() -> None:
     assert build_reduction(build_config()) is None
     assert build_reduction(build_config(reduction_type="pooling", reduction_position=0, reduction_factor=1)) is None
+
+
+def test_every_name_that_counts_frames_has_a_module() -> None:
+    assert set(SUBSAMPLING_MODULES) == set(SUBSAMPLINGS)
+    assert set(REDUCTION_MODULES) == set(REDUCTIONS)

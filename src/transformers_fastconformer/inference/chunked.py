@@ -28,7 +28,7 @@ from ..modeling.recognizer import FastConformerRecognizer
 from ..validation import require_count
 from .chunk_plan import Window, WindowPlan
 from .clip_features import ClipFeatures, StreamedFeatures
-from .strategy import count_encoder_frames, mel_frames_per_encoder_frame, sees_all
+from .strategy import sees_all
 
 Clip = ClipFeatures | StreamedFeatures
 
@@ -93,7 +93,7 @@ def transcribe_features(
     model.check_decoding(decoding)
     require_count("batch_size", batch_size)
     if plan is None:
-        plan = WindowPlan(max((count_encoder_frames(config, clip.mel_length) for clip in clips), default=1) + 1, 0, 0)
+        plan = WindowPlan(max((config.count_encoder_frames(clip.mel_length) for clip in clips), default=1) + 1, 0, 0)
     decoded = [_Decoded() for _ in clips]
     for first in range(0, len(clips), batch_size):
         group = slice(first, min(first + batch_size, len(clips)))
@@ -129,7 +129,7 @@ def _encode_in_rounds(
     The encoder sees about `batch_size` windows at a time: several of each clip where there are few clips left.
     """
     config: Any = model.config
-    waiting = [list(plan.windows(count_encoder_frames(config, clip.mel_length))) for clip in clips]
+    waiting = [list(plan.windows(config.count_encoder_frames(clip.mel_length))) for clip in clips]
     while any(waiting):
         active = sum(1 for windows in waiting if windows)
         windows_each = max(batch_size // active, 1)
@@ -157,7 +157,7 @@ def _encode(
     pieces, mel_lengths = [], []
     for index, window, is_last in chosen:
         clip = clips[index]
-        start, stop = window.mel_range(mel_frames_per_encoder_frame(config), clip.mel_length, is_last)
+        start, stop = window.mel_range(config.mel_frames_per_encoder_frame, clip.mel_length, is_last)
         # A masked frame of the clip follows its last one: a clip without frames is not an empty tensor.
         pieces.append(clip.rows(start, stop + 1 if is_last else stop))
         mel_lengths.append(stop - start)

@@ -274,7 +274,7 @@ def _find_processor(
                 f"{' and '.join(missing)}: found None, and the model is of no checkpoint to load them from; expected "
                 "tokenizer and feature_extractor, or processor."
             )
-        return FastConformerProcessor(feature_extractor, tokenizer, config.total_subsampling_factor)
+        return FastConformerProcessor(feature_extractor, tokenizer, config.mel_frames_per_encoder_frame)
     if not isinstance(processor, FastConformerProcessor):
         raise ValueError(f"processor is a {type(processor).__name__}; expected a FastConformerProcessor.")
     if tokenizer is None and feature_extractor is None:

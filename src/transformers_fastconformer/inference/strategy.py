@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..configuration_fastconformer import FastConformerConfig
-from ..frames import reduced_lengths, subsampled_lengths
-from ..modeling.attention import choose_block_frames
+from ..modeling.full_attention import choose_block_frames
 from ..modeling.local_attention import GROUP_FRAMES
 from ..modeling.masking import resolve_context
 from ..modeling.recognizer import FastConformerRecognizer
@@ -64,20 +63,6 @@ SPARE_BYTES = 128 * 2**20
 LOCAL_BAND_FRAMES = 384
 
 
-def mel_frames_per_encoder_frame(config: FastConformerConfig) -> int:
-    """Mel frames from one encoder frame to the next, a reduction among the blocks included."""
-    front_factor = 1 if config.subsampling_type == "none" else config.subsampling_factor
-    return front_factor * (config.reduction_factor if config.reduction_type else 1)
-
-
-def count_encoder_frames(config: FastConformerConfig, mel_length: int) -> int:
-    """Encoder frames of a clip, as the encoder counts them when it sees the clip at once."""
-    frames = subsampled_lengths(
-        mel_length, config.subsampling_type, config.subsampling_factor, config.causal_downsampling
-    )
-    return reduced_lengths(frames, config.reduction_type, config.reduction_factor)
-
-
 class ChosenStrategy(NamedTuple):
     """
     What a strategy comes to for one clip.
@@ -99,10 +84,10 @@ def check_strategy(config: FastConformerConfig, frame_seconds: float, chunking: 
     are those of `plan_chunks`.
     """
     plan_chunks(config, frame_seconds, chunking)
-    if chunking.strategy == "local" and config.position_embedding_type == "abs_pos":
+    if chunking.strategy == "local" and not config.has_relative_positions:
         raise ValueError(
-            "strategy='local' is not supported for a model with position_embedding_type='abs_pos'; expected 'auto', "
-            "'full' or 'chunked'."
+            "strategy='local' is not supported for a model with "
+            f"position_embedding_type={config.position_embedding_type!r}; expected 'auto', 'full' or 'chunked'."
         )
 
 
@@ -143,7 +128,7 @@ def choose_strategy(
 
 def _choose(model: FastConformerRecognizer, mel_length: int, frame_seconds: float, num_clips: int) -> str:
     config: Any = model.config
-    seconds = count_encoder_frames(config, mel_length) * frame_seconds
+    seconds = config.count_encoder_frames(mel_length) * frame_seconds
     bytes_per_value = model.dtype.itemsize
     max_bytes = MAX_MEMORY_SHARE * available_bytes(model.device) / num_clips
     is_limited = not sees_all(config)
@@ -154,7 +139,7 @@ def _choose(model: FastConformerRecognizer, mel_length: int, frame_seconds: floa
 
     if (is_limited or seconds <= MAX_FULL_SECONDS) and fits(is_limited):
         return "full"
-    can_be_local = not is_limited and config.position_embedding_type != "abs_pos"
+    can_be_local = not is_limited and config.has_relative_positions
     if can_be_local and seconds <= MAX_LOCAL_SECONDS and fits(is_local=True):
         return "local"
     try:
@@ -184,26 +169,25 @@ def plan_chunks(config: FastConformerConfig, frame_seconds: float, chunking: Chu
         if chunking.strategy != "chunked":
             return None
         chunk_length_s = DEFAULT_CHUNK_SECONDS
-    if config.reduction_type == "pooling" and config.reduction_factor > 2:
-        # Its lengths are no multiples of the frames (see `reduced_lengths`): a window would be masked in its middle.
+    if not config.reduction.is_proportional:
+        # A window would be masked in its middle.
         raise ValueError(
-            f"chunk_length_s={chunk_length_s} is not supported for a model with reduction_type='pooling' and "
-            f"reduction_factor={config.reduction_factor}; expected None."
+            f"chunk_length_s={chunk_length_s} is not supported for a model with "
+            f"reduction_type={config.reduction_type!r} and reduction_factor={config.reduction_factor}; expected None."
         )
     default_seconds = min(
         max(chunk_length_s * DEFAULT_STRIDE_SHARE, MIN_DEFAULT_STRIDE_SECONDS),
         chunk_length_s * MAX_DEFAULT_STRIDE_SHARE,
     )
     left_seconds, right_seconds = (default_seconds if stride is None else stride for stride in chunking.strides)
-    is_local = config.position_embedding_type == "rel_pos_local_attn"
     context = resolve_context(config.attention_context_style, config.attention_context)
-    align_frames = 1 if is_local else context.chunk_frames
+    align_frames = 1 if config.has_local_attention else context.chunk_frames
     return plan_windows(chunk_length_s, left_seconds, right_seconds, frame_seconds, align_frames)
 
 
 def sees_all(config: FastConformerConfig) -> bool:
     """Whether a frame of the encoder depends on all that is in front of it in its window."""
-    if config.position_embedding_type == "rel_pos_local_attn":
+    if config.has_local_attention:
         return False
     return resolve_context(config.attention_context_style, config.attention_context).left_frames is None
 
@@ -248,8 +232,7 @@ def estimate_one_pass_bytes(
         is_local: Whether attention is limited, so that a frame sees few others.
         device_type: Where the model is; a GPU works on larger blocks.
     """
-    factor = config.subsampling_factor if config.subsampling_type != "none" else 1
-    num_frames = max(mel_length // factor, 1)
+    num_frames = max(config.subsampling.count_rows(mel_length), 1)
     num_heads = config.num_attention_heads
     if is_local:
         scores = num_heads * min(num_frames, GROUP_FRAMES) * min(num_frames, LOCAL_BAND_FRAMES)

@@ -239,7 +239,9 @@ class TransformersCheckpoint:
         extractor, tokenizer = self.read_feature_extractor(), self.read_tokenizer()
         if extractor is None or tokenizer is None:
             return None
-        return FastConformerProcessor(extractor, tokenizer, subsampling_factor=self.config.total_subsampling_factor)
+        return FastConformerProcessor(
+            extractor, tokenizer, subsampling_factor=self.config.mel_frames_per_encoder_frame
+        )
 
     def read_state_dict(self) -> dict[str, torch.Tensor]:
         """All the tensors under our names and in our shapes."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import nn
@@ -22,12 +22,14 @@ from transformers.activations import SiLUActivation
 from ..configuration_fastconformer import FastConformerConfig
 from .int8_linear import find_int8_weight, uses_int8
 
+PlainLayer = TypeVar("PlainLayer", nn.Linear, nn.Conv1d)
+
 # The activations that oneDNN's matrix product takes along, and its names for them.
 FUSED_ACTIVATIONS: dict[type[nn.Module], str] = {nn.SiLU: "swish", SiLUActivation: "swish", nn.ReLU: "relu"}
 
 
 def _has_bfloat16_products() -> bool:
-    """Whether this CPU multiplies in bfloat16 itself, at twice the rate of float32 and more."""
+    """True if this CPU multiplies in bfloat16 itself, at twice the rate of float32 and more."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
@@ -38,7 +40,7 @@ HAS_BFLOAT16_PRODUCTS = _has_bfloat16_products()
 @functools.cache
 def has_fused_product(dtype: torch.dtype) -> bool:
     """
-    Whether oneDNN's matrix product with an activation, which `torch.compile` uses, is there for a dtype.
+    True if oneDNN's matrix product with an activation, which `torch.compile` uses, is there for a dtype.
 
     Not every build of torch has it, and in bfloat16 not every CPU; unlike `nn.Linear` it knows no other way then.
     """
@@ -53,13 +55,13 @@ def has_fused_product(dtype: torch.dtype) -> bool:
 
 
 def is_as_built(module: nn.Module) -> bool:
-    """Whether calling a module does what its class says: no hooks, no replaced `forward`."""
+    """True if calling a module does what its class says: no hooks, no replaced `forward`."""
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def is_inference(states: torch.Tensor, *parameters: torch.Tensor | None) -> bool:
     """
-    Whether values are all that is wanted of these tensors, all of one dtype and device: no gradients, no graph, no
+    True if values are all that is wanted of these tensors, all of one dtype and device: no gradients, no graph, no
     autocast, no subclass of a tensor and no mode of torch that looks at operations.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
@@ -83,9 +85,9 @@ def is_inference(states: torch.Tensor, *parameters: torch.Tensor | None) -> bool
     )
 
 
-def apply_linear(layer: Any, states: torch.Tensor, activation: nn.Module | None = None) -> torch.Tensor:
+def apply_linear(layer: nn.Module, states: torch.Tensor, activation: nn.Module | None = None) -> torch.Tensor:
     """
-    A linear layer and, if there is one, the activation behind it.
+    A linear layer and, if there is one, the activation after it.
 
     On a CPU in float32 oneDNN's matrix product takes a tenth less time than MKL's, which `functional.linear` calls,
     and both there and in bfloat16 it computes the activation on the way.
@@ -108,28 +110,28 @@ def apply_linear(layer: Any, states: torch.Tensor, activation: nn.Module | None 
     return call_linear(layer, states, activation)
 
 
-def call_linear(layer: Any, states: torch.Tensor, activation: nn.Module | None = None) -> torch.Tensor:
+def call_linear(layer: nn.Module, states: torch.Tensor, activation: nn.Module | None = None) -> torch.Tensor:
     """The same as the modules say it, one after the other."""
     output = layer(states)
     return output if activation is None else activation(output)
 
 
 def is_reference(config: FastConformerConfig) -> bool:
-    """Whether every operation is to be the plain one, in NeMo's order."""
+    """True if every operation is to be the plain one, in NeMo's order."""
     return config._attn_implementation == "eager"
 
 
 def choose_linear(config: FastConformerConfig) -> Callable[..., torch.Tensor]:
-    """How a model of this configuration goes through linear layers: `apply_linear`, or plainly."""
+    """The way of a model of this configuration through linear layers: `apply_linear`, or plainly."""
     return call_linear if is_reference(config) else apply_linear
 
 
 def multiplies_in_8_bits(layer: nn.Module, states: torch.Tensor) -> bool:
-    """Whether `apply_linear` uses 8-bit weights for these states."""
+    """True if `apply_linear` uses 8-bit weights for these states."""
     return uses_int8(layer) and _is_plain_on_cpu(layer, nn.Linear, states)
 
 
-def _is_plain_on_cpu(layer: nn.Module, kind: type[nn.Module], states: torch.Tensor) -> bool:
+def _is_plain_on_cpu(layer: nn.Module, kind: type[PlainLayer], states: torch.Tensor) -> TypeGuard[PlainLayer]:
     if torch.compiler.is_compiling():
         return False
     return (
@@ -138,7 +140,7 @@ def _is_plain_on_cpu(layer: nn.Module, kind: type[nn.Module], states: torch.Tens
         and states.device.type == "cpu"
         and has_fused_product(states.dtype)
         and is_as_built(layer)
-        and is_inference(states, layer.weight, layer.bias)  # type: ignore[arg-type]
+        and is_inference(states, layer.weight, layer.bias)
     )
 
 
@@ -150,16 +152,19 @@ def _activate(output: torch.Tensor, activation: nn.Module | None) -> torch.Tenso
     return activation(output)
 
 
-def takes_frames_first(layer: nn.Conv1d, norm: nn.Module, states: torch.Tensor) -> bool:
-    """Whether `convolve_frames` can stand for a depthwise convolution and the norm behind it."""
-    if not _is_plain_on_cpu(layer, nn.Conv1d, states):
-        return False
-    if not isinstance(norm, nn.BatchNorm1d):
-        return True
+def takes_frames_first(layer: nn.Conv1d, states: torch.Tensor) -> bool:
+    """True if `convolve_frames` can stand for a depthwise convolution."""
+    return _is_plain_on_cpu(layer, nn.Conv1d, states)
+
+
+def can_be_folded(norm: nn.Module) -> TypeGuard[nn.BatchNorm1d]:
+    """True if `convolve_frames` can take a norm along: a batch norm in evaluation that is what it was built as."""
     return type(norm) is nn.BatchNorm1d and is_as_built(norm) and not norm.training and norm.running_var is not None
 
 
-def convolve_frames(layer: nn.Conv1d, norm: nn.Module, states: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
+def convolve_frames(
+    layer: nn.Conv1d, states: torch.Tensor, padding: tuple[int, int], folded_norm: nn.Module | None = None
+) -> torch.Tensor:
     """
     A depthwise convolution over time without turning frames into the last axis, and a batch norm folded into it.
 
@@ -168,24 +173,18 @@ def convolve_frames(layer: nn.Conv1d, norm: nn.Module, states: torch.Tensor, pad
 
     Args:
         layer: Depthwise.
-        norm: Folded if it is a batch norm; any other is the caller's.
         states: (batch, frames, channels).
-        padding: Frames of zeros in front and behind.
+        padding: Frames of zeros before and after.
+        folded_norm: One that `can_be_folded`; None for the convolution without a norm.
 
     Returns:
         (batch, frames, channels)
     """
-    weight, bias = layer.weight[:, :, None], layer.bias  # (channels, 1, 1, kernel)
-    if isinstance(norm, nn.BatchNorm1d):
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        scale = torch.rsqrt(norm.running_var.float() + norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight
-        shift = norm.running_mean if bias is None else norm.running_mean - bias
-        shift = -shift * scale if norm.bias is None else norm.bias - shift * scale
-        weight = (weight * scale[:, None, None, None]).to(states.dtype)
-        bias = shift.to(states.dtype)
+    weight: torch.Tensor = layer.weight[:, :, None]  # (channels, 1, 1, kernel)
+    bias = layer.bias
+    if folded_norm is not None:
+        assert can_be_folded(folded_norm)
+        weight, bias = _fold(weight, bias, folded_norm, states.dtype)
     if padding[0] != padding[1]:
         states = functional.pad(states, (0, 0, *padding))
     both_sides = padding[0] if padding[0] == padding[1] else 0
@@ -193,3 +192,17 @@ def convolve_frames(layer: nn.Conv1d, norm: nn.Module, states: torch.Tensor, pad
     weight = weight.contiguous(memory_format=torch.channels_last)
     output = functional.conv2d(image, weight, bias, padding=(0, both_sides), groups=layer.groups)
     return output[:, :, 0].transpose(1, 2)
+
+
+def _fold(
+    weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.BatchNorm1d, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (channels, 1, 1, kernel) and bias of a convolution and the batch norm after it."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = torch.rsqrt(norm.running_var.float() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = norm.running_mean if bias is None else norm.running_mean - bias
+    shift = -shift * scale if norm.bias is None else norm.bias - shift * scale
+    return (weight * scale[:, None, None, None]).to(dtype), shift.to(dtype)

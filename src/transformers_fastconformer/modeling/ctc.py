@@ -16,6 +16,7 @@ from ..losses.ctc import ctc_loss, split_labels
 from .encoder import FastConformerEncoder
 from .finite_check import OVERFLOW_HINT, FiniteCheck
 from .outputs import FastConformerCTCOutput, FastConformerEncoderOutput
+from .pretrained import wants_dict
 from .prompt import Language, check_language
 from .recognizer import FastConformerRecognizer
 
@@ -52,7 +53,7 @@ class FastConformerCTCHead(FastConformerRecognizer):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
-        return output if self._return_dict(return_dict) else output.to_tuple()
+        return output if wants_dict(self.config, return_dict) else output.to_tuple()
 
     @torch.no_grad()
     def decode_frames(

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from .masking import lengths_to_mask
+from .masking import lengths_to_mask, resolve_lengths
 
 # For what a model has computed from finite features.
 OVERFLOW_HINT = " Such weights may need another dtype: float16 ends at 65504."
@@ -48,3 +48,13 @@ class FiniteCheck:
             raise ValueError(
                 f"{self.name} holds NaN or infinite values in clips {clips}; expected finite ones.{self.hint}"
             )
+
+
+def check_features(
+    input_features: torch.Tensor, attention_mask: torch.Tensor | None, input_lengths: torch.Tensor | None
+) -> FiniteCheck:
+    """The check of features (batch, mel frames, mels); those of another shape are the encoder's to refuse."""
+    lengths = None
+    if input_features.ndim == 3:
+        lengths = resolve_lengths(attention_mask, input_lengths, *input_features.shape[:2])
+    return FiniteCheck("input_features", input_features, lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,38 +33,10 @@ def resolve_lengths(
             host need not wait for it.
     """
     if input_lengths is not None:
-        input_lengths = torch.as_tensor(input_lengths)
-        if input_lengths.is_floating_point() or input_lengths.dtype == torch.bool:
-            raise ValueError(f"input_lengths has dtype {input_lengths.dtype}; expected integers, one length a clip.")
-        if input_lengths.shape != (batch_size,):
-            raise ValueError(
-                f"input_lengths has shape {tuple(input_lengths.shape)}; expected ({batch_size},), one length a clip."
-            )
-        input_lengths = input_lengths.to(torch.int64)
-        _check(
-            ((input_lengths >= 0) & (input_lengths <= num_frames)).all(),
-            lambda: (
-                f"input_lengths={input_lengths.tolist()} must lie between 0 and {num_frames}, the number of frames "
-                "in input_features."
-            ),
-        )
+        input_lengths = _accept_lengths(input_lengths, batch_size, num_frames)
     if attention_mask is None:
         return input_lengths
-    attention_mask = torch.as_tensor(attention_mask)
-    if attention_mask.shape != (batch_size, num_frames):
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}; expected ({batch_size}, {num_frames}) like "
-            "input_features."
-        )
-    attention_mask = attention_mask.bool()
-    mask_lengths = attention_mask.sum(dim=-1)
-    _check(
-        (lengths_to_mask(mask_lengths, num_frames) == attention_mask).all(),
-        lambda: (
-            "attention_mask must be True for the first frames of each clip and False for the padding behind them; "
-            "it has padding on the left or gaps."
-        ),
-    )
+    mask_lengths = _count_kept_frames(attention_mask, batch_size, num_frames)
     if input_lengths is None:
         return mask_lengths
     _check(
@@ -76,19 +49,59 @@ def resolve_lengths(
     return mask_lengths
 
 
-def _check(condition: torch.Tensor, message: object) -> None:
+def _accept_lengths(input_lengths: torch.Tensor, batch_size: int, num_frames: int) -> torch.Tensor:
+    """(batch,) int64."""
+    lengths = torch.as_tensor(input_lengths)
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise ValueError(f"input_lengths has dtype {lengths.dtype}; expected integers, one length a clip.")
+    if lengths.shape != (batch_size,):
+        raise ValueError(
+            f"input_lengths has shape {tuple(lengths.shape)}; expected ({batch_size},), one length a clip."
+        )
+    lengths = lengths.to(torch.int64)
+    _check(
+        ((lengths >= 0) & (lengths <= num_frames)).all(),
+        lambda: (
+            f"input_lengths={lengths.tolist()} must lie between 0 and {num_frames}, the number of frames "
+            "in input_features."
+        ),
+    )
+    return lengths
+
+
+def _count_kept_frames(attention_mask: torch.Tensor, batch_size: int, num_frames: int) -> torch.Tensor:
+    """Frames that a mask keeps, which must be the first ones: (batch,) int64."""
+    mask = torch.as_tensor(attention_mask)
+    if mask.shape != (batch_size, num_frames):
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}; expected ({batch_size}, {num_frames}) like input_features."
+        )
+    mask = mask.bool()
+    lengths = mask.sum(dim=-1)
+    _check(
+        (lengths_to_mask(lengths, num_frames) == mask).all(),
+        lambda: (
+            "attention_mask must be True for the first frames of each clip and False for the padding after them; "
+            "it has padding on the left or gaps."
+        ),
+    )
+    return lengths
+
+
+def _check(condition: torch.Tensor, message: Callable[[], str]) -> None:
+    """Raise on a CPU, assert on the device on CUDA, so that the host need not wait for it."""
     if torch.compiler.is_compiling():
         return
     if condition.device.type == "cpu":
         if not condition:
-            raise ValueError(message())  # type: ignore[operator]
+            raise ValueError(message())
     elif condition.device.type == "cuda":
         torch._assert_async(condition, "attention_mask and input_lengths contradict each other or input_features")
 
 
 def is_loop_over_frames_allowed(num_frames: int) -> bool:
     """
-    Whether Python may loop over blocks of so many frames.
+    True if Python may loop over blocks of so many frames.
 
     Not while a graph is made (`torch.compile`, `torch.export`): the loop would tie it to one number of frames.
     """
@@ -98,14 +111,14 @@ def is_loop_over_frames_allowed(num_frames: int) -> bool:
 @dataclass(frozen=True)
 class ContextWindow:
     """
-    Which keys a query may see, as frames around the chunk that the query is in.
+    Keys that a query may see, as frames around the chunk that the query is in.
 
     A query of chunk c sees the keys from `c * chunk_frames - left_frames` to before
     `(c + 1) * chunk_frames + right_frames`. A band is the case of chunks of one frame.
 
     Args:
         chunk_frames: Frames in a chunk.
-        left_frames, right_frames: Frames seen before and behind the chunk; None is no limit.
+        left_frames, right_frames: Frames seen before and after the chunk; None is no limit.
     """
 
     chunk_frames: int = 1
@@ -124,7 +137,7 @@ class ContextWindow:
         return self.left_frames + self.chunk_frames + self.right_frames
 
     def key_range(self, start: int, stop: int, num_frames: int) -> tuple[int, int]:
-        """First key, and the one behind the last, that any of the queries `start` to `stop - 1` sees."""
+        """First key, and the one after the last, that any of the queries `start` to `stop - 1` sees."""
         key_start, key_stop = 0, num_frames
         if self.left_frames is not None:
             key_start = max(start // self.chunk_frames * self.chunk_frames - self.left_frames, 0)
@@ -166,14 +179,14 @@ def resolve_context(style: str, context: list[int] | tuple[int, ...]) -> Context
 @dataclass(frozen=True)
 class FrameMask:
     """
-    What attention may look at, without a matrix of frames x frames: rows of it are made where they are needed.
+    Mask of attention without a matrix of frames x frames: rows of it are made where they are needed.
 
     Args:
         num_frames: Queries, and keys.
         window: Keys that a query may see in a clip without end.
         padding_mask: (batch, frames), True for real frames; None when all are.
         matrix: The whole mask, made once by `materialize`; None to make rows on demand.
-        spans: Where the one row is clips end to end (`PackedRows`), start and stop of each: a clip sees itself alone.
+        spans: If the one row is clips end to end (`PackedRows`), start and stop of each: a clip sees only itself.
             None for a batch of padded clips.
     """
 
@@ -190,7 +203,7 @@ class FrameMask:
         return FrameMask(self.num_frames, self.window, self.padding_mask, self._build_rows(frame, frame))
 
     def key_range(self, start: int, stop: int) -> tuple[int, int]:
-        """First key, and the one behind the last, that any of the queries `start` to `stop - 1` sees."""
+        """First key, and the one after the last, that any of the queries `start` to `stop - 1` sees."""
         return self.window.key_range(start, stop, self.num_frames)
 
     def rows(self, queries: slice, keys: slice, device: torch.device) -> torch.Tensor | None:
@@ -212,45 +225,3 @@ class FrameMask:
             key_mask = self.padding_mask[:, key][:, None, None]  # (batch, 1, 1, key)
             mask = key_mask if mask is None else mask & key_mask
         return mask
-
-
-@dataclass(frozen=True)
-class PackedRows:
-    """
-    Clips end to end in one row, so that nothing is computed for the padding of a batch.
-
-    Args:
-        lengths: Frames of each clip.
-        gap_frames: Rows of zeros behind each clip, so that a convolution over time sees padding there.
-    """
-
-    lengths: tuple[int, ...]
-    gap_frames: int
-
-    @property
-    def spans(self) -> tuple[tuple[int, int], ...]:
-        """First row, and the one behind the last, of each clip."""
-        spans, start = [], 0
-        for length in self.lengths:
-            spans.append((start, start + length))
-            start += length + self.gap_frames
-        return tuple(spans)
-
-    @property
-    def num_rows(self) -> int:
-        return sum(self.lengths) + self.gap_frames * len(self.lengths)
-
-    def build_mask(self, window: ContextWindow, device: torch.device) -> FrameMask:
-        """What the blocks may look at: gaps are padding."""
-        padding_mask = torch.zeros(1, self.num_rows, dtype=torch.bool, device=device)
-        for start, stop in self.spans:
-            padding_mask[:, start:stop] = True
-        spans = tuple(span for span in self.spans if span[0] < span[1])
-        return FrameMask(self.num_rows, window, padding_mask, spans=spans)
-
-    def unpack(self, rows: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """(1, rows, size) to (batch, num_frames, size), with zeros behind each clip."""
-        batch = rows.new_zeros(len(self.lengths), num_frames, rows.shape[-1])
-        for clip, (start, stop) in enumerate(self.spans):
-            batch[clip, : stop - start] = rows[0, start:stop]
-        return batch

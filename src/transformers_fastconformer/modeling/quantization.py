@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from ..kernels.int8_linear import has_int8_products, use_int8, uses_int8
-from .encoder import FastConformerBlock, FastConformerPreTrainedModel
+from .block import FastConformerBlock
+from .pretrained import FastConformerPreTrainedModel
 
 
 def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerPreTrainedModel:
@@ -55,7 +56,7 @@ def remove_int8(model: FastConformerPreTrainedModel) -> FastConformerPreTrainedM
 
 
 def is_int8(model: FastConformerPreTrainedModel) -> bool:
-    """Whether the blocks of a model's encoder multiply with 8 bits."""
+    """True if the blocks of a model's encoder multiply with 8 bits."""
     return any(uses_int8(layer) for layer in find_block_linears(model))
 
 

@@ -9,8 +9,9 @@ import torch
 
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
-from .encoder import FastConformerPreTrainedModel
+from .finite_check import check_features
 from .outputs import FastConformerEncoderOutput, FastConformerGenerateOutput
+from .pretrained import FastConformerPreTrainedModel
 from .prompt import Language, check_language
 
 
@@ -112,7 +113,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         self.check_decoding(decoding)
         if decoding.confidence is not None and not return_dict_in_generate:
             raise ValueError("confidence needs return_dict_in_generate=True; found token ids alone asked for.")
-        features_check = self._check_features(input_features, attention_mask, input_lengths)
+        features_check = check_features(input_features, attention_mask, input_lengths)
         encoded: Any = self.encode(input_features, attention_mask, input_lengths, decoding.language)
         hypotheses, _ = self.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths, decoding)
         features_check.finish()

@@ -1,19 +1,32 @@
-"""The front of the encoder: mel frames to encoder frames, by convolutions, by stacking or by a linear layer alone."""
+"""The front of the encoder: mel frames to encoder frames, by convolutions, by stacking or by only a linear layer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..configuration_fastconformer import FastConformerConfig
-from ..frames import convolution_lengths, halvings, reduced_lengths, subsampled_lengths, subsampling_padding
+from ..frames import SUBSAMPLING_KERNEL_SIZE as KERNEL_SIZE
+from ..frames import SUBSAMPLING_STRIDE as STRIDE
+from ..frames import (
+    Lengths,
+    NoReduction,
+    NoSubsampling,
+    PooledReduction,
+    StackedSubsampling,
+    StridedSubsampling,
+    convolution_lengths,
+    halvings,
+    subsampling_padding,
+)
 from ..kernels.layers import apply_linear, is_as_built, is_inference
 from .masking import is_loop_over_frames_allowed, lengths_to_mask
 
-KERNEL_SIZE, STRIDE = 3, 2
-# Values behind the first convolution that exist at a time, on a GPU and on a CPU, where larger pieces of memory are
+# Values after the first convolution that exist at a time, on a GPU and on a CPU, where larger pieces of memory are
 # given back and fetched anew each time.
 BLOCK_VALUES = (1 << 27, 1 << 18)
 # Encoder frames that go through the linear layer at a time.
@@ -33,7 +46,7 @@ class FastConformerConvSubsampling(nn.Module):
 
     def __init__(
         self,
-        subsampling_type: str,
+        is_depthwise: bool,
         factor: int,
         num_channels: int,
         input_size: int,
@@ -42,31 +55,30 @@ class FastConformerConvSubsampling(nn.Module):
     ) -> None:
         super().__init__()
         # Causal convolutions pad both axes alike, 2 to the left and 1 to the right (NeMo's `CausalConv2D`).
-        self.padding = subsampling_padding(KERNEL_SIZE, STRIDE, is_causal)
+        self.padding = subsampling_padding(is_causal)
         self.is_causal = is_causal
         self.num_channels = num_channels
-        self.is_depthwise = subsampling_type == "dw_striding"
-        num_stages = halvings(factor)
+        self.num_stages = halvings(factor)
         conv_padding = 0 if is_causal else self.padding[0]
         self.conv_layers = nn.ModuleDict()
         position = 0
-        for stage in range(num_stages):
-            is_depthwise = stage > 0 and self.is_depthwise
+        for stage in range(self.num_stages):
+            has_pointwise = stage > 0 and is_depthwise
             self.conv_layers[str(position)] = nn.Conv2d(
                 num_channels if stage > 0 else 1,
                 num_channels,
                 KERNEL_SIZE,
                 stride=STRIDE,
                 padding=conv_padding,
-                groups=num_channels if is_depthwise else 1,
+                groups=num_channels if has_pointwise else 1,
             )
             position += 1
-            if is_depthwise:
+            if has_pointwise:
                 self.conv_layers[str(position)] = nn.Conv2d(num_channels, num_channels, 1)
                 position += 1
             position += 1  # the activation
-        input_size = convolution_lengths(input_size, KERNEL_SIZE, STRIDE, *self.padding, repeats=num_stages)
-        self.linear = nn.Linear(num_channels * input_size, output_size)
+        num_columns = StridedSubsampling(factor, is_causal).count_frames(input_size)
+        self.linear = nn.Linear(num_channels * num_columns, output_size)
 
     def forward(
         self, input_features: torch.Tensor, lengths: torch.Tensor | None
@@ -75,24 +87,36 @@ class FastConformerConvSubsampling(nn.Module):
         if self._allows_blocks(input_features):
             return self._forward_blocks(input_features, lengths)
         hidden_states = input_features[:, None]  # (batch, 1, mel frames, mels)
-        for position, layer in self.conv_layers.items():
-            if layer.stride == (1, 1):
-                hidden_states = nn.functional.relu(layer(hidden_states))
-                continue
+        for strided, pointwise in self._stages():
             hidden_states = _zero_padding(hidden_states, lengths)
             if self.is_causal:
                 hidden_states = nn.functional.pad(hidden_states, self.padding * 2)
-            hidden_states = layer(hidden_states)
-            if not self.is_depthwise or position == "0":  # the others have theirs behind the pointwise convolution
-                hidden_states = nn.functional.relu(hidden_states)
+            hidden_states = strided(hidden_states)
+            if pointwise is not None:
+                hidden_states = pointwise(hidden_states)
+            hidden_states = nn.functional.relu(hidden_states)
             if lengths is not None:
-                lengths = convolution_lengths(lengths, KERNEL_SIZE, STRIDE, *self.padding)
+                lengths = self._count_stage_frames(lengths)
         hidden_states = _zero_padding(hidden_states, lengths)
         # (batch, channels, encoder frames, mels') to (batch, encoder frames, channels * mels')
         return self.linear(hidden_states.transpose(1, 2).flatten(-2)), lengths
 
+    def _stages(self) -> list[tuple[Any, Any | None]]:
+        """Each strided convolution, and the pointwise one after it or None."""
+        stages: list[tuple[Any, Any | None]] = []
+        for layer in self.conv_layers.values():
+            if layer.stride == (1, 1):
+                stages[-1] = (stages[-1][0], layer)
+            else:
+                stages.append((layer, None))
+        return stages
+
+    def _count_stage_frames(self, lengths: Lengths) -> Lengths:
+        """Frames after one strided convolution."""
+        return convolution_lengths(lengths, KERNEL_SIZE, STRIDE, *self.padding)
+
     def _allows_blocks(self, input_features: torch.Tensor) -> bool:
-        """Whether values are all that is wanted, of layers that are what they were built as."""
+        """True if only values are wanted, of layers that are what they were built as."""
         if self.training or not is_loop_over_frames_allowed(input_features.shape[1]):
             return False
         layers: list[nn.Module] = list(self.conv_layers.values())
@@ -110,79 +134,84 @@ class FastConformerConvSubsampling(nn.Module):
         a CPU channels are last in memory, which oneDNN's convolutions are several times as fast with.
         """
         batch_size, num_mel_frames = input_features.shape[:2]
-        stage_frames = [num_mel_frames]  # of the input, then behind each strided convolution
-        stage_lengths = [lengths]
-        num_stages = sum(layer.stride != (1, 1) for layer in self.conv_layers.values())
-        for _ in range(num_stages):
-            stage_frames.append(convolution_lengths(stage_frames[-1], KERNEL_SIZE, STRIDE, *self.padding))
-            previous = stage_lengths[-1]
-            stage_lengths.append(
-                None if previous is None else convolution_lengths(previous, KERNEL_SIZE, STRIDE, *self.padding)
-            )
-        num_frames = stage_frames[-1]
-        # Behind the first convolution a frame of the encoder is 2 ** (stages - 1) frames of half the mels.
-        values_per_frame = (batch_size * self.num_channels * input_features.shape[2] << num_stages) // 4
+        counts = [(num_mel_frames, lengths)]
+        for _ in range(self.num_stages):
+            num_frames, lengths = counts[-1]
+            lengths = None if lengths is None else self._count_stage_frames(lengths)
+            counts.append((self._count_stage_frames(num_frames), lengths))
+        num_frames, lengths = counts[-1]
+        # After the first convolution a frame of the encoder is 2 ** (stages - 1) frames of half the mels.
+        values_per_frame = (batch_size * self.num_channels * input_features.shape[2] << self.num_stages) // 4
         block_frames = max(BLOCK_VALUES[input_features.device.type == "cpu"] // max(values_per_frame, 1), 4)
         outputs = []
         for group_start in range(0, num_frames, LINEAR_FRAMES):
             group_stop = min(group_start + LINEAR_FRAMES, num_frames)
-            starts = range(group_start, group_stop, block_frames)
-            stops = [min(start + block_frames, group_stop) for start in starts]
             blocks = [
-                self._convolve_block(input_features, stage_frames, stage_lengths, start, stop)
-                for start, stop in zip(starts, stops, strict=True)
+                self._convolve_block(input_features, counts, start, min(start + block_frames, group_stop))
+                for start in range(group_start, group_stop, block_frames)
             ]
             outputs.append(apply_linear(self.linear, blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)))
         if not outputs:
-            return input_features.new_zeros(batch_size, 0, self.linear.out_features), stage_lengths[-1]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), stage_lengths[-1]
+            return input_features.new_zeros(batch_size, 0, self.linear.out_features), lengths
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), lengths
 
     def _convolve_block(
-        self,
-        input_features: torch.Tensor,
-        stage_frames: list[int],
-        stage_lengths: list[torch.Tensor | None],
-        start: int,
-        stop: int,
+        self, input_features: torch.Tensor, counts: list[tuple[int, torch.Tensor | None]], start: int, stop: int
     ) -> torch.Tensor:
-        """Encoder frames `start` to before `stop`, before the linear layer: (batch, frames, channels * mels')."""
-        spans = [(start, stop)]
-        for _ in range(len(stage_frames) - 1):  # which frames of the stage before they need, zeros around it included
-            start, stop = STRIDE * start - self.padding[0], STRIDE * (stop - 1) - self.padding[0] + KERNEL_SIZE
-            spans.append((start, stop))
-        spans.reverse()
-        stage = 0
+        """
+        Encoder frames `start` to before `stop`, before the linear layer: (batch, frames, channels * mels').
+
+        Args:
+            counts: Rows and lengths of the features and after each strided convolution.
+        """
+        spans = self._find_spans(start, stop)
         left, right = spans[0]
-        states = input_features[:, max(left, 0) : min(right, stage_frames[0])][:, None]
-        layers: dict[str, Any] = dict(self.conv_layers.items())
-        for position, layer in layers.items():
-            if layer.stride == (1, 1):
-                states = nn.functional.relu_(layer(states))
-                continue
-            left, right = spans[stage]
-            first = max(left, 0)
-            states = _zero_padding(states, stage_lengths[stage], first)
-            mel_padding = self.padding if self.is_causal else (0, 0)
-            time_padding = (first - left, max(right - stage_frames[stage], 0))
-            if any(mel_padding) or any(time_padding):
-                states = nn.functional.pad(states, (*mel_padding, *time_padding))
-            if states.device.type == "cpu":
-                # Not `contiguous`, which leaves strides alone where there is one channel, and with them the output's.
-                states = states.to(memory_format=torch.channels_last)
+        states = input_features[:, max(left, 0) : min(right, counts[0][0])][:, None]
+        for stage, (strided, pointwise) in enumerate(self._stages()):
+            states = self._pad_block(states, spans[stage], *counts[stage])
             # Only what is beyond the clip's ends is padding in time.
             states = nn.functional.conv2d(
-                states, layer.weight, layer.bias, STRIDE, (0, layer.padding[1]), groups=layer.groups
+                states, strided.weight, strided.bias, STRIDE, (0, strided.padding[1]), groups=strided.groups
             )
-            if not self.is_depthwise or position == "0":
+            if pointwise is None:
                 states = nn.functional.relu_(states)
-            stage += 1
-            # What was computed beyond the ends of the stage, from zeros, is padding of the next one.
-            left, right = spans[stage]
-            surplus_left, surplus_right = max(-left, 0), max(right - stage_frames[stage], 0)
-            if surplus_left or surplus_right:
-                states = states[:, :, surplus_left : states.shape[2] - surplus_right]
-        states = _zero_padding(states, stage_lengths[stage], max(spans[stage][0], 0))
+            states = _cut_surplus(states, spans[stage + 1], counts[stage + 1][0])
+            if pointwise is not None:
+                states = nn.functional.relu_(pointwise(states))
+        states = _zero_padding(states, counts[-1][1], start)
         return states.transpose(1, 2).flatten(-2)
+
+    def _find_spans(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The frames of every stage, the features first, that encoder frames need, zeros around the stage included."""
+        spans = [(start, stop)]
+        for _ in range(self.num_stages):
+            start, stop = STRIDE * start - self.padding[0], STRIDE * (stop - 1) - self.padding[0] + KERNEL_SIZE
+            spans.append((start, stop))
+        return spans[::-1]
+
+    def _pad_block(
+        self, states: torch.Tensor, span: tuple[int, int], num_frames: int, lengths: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What of a span lies in its stage, (batch, channels, frames, mels), ready for the strided convolution."""
+        left, right = span
+        first = max(left, 0)
+        states = _zero_padding(states, lengths, first)
+        mel_padding = self.padding if self.is_causal else (0, 0)
+        time_padding = (first - left, max(right - num_frames, 0))
+        if any(mel_padding) or any(time_padding):
+            states = nn.functional.pad(states, (*mel_padding, *time_padding))
+        if states.device.type == "cpu":
+            # Not `contiguous`, which leaves strides alone where there is one channel, and with them the output's.
+            states = states.to(memory_format=torch.channels_last)
+        return states
+
+
+def _cut_surplus(states: torch.Tensor, span: tuple[int, int], num_frames: int) -> torch.Tensor:
+    """Without what was computed beyond the ends of a stage, from zeros: it is padding of the next one."""
+    surplus_left, surplus_right = max(-span[0], 0), max(span[1] - num_frames, 0)
+    if not surplus_left and not surplus_right:
+        return states
+    return states[:, :, surplus_left : states.shape[2] - surplus_right]
 
 
 def _zero_padding(
@@ -210,12 +239,12 @@ class FastConformerStackingSubsampling(nn.Module):
     `factor` frames side by side, then a linear layer; with a layer norm of the single frames in `stacking_norm`.
 
     Follows NeMo 3.0's `StackingSubsampling`, but a last stack that is not full of a clip's own frames is no frame of
-    that clip, whatever the batch is padded to: see `subsampled_lengths`.
+    that clip, whatever the batch is padded to: see `StackedSubsampling`.
     """
 
     def __init__(self, factor: int, input_size: int, output_size: int, has_norm: bool) -> None:
         super().__init__()
-        self.factor = factor
+        self.counts = StackedSubsampling(factor)
         self.norm = nn.LayerNorm(input_size) if has_norm else None
         self.linear = nn.Linear(factor * input_size, output_size)
 
@@ -224,14 +253,14 @@ class FastConformerStackingSubsampling(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, mel frames, mels) to (batch, encoder frames, hidden_size), and the lengths likewise."""
         num_clips, num_frames, size = input_features.shape
-        num_stacks = (num_frames + self.factor - 1) // self.factor
-        hidden_states = nn.functional.pad(input_features, (0, 0, 0, num_stacks * self.factor - num_frames))
+        num_stacks, factor = self.counts.count_rows(num_frames), self.counts.factor
+        hidden_states = nn.functional.pad(input_features, (0, 0, 0, num_stacks * factor - num_frames))
         if self.norm is not None:
             hidden_states = self.norm(hidden_states)
-        hidden_states = hidden_states.reshape(num_clips, num_stacks, self.factor * size)
+        hidden_states = hidden_states.reshape(num_clips, num_stacks, factor * size)
         if lengths is None:
             lengths = torch.full((num_clips,), num_frames, dtype=torch.int64, device=hidden_states.device)
-        return self.linear(hidden_states), subsampled_lengths(lengths, "stacking", self.factor)
+        return self.linear(hidden_states), self.counts.count_frames(lengths)
 
 
 class FastConformerLinearSubsampling(nn.Module):
@@ -248,20 +277,9 @@ class FastConformerLinearSubsampling(nn.Module):
         return self.linear(input_features), lengths
 
 
-def build_subsampling(config: FastConformerConfig) -> nn.Module:
-    """The front of the encoder that the configuration asks for."""
-    # NeMo leaves subsampling out when the factor is 1, whatever the type says.
-    if config.subsampling_type == "none" or config.subsampling_factor == 1:
-        return FastConformerLinearSubsampling(config.num_mel_bins, config.hidden_size)
-    if config.subsampling_type in ("stacking", "stacking_norm"):
-        return FastConformerStackingSubsampling(
-            config.subsampling_factor,
-            config.num_mel_bins,
-            config.hidden_size,
-            has_norm=config.subsampling_type == "stacking_norm",
-        )
+def _build_convolutions(config: FastConformerConfig, is_depthwise: bool) -> nn.Module:
     return FastConformerConvSubsampling(
-        config.subsampling_type,
+        is_depthwise,
         config.subsampling_factor,
         config.subsampling_conv_channels,
         config.num_mel_bins,
@@ -270,34 +288,78 @@ def build_subsampling(config: FastConformerConfig) -> nn.Module:
     )
 
 
+def _build_stacking(config: FastConformerConfig, has_norm: bool) -> nn.Module:
+    return FastConformerStackingSubsampling(
+        config.subsampling_factor, config.num_mel_bins, config.hidden_size, has_norm
+    )
+
+
+def _build_linear(config: FastConformerConfig) -> nn.Module:
+    return FastConformerLinearSubsampling(config.num_mel_bins, config.hidden_size)
+
+
+# The counts of frames of each are in `frames.SUBSAMPLINGS`.
+SUBSAMPLING_MODULES: dict[str, Callable[[FastConformerConfig], nn.Module]] = {
+    "dw_striding": partial(_build_convolutions, is_depthwise=True),
+    "striding": partial(_build_convolutions, is_depthwise=False),
+    "stacking": partial(_build_stacking, has_norm=False),
+    "stacking_norm": partial(_build_stacking, has_norm=True),
+    "none": _build_linear,
+}
+
+
+def build_subsampling(config: FastConformerConfig) -> nn.Module:
+    """The front of the encoder that the configuration asks for."""
+    build = (
+        _build_linear
+        if isinstance(config.subsampling, NoSubsampling)
+        else SUBSAMPLING_MODULES[config.subsampling_type]
+    )
+    return build(config)
+
+
 class FastConformerPooling(nn.Module):
     """Reduction in time among the blocks by max-pooling; follows NeMo 3.0's `SubsamplingReductionModule`."""
 
     def __init__(self, factor: int) -> None:
         super().__init__()
-        self.factor = factor
+        self.counts = PooledReduction(factor)
 
     def forward(
         self, hidden_states: torch.Tensor, lengths: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, frames, hidden_size) to (batch, frames // factor or 1, hidden_size), and the lengths likewise."""
         num_clips, num_frames = hidden_states.shape[:2]
-        if num_frames < self.factor:
+        factor = self.counts.factor
+        if num_frames < factor:
             # Too short for a frame: one of padding, as in a batch with longer clips, so that the tensor is not empty.
             if lengths is None:
                 lengths = torch.full((num_clips,), num_frames, dtype=torch.int64, device=hidden_states.device)
-            hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, self.factor - num_frames))
+            hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, factor - num_frames))
         if lengths is not None:
-            lengths = reduced_lengths(lengths, "pooling", self.factor)
+            lengths = self.counts.count_frames(lengths)
         # The pooling of one axis of an image, which torch.export can follow for any number of frames.
-        return nn.functional.max_pool2d(hidden_states[:, None], (self.factor, 1))[:, 0], lengths
+        return nn.functional.max_pool2d(hidden_states[:, None], (factor, 1))[:, 0], lengths
+
+
+def _build_pooling(config: FastConformerConfig) -> nn.Module:
+    return FastConformerPooling(config.reduction_factor)
+
+
+def _build_strided_reduction(config: FastConformerConfig) -> nn.Module:
+    size = config.hidden_size
+    return FastConformerConvSubsampling(False, config.reduction_factor, size, size, size)
+
+
+# The counts of frames of each are in `frames.REDUCTIONS`.
+REDUCTION_MODULES: dict[str, Callable[[FastConformerConfig], nn.Module]] = {
+    "pooling": _build_pooling,
+    "striding": _build_strided_reduction,
+}
 
 
 def build_reduction(config: FastConformerConfig) -> nn.Module | None:
     """The reduction among the blocks that the configuration asks for, if any."""
-    if config.reduction_type is None or config.reduction_factor == 1:
+    if config.reduction_type is None or isinstance(config.reduction, NoReduction):
         return None
-    if config.reduction_type == "pooling":
-        return FastConformerPooling(config.reduction_factor)
-    size = config.hidden_size
-    return FastConformerConvSubsampling("striding", config.reduction_factor, size, size, size)
+    return REDUCTION_MODULES[config.reduction_type](config)

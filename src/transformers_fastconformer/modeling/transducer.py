@@ -21,6 +21,7 @@ from .decoding_networks import DecodingNetworks, derive_decoding_networks
 from .encoder import FastConformerEncoder
 from .finite_check import OVERFLOW_HINT, FiniteCheck
 from .outputs import FastConformerEncoderOutput, FastConformerTransducerOutput
+from .pretrained import wants_dict
 from .prompt import FastConformerPromptKernel, Language, check_language, find_prompt_ids
 from .recognizer import FastConformerRecognizer
 
@@ -264,7 +265,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
-        return output if self._return_dict(return_dict) else output.to_tuple()
+        return output if wants_dict(self.config, return_dict) else output.to_tuple()
 
     def compute_joint_logits(self, last_hidden_state: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """

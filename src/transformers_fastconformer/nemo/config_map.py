@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..configuration_fastconformer import (
+    CONV_NORM_TYPES,
     JOINT_ACTIVATIONS,
     FastConformerConfig,
     FastConformerCTCConfig,
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from ..frames import SUBSAMPLINGS, NoSubsampling, StridedSubsampling
 from .adapters import check_adapters
 from .archive import is_unresolved
 
@@ -247,7 +249,7 @@ def _has_subsampling(values: Values) -> bool:
 def _subsampling_type(value: Any, values: Values) -> str:
     if not _has_subsampling(values):
         return "none"
-    return _one_of("dw_striding", "striding", "stacking", "stacking_norm")(value, values)
+    return _one_of(*(name for name, kind in SUBSAMPLINGS.items() if kind is not NoSubsampling))(value, values)
 
 
 def _subsampling_factor(value: Any, values: Values) -> int:
@@ -260,7 +262,8 @@ def _subsampling_channels(value: Any, values: Values) -> int:
 
 def _causal_downsampling(value: Any, values: Values) -> bool:
     # Only the convolutions can be causal; NeMo ignores the key beside any other subsampling.
-    return _boolean(value, values) and _subsampling_type(values["subsampling"], values) in ("dw_striding", "striding")
+    kind = SUBSAMPLINGS[_subsampling_type(values["subsampling"], values)]
+    return _boolean(value, values) and kind is StridedSubsampling
 
 
 def _has_reduction(values: Values) -> bool:
@@ -300,7 +303,7 @@ def _conv_norm(value: Any, values: Values) -> tuple[str, int | None]:
         if int(groups) == 0 or values["d_model"] % int(groups) != 0:
             raise NotAcceptedError(f"a number of groups that divides d_model={values['d_model']}")
         return "group_norm", int(groups)
-    accepted = ("batch_norm", "fused_batch_norm", "layer_norm", "instance_norm")
+    accepted = tuple(name for name in CONV_NORM_TYPES if name != "group_norm")
     if name not in accepted:
         raise NotAcceptedError(
             ", ".join(repr(choice) for choice in accepted) + " or 'group_norm' and a number of groups"

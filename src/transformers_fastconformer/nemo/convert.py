@@ -186,7 +186,7 @@ def convert_archive(
                 processor = FastConformerProcessor(
                     feature_extractor,
                     tokenizer,
-                    subsampling_factor=config.total_subsampling_factor,
+                    subsampling_factor=config.mel_frames_per_encoder_frame,
                     **timestamp_options(nemo_config),
                 )
             our_shapes, num_parameters, generation_config = describe_model(mapped)

@@ -185,7 +185,7 @@ def _read_mapped(found: Inspection, mapped: MappedConfig) -> None:
         "feed-forward width": config.intermediate_size,
         "mels": config.num_mel_bins,
         "sampling rate (Hz)": mapped.feature_extractor_arguments["sampling_rate"],
-        "subsampling": config.total_subsampling_factor,
+        "subsampling": config.mel_frames_per_encoder_frame,
     }
     for name, attribute in (
         ("vocabulary with the blank", "vocab_size"),

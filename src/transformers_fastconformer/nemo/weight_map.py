@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 
 from ..configuration_fastconformer import FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig
+from ..frames import NoSubsampling, StackedSubsampling, StridedSubsampling
 from .adapters import adapter_of_tensor
 
 Condition = Callable[[FastConformerConfig], bool]
@@ -104,15 +105,15 @@ def _pattern_of(template: str) -> re.Pattern[str]:
 
 
 def _has_conv_subsampling(config: FastConformerConfig) -> bool:
-    return config.subsampling_factor > 1 and config.subsampling_type in ("dw_striding", "striding")
+    return isinstance(config.subsampling, StridedSubsampling)
 
 
 def _has_stacking(config: FastConformerConfig) -> bool:
-    return config.subsampling_factor > 1 and config.subsampling_type in ("stacking", "stacking_norm")
+    return isinstance(config.subsampling, StackedSubsampling)
 
 
 def _has_no_subsampling(config: FastConformerConfig) -> bool:
-    return not _has_conv_subsampling(config) and not _has_stacking(config)
+    return isinstance(config.subsampling, NoSubsampling)
 
 
 def _is_transducer(config: FastConformerConfig) -> bool:
