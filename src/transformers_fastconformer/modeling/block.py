@@ -97,13 +97,11 @@ class FastConformerConvolution(nn.Module):
 
     def _convolve(self, hidden_states: torch.Tensor, norm_frames: torch.Tensor | None) -> torch.Tensor:
         """Depthwise convolution and norm, operation by operation: (batch, frames, hidden_size) to the same."""
-        num_frames = hidden_states.shape[1]
         left_frames, right_frames = self.padding
         padding = (left_frames, right_frames + int(self.norm_kind.counts_frames))
         # (batch, hidden_size, frames) in the convolution
         hidden_states = self.depthwise_conv(nn.functional.pad(hidden_states.transpose(1, 2), padding)).transpose(1, 2)
-        hidden_states = self.norm_kind.apply(self.norm, hidden_states, norm_frames)
-        return hidden_states[:, :num_frames] if self.norm_kind.counts_frames else hidden_states
+        return self.norm_kind.apply(self.norm, hidden_states, norm_frames)
 
 
 class FastConformerBlock(GradientCheckpointingLayer):

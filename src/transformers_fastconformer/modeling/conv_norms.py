@@ -40,7 +40,7 @@ class ConvNorm(ABC):
             norm_frames: (batch,), how many of the frames the statistics are of; None if the kind does not count them.
 
         Returns:
-            (batch, frames, channels)
+            (batch, frames, channels), without the masked frame if the kind counts frames.
         """
 
 
@@ -90,7 +90,7 @@ class InstanceNorm(ConvNorm):
         return FastConformerTimeNorm(config.hidden_size, None)
 
     def apply(self, norm: nn.Module, hidden_states: torch.Tensor, norm_frames: torch.Tensor | None) -> torch.Tensor:
-        return norm(hidden_states.transpose(1, 2), norm_frames).transpose(1, 2)
+        return norm(hidden_states.transpose(1, 2), norm_frames)[..., :-1].transpose(1, 2)
 
 
 class GroupNorm(InstanceNorm):
