@@ -34,7 +34,7 @@ from common.speech import SAMPLING_RATE, SPEECH_DIR, STORIES
 from common.spoken_digits import COUNTS, Spoken, compare_words, join_digits, keep_known, read_digits
 from transformers_fastconformer import load_model
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.interop.transformers import export_to_transformers
+from transformers_fastconformer.interop.writing import export_to_transformers
 
 RESULT = RESULTS / "longform_comparison_demo_cpu.csv"
 FILES = ("digits", "crimson")

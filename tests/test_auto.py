@@ -45,8 +45,8 @@ from transformers_fastconformer import (
 )
 from transformers_fastconformer.auto import register, unregister
 from transformers_fastconformer.checkpoint_sources import registered_sources
+from transformers_fastconformer.checkpoints.store import CACHE_VARIABLE, list_conversions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
-from transformers_fastconformer.nemo.cache import CACHE_VARIABLE, list_conversions
 
 
 def ask_for_a_pipeline(name: str) -> Any:

@@ -10,7 +10,6 @@ import torch
 
 from common.nemo_shapes import SHAPES, build_config
 from transformers_fastconformer import FastConformerConfig
-from transformers_fastconformer.frames import subsampled_lengths
 
 MEL_FRAMES_PER_SECOND = 100
 LOCAL_CONTEXT = [128, 128]
@@ -66,10 +65,6 @@ def our_config(shape: str) -> FastConformerConfig:
     return FastConformerConfig(**our_options(shape))
 
 
-def encoder_frames(config: FastConformerConfig, mel_frames: int) -> int:
-    return subsampled_lengths(mel_frames, config.subsampling_type, config.subsampling_factor)
-
-
 def count_flops(config: FastConformerConfig, mel_lengths: Sequence[int], window_frames: int | None = None) -> int:
     """
     Floating-point operations that one pass over a batch needs, a multiplication and an addition being two.
@@ -83,7 +78,7 @@ def count_flops(config: FastConformerConfig, mel_lengths: Sequence[int], window_
         window_frames: Keys that a query sees with local attention; None: all of its clip.
     """
     size, wide, channels = config.hidden_size, config.intermediate_size, config.subsampling_conv_channels
-    lengths = [encoder_frames(config, length) for length in mel_lengths]
+    lengths = [config.count_encoder_frames(length) for length in mel_lengths]
     total = 0
     for mel_length in mel_lengths:
         frames, bins, inputs = mel_length, config.num_mel_bins, 1
@@ -109,7 +104,7 @@ def count_position_flops(config: FastConformerConfig, mel_frames: int, window_fr
 
     A system that keeps them from one pass to the next does not do it again for clips of the same length.
     """
-    distances = 2 * encoder_frames(config, mel_frames) - 1 if window_frames is None else window_frames
+    distances = 2 * config.count_encoder_frames(mel_frames) - 1 if window_frames is None else window_frames
     return config.num_hidden_layers * 2 * distances * config.hidden_size**2
 
 
@@ -124,5 +119,5 @@ def make_features(config: FastConformerConfig, clip_seconds: Sequence[float]) ->
 
 def ceiling_flops(config: FastConformerConfig, mel_lengths: Sequence[int]) -> int:
     """Operations of one call of the ceiling."""
-    frames = min(sum(encoder_frames(config, length) for length in mel_lengths), MAX_CEILING_FRAMES)
+    frames = min(sum(config.count_encoder_frames(length) for length in mel_lengths), MAX_CEILING_FRAMES)
     return 2 * 2 * frames * config.hidden_size * config.intermediate_size

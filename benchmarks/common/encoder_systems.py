@@ -80,7 +80,7 @@ def folder_of(shape: str, folder: Path) -> Path:
 
 def write_weights(shape: str, folder: Path) -> None:
     """Our folder and that of transformers."""
-    from transformers_fastconformer.interop.transformers import export_to_transformers
+    from transformers_fastconformer.interop.writing import export_to_transformers
 
     model = FastConformerModel(our_config(shape)).eval()
     perturb(model)

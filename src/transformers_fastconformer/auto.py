@@ -55,8 +55,8 @@ from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
-from .nemo.cache import resolve_nemo_checkpoint, resolved_once
-from .nemo.hub import ARCHIVE_SUFFIX
+from .nemo.locate import ARCHIVE_SUFFIX
+from .nemo.sources import resolve_nemo_checkpoint, resolved_once
 from .processing_fastconformer import FastConformerProcessor
 from .tokenization_fastconformer import FastConformerTokenizer
 

@@ -13,8 +13,8 @@ import torch
 from transformers_fastconformer.audio.clips import check_finite, mono_clip, pad_clips, read_clips, take_channels
 from transformers_fastconformer.audio.files import load_waveform
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
-from transformers_fastconformer.inference.file import load_model
 from transformers_fastconformer.inference.hf_pipeline import FastConformerSpeechRecognitionPipeline
+from transformers_fastconformer.inference.loading import load_model
 
 RATE = 16000
 

@@ -9,22 +9,23 @@ from typing import Any
 
 import pytest
 
+from transformers_fastconformer.checkpoints.store import CACHE_VARIABLE
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.nemo import cache as cache_module
-from transformers_fastconformer.nemo.cache import resolve_nemo_checkpoint
+from transformers_fastconformer.nemo import sources as sources_module
+from transformers_fastconformer.nemo.sources import resolve_nemo_checkpoint
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache of this test."""
-    monkeypatch.setenv(cache_module.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def test_transcribe_converts_once(run_command: Callable[..., Any], cache: Path, monkeypatch) -> None:
     first = run_command("transcribe", str(CLIP_PATHS[0]), "--model", str(CHECKPOINT_PATH))
     assert first.returncode == 0, first.stderr
-    monkeypatch.setattr(cache_module, "convert_archive", None)
+    monkeypatch.setattr(sources_module, "convert_archive", None)
     second = run_command("transcribe", str(CLIP_PATHS[0]), "--model", str(CHECKPOINT_PATH))
     assert (second.returncode, second.stdout) == (0, first.stdout)
     listed = run_command("cache", "list", "--json")

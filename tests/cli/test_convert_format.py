@@ -21,7 +21,8 @@ from transformers_fastconformer import (
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.interop import convert_transformers_checkpoint, export_to_transformers
+from transformers_fastconformer.interop.reading import convert_transformers_checkpoint
+from transformers_fastconformer.interop.writing import export_to_transformers
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 
 CLASSES: dict[str, tuple[str, Any, Any]] = {

@@ -14,10 +14,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from transformers_fastconformer import AutoModelForTDT
+from transformers_fastconformer.checkpoints.model_card import NOT_VERIFIED
 from transformers_fastconformer.cli import convert as convert_command
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.nemo.convert import ConversionResult, convert_nemo_checkpoint
-from transformers_fastconformer.nemo.model_card import NOT_VERIFIED
 
 pytestmark = pytest.mark.nemo
 

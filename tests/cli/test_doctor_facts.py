@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import transformers_fastconformer.cli.doctor_facts as facts_module
+from transformers_fastconformer.checkpoints.store import CACHE_VARIABLE
 from transformers_fastconformer.cli.doctor_facts import (
     ask_hub,
     collect_facts,
@@ -18,7 +19,6 @@ from transformers_fastconformer.cli.doctor_facts import (
     look_at_cache,
     measure_speed,
 )
-from transformers_fastconformer.nemo.cache import CACHE_VARIABLE
 
 REQUIREMENTS = [
     "present>=1.0",

@@ -26,7 +26,7 @@ import transformers_fastconformer.cli.transcribe as transcribe_module
 from transformers_fastconformer.audio import voice_activity
 from transformers_fastconformer.cli.exit_codes import ExitCode, InputError, exit_code_of, failing_as_input
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.inference.file import DEFAULT_MODEL
+from transformers_fastconformer.inference.loading import DEFAULT_MODEL
 
 CLIP = str(CLIP_PATHS[0])
 Run = Callable[..., Any]

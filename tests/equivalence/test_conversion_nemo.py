@@ -14,11 +14,17 @@ import torch
 from tolerances import FLOAT32_SHARE
 
 from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerModel
-from transformers_fastconformer.nemo import config_map
+from transformers_fastconformer.checkpoints.key_table import REQUIRED, Map, Read
+from transformers_fastconformer.checkpoints.model_classes import ARCHITECTURES
 from transformers_fastconformer.nemo.archive import NemoArchive
-from transformers_fastconformer.nemo.config_map import REQUIRED, Map, Read
-from transformers_fastconformer.nemo.convert import ARCHITECTURES, convert_nemo_checkpoint
-from transformers_fastconformer.nemo.weight_map import DROPPED, unmap_state_dict
+from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.nemo.sections.decoder import CTC_DECODER, LSTM_DECODER, STATELESS_DECODER
+from transformers_fastconformer.nemo.sections.decoding import DECODING, GREEDY
+from transformers_fastconformer.nemo.sections.encoder import ENCODER
+from transformers_fastconformer.nemo.sections.joint import JOINT
+from transformers_fastconformer.nemo.sections.loss import RNNT_LOSSES
+from transformers_fastconformer.nemo.sections.preprocessor import PREPROCESSOR
+from transformers_fastconformer.nemo.weight_map import LEFT_OUT, unmap_state_dict
 from transformers_fastconformer.processing_fastconformer import FastConformerProcessor
 
 pytestmark = pytest.mark.nemo
@@ -49,7 +55,7 @@ def without_front_end(nemo_state_dict):
     return {
         name: tensor
         for name, tensor in nemo_state_dict.items()
-        if not any(row.nemo_pattern.fullmatch(name) for row in DROPPED)
+        if not any(row.their_pattern.fullmatch(name) for row in LEFT_OUT)
     }
 
 
@@ -190,12 +196,12 @@ def test_gzip_and_saved_again(nemo_archive, tmp_path):
 # The tables against NeMo's constructors
 
 CONSTRUCTORS = {
-    "AudioToMelSpectrogramPreprocessor": config_map.PREPROCESSOR,
-    "ConformerEncoder": config_map.ENCODER,
-    "ConvASRDecoder": config_map.CTC_DECODER,
-    "RNNTDecoder": config_map.LSTM_DECODER,
-    "StatelessTransducerDecoder": config_map.STATELESS_DECODER,
-    "RNNTJoint": config_map.JOINT,
+    "AudioToMelSpectrogramPreprocessor": PREPROCESSOR,
+    "ConformerEncoder": ENCODER,
+    "ConvASRDecoder": CTC_DECODER,
+    "RNNTDecoder": LSTM_DECODER,
+    "StatelessTransducerDecoder": STATELESS_DECODER,
+    "RNNTJoint": JOINT,
 }
 
 
@@ -228,9 +234,9 @@ def test_tables_know_every_key_of_the_decodings():
     )
 
     for config in (CTCDecodingConfig, RNNTDecodingConfig):
-        assert {field.name for field in fields(config)} <= set(config_map.DECODING)
+        assert {field.name for field in fields(config)} <= set(DECODING)
     for config in (GreedyCTCInferConfig, GreedyRNNTInferConfig, GreedyBatchedRNNTInferConfig):
-        assert {field.name for field in fields(config)} <= set(config_map.GREEDY)
+        assert {field.name for field in fields(config)} <= set(GREEDY)
     from nemo.collections.asr.losses.rnnt import RNNT_LOSS_RESOLVER
 
-    assert {name for name in RNNT_LOSS_RESOLVER if "multiblank" not in name} <= set(config_map.RNNT_LOSSES)
+    assert {name for name in RNNT_LOSS_RESOLVER if "multiblank" not in name} <= set(RNNT_LOSSES)

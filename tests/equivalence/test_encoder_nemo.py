@@ -18,7 +18,7 @@ import torch
 from tolerances import FLOAT32_SHARE
 
 from transformers_fastconformer import FastConformerConfig, FastConformerEncoder
-from transformers_fastconformer.nemo.weight_map import Drop, map_name
+from transformers_fastconformer.nemo.weight_map import name_table
 
 pytestmark = pytest.mark.nemo
 
@@ -257,15 +257,15 @@ def build_nemo_encoder(encoder_class: Any, options: dict[str, Any], seed: int = 
 
 def copy_weights(nemo_encoder: Any, config: FastConformerConfig) -> FastConformerEncoder:
     """Our encoder with NeMo's weights; every tensor must be met, on both sides."""
-    state_dict = {}
-    for nemo_name, tensor in nemo_encoder.state_dict().items():
-        found = map_name(f"encoder.{nemo_name}", config)
-        assert found is not None, nemo_name
-        if isinstance(found, Drop):
-            continue
-        our_name, row = found
-        state_dict[our_name.removeprefix("encoder.")] = tensor.squeeze(-1) if row.squeezes(our_name) else tensor
     encoder = FastConformerEncoder(config)
+    our_shapes = {f"encoder.{name}": tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    nemo_tensors = {f"encoder.{name}": tensor for name, tensor in nemo_encoder.state_dict().items()}
+    nemo_shapes = {name: tuple(tensor.shape) for name, tensor in nemo_tensors.items()}
+    plan = name_table(config).plan_reading(nemo_shapes, our_shapes, "NeMo's encoder")
+    state_dict = {
+        target.name.removeprefix("encoder."): target.form.to_ours(nemo_tensors[nemo_name], target.shape)
+        for nemo_name, target in plan.targets.items()
+    }
     encoder.load_state_dict(state_dict, strict=True)
     return encoder.eval()
 

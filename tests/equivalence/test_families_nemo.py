@@ -21,7 +21,8 @@ from families import FAMILIES, Family, read_page, write_bert_base, write_page
 from tolerances import FLOAT32_SHARE
 from transformers import AutoModel
 
-from transformers_fastconformer.nemo.convert import ARCHITECTURES, ConversionResult, convert_nemo_checkpoint
+from transformers_fastconformer.checkpoints.model_classes import ARCHITECTURES
+from transformers_fastconformer.nemo.convert import ConversionResult, convert_nemo_checkpoint
 from transformers_fastconformer.nemo.reference import NemoRunner, StageOutputs
 from transformers_fastconformer.nemo.verify import (
     EXACT_STAGES,

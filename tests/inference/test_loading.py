@@ -9,7 +9,7 @@ import pytest
 
 from transformers_fastconformer import load_model, transcribe
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.interop.transformers import export_to_transformers
+from transformers_fastconformer.interop.writing import export_to_transformers
 
 TEXT = "three one four one five nine"
 

@@ -23,7 +23,8 @@ from transformers_fastconformer import (
     FastConformerTDTConfig,
 )
 from transformers_fastconformer.checkpoint_sources import register_source, registered_sources, unregister_source
-from transformers_fastconformer.interop import export_to_transformers, resolve_transformers_checkpoint
+from transformers_fastconformer.interop.sources import resolve_transformers_checkpoint
+from transformers_fastconformer.interop.writing import export_to_transformers
 
 NAME = "a test's transformers"
 

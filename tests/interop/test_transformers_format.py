@@ -18,24 +18,17 @@ from transformers import AutoModel, PreTrainedModel
 
 import transformers_fastconformer
 from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerProcessor
-from transformers_fastconformer.interop import (
+from transformers_fastconformer.checkpoints.key_table import Map, Read
+from transformers_fastconformer.interop.config_form import config_from_transformers, config_to_transformers
+from transformers_fastconformer.interop.config_tables import ENCODER, HEADS, encoder_table
+from transformers_fastconformer.interop.families import FAMILIES, FAMILY_OF_TYPE
+from transformers_fastconformer.interop.reading import (
     convert_transformers_checkpoint,
-    export_to_transformers,
     is_transformers_checkpoint,
     read_transformers_checkpoint,
 )
-from transformers_fastconformer.interop.config_tables import (
-    DROPPED_ENCODER_KEYS,
-    DROPPED_HEAD_KEYS,
-    ENCODER_DEFAULTS,
-    ENCODER_KEYS,
-    HEAD_DEFAULTS,
-    HEAD_KEYS,
-    config_from_transformers,
-    config_to_transformers,
-)
-from transformers_fastconformer.interop.families import FAMILIES, FAMILY_OF_TYPE
-from transformers_fastconformer.interop.weight_names import our_name_of, rows_for, their_name_of
+from transformers_fastconformer.interop.weight_names import name_table
+from transformers_fastconformer.interop.writing import export_to_transformers
 from transformers_fastconformer.nemo.tokenizer_map import character_tokenizer
 
 LENGTHS = [97, 64, 33, 17]
@@ -481,9 +474,7 @@ def test_a_folder_in_use_is_not_written_over(tmp_path: Path) -> None:
 
 
 def test_a_class_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "transformers_fastconformer.interop.transformers.transformers", SimpleNamespace(__version__="5")
-    )
+    monkeypatch.setattr("transformers_fastconformer.interop.writing.transformers", SimpleNamespace(__version__="5"))
     with pytest.raises(ValueError, match="ParakeetForCTC is not in transformers 5; expected a release that has it"):
         export_to_transformers(build_model("ctc"), tmp_path / "theirs")
 
@@ -496,27 +487,27 @@ def test_the_tables_know_every_key_of_their_configurations(family: Any) -> None:
     config_class = class_of_transformers(family.config_class_name)
     values = config_class().to_dict()
     section = values if family.is_encoder_alone else values["encoder_config"]
-    for key, default in ENCODER_DEFAULTS.items():
-        if key in section and family.model_type != "canary":
-            assert section[key] == default, key
-    for key, default in HEAD_DEFAULTS.get(family.model_type, {}).items():
-        assert list(values[key]) == default if isinstance(default, list) else values[key] == default, key
+    tables = [(encoder_table(family.model_type), section)]
+    if not family.is_encoder_alone:
+        tables.append((HEADS[family.model_type], values))
+    for table, stored in tables:
+        for key, row in table.items():
+            if key in stored and isinstance(row, Map | Read) and key != "encoder_config":
+                found = stored[key]
+                assert (list(found) if isinstance(row.default, list) else found) == row.default, key
     read_family, config = config_from_transformers(values)
     assert read_family is family
     if family.is_written:
         again, written = config_to_transformers(config)
         assert again is family
         stored = written if family.is_encoder_alone else written["encoder_config"]
-        assert all(stored[key] == section[key] for key in ENCODER_KEYS)
+        assert all(stored[key] == section[key] for key, row in ENCODER.items() if isinstance(row, Map))
 
 
-def test_no_key_is_mapped_and_dropped() -> None:
-    mapped_and_dropped = set(ENCODER_KEYS) & set(DROPPED_ENCODER_KEYS)
-    assert not mapped_and_dropped
-    for keys in HEAD_KEYS.values():
-        assert not set(keys) & set(DROPPED_HEAD_KEYS)
-        assert len(set(keys.values())) == len(keys)
-    assert len(set(ENCODER_KEYS.values())) == len(ENCODER_KEYS)
+def test_no_two_keys_are_one_option() -> None:
+    for table in (ENCODER, *HEADS.values()):
+        targets = [row.targets for row in table.values() if isinstance(row, Map)]
+        assert len(set(targets)) == len(targets)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -524,12 +515,12 @@ def test_names_map_there_and_back(name: str) -> None:
     kind, overrides, head = WRITTEN[name]
     model = build_model(kind, **overrides)
     family, _ = config_to_transformers(model.config, head)
-    rows = rows_for(family, model.config)
+    table = name_table(family, model.config)
     names = [key if kind != "encoder" else f"encoder.{key}" for key in model.state_dict()]
-    mapped = {ours: their_name_of(ours, rows) for ours in names}
+    mapped = {ours: table.to_theirs(ours) for ours in names}
     for ours, found in mapped.items():
         if found is not None:
-            back = our_name_of(found[0], rows)
+            back = table.to_ours(found[0])
             assert back is not None
             assert back == (ours, found[1])
     theirs = [found[0] for found in mapped.values() if found is not None]

@@ -8,8 +8,20 @@ from typing import Any
 import pytest
 
 from transformers_fastconformer import FastConformerConfig
-from transformers_fastconformer.nemo import config_map
-from transformers_fastconformer.nemo.config_map import Drop, Map, Pin, Read, map_config
+from transformers_fastconformer.checkpoints.key_table import Check, Drop, Map, Pin, Read, Refuse
+from transformers_fastconformer.nemo.config_map import ENCODER_ALONE, TOP_LEVEL, map_config
+from transformers_fastconformer.nemo.sections.aux_ctc import AUX_CTC
+from transformers_fastconformer.nemo.sections.decoder import (
+    CTC_DECODER,
+    LSTM_DECODER,
+    PREDICTION_NETWORK,
+    STATELESS_DECODER,
+)
+from transformers_fastconformer.nemo.sections.decoding import DECODING, GREEDY
+from transformers_fastconformer.nemo.sections.encoder import ENCODER
+from transformers_fastconformer.nemo.sections.joint import JOINT, JOINT_NETWORK
+from transformers_fastconformer.nemo.sections.loss import LOSS, TDT_LOSS
+from transformers_fastconformer.nemo.sections.preprocessor import PREPROCESSOR
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "preprocessor": ("preprocessor",),
@@ -27,19 +39,21 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "aux_ctc.decoding": ("aux_ctc", "decoding"),
 }
 TABLES = {
-    "preprocessor": config_map.PREPROCESSOR,
-    "encoder": config_map.ENCODER,
-    "decoder": config_map.LSTM_DECODER,
-    "decoder.prednet": config_map.PREDICTION_NETWORK,
-    "joint": config_map.JOINT,
-    "joint.jointnet": config_map.JOINT_NETWORK,
-    "decoding": config_map.DECODING,
-    "decoding.greedy": config_map.GREEDY,
-    "loss": config_map.LOSS,
-    "loss.tdt_kwargs": config_map.TDT_LOSS,
-    "aux_ctc": config_map.AUX_CTC,
-    "aux_ctc.decoder": config_map.CTC_DECODER,
-    "aux_ctc.decoding": config_map.DECODING,
+    "": TOP_LEVEL,
+    "of an encoder": ENCODER_ALONE,
+    "preprocessor": PREPROCESSOR,
+    "encoder": ENCODER,
+    "decoder": LSTM_DECODER,
+    "decoder, stateless": STATELESS_DECODER,
+    "decoder.prednet": PREDICTION_NETWORK,
+    "joint": JOINT,
+    "joint.jointnet": JOINT_NETWORK,
+    "decoding": DECODING,
+    "decoding.greedy": GREEDY,
+    "loss": LOSS,
+    "loss.tdt_kwargs": TDT_LOSS,
+    "aux_ctc": AUX_CTC,
+    "aux_ctc.decoder": CTC_DECODER,
 }
 
 
@@ -264,7 +278,7 @@ def test_front_end_options(nemo_config, options, expected):
         ("encoder", "_target_", "nemo.collections.asr.modules.SqueezeformerEncoder", "'ConformerEncoder'"),
         ("preprocessor", "window", "none", "'hann' or 'hamming'"),
         ("preprocessor", "window", None, "'hann' or 'hamming'"),
-        ("preprocessor", "n_window_size", 400, "null beside window_size=0.025"),
+        ("preprocessor", "n_window_size", 400, "null next to window_size=0.025"),
         ("preprocessor", "normalize", {"fixed_mean": [0.0], "fixed_std": [1.0]}, "'per_feature', 'all_features'"),
         ("preprocessor", "log_zero_guard_type", "subtract", "'add' or 'clamp'"),
         ("preprocessor", "mel_norm", "htk", "'slaney' or None"),
@@ -283,8 +297,10 @@ def test_front_end_options(nemo_config, options, expected):
         ("decoding", "strategy", "beam", "'greedy' or 'greedy_batch'"),
         ("decoding", "big_blank_durations", [2], r"None or \[\]"),
         ("decoding", "temperature", 2.0, "1.0"),
+        ("decoding", "model_type", "multiblank", "any other, such as 'rnnt' or 'tdt'"),
         ("decoding.greedy", "ngram_lm_model", "lm.arpa", "None"),
         ("decoding.greedy", "boosting_tree", {"key_phrases_list": ["nemo"]}, "no phrases"),
+        ("decoding.greedy", "boosting_tree", "phrases.txt", "a value of the right kind"),
         ("decoding.greedy", "max_symbols", -1, "a positive integer"),
         ("loss", "loss_name", "multiblank_rnnt", "'default'"),
         ("loss.tdt_kwargs", "durations", [], "a list of durations in frames"),
@@ -434,10 +450,9 @@ def test_sections_in_the_form_of_nemo_before_1_0(nemo_config):
 @pytest.mark.parametrize("name", TABLES)
 def test_every_row_has_a_fate(name):
     for key, row in TABLES[name].items():
-        assert isinstance(row, Map | Read | Pin | Drop), key
-        if isinstance(row, Drop):
+        assert isinstance(row, Map | Read | Pin | Check | Drop | Refuse), key
+        if isinstance(row, Check | Drop):
             assert row.reason, key
-            assert (row.accepts is None) <= (row.expected == ""), key
 
 
 PROMPT_DEFAULTS = {"initialize_prompt_feature": True, "prompt_dictionary": {"en-US": 0, "auto": 101}}
@@ -487,3 +502,44 @@ def test_speaker_kernels(nemo_config, options, expected, encoder_only):
     config |= {"spk_kernel_type": "mha", "spk_kernel_layers": [0]}
     with pytest.raises(ValueError, match="spk_kernel_type='mha' is not supported; expected 'ff'"):
         map_config(config, encoder_only=encoder_only)
+
+
+LANGUAGE_ID_VALUES = {
+    "lang_id_prompt_kernel": {"hidden": 32},
+    "num_lang_id_prompts": 128,
+    "lang_id_prompt_dictionary": {"en": 0},
+    "initialize_lang_id_prompt": True,
+}
+
+
+@pytest.mark.parametrize("key", LANGUAGE_ID_VALUES)
+@pytest.mark.parametrize("section", ["encoder", "model_defaults", None])
+@pytest.mark.parametrize("kind", ["ctc", "tdt"])
+def test_offline_language_prompts_are_refused_by_name(nemo_config, key, section, kind):
+    config = nemo_config(kind)
+    place = config if section is None else config.setdefault(section, {})
+    name = key if section is None else f"{section}.{key}"
+    place[key] = LANGUAGE_ID_VALUES[key]
+    with pytest.raises(ValueError, match="offline language prompts") as raised:
+        map_config(config, "some.nemo")
+    message = str(raised.value)
+    assert message.startswith(f"{name}={LANGUAGE_ID_VALUES[key]!r} is not supported; expected null or false")
+    assert "not supported yet" in message
+    assert message.endswith("(in some.nemo).")
+    for off in (None, False, 0, {}, ""):
+        place[key] = off
+        assert map_config(config).dropped.get(name) == "switched off"
+
+
+def test_offline_language_prompts_that_are_switched_off_may_have_options(nemo_config):
+    config = nemo_config("tdt")
+    config["model_defaults"] = {**LANGUAGE_ID_VALUES, "initialize_lang_id_prompt": False}
+    assert map_config(config).family == "tdt"
+
+
+def test_language_prompts_after_the_encoder_are_left_out_with_the_heads(nemo_config):
+    config = nemo_config("tdt") | {"model_defaults": LANGUAGE_ID_VALUES, "lang_id_prompt_kernel": {"hidden": 32}}
+    assert map_config(config, encoder_only=True).dropped["lang_id_prompt_kernel"] == "not of the encoder"
+    config["encoder"]["num_lang_id_prompts"] = 128
+    with pytest.raises(ValueError, match=r"encoder\.num_lang_id_prompts=128 is not supported"):
+        map_config(config, encoder_only=True)

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from transformers_fastconformer.nemo import model_card as card_module
+from transformers_fastconformer.checkpoints import model_card as card_module
 from transformers_fastconformer.nemo.convert import convert_archive
-from transformers_fastconformer.nemo.hub import FoundArchive
-from transformers_fastconformer.nemo.model_card import read_source_card
+from transformers_fastconformer.nemo.locate import FoundArchive
 
 CARD = """---
 license: other
@@ -68,16 +67,6 @@ def test_licence_languages_and_base_model(make_archive, source_card, tmp_path):
     assert "# name\n" in text
     assert "[org/name](https://huggingface.co/org/name) (`deep/model.nemo`)" in text
     assert "The licence is that of the original, nvidia-open-model-license." in text
-
-
-@pytest.mark.parametrize("content", [None, "# No metadata", "---\n- a list\n---\n", "---\nlicense: [\n---\n", "---\n"])
-def test_a_card_that_says_nothing_is_no_obstacle(source_card, content):
-    if content is None:
-        source_card.unlink()
-    else:
-        source_card.write_text(content)
-    found = FoundArchive(Path("model.nemo"), "org/name", "model.nemo", "c" * 40)
-    assert read_source_card(found, {"token": "t"}) == {}
 
 
 def test_a_local_archive_claims_no_licence(make_archive, tmp_path):

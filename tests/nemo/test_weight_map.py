@@ -5,16 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from transformers_fastconformer.checkpoints.model_classes import ARCHITECTURES
+from transformers_fastconformer.checkpoints.name_table import POINTWISE, SAME, Check, Drop
 from transformers_fastconformer.nemo.config_map import map_config
-from transformers_fastconformer.nemo.convert import ARCHITECTURES
-from transformers_fastconformer.nemo.weight_map import (
-    DROPPED,
-    Drop,
-    map_name,
-    plan_tensors,
-    unmap_name,
-    unmap_state_dict,
-)
+from transformers_fastconformer.nemo.weight_map import name_table, unmap_state_dict
 
 ENCODER_VARIANTS = [
     {},
@@ -44,9 +38,10 @@ def round_trip(config):
     nemo_state_dict = unmap_state_dict(state_dict, our_config)
     assert len(nemo_state_dict) == len(state_dict), "no two of our tensors have one name in NeMo"
     back = {}
+    table = name_table(our_config)
     for nemo_name, tensor in nemo_state_dict.items():
-        name, row = map_name(nemo_name, our_config)
-        back[name] = tensor.squeeze(-1) if row.squeezes(name) else tensor
+        name, row = table.to_ours(nemo_name)
+        back[name] = row.form.to_ours(tensor, tuple(state_dict[name].shape))
     assert {name: tensor.shape for name, tensor in back.items()} == {n: t.shape for n, t in state_dict.items()}
     return nemo_state_dict
 
@@ -116,19 +111,44 @@ def test_stateless_prediction_network(nemo_config):
 def test_local_attention_with_projections_of_its_own(nemo_config):
     config = nemo_config("ctc")
     config["encoder"] |= {"self_attention_model": "rel_pos_local_attn", "att_context_size": [8, 8]}
-    our_config = map_config(config).config
-    ours, row = map_name("encoder.layers.0.self_attn.global_q.weight", our_config)
+    table = name_table(map_config(config).config)
+    ours, row = table.to_ours("encoder.layers.0.self_attn.global_q.weight")
     assert ours == "encoder.layers.0.self_attn.global_q_proj.weight"
-    assert unmap_name(ours, our_config) == ("encoder.layers.0.self_attn.global_q.weight", row)
+    assert table.to_theirs(ours) == ("encoder.layers.0.self_attn.global_q.weight", row)
 
 
 def test_dropped_tensors_have_reasons(nemo_config):
-    config = map_config(nemo_config("ctc")).config
-    for name in ("preprocessor.featurizer.fb", "preprocessor.featurizer.window", "encoder.pos_enc.pe"):
-        row = map_name(name, config)
-        assert isinstance(row, Drop)
+    table = name_table(map_config(nemo_config("ctc")).config)
+    for name, kind in (
+        ("preprocessor.featurizer.fb", Check),
+        ("preprocessor.featurizer.window", Check),
+        ("encoder.pos_enc.pe", Drop),
+        ("spk_kernels.11.0.weight", Drop),
+    ):
+        row = table.find(name)
+        assert type(row) is kind
         assert row.reason
-    assert len(DROPPED) == 6
+        assert table.to_ours(name) is None
+
+
+def test_only_parts_of_the_encoder_stay_where_it_has_no_head(nemo_config):
+    table = name_table(map_config(nemo_config("ctc"), encoder_only=True).config)
+    for name in ("decoder.decoder_layers.0.weight", "encoder_proj.weight", "lang_id_prompt_kernel.0.weight"):
+        assert table.find(name).reason == "not of the encoder"
+    assert table.find("encoder.pre_encode.masking.mask_embedding").reason.startswith("hides frames")
+    assert table.to_ours("encoder.out_proj.weight")[0] == "encoder.output_proj.weight"
+    assert table.find("preprocessor.anything") is None
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder.", "joint.inner."])
+def test_the_kernel_of_offline_language_prompts_is_refused_by_name(nemo_config, shapes, prefix):
+    nemo, ours, config = shapes
+    names = [f"{prefix}lang_id_prompt_kernel.{index}.{part}" for index in (0, 2) for part in ("weight", "bias")]
+    nemo |= dict.fromkeys(names, (4,))
+    with pytest.raises(ValueError, match="offline language prompts") as raised:
+        name_table(config).plan_reading(nemo, ours, "x.nemo")
+    assert str(raised.value).startswith(f"x.nemo: tensors {', '.join(names)} are not supported; they are the kernel")
+    assert "not supported yet" in str(raised.value)
 
 
 @pytest.fixture
@@ -141,11 +161,13 @@ def shapes(nemo_config):
 
 def test_plan_covers_everything(shapes):
     nemo, ours, config = shapes
-    targets = plan_tensors({**nemo, "preprocessor.featurizer.fb": (1, 16, 257)}, ours, config, "x.nemo")
+    plan = name_table(config).plan_reading({**nemo, "preprocessor.featurizer.fb": (1, 16, 257)}, ours, "x.nemo")
+    targets = plan.targets
     assert {target.name for target in targets.values()} == set(ours)
-    assert targets["encoder.layers.0.conv.pointwise_conv1.weight"].squeezes_last
-    assert not targets["encoder.layers.0.conv.pointwise_conv1.bias"].squeezes_last
-    assert not targets["encoder.layers.0.conv.depthwise_conv.weight"].squeezes_last
+    assert set(plan.left_out) == {"preprocessor.featurizer.fb"}
+    assert targets["encoder.layers.0.conv.pointwise_conv1.weight"].form is POINTWISE
+    assert targets["encoder.layers.0.conv.pointwise_conv1.bias"].form is SAME
+    assert targets["encoder.layers.0.conv.depthwise_conv.weight"].form is SAME
 
 
 def test_plan_names_what_does_not_fit(shapes):
@@ -156,7 +178,7 @@ def test_plan_names_what_does_not_fit(shapes):
     nemo["encoder.layers.0.adapter_layer.linear.weight"] = (4, 4)
     nemo["encoder.layers.2.norm_out.weight"] = (16,)
     with pytest.raises(ValueError, match=r"x\.nemo: the weights do not fit their configuration") as raised:
-        plan_tensors(nemo, ours, config, "x.nemo")
+        name_table(config).plan_reading(nemo, ours, "x.nemo")
     message = str(raised.value)
     assert "joint.enc.weight is (20, 17), expected (20, 16)" in message
     assert "encoder.layers.0.conv.pointwise_conv1.weight is (32, 16), expected (32, 16, 1)" in message
@@ -167,7 +189,7 @@ def test_plan_names_what_does_not_fit(shapes):
 def test_long_lists_are_cut(shapes):
     nemo, ours, config = shapes
     with pytest.raises(ValueError, match=rf"and {len(nemo) - 8} more"):
-        plan_tensors({}, ours, config, "x.nemo")
+        name_table(config).plan_reading({}, ours, "x.nemo")
 
 
 def test_foreign_tensors_have_no_name_in_nemo(shapes):

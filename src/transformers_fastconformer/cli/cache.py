@@ -13,8 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..nemo.cache import CachedConversion, cache_folder, clear_conversions, list_conversions
-from ..nemo.convert import CONVERSION_FORMAT
+from ..checkpoints.store import (
+    CONVERSION_FORMAT,
+    CachedConversion,
+    cache_folder,
+    clear_conversions,
+    list_conversions,
+)
 from .quantities import describe_age, describe_bytes
 
 DIGEST_CHARACTERS = 12

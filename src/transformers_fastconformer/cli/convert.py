@@ -14,20 +14,20 @@ from rich.console import Console
 from rich.table import Table
 
 from ..audio.files import read_audio
+from ..checkpoints.model_card import insert_verification
+from ..checkpoints.output_folder import check_output
 from ..demonstration import CLIP_PATHS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..inference.loading import DEMONSTRATION_NAME, checkpoint_of_name, choose_device
 from ..interop import (
     ExportResult,
-    check_output,
     convert_transformers_checkpoint,
     export_to_transformers,
     is_transformers_checkpoint,
 )
 from ..nemo.archive import CONFIG_MEMBER
 from ..nemo.convert import convert_nemo_checkpoint
-from ..nemo.hub import ARCHIVE_SUFFIX
-from ..nemo.model_card import insert_verification
+from ..nemo.locate import ARCHIVE_SUFFIX
 from ..nemo.reference import require_nemo
 from ..nemo.verify import VerificationReport, describe_row, verify_conversion
 from .exit_codes import ExitCode, failing_as_input

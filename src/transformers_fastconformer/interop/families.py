@@ -1,9 +1,10 @@
-"""The model types of Transformers that hold a FastConformer, and what each is here."""
+"""The model types of Transformers that hold a FastConformer, each with the classes here that it stands for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..checkpoints.name_table import Drop
 from ..configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -27,7 +28,7 @@ class Family:
         encoder_type: The model type of the encoder's configuration.
         is_streaming: The encoder is the cache-aware one: causal, with layer norm and chunks of attention.
         has_prompts: The model is told the language.
-        left_out: Beginnings of the names of tensors that are no part of ours, and the reason.
+        left_out: Rows of the tensors that are no part of ours.
         is_written: Whether our checkpoints are written in this form.
     """
 
@@ -40,16 +41,16 @@ class Family:
     encoder_type: str = "parakeet_encoder"
     is_streaming: bool = False
     has_prompts: bool = False
-    left_out: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[Drop, ...] = ()
     is_written: bool = True
 
     @property
     def is_encoder_alone(self) -> bool:
-        """Whether the configuration is the encoder's own, with nothing around it."""
+        """The configuration is the encoder's own, with nothing around it."""
         return self.model_type == self.encoder_type
 
 
-CANARY_DECODER = "of the prompted decoder; the encoder alone is read"
+CANARY_DECODER = "of the prompted decoder; only the encoder is read"
 STREAMING_ENCODER = "nemotron_asr_streaming_encoder"
 
 FAMILIES: tuple[Family, ...] = (
@@ -100,7 +101,7 @@ FAMILIES: tuple[Family, ...] = (
         FastConformerConfig,
         "FastConformerModel",
         encoder_prefix="model.encoder.",
-        left_out=(("model.decoder.", CANARY_DECODER), ("proj_out.", CANARY_DECODER)),
+        left_out=(Drop("model.decoder.{any}", CANARY_DECODER), Drop("proj_out.{any}", CANARY_DECODER)),
         is_written=False,
     ),
 )

@@ -1,15 +1,10 @@
-"""The README.md of a checkpoint written for Transformers' own classes."""
+"""The words of the card of a checkpoint that is written for Transformers' own classes."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
+from ..checkpoints.model_card import ModelCard, read_front_matter
 from ..version import __version__
 from .families import Family
-
-CARD_FILE = "README.md"
-FRONT_MATTER = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
 
 RECOGNISER_USE = """\
 from transformers import AutoProcessor, {name}
@@ -29,35 +24,23 @@ inputs = feature_extractor(audio, sampling_rate=feature_extractor.sampling_rate,
 print(model(**inputs).last_hidden_state.shape)"""
 
 
-def write_card(folder: Path, family: Family, source_card: str | None) -> None:
+def describe_export(family: Family, source_card: str | None) -> ModelCard:
     """
-    Write the card.
+    The card of a checkpoint of theirs.
 
     Args:
-        folder: Folder of the checkpoint.
         family: What it holds.
         source_card: The card of the checkpoint that it was made from, whose licence, languages and base model stay.
     """
-    found = FRONT_MATTER.match(source_card or "")
     task = "feature-extraction" if family.is_encoder_alone else "automatic-speech-recognition"
-    front_matter = found[1] if found else f"library_name: transformers\npipeline_tag: {task}\n"
     is_ctc = family.model_type == "parakeet_ctc"
     use = (ENCODER_USE if family.is_encoder_alone else RECOGNISER_USE).format(
         name=family.class_name, folder=".", sequences="output" if is_ctc else "output.sequences"
     )
-    card = f"""\
----
-{front_matter}---
-
-# A checkpoint for `{family.class_name}`
-
-Written by transformers-fastconformer {__version__} for the class of that name in Transformers, which loads it without
-this package. The licence is that of the original.
-
-## Use
-
-```python
-{use}
-```
-"""
-    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    return ModelCard(
+        front_matter=read_front_matter(source_card or "") or f"library_name: transformers\npipeline_tag: {task}\n",
+        title=f"A checkpoint for `{family.class_name}`",
+        introduction=f"Written by transformers-fastconformer {__version__} for the class of that name in "
+        "Transformers, which loads it without\nthis package. The licence is that of the original.",
+        use=use,
+    )

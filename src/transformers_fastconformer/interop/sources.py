@@ -1,9 +1,8 @@
-"""Checkpoints of Transformers' own classes behind the `from_pretrained` of ours: found, converted once, kept."""
+"""Checkpoints of Transformers' own classes for the `from_pretrained` of ours: found, converted once, kept."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,21 +12,21 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from ..checkpoints.safetensors_writer import INDEX_FILE, SINGLE_FILE
-from ..configuration_fastconformer import FastConformerConfig
-from ..nemo.cache import cache_folder, cached_conversion, local_digest
-from ..nemo.hub import blob_digest, download_options, is_hub_id, snapshot_commit
-from .families import FAMILY_OF_TYPE
-from .transformers import (
+from ..checkpoints.files import (
     CONFIG_FILE,
     EXTRACTOR_FILE,
     PROCESSOR_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
-    convert_transformers_checkpoint,
-    is_transformers_checkpoint,
-    shard_names,
+    read_json,
 )
+from ..checkpoints.hub import blob_digest, download_options, is_hub_id, snapshot_commit
+from ..checkpoints.safetensors_writer import INDEX_FILE, SINGLE_FILE
+from ..checkpoints.store import cache_folder, cached_conversion, local_digest
+from ..checkpoints.stored_tensors import shard_names
+from ..configuration_fastconformer import FastConformerConfig
+from .families import FAMILY_OF_TYPE
+from .reading import convert_transformers_checkpoint, is_transformers_checkpoint
 
 logger = logging.get_logger(__name__)
 
@@ -99,7 +98,7 @@ def _check_class(folder: Path, name: str, loaded_class: type | None) -> None:
     """Raise for a model class whose head the checkpoint does not have: it would be made up at random."""
     if loaded_class is None or not issubclass(loaded_class, PreTrainedModel):
         return
-    family = FAMILY_OF_TYPE[json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_type"]]
+    family = FAMILY_OF_TYPE[read_json(folder / CONFIG_FILE)["model_type"]]
     if loaded_class.config_class not in (FastConformerConfig, family.config_class):
         raise ValueError(
             f"{name} holds a {family.class_name}, which {loaded_class.__name__} does not load; expected "

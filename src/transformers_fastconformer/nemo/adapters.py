@@ -8,12 +8,13 @@ them in, whatever their activation.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..checkpoints.name_table import Drop
+
 GLOBAL_OPTIONS = "global_cfg"
-NEMO_ADAPTER_KEY = re.compile(r".+\.adapter_layer\.(?P<name>[^.]+)\..+")
+ADAPTER_OFF = "an adapter that is switched off"
 HOW_TO_SWITCH_OFF = (
     "adapters that are switched off, as `model.set_enabled_adapters(enabled=False)` does in NeMo before `save_to`"
 )
@@ -49,7 +50,6 @@ def check_adapters(section: Any, source: str) -> frozenset[str]:
     return frozenset(switched_off)
 
 
-def adapter_of_tensor(nemo_name: str) -> str | None:
-    """Name of the adapter that a tensor belongs to, if any."""
-    match = NEMO_ADAPTER_KEY.fullmatch(nemo_name)
-    return match["name"] if match else None
+def adapter_rows(adapters_off: Iterable[str]) -> tuple[Drop, ...]:
+    """Rows for the tensors of adapters that are switched off."""
+    return tuple(Drop(f"{{any}}.adapter_layer.{name}.{{any}}", ADAPTER_OFF) for name in adapters_off)

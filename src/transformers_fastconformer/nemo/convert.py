@@ -3,64 +3,35 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig
 from transformers.utils import logging
 
 from ..audio.log_mel import FILTERBANK_DTYPES, WINDOW_FUNCTIONS, mel_filterbank
+from ..checkpoints.model_card import write_model_card
+from ..checkpoints.model_classes import ARCHITECTURES, build_without_memory, shapes_of
+from ..checkpoints.name_table import Shape, Target
+from ..checkpoints.output_folder import check_output, written_as_one
 from ..checkpoints.safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
 from ..configuration_fastconformer import FastConformerConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
-from ..modeling.ctc import FastConformerForCTC
-from ..modeling.encoder import FastConformerModel
-from ..modeling.hybrid import ParakeetTDTForTDT
-from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
 from .archive import WEIGHTS_MEMBER, NemoArchive, NemoWeights
 from .config_map import MappedConfig, map_config
-from .hub import FoundArchive, check_download, require_archive
-from .model_card import insert_verification, read_source_card, write_model_card
+from .locate import FoundArchive, require_archive
+from .model_card import describe_conversion, read_source_card
 from .tokenizer_map import build_tokenizer, timestamp_options
-from .weight_map import (
-    FILTERBANK,
-    PART_LEFT_OUT,
-    WINDOW,
-    Drop,
-    TensorTarget,
-    map_name,
-    part_of_tensor,
-    plan_tensors,
-)
-
-__all__ = [
-    "CONVERSION_FORMAT",
-    "ConversionResult",
-    "convert_archive",
-    "convert_nemo_checkpoint",
-    "insert_verification",
-]
+from .weight_map import FILTERBANK, PART_LEFT_OUT, WINDOW, name_table, part_of_tensor
 
 logger = logging.get_logger(__name__)
 
-# What a conversion writes. Raise it with every change of that, so that cached conversions of before are made anew.
-CONVERSION_FORMAT = 1
-ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
-    "FastConformerModel": FastConformerModel,
-    "FastConformerForCTC": FastConformerForCTC,
-    "FastConformerForRNNT": FastConformerForRNNT,
-    "FastConformerForTDT": FastConformerForTDT,
-    "ParakeetTDTForTDT": ParakeetTDTForTDT,
-}
 WEIGHTS_SUFFIX = "_weights.ckpt"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Mapped bytes are counted as the process's memory, so the map is made anew after so many.
@@ -142,9 +113,9 @@ def convert_nemo_checkpoint(
     """
     _parse_dtype(dtype)
     parse_bytes(max_shard_size)
-    _check_output(Path(output_dir), overwrite)
+    check_output(Path(output_dir), overwrite)
     archive = require_archive(source, hub_options)
-    check_download(archive)
+    archive.check_content()
     return convert_archive(
         archive,
         output_dir,
@@ -168,11 +139,11 @@ def convert_archive(
 ) -> ConversionResult:
     """[`convert_nemo_checkpoint`] of an archive that is on this machine; `hub_options` serve to read its card."""
     target_dtype = _parse_dtype(dtype)
-    most_shard_bytes = parse_bytes(max_shard_size)
+    max_shard_bytes = parse_bytes(max_shard_size)
     output_dir = Path(output_dir)
-    _check_output(output_dir, overwrite)
+    check_output(output_dir, overwrite)
     archive_path = found.path
-    with NemoArchive(archive_path) as archive, _written_as_one(output_dir, overwrite) as folder:
+    with NemoArchive(archive_path) as archive, written_as_one(output_dir, overwrite) as folder:
         nemo_config = archive.read_config()
         with archive.open_weights(folder) as weights:
             tensors = weights.read()
@@ -191,27 +162,25 @@ def convert_archive(
                 )
             our_shapes, num_parameters, generation_config = describe_model(mapped)
             nemo_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            adapters_off = mapped.adapters_off
-            targets = plan_tensors(nemo_shapes, our_shapes, config, str(archive_path), adapters_off)
-            entries, written_dtype = _plan_entries(tensors, targets, target_dtype)
-            rows = {name: map_name(name, config, adapters_off) for name in tensors}
-            dropped_tensors = {name: row.reason for name, row in rows.items() if isinstance(row, Drop)}
+            plan = name_table(config, mapped.adapters_off).plan_reading(nemo_shapes, our_shapes, str(archive_path))
+            entries, written_dtype = _plan_entries(tensors, plan.targets, target_dtype)
             del tensors
-            write_checkpoint(folder, entries, _TensorSource(weights, targets, entries).fetch, most_shard_bytes)
+            source = MappedTensors(weights, plan.targets, entries)
+            write_checkpoint(folder, entries, source.fetch, max_shard_bytes)
         if processor is not None:
             processor.save_pretrained(folder)
         feature_extractor.save_pretrained(folder)
         if generation_config is not None:
             generation_config.save_pretrained(folder)
-        parts_left_out = describe_parts_left_out(dropped_tensors, archive.member_names)
-        write_model_card(
-            folder,
+        parts_left_out = describe_parts_left_out(plan.left_out, archive.member_names)
+        card = describe_conversion(
             mapped,
             source=found,
             source_card=read_source_card(found, hub_options or {}),
             num_parameters=num_parameters,
             parts_left_out=parts_left_out,
         )
+        write_model_card(folder, card)
         # Last: a folder without it is no checkpoint to any loader.
         config.dtype = written_dtype
         config.save_pretrained(folder)
@@ -224,55 +193,12 @@ def convert_archive(
         archive_path=archive_path,
         hub_id=found.hub_id,
         mapped=mapped,
-        dropped_tensors=dropped_tensors,
+        dropped_tensors=plan.left_out,
         parts_left_out=parts_left_out,
         num_parameters=num_parameters,
         dtype=str(written_dtype).removeprefix("torch."),
         files=sorted(path.name for path in output_dir.iterdir()),
     )
-
-
-# The output
-
-
-def _check_output(output_dir: Path, overwrite: bool) -> None:
-    if output_dir.is_symlink() or output_dir.is_file():
-        raise ValueError(f"output_dir={str(output_dir)!r} is a file or a link; expected a folder, or nothing.")
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not overwrite:
-        raise ValueError(
-            f"output_dir={str(output_dir)!r} is not empty; expected an empty or new folder, or a request to overwrite."
-        )
-
-
-@contextmanager
-def _written_as_one(output_dir: Path, overwrite: bool) -> Iterator[Path]:
-    """
-    A folder beside `output_dir` to write into; it takes the place of `output_dir` in one rename when the block ends
-    well, and is removed when it does not.
-    """
-    output_dir = output_dir.absolute()
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.converting-", dir=output_dir.parent))
-    replaced = folder.with_name(f"{folder.name}.replaced")
-    try:
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        _check_output(output_dir, overwrite)
-        if overwrite and output_dir.is_dir():
-            output_dir.rename(replaced)
-        folder.rename(output_dir)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        if replaced.exists():
-            replaced.rename(output_dir)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 # The parts
@@ -340,13 +266,11 @@ def check_vocabulary(tokenizer: FastConformerTokenizer, config: FastConformerCon
         )
 
 
-def describe_model(mapped: MappedConfig) -> tuple[dict[str, tuple[int, ...]], int, Any]:
+def describe_model(mapped: MappedConfig) -> tuple[dict[str, Shape], int, GenerationConfig | None]:
     """Shapes of the model's tensors, its number of parameters and its generation configuration, without its memory."""
-    with torch.device("meta"):
-        model = ARCHITECTURES[mapped.architecture](mapped.config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    model = build_without_memory(ARCHITECTURES[mapped.architecture], mapped.config)
     generation_config = model.generation_config if model.can_generate() else None
-    return shapes, sum(parameter.numel() for parameter in model.parameters()), generation_config
+    return shapes_of(model), sum(parameter.numel() for parameter in model.parameters()), generation_config
 
 
 def describe_parts_left_out(dropped_tensors: Mapping[str, str], member_names: list[str]) -> dict[str, str]:
@@ -358,7 +282,7 @@ def describe_parts_left_out(dropped_tensors: Mapping[str, str], member_names: li
 
 
 def _plan_entries(
-    tensors: Mapping[str, torch.Tensor], targets: Mapping[str, TensorTarget], dtype: torch.dtype | None
+    tensors: Mapping[str, torch.Tensor], targets: Mapping[str, Target], dtype: torch.dtype | None
 ) -> tuple[list[TensorEntry], torch.dtype]:
     """The tensors to write, in the model's order, and the type that most of the weights have."""
     entries = []
@@ -373,10 +297,10 @@ def _plan_entries(
     return entries, written_dtype
 
 
-class _TensorSource:
+class MappedTensors:
     """Gives tensors under our names, and maps the file anew now and then so that what was read leaves memory."""
 
-    def __init__(self, weights: NemoWeights, targets: Mapping[str, TensorTarget], entries: list[TensorEntry]) -> None:
+    def __init__(self, weights: NemoWeights, targets: Mapping[str, Target], entries: list[TensorEntry]) -> None:
         self._weights = weights
         self._sources = {target.name: (nemo_name, target) for nemo_name, target in targets.items()}
         self._dtypes = {entry.name: entry.dtype for entry in entries}
@@ -391,4 +315,4 @@ class _TensorSource:
         nemo_name, target = self._sources[name]
         tensor = self._tensors.pop(nemo_name)  # nothing is read twice; an unmapped one is freed
         self._bytes_read += tensor.numel() * tensor.element_size()
-        return target.apply(tensor).to(self._dtypes[name])
+        return target.form.to_ours(tensor, target.shape).to(self._dtypes[name])

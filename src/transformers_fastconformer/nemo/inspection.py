@@ -17,9 +17,9 @@ from ..tokenization_fastconformer import FastConformerTokenizer
 from .archive import WEIGHTS_MEMBER, NemoArchive, TensorHeader
 from .config_map import MappedConfig, map_config
 from .convert import check_vocabulary, describe_model, describe_parts_left_out
-from .hub import require_archive
+from .locate import require_archive
 from .tokenizer_map import build_tokenizer
-from .weight_map import Drop, map_name, plan_tensors
+from .weight_map import name_table
 
 # Told as sizes, or without influence on what the model computes.
 NO_OPTIONS = {
@@ -229,11 +229,10 @@ def _read_headers(
     path: Path,
     member_names: list[str],
 ) -> None:
-    """Whether the tensors are those of the model, and which have no place in it."""
+    """Check that the tensors are those of the model, and note which have no place in it."""
     nemo_shapes = {name: header.shape for name, header in headers.items()}
-    plan_tensors(nemo_shapes, shapes, mapped.config, str(path), mapped.adapters_off)
-    rows = {name: map_name(name, mapped.config, mapped.adapters_off) for name in headers}
-    reasons = {name: row.reason for name, row in rows.items() if isinstance(row, Drop)}
+    table = name_table(mapped.config, mapped.adapters_off)
+    reasons = table.plan_reading(nemo_shapes, shapes, str(path)).left_out
     found.parts_left_out = describe_parts_left_out(reasons, member_names)
     for name, reason in reasons.items():
         if name.partition(".")[0] not in found.parts_left_out:

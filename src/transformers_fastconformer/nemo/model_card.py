@@ -1,4 +1,4 @@
-"""The README.md of a converted checkpoint."""
+"""The words of the card of a checkpoint that was converted from NeMo's."""
 
 from __future__ import annotations
 
@@ -8,19 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.utils import logging
-from transformers.utils.hub import cached_file
 
+from ..checkpoints.model_card import INHERITED_METADATA, ModelCard, read_hub_metadata, verification_section
 from ..version import __version__
 from .config_map import MappedConfig
-from .hub import FoundArchive, download_options
-
-logger = logging.get_logger(__name__)
-
-CARD_FILE = "README.md"
-TABLE_START = "<!-- verification -->"
-TABLE_END = "<!-- end of verification -->"
-NOT_VERIFIED = "Not verified yet: run the conversion with `--verify`."
+from .locate import FoundArchive
 
 FAMILY_WORDS = {
     "encoder": "no head",
@@ -38,10 +30,10 @@ FAMILY_TAGS: dict[str, list[str]] = {
     "hybrid_rnnt_ctc": ["rnnt", "ctc"],
     "hybrid_tdt_ctc": ["tdt", "ctc"],
 }
-# What a converted checkpoint has in common with the original.
-INHERITED_METADATA = ("license", "license_name", "license_link", "language")
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-\w+)*")
-FRONT_MATTER = re.compile(r"\A\s*---\s*\n(.*?\n)---\s*(\n|\Z)", re.DOTALL)
+# From here on a model has whole millions of parameters: one of 300 thousand should not have "0 million".
+MIN_ROUNDED_PARAMETERS = 10e6
+INSTALL = 'pip install "transformers-fastconformer[audio]"'
 
 RECOGNISER_USE = """\
 from transformers import AutoProcessor
@@ -70,112 +62,77 @@ features = feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=
 print(model(**features).last_hidden_state.shape)  # (clips, frames, {size})"""
 
 
-def write_model_card(
-    folder: Path,
+def describe_conversion(
     mapped: MappedConfig,
     *,
     source: FoundArchive,
     source_card: Mapping[str, Any],
     num_parameters: int,
     parts_left_out: Mapping[str, str],
-) -> None:
+) -> ModelCard:
     """
-    Write the card, with a place for the table of a verification.
+    The card of a converted checkpoint, with a place for the table of a verification.
 
     Args:
-        folder: Folder of the checkpoint.
         mapped: The configuration.
         source: The archive.
-        source_card: What the card of its repository says, see [`read_source_card`].
+        source_card: Metadata of the card of its repository, see [`read_source_card`].
         num_parameters: Weights of the model.
         parts_left_out: Parts of NeMo's model that are not converted, and what they hold.
     """
-    config = mapped.config
-    is_encoder = mapped.family == "encoder"
-    task = "feature-extraction" if is_encoder else "automatic-speech-recognition"
-    tags = [task, "speech", "audio", "fastconformer", "nemo", *FAMILY_TAGS[mapped.family]]
-    hub_id, archive_name = source.hub_id, source.file_name or source.path.name
+    config, hub_id = mapped.config, source.hub_id
+    archive_name = source.file_name or source.path.name
     languages = sorted(getattr(config, "prompt_languages", None) or {})
+    metadata = _describe_metadata(mapped, hub_id, source_card, languages)
+    millions = f"{num_parameters / 1e6:.{0 if num_parameters >= MIN_ROUNDED_PARAMETERS else 2}f}"
+    origin = f"[{hub_id}](https://huggingface.co/{hub_id}) (`{archive_name}`)" if hub_id else f"`{archive_name}`"
+    licence = metadata.get("license_name") or metadata.get("license")
+    is_encoder = mapped.family == "encoder"
+    introduction = (
+        f"A FastConformer speech {'encoder' if is_encoder else 'recogniser'} with {FAMILY_WORDS[mapped.family]}: "
+        f"{config.num_hidden_layers} blocks of width {config.hidden_size}, {millions} million parameters.\n"
+        f"Converted from {origin} with transformers-fastconformer {__version__}. The licence is that of the original"
+        f"{f', {licence}' if licence else ''}."
+    )
+    left_out = (("Not converted", _describe_left_out(mapped, parts_left_out)),) if parts_left_out else ()
+    use = (ENCODER_USE if is_encoder else RECOGNISER_USE).format(
+        name=mapped.architecture,
+        size=config.output_size,
+        # A model with language prompts is told the language.
+        arguments=f', language="{languages[0]}"' if languages else "",
+    )
+    return ModelCard(
+        front_matter=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
+        title=hub_id.rsplit("/", 1)[-1] if hub_id else Path(archive_name).stem,
+        introduction=introduction,
+        use=use,
+        install=INSTALL,
+        sections=(*left_out, verification_section("Equality with NeMo")),
+    )
+
+
+def _describe_metadata(
+    mapped: MappedConfig, hub_id: str | None, source_card: Mapping[str, Any], languages: list[str]
+) -> dict[str, Any]:
+    task = "feature-extraction" if mapped.family == "encoder" else "automatic-speech-recognition"
     metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task}
     metadata |= {key: source_card[key] for key in INHERITED_METADATA if source_card.get(key)}
     if "language" not in metadata and languages:
         metadata["language"] = sorted({code.split("-")[0] for code in languages if LANGUAGE_CODE.fullmatch(code)})
     if hub_id:
         metadata["base_model"] = hub_id
-    metadata["tags"] = tags
-    front_matter = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
-    origin = f"[{hub_id}](https://huggingface.co/{hub_id}) (`{archive_name}`)" if hub_id else f"`{archive_name}`"
-    title = hub_id.rsplit("/", 1)[-1] if hub_id else Path(archive_name).stem
-    name = mapped.architecture
-    # A model of 300 thousand parameters should not have "0 million".
-    millions = f"{num_parameters / 1e6:.0f}" if num_parameters >= 10e6 else f"{num_parameters / 1e6:.2f}"
-    # A model with language prompts is told the language.
-    arguments = f', language="{languages[0]}"' if languages else ""
-    use = (ENCODER_USE if is_encoder else RECOGNISER_USE).format(
-        name=name, size=config.output_size, arguments=arguments
-    )
-    licence = metadata.get("license_name") or metadata.get("license")
-    licence = f", {licence}" if licence else ""
-    kind = "encoder" if is_encoder else "recogniser"
-    left_out = ""
-    if parts_left_out:
-        listed = "\n".join(f"- `{part}`: {content}" for part, content in parts_left_out.items())
-        whole = f"`{mapped.nemo_class}`" if mapped.nemo_class else "The original"
-        left_out = f"\n## Not converted\n\n{whole} has more parts than the encoder. Left out are:\n\n{listed}\n"
-    card = f"""\
----
-{front_matter}---
+    metadata["tags"] = [task, "speech", "audio", "fastconformer", "nemo", *FAMILY_TAGS[mapped.family]]
+    return metadata
 
-# {title}
 
-A FastConformer speech {kind} with {FAMILY_WORDS[mapped.family]}: {config.num_hidden_layers} blocks of width \
-{config.hidden_size}, {millions} million parameters.
-Converted from {origin} with transformers-fastconformer {__version__}. The licence is that of \
-the original{licence}.
-
-## Use
-
-```bash
-pip install "transformers-fastconformer[audio]"
-```
-
-```python
-{use}
-```
-{left_out}
-## Equality with NeMo
-
-{TABLE_START}
-{NOT_VERIFIED}
-{TABLE_END}
-"""
-    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+def _describe_left_out(mapped: MappedConfig, parts_left_out: Mapping[str, str]) -> str:
+    listed = "\n".join(f"- `{part}`: {content}" for part, content in parts_left_out.items())
+    whole = f"`{mapped.nemo_class}`" if mapped.nemo_class else "The original"
+    return f"{whole} has more parts than the encoder. Left out are:\n\n{listed}"
 
 
 def read_source_card(source: FoundArchive, hub_options: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata on top of the README of the repository that an archive comes from; empty where there is none."""
+    """The metadata on top of the card of the repository that an archive comes from; empty where there are none."""
     if source.hub_id is None:
         return {}
-    options = {**download_options(hub_options), "revision": source.commit}
-    try:
-        path = cached_file(source.hub_id, CARD_FILE, **options)
-        found = FRONT_MATTER.match(Path(str(path)).read_text(encoding="utf-8"))
-        # Texts and lists of texts alone: to the other loaders the language "no" is false.
-        metadata = yaml.load(found[1], Loader=yaml.BaseLoader) if found else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # a card is no reason to fail
-        logger.debug(f"The card of {source.hub_id} cannot be read.", exc_info=True)
-        return {}
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def insert_verification(folder: Path, table: str) -> None:
-    """Put the table of a verification, as Markdown, into the card of a converted checkpoint."""
-    path = folder / CARD_FILE
-    card = path.read_text(encoding="utf-8")
-    before, start, rest = card.partition(TABLE_START)
-    _, end, after = rest.partition(TABLE_END)
-    if not start or not end:
-        raise ValueError(f"{path} has no place for a verification; expected {TABLE_START} and {TABLE_END}.")
-    replacement = path.with_name(f".{path.name}.new")
-    replacement.write_text(f"{before}{start}\n{table.strip()}\n{end}{after}", encoding="utf-8")
-    replacement.replace(path)
+    return read_hub_metadata(source.hub_id, {**hub_options, "revision": source.commit})

@@ -1,10 +1,10 @@
 """
-Converted `.nemo` archives, kept and found again by the content of the archive.
+The cache of converted checkpoints, kept and found again by the content of the original.
 
-    <cache>/v<format>/<sha-256 of the archive>/     a folder that `from_pretrained` loads
-    <cache>/v<format>/<sha-256 of the archive>.json its record: names it was asked for by, when; touched at each use
-    <cache>/digests.json                            digests of local files, by path, size, times and inode
-    <cache>/locks/                                  one lock for each archive
+    <cache>/v<format>/<sha-256 of the original>/     a folder that `from_pretrained` loads
+    <cache>/v<format>/<sha-256 of the original>.json its record: names it was asked for by, when; touched at each use
+    <cache>/digests.json                             digests of local files, by path, size, times and inode
+    <cache>/locks/                                   one lock for each original
 
 A folder is there whole or not at all. The format is `CONVERSION_FORMAT`: what an older version of this package wrote
 is not read, and is removed when a newer version converts something.
@@ -19,7 +19,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,17 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants
 from transformers.utils import logging
 
-from .convert import CONVERSION_FORMAT, convert_archive
-from .hub import SHA256, FoundArchive, check_download, file_digest, find_archive
+from .files import CONFIG_FILE
+from .hub import SHA256, file_digest
 
 logger = logging.get_logger(__name__)
 
+# The form that conversions write. Raise it with every change of that, so that cached conversions of before are made
+# anew.
+CONVERSION_FORMAT = 1
 CACHE_VARIABLE = "TRANSFORMERS_FASTCONFORMER_CACHE"
 CACHE_NAME = "transformers_fastconformer"
 FORMAT_PREFIX = "v"
-CONFIG_FILE = "config.json"
 DIGESTS_FILE = "digests.json"
 LOCKS_FOLDER = "locks"
 # A file that was written just now may be written again without its times showing it.
@@ -51,10 +52,10 @@ class CachedConversion:
     One entry of the cache.
 
     Args:
-        digest: SHA-256 of the archive.
-        folder: What `from_pretrained` loads.
+        digest: SHA-256 of the original.
+        folder: The folder that `from_pretrained` loads.
         format: `CONVERSION_FORMAT` of the version that wrote it.
-        sources: What it was asked for by: Hub ids and paths, the newest last.
+        sources: Hub ids and paths that it was asked for by, the newest last.
         architecture: Class of the model, where the configuration names one.
         num_bytes: Size on disk.
         last_used: Seconds since the epoch.
@@ -71,8 +72,8 @@ class CachedConversion:
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """
-    Where converted archives lie: in the `cache_dir` of the call, else where `TRANSFORMERS_FASTCONFORMER_CACHE` says,
-    else beside the caches of Hugging Face.
+    The folder of converted checkpoints: in the `cache_dir` of the call, else where `TRANSFORMERS_FASTCONFORMER_CACHE`
+    says, else next to the caches of Hugging Face.
     """
     if cache_dir is not None:
         return Path(cache_dir).expanduser() / CACHE_NAME
@@ -80,98 +81,7 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     return Path(chosen).expanduser() if chosen else Path(constants.HF_HOME) / CACHE_NAME
 
 
-def resolve_nemo_checkpoint(
-    name: str | os.PathLike[str],
-    loaded_class: type | None = None,
-    options: Mapping[str, Any] | None = None,
-    *,
-    only_if_known: bool = False,
-) -> str | None:
-    """
-    The folder that a `.nemo` checkpoint loads from, converted if that was not done before; None for anything else.
-
-    It is the source of `.nemo` checkpoints behind every `from_pretrained`, see `checkpoint_sources`.
-
-    Args:
-        name: A `.nemo` file, a folder or Hub repository with one and without `config.json`, or
-            `owner/repository/file.nemo`.
-        loaded_class: Not used: every class loads from the same folder.
-        options, only_if_known: As in [`find_archive`].
-
-    Raises:
-        ValueError: for several archives, and for one that cannot be converted.
-        OSError: for one that cannot be downloaded, or a cache that cannot be written.
-    """
-    options = options or {}
-    memory = _within_call.get()
-    key = _memory_key(name, options)
-    if memory is not None and key in memory:
-        remembered = memory[key]
-        if isinstance(remembered, Exception):
-            raise remembered
-        return remembered
-    try:
-        archive = find_archive(name, options, only_if_known=only_if_known)
-        folder = None if archive is None else str(converted_folder(archive, options))
-    except (ValueError, OSError) as error:
-        if memory is not None:
-            memory[key] = error
-        raise
-    if memory is not None and (folder is not None or not only_if_known):
-        memory[key] = folder
-    return folder
-
-
-# What was resolved since the outermost call began: the Auto classes call one another, and the Hub is asked once.
-_within_call: ContextVar[dict[tuple[str, ...], str | Exception | None] | None] = ContextVar(
-    "within_call", default=None
-)
-
-
-@contextmanager
-def resolved_once() -> Iterator[None]:
-    """Inside the block every checkpoint is resolved once, and what went wrong is said again instead of tried again."""
-    if _within_call.get() is not None:
-        yield
-        return
-    token = _within_call.set({})
-    try:
-        yield
-    finally:
-        _within_call.reset(token)
-
-
-def _memory_key(name: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str, ...]:
-    revision = options.get("revision")
-    asked = getattr(revision, "initial", revision)  # Transformers hands the commit on together with what was asked
-    return (
-        os.fspath(name),
-        *(str(value or "") for value in (asked, options.get("subfolder"), options.get("cache_dir"))),
-    )
-
-
 # Entries
-
-
-def converted_folder(archive: FoundArchive, options: Mapping[str, Any] | None = None) -> Path:
-    """
-    The converted form of an archive in the cache, see [`cached_conversion`].
-
-    Args:
-        archive: The archive.
-        options: Of the call; `cache_dir` chooses the cache, the others serve to read the card on the Hub.
-    """
-    options = options or {}
-    root = cache_folder(options.get("cache_dir"))
-
-    def convert(folder: Path) -> None:
-        _check_space(folder.parent, archive)
-        check_download(archive)
-        convert_archive(archive, folder, overwrite=True, hub_options=options)
-
-    return cached_conversion(
-        archive.expected_digest or local_digest(archive.path, root), archive.source, convert, root
-    )
 
 
 def cached_conversion(digest: str, source: str, convert: Callable[[Path], None], root: Path) -> Path:
@@ -235,7 +145,7 @@ def clear_conversions(
     names: list[str] | None = None, cache_dir: str | os.PathLike[str] | None = None
 ) -> list[CachedConversion]:
     """
-    Remove entries; the archives themselves stay where they are.
+    Remove entries; the originals stay where they are.
 
     Args:
         names: Hub ids, paths, or beginnings of digests (8 characters or more). Without them all entries, and what
@@ -278,7 +188,7 @@ def _entry_folders(root: Path) -> Iterator[Path]:
 
 
 def _are_on_one_path(one: Path, other: Path) -> bool:
-    """Whether one of two places is the other or above it."""
+    """One of two places is the other or above it."""
     return one == other or one in other.parents or other in one.parents
 
 
@@ -295,13 +205,13 @@ def _is_whole(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
 
 
-def _check_space(folder: Path, archive: FoundArchive) -> None:
-    """A conversion has the weights on disk twice while it runs."""
-    needed, free = 2 * archive.path.stat().st_size, shutil.disk_usage(folder).free
-    if free < needed:
+def check_space(folder: Path, needed_bytes: int, source: str) -> None:
+    """Raise an `OSError` unless the disk of a folder has room for what a conversion writes while it runs."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
         raise OSError(
             errno.ENOSPC,
-            f"{archive.source} needs {needed / 1e9:.1f} GB to be converted and {free / 1e9:.1f} GB are free; "
+            f"{source} needs {needed_bytes / 1e9:.1f} GB to be converted and {free_bytes / 1e9:.1f} GB are free; "
             f"{CACHE_VARIABLE} or cache_dir chooses another place",
             str(folder),
         )

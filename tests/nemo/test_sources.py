@@ -1,5 +1,5 @@
 """
-Converted archives in the cache: by content, whole or not at all, and found again.
+Archives in the cache of converted checkpoints: by content, whole or not at all, and found again.
 
 Two processes that want the same at once stand in `integration/test_hub_processes.py`.
 """
@@ -7,7 +7,6 @@ Two processes that want the same at once stand in `integration/test_hub_processe
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 import time
@@ -19,20 +18,13 @@ import torch
 from filelock import FileLock
 
 from transformers_fastconformer import FastConformerForCTC, FastConformerForTDT, FastConformerProcessor
-from transformers_fastconformer.nemo import cache as cache_module
+from transformers_fastconformer.checkpoints import store as store_module
+from transformers_fastconformer.checkpoints.hub import file_digest
+from transformers_fastconformer.checkpoints.store import CONVERSION_FORMAT, clear_conversions, list_conversions
 from transformers_fastconformer.nemo import convert as convert_module
-from transformers_fastconformer.nemo.cache import (
-    cache_folder,
-    cached_conversion,
-    clear_conversions,
-    converted_folder,
-    list_conversions,
-    local_digest,
-    resolve_nemo_checkpoint,
-    resolved_once,
-)
-from transformers_fastconformer.nemo.convert import CONVERSION_FORMAT
-from transformers_fastconformer.nemo.hub import FoundArchive, file_digest
+from transformers_fastconformer.nemo import sources as sources_module
+from transformers_fastconformer.nemo.locate import FoundArchive
+from transformers_fastconformer.nemo.sources import converted_folder, resolve_nemo_checkpoint, resolved_once
 
 OFFLINE = {"local_files_only": True}
 
@@ -41,7 +33,7 @@ OFFLINE = {"local_files_only": True}
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache of this test."""
     folder = tmp_path / "cache"
-    monkeypatch.setenv(cache_module.CACHE_VARIABLE, str(folder))
+    monkeypatch.setenv(store_module.CACHE_VARIABLE, str(folder))
     return folder
 
 
@@ -49,13 +41,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Folders that archives were converted to, in order."""
     converted = []
-    original = cache_module.convert_archive
+    original = sources_module.convert_archive
 
     def convert(archive, folder, **options):
         converted.append(Path(folder))
         return original(archive, folder, **options)
 
-    monkeypatch.setattr(cache_module, "convert_archive", convert)
+    monkeypatch.setattr(sources_module, "convert_archive", convert)
     return converted
 
 
@@ -98,14 +90,6 @@ def test_what_is_loaded_keeps_its_name(make_archive):
     assert names == (str(path),) * 3
 
 
-def test_where_the_cache_lies(root, tmp_path, monkeypatch):
-    assert cache_folder() == root
-    assert cache_folder(tmp_path / "other") == tmp_path / "other" / "transformers_fastconformer"
-    monkeypatch.delenv(cache_module.CACHE_VARIABLE)
-    monkeypatch.setattr(cache_module.constants, "HF_HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home" / "transformers_fastconformer"
-
-
 def test_cache_dir_of_the_call(make_archive, root, tmp_path):
     path = make_archive("ctc")
     model = FastConformerForCTC.from_pretrained(path, cache_dir=tmp_path / "here")
@@ -128,7 +112,7 @@ def test_what_fails_leaves_nothing(make_archive, root, is_broken, monkeypatch):
     assert list_conversions() == []
     assert [child.name for child in (root / f"v{CONVERSION_FORMAT}").iterdir()] == []
     monkeypatch.undo()
-    monkeypatch.setenv(cache_module.CACHE_VARIABLE, str(root))
+    monkeypatch.setenv(store_module.CACHE_VARIABLE, str(root))
     if not is_broken:
         assert Path(str(resolve_nemo_checkpoint(path)), "config.json").is_file()
 
@@ -145,24 +129,8 @@ def test_leftovers_of_a_killed_process_are_removed(make_archive, root):
     FastConformerForCTC.from_pretrained(folder)
 
 
-def test_clearing_removes_what_killed_processes_left_and_not_what_is_being_written(root):
-    folder = root / f"v{CONVERSION_FORMAT}"
-    left, locked = (folder / f".{digit * 64}.converting-abc" for digit in "ab")
-    other = folder / ".somebody.elses"
-    for path in (left, locked, other):
-        path.mkdir(parents=True)
-        (path / "model.safetensors").write_bytes(b"half")
-    (root / "locks").mkdir()
-    assert list_conversions() == []
-    with FileLock(root / "locks" / f"{'b' * 64}.lock"):
-        clear_conversions()
-    assert sorted(path.name for path in folder.iterdir()) == sorted([locked.name, other.name])
-    clear_conversions()
-    assert list(folder.iterdir()) == [other]
-
-
 def test_who_finds_it_locked_waits(make_archive, root, conversions, monkeypatch):
-    monkeypatch.setattr(cache_module, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 0.05)
     path = make_archive("ctc")
     (root / "locks").mkdir(parents=True)
     found: list[str | None] = []
@@ -176,36 +144,6 @@ def test_who_finds_it_locked_waits(make_archive, root, conversions, monkeypatch)
     assert found == [str(conversions[0])]
 
 
-def test_a_local_file_is_hashed_once(make_archive, root, monkeypatch):
-    path = age(make_archive("ctc"))
-    hashed = []
-    monkeypatch.setattr(cache_module, "file_digest", lambda path: hashed.append(path) or file_digest(path))
-    assert local_digest(path, root) == local_digest(path, root) == file_digest(path)
-    assert hashed == [path]
-    # Other content of the same size, and times set back to what they were.
-    state = path.stat()
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert local_digest(path, root) == file_digest(path)
-    assert len(hashed) == 2
-    # One that was written just now may change again unseen: its digest is not kept.
-    path.write_bytes(path.read_bytes())
-    for _ in range(2):
-        local_digest(path, root)
-    assert len(hashed) == 4
-
-
-@pytest.mark.parametrize("content", ["", "no json", "[]", '{"x": 1}'])
-def test_a_damaged_index_is_no_obstacle(make_archive, root, content):
-    path = age(make_archive("ctc"))
-    root.mkdir()
-    (root / "digests.json").write_text(content)
-    assert local_digest(path, root) == file_digest(path)
-    assert str(path) in json.loads((root / "digests.json").read_text())
-
-
 def test_a_cache_that_cannot_be_written(make_archive, root, monkeypatch):
     """As a shared one is: what is in it loads, what is not is an error that says where to go."""
     path = age(make_archive("ctc"))
@@ -217,14 +155,14 @@ def test_a_cache_that_cannot_be_written(make_archive, root, monkeypatch):
     def refuse_read_only(*_args, **_kwargs):
         raise OSError(errno.EROFS, "Read-only file system", str(root))
 
-    monkeypatch.setattr(cache_module, "_write_json", refuse)
-    monkeypatch.setattr(cache_module.os, "utime", refuse)
+    monkeypatch.setattr(store_module, "_write_json", refuse)
+    monkeypatch.setattr(store_module.os, "utime", refuse)
     assert resolve_nemo_checkpoint(path) == folder
-    monkeypatch.setattr(cache_module, "FileLock", refuse)
+    monkeypatch.setattr(store_module, "FileLock", refuse)
     other = make_archive("rnnt", name="other.nemo")
     with pytest.raises(PermissionError, match="TRANSFORMERS_FASTCONFORMER_CACHE or cache_dir chooses another place"):
         resolve_nemo_checkpoint(other)
-    monkeypatch.setattr(cache_module, "FileLock", refuse_read_only)
+    monkeypatch.setattr(store_module, "FileLock", refuse_read_only)
     with pytest.raises(OSError, match="TRANSFORMERS_FASTCONFORMER_CACHE or cache_dir chooses another place"):
         resolve_nemo_checkpoint(other)
 
@@ -241,14 +179,14 @@ def test_an_archive_that_cannot_be_read_is_not_the_fault_of_the_cache(make_archi
     def refuse(*_args, **_kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(cache_module, "convert_archive", refuse)
+    monkeypatch.setattr(sources_module, "convert_archive", refuse)
     with pytest.raises(PermissionError, match=r"Permission denied: .*\.nemo"):
         resolve_nemo_checkpoint(path)
 
 
 def test_a_full_disk_is_told_before_anything_is_written(make_archive, root, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"needs 0\.0 GB to be converted .* TRANSFORMERS_FASTCONFORMER_CACHE"):
         resolve_nemo_checkpoint(make_archive("ctc"))
     assert list((root / f"v{CONVERSION_FORMAT}").iterdir()) == []
@@ -317,28 +255,16 @@ def test_using_moves_an_entry_to_the_front(make_archive):
 def test_older_formats_are_not_read_and_removed(make_archive, root, monkeypatch, conversions):
     path = make_archive("ctc")
     old = Path(str(resolve_nemo_checkpoint(path)))
-    monkeypatch.setattr(cache_module, "CONVERSION_FORMAT", CONVERSION_FORMAT + 1)
+    monkeypatch.setattr(store_module, "CONVERSION_FORMAT", CONVERSION_FORMAT + 1)
     new = Path(str(resolve_nemo_checkpoint(path)))
     assert new == root / f"v{CONVERSION_FORMAT + 1}" / old.name
     assert not old.parent.exists()
     assert [entry.format for entry in list_conversions()] == [CONVERSION_FORMAT + 1]
     assert len(conversions) == 2
     # Going back to the older version does not touch what the newer one keeps.
-    monkeypatch.setattr(cache_module, "CONVERSION_FORMAT", CONVERSION_FORMAT)
+    monkeypatch.setattr(store_module, "CONVERSION_FORMAT", CONVERSION_FORMAT)
     resolve_nemo_checkpoint(path)
     assert {entry.format for entry in list_conversions()} == {CONVERSION_FORMAT, CONVERSION_FORMAT + 1}
-
-
-def test_another_format_shares_the_cache(root):
-    """What `interop` keeps there lies beside the archives."""
-
-    def convert(folder: Path) -> None:
-        folder.mkdir()
-        (folder / "config.json").write_text('{"architectures": ["X"]}')
-
-    for _ in range(2):
-        folder = cached_conversion("f" * 64, "org/theirs", convert, root)
-    assert [(entry.folder, entry.sources) for entry in list_conversions()] == [(folder, ("org/theirs",))]
 
 
 def test_within_one_call_a_failure_is_said_again_and_not_tried_again(make_archive, conversions):

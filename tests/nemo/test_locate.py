@@ -8,14 +8,9 @@ from typing import Any
 
 import pytest
 
-from transformers_fastconformer.nemo import hub as hub_module
-from transformers_fastconformer.nemo.hub import (
-    FoundArchive,
-    check_download,
-    file_digest,
-    find_archive,
-    require_archive,
-)
+from transformers_fastconformer.checkpoints import hub as hub_module
+from transformers_fastconformer.nemo import locate as locate_module
+from transformers_fastconformer.nemo.locate import FoundArchive, find_archive, is_hub_name, require_archive
 
 COMMIT = "b" * 40
 
@@ -58,7 +53,8 @@ class FakeHub:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     fake = FakeHub(tmp_path / "hub")
     monkeypatch.setattr(hub_module, "HfApi", lambda: fake)
-    monkeypatch.setattr(hub_module, "cached_file", fake.cached_file)
+    for module in (hub_module, locate_module):
+        monkeypatch.setattr(module, "cached_file", fake.cached_file)
     monkeypatch.setattr(hub_module.constants, "HF_HUB_CACHE", str(fake.cache))
     monkeypatch.setattr(hub_module, "is_offline_mode", lambda: False)
     monkeypatch.setattr(
@@ -164,7 +160,7 @@ def test_archives_of_texts_are_left_alone(hub):
 def test_a_conversion_takes_the_archive_beside_a_configuration(hub):
     hub.files["org/name"] = ["config.json", "model.nemo"]
     assert require_archive("org/name").file_name == "model.nemo"
-    with pytest.raises(TypeError, match="dtype is no option; expected one of"):
+    with pytest.raises(TypeError, match="dtype is not an option; expected one of"):
         require_archive("org/name", {"dtype": "auto"})
     hub.files["org/name"] = ["config.json"]
     with pytest.raises(ValueError, match=r"org/name: expected a \.nemo file in it; found none"):
@@ -184,9 +180,7 @@ def test_several_in_a_repository(hub):
     with pytest.raises(OSError, match=r"does not appear to have a file named no\.nemo"):
         find_archive("org/name/no.nemo")
     hub.files["org/name"] = ["deep/c.nemo"]
-    with pytest.raises(
-        ValueError, match=r"in folders alone: deep/c\.nemo; name one of them, such as 'org/name/deep/c"
-    ):
+    with pytest.raises(ValueError, match=r"only in folders: deep/c\.nemo; name one of them, such as 'org/name/deep/c"):
         find_archive("org/name")
 
 
@@ -235,23 +229,32 @@ def test_a_hub_that_does_not_answer(hub):
     assert find_archive("org/name").file_name == "model.nemo"
 
 
-# The content
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("org/name", True),
+        ("name", True),
+        ("org/name/a.nemo", True),
+        ("org/name/deep/a.nemo", True),
+        ("org/a.nemo", False),
+        ("a.nemo", False),
+        ("./name", False),
+        ("/org/name", False),
+        ("a b", False),
+    ],
+)
+def test_names_that_the_hub_may_know(name, expected):
+    assert is_hub_name(name) is expected
 
 
-def test_damaged_downloads(tmp_path):
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / COMMIT
-    blobs.mkdir()
-    snapshot.mkdir(parents=True)
-    (tmp_path / "content").write_bytes(b"content" * 1000)
-    digest = file_digest(tmp_path / "content")
-    blob = (tmp_path / "content").rename(blobs / digest)
-    (snapshot / "model.nemo").symlink_to(blob)
-    archive = FoundArchive(snapshot / "model.nemo", "org/name", "model.nemo", COMMIT)
-    assert archive.expected_digest == digest
-    check_download(archive)
-    blob.write_bytes(b"c0ntent" * 1000)
-    with pytest.raises(ValueError, match=rf"org/name: the download of model\.nemo is damaged.*expected {digest}"):
-        check_download(archive)
-    local = FoundArchive(snapshot / "model.nemo")
+def test_only_downloads_are_checked(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    blob = tmp_path / "blobs" / ("0" * 64)
+    blob.write_bytes(b"other content")
+    archive = FoundArchive(blob, "org/name", "model.nemo", COMMIT)
+    assert archive.expected_digest == "0" * 64
+    with pytest.raises(ValueError, match=r"org/name: the download of model\.nemo is damaged"):
+        archive.check_content()
+    local = FoundArchive(blob)
     assert local.expected_digest is None
-    check_download(local)
+    local.check_content()

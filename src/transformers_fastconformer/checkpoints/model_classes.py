@@ -1,0 +1,53 @@
+"""Classes of this package that a checkpoint folder may name, and the tensors that they expect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..configuration_fastconformer import (
+    FastConformerConfig,
+    FastConformerCTCConfig,
+    FastConformerRNNTConfig,
+    FastConformerTDTConfig,
+)
+from ..modeling.ctc import FastConformerForCTC
+from ..modeling.encoder import FastConformerModel
+from ..modeling.hybrid import ParakeetTDTForTDT
+from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
+
+# By what stands under `architectures` in `config.json`.
+ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
+    model_class.__name__: model_class
+    for model_class in (
+        FastConformerModel,
+        FastConformerForCTC,
+        FastConformerForRNNT,
+        FastConformerForTDT,
+        ParakeetTDTForTDT,
+    )
+}
+# By `model_type`.
+CONFIG_CLASSES: dict[str, type[FastConformerConfig]] = {
+    config_class.model_type: config_class
+    for config_class in (
+        FastConformerConfig,
+        FastConformerCTCConfig,
+        FastConformerRNNTConfig,
+        FastConformerTDTConfig,
+    )
+}
+
+
+def build_without_memory(model_class: Callable[[Any], PreTrainedModel], config: Any) -> PreTrainedModel:
+    """A model whose tensors have shapes and no values."""
+    with torch.device("meta"):
+        return model_class(config)
+
+
+def shapes_of(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor that a checkpoint of the model holds, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -1,0 +1,288 @@
+"""
+Checkpoints of Transformers' own FastConformer classes, written from ours.
+
+The class is built on the meta device, so that names and shapes are those that it loads.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import FeatureExtractionMixin, GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+from ..checkpoint_sources import resolve_checkpoint
+from ..checkpoints.files import CARD_FILE, CONFIG_FILE, EXTRACTOR_FILE, PROCESSOR_FILE, read_json
+from ..checkpoints.model_card import write_model_card
+from ..checkpoints.model_classes import CONFIG_CLASSES, build_without_memory, shapes_of
+from ..checkpoints.name_table import Shape, Target, check_fit
+from ..checkpoints.output_folder import check_output, written_as_one
+from ..checkpoints.safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
+from ..checkpoints.stored_tensors import ModelTensors, StoredTensors, TensorSource, main_dtype
+from ..configuration_fastconformer import FastConformerConfig, FastConformerRNNTConfig
+from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
+from ..modeling.encoder import FastConformerModel
+from ..processing_fastconformer import FastConformerProcessor
+from .config_form import config_to_transformers, look_aheads_of, options_left_out
+from .extractor_form import extractor_to_transformers
+from .families import Family
+from .model_card import describe_export
+from .tokenizer_form import tokenizer_to_transformers
+from .weight_names import name_table
+
+# Of our processor: the rules that tell words and segments of timestamps apart, which theirs does not do.
+TIMESTAMP_OPTIONS = ("word_separator", "segment_separators", "segment_gap_frames")
+# First parts of the names of tensors that belong to a head.
+HEAD_STARTS = ("ctc_head.", "decoder.", "joint.")
+
+OurProcessor = FastConformerProcessor | FastConformerFeatureExtractor
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """
+    The outcome of writing in their form.
+
+    Args:
+        output_dir: The folder that `class_name` loads.
+        class_name: The class of Transformers.
+        options_left_out: Options of ours that it has no place for, of training and of timestamps, with the reasons.
+        tensors_left_out: Tensors of ours that are not written (the other head of a hybrid), with the reasons.
+        files: Names of the files in `output_dir`.
+    """
+
+    output_dir: Path
+    class_name: str
+    options_left_out: dict[str, str] = field(default_factory=dict)
+    tensors_left_out: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class OurCheckpoint:
+    """
+    A model of ours with what belongs to it.
+
+    Args:
+        config: Its configuration.
+        tensors: Its weights.
+        processor: Its processor or, of an encoder, feature extractor, if there is one.
+        card: The text of its card, if there is one.
+    """
+
+    config: FastConformerConfig
+    tensors: TensorSource
+    processor: OurProcessor | None = None
+    card: str | None = None
+
+
+def export_to_transformers(
+    source: str | os.PathLike[str] | PreTrainedModel,
+    output_dir: str | os.PathLike[str],
+    *,
+    head: str | None = None,
+    processor: OurProcessor | None = None,
+    max_shard_size: int | str = "5GB",
+    overwrite: bool = False,
+) -> ExportResult:
+    """
+    Write a checkpoint that Transformers' own classes load: `ParakeetForCTC`, `ParakeetForRNNT`, `ParakeetForTDT`,
+    `ParakeetEncoder`, `NemotronAsrStreamingForRNNT` or `NemotronAsrStreamingEncoder`, whichever the model is one of.
+
+    Args:
+        source: A folder in our form, one of our models, or a checkpoint that `from_pretrained` converts on the way,
+            such as a `.nemo` file: it is converted into the cache first.
+        output_dir: Folder to make. It must not exist, be empty, or be replaced on request.
+        head: Of a hybrid, the head to write: `"transducer"` or `"ctc"`.
+        processor: Next to a model, its processor or (for an encoder) feature extractor; a folder has its own.
+        max_shard_size: Most bytes of weights in a file, as a number or text such as `"5GB"`.
+        overwrite: Replace what is at `output_dir`.
+
+    Raises:
+        ValueError: naming an option that their class cannot express, its value and what is accepted; for a class that
+            the installed Transformers does not have; for an output folder that is in use.
+    """
+    max_shard_bytes = parse_bytes(max_shard_size)
+    output_dir = Path(output_dir)
+    check_output(output_dir, overwrite)
+    ours = _open_ours(source, processor)
+    family, values = config_to_transformers(ours.config, head)
+    model_class = _their_class(family.class_name, family)
+    their_config: PreTrainedConfig = _their_class(family.config_class_name, family)(**values)
+    their_shapes = shapes_of(build_without_memory(model_class, their_config))
+    sources, left_out = _plan_export(family, ours.config, ours.tensors.shapes, their_shapes)
+    parts = [] if ours.processor is None else _their_processor(ours.processor, family, ours.config)
+    entries = [
+        TensorEntry(name, target.shape, ours.tensors.dtypes[stored]) for name, (stored, target) in sources.items()
+    ]
+
+    def fetch(name: str) -> torch.Tensor:
+        stored, target = sources[name]
+        return target.form.to_theirs(ours.tensors.read(stored), target.shape)
+
+    with written_as_one(output_dir, overwrite) as folder:
+        write_checkpoint(folder, entries, fetch, max_shard_bytes)
+        for part in parts:
+            part.save_pretrained(folder)
+        if issubclass(family.config_class, FastConformerRNNTConfig):
+            _generation_config(values).save_pretrained(folder)
+        write_model_card(folder, describe_export(family, ours.card))
+        their_config.architectures = [family.class_name]
+        their_config.dtype = main_dtype(entries)
+        their_config.save_pretrained(folder)
+    return ExportResult(
+        output_dir,
+        family.class_name,
+        options_left_out(ours.config, family) | _timestamp_options_left_out(ours.processor),
+        left_out,
+        sorted(path.name for path in output_dir.iterdir()),
+    )
+
+
+# Ours
+
+
+def _open_ours(source: str | os.PathLike[str] | PreTrainedModel, processor: OurProcessor | None) -> OurCheckpoint:
+    if isinstance(source, PreTrainedModel):
+        if not isinstance(source.config, FastConformerConfig):
+            raise ValueError(
+                f"source of type {type(source).__name__} is not supported; expected a folder or a FastConformer model."
+            )
+        return OurCheckpoint(source.config, ModelTensors(source), processor)
+    if processor is not None:
+        raise ValueError("processor: a folder has its own; expected None with a folder.")
+    folder = _our_folder(source)
+    config = _our_config(folder)
+    card = folder / CARD_FILE
+    return OurCheckpoint(
+        config,
+        StoredTensors(folder),
+        _our_processor(folder),
+        card.read_text(encoding="utf-8") if card.is_file() else None,
+    )
+
+
+def _our_folder(source: str | os.PathLike[str]) -> Path:
+    """The folder itself, or the one that a registered source converts the checkpoint into."""
+    folder = Path(source)
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    return Path(resolve_checkpoint(source, FastConformerModel, {}) or source)
+
+
+def _our_config(folder: Path) -> FastConformerConfig:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; expected a converted or saved checkpoint, or a .nemo checkpoint.")
+    model_type = read_json(folder / CONFIG_FILE).get("model_type")
+    if model_type not in CONFIG_CLASSES:
+        raise ValueError(
+            f"{folder}: model_type={model_type!r} is not supported; expected one of {sorted(CONFIG_CLASSES)}, in the "
+            f"{CONFIG_FILE} of a converted or saved checkpoint."
+        )
+    return CONFIG_CLASSES[model_type].from_pretrained(folder)
+
+
+def _our_processor(folder: Path) -> OurProcessor | None:
+    if (folder / PROCESSOR_FILE).is_file():
+        return FastConformerProcessor.from_pretrained(folder)
+    if (folder / EXTRACTOR_FILE).is_file():
+        return FastConformerFeatureExtractor.from_pretrained(folder)
+    return None
+
+
+def _timestamp_options_left_out(processor: OurProcessor | None) -> dict[str, str]:
+    if not isinstance(processor, FastConformerProcessor):
+        return {}
+    default = FastConformerProcessor(processor.feature_extractor, processor.tokenizer)
+    changed = [name for name in TIMESTAMP_OPTIONS if getattr(processor, name) != getattr(default, name)]
+    return dict.fromkeys(changed, "of timestamps; theirs has only tokens")
+
+
+# Theirs
+
+
+def _their_class(name: str, family: Family) -> Any:
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise ValueError(
+            f"{family.class_name} is not in transformers {transformers.__version__}; expected a release that has it."
+        )
+    return found
+
+
+def _plan_export(
+    family: Family, config: FastConformerConfig, stored_shapes: Mapping[str, Shape], their_shapes: Mapping[str, Shape]
+) -> tuple[dict[str, tuple[str, Target]], dict[str, str]]:
+    """Our stored name and their place for each name of theirs, in their order; and our tensors without a place."""
+    stored_name = _stored_names(config, stored_shapes)
+    our_shapes = {ours: stored_shapes[stored] for ours, stored in stored_name.items()}
+    plan = name_table(family, config).plan_writing(our_shapes, their_shapes)
+    other_heads = HEAD_STARTS if family.model_type != "parakeet_tdt" else ("ctc_head.",)
+    unknown = [name for name in plan.left_out if not name.startswith(other_heads)]
+    check_fit(family.class_name, unknown, plan.wrong, plan.missing)
+    sources = {target.name: (stored_name[ours], target) for ours, target in plan.targets.items()}
+    left_out = dict.fromkeys(plan.left_out, f"{family.class_name} has no place for it")
+    return {name: sources[name] for name in their_shapes}, left_out
+
+
+def _stored_names(config: FastConformerConfig, stored_shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """The name in the file or model for each of our names; tied tensors are there once."""
+    # An encoder that was saved by itself has its tensors at the top.
+    is_bare = any(name.startswith("subsampling.") for name in stored_shapes)
+    stored_name = {f"encoder.{name}" if is_bare else name: name for name in stored_shapes}
+    if config.tie_position_biases:
+        for index in range(1, config.num_hidden_layers):
+            for bias in ("bias_u", "bias_v"):
+                first = stored_name[f"encoder.layers.0.self_attn.{bias}"]
+                stored_name.setdefault(f"encoder.layers.{index}.self_attn.{bias}", first)
+    return stored_name
+
+
+def _generation_config(values: Mapping[str, Any]) -> GenerationConfig:
+    """Options that `generate` of their transducers needs: it starts with the blank, and a duration is not a token."""
+    vocab_size, blank_token_id = values["vocab_size"], values["blank_token_id"]
+    return GenerationConfig(
+        decoder_start_token_id=blank_token_id,
+        pad_token_id=blank_token_id,
+        suppress_tokens=list(range(vocab_size, vocab_size + len(values.get("durations", ())))) or None,
+    )
+
+
+def _their_processor(
+    processor: OurProcessor, family: Family, config: FastConformerConfig
+) -> list[FeatureExtractionMixin | ProcessorMixin]:
+    """Their feature extractor, or for models with a head the processor with their tokenizer."""
+    extractor = processor.feature_extractor if isinstance(processor, FastConformerProcessor) else processor
+    class_name, values = extractor_to_transformers(extractor, family)
+    their_extractor = _their_class(class_name, family)(**values)
+    if not isinstance(processor, FastConformerProcessor) or family.is_encoder_alone:
+        return [their_extractor]
+    backend, arguments = tokenizer_to_transformers(processor.tokenizer, family)
+    tokenizer = _their_class("ParakeetTokenizer", family)(tokenizer_object=backend, **arguments)
+    name, options = _processor_options(family, config)
+    processor_class: Callable[..., ProcessorMixin] = _their_class(name, family)
+    options["blank_token"] = arguments["pad_token"]
+    accepted = inspect.signature(processor_class).parameters
+    options = {name: value for name, value in options.items() if name in accepted}
+    return [processor_class(their_extractor, tokenizer, **options)]
+
+
+def _processor_options(family: Family, config: FastConformerConfig) -> tuple[str, dict[str, Any]]:
+    """The class of their processor and its options; releases differ in which of them they take."""
+    if not family.is_streaming:
+        return "ParakeetProcessor", {"decoder_type": family.model_type.removeprefix("parakeet_")}
+    options: dict[str, Any] = {
+        "supported_num_lookahead_tokens": look_aheads_of(config),
+        "default_num_lookahead_tokens": config.attention_context[1],
+    }
+    if not family.has_prompts:
+        return "NemotronAsrStreamingProcessor", options
+    assert isinstance(config, FastConformerRNNTConfig)
+    prompts = {"prompt_dictionary": dict(config.prompt_languages or {}), "num_prompts": config.num_prompts}
+    return "Nemotron3_5AsrProcessor", options | prompts

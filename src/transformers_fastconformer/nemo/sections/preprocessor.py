@@ -1,0 +1,110 @@
+"""The front end: `nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...checkpoints.key_table import (
+    Drop,
+    Map,
+    NotAcceptedError,
+    Read,
+    Table,
+    Values,
+    boolean,
+    integer,
+    number,
+    one_of,
+    optional_number,
+)
+from ...validation import is_integer
+from .common import TRAINING, NemoReader, check_class
+
+IGNORED = "NeMo 3.0 ignores it"
+
+
+def _normalization(value: Any, values: Values) -> str | None:
+    if value in (None, False, "", "NA"):
+        return None
+    if value not in ("per_feature", "all_features"):
+        raise NotAcceptedError("'per_feature', 'all_features', 'NA' or null")
+    return str(value)
+
+
+def _log_guard(value: Any, values: Values) -> float | str:
+    return value if value in ("eps", "tiny") else number(value, values)
+
+
+def _fft_samples(value: Any, values: Values) -> int | None:
+    return integer(value, values) if value else None
+
+
+def _highest_frequency(value: Any, values: Values) -> float | None:
+    return number(value, values) if value else None
+
+
+def _pad_to(value: Any, values: Values) -> int:
+    return max(integer(value, values), 0)
+
+
+PREPROCESSOR: Table = {
+    "_target_": check_class("AudioToMelSpectrogramPreprocessor"),
+    "sample_rate": Map("sampling_rate", 16000, integer),
+    "window_size": Read("_frame_samples", 0.02),
+    "n_window_size": Read("_frame_samples"),
+    "window_stride": Read("_frame_samples", 0.01),
+    "n_window_stride": Read("_frame_samples"),
+    "window": Map("window", "hann", one_of("hann", "hamming", "blackman", "bartlett")),
+    "normalize": Map("normalize", "per_feature", _normalization),
+    "n_fft": Map("n_fft", None, _fft_samples),
+    "preemph": Map("preemphasis", 0.97, optional_number),
+    "features": Map("feature_size", 64, integer),
+    "lowfreq": Map("min_frequency", 0, number),
+    "highfreq": Map("max_frequency", None, _highest_frequency),
+    "log": Map("log", True, boolean),
+    "log_zero_guard_type": Map("log_zero_guard_type", "add", one_of("add", "clamp")),
+    "log_zero_guard_value": Map("log_zero_guard_value", 2**-24, _log_guard),
+    "pad_to": Map("pad_to", 16, _pad_to),
+    "pad_value": Map("padding_value", 0, number),
+    "frame_splicing": Map("frame_splicing", 1, integer),
+    "exact_pad": Map("exact_pad", False, boolean),
+    "mag_power": Map("mag_power", 2.0, number),
+    "mel_norm": Map("mel_norm", "slaney", one_of("slaney", None)),
+    "dither": Drop(TRAINING),
+    "rng": Drop(TRAINING),
+    "nb_augmentation_prob": Drop(TRAINING),
+    "nb_max_freq": Drop(TRAINING),
+    "use_torchaudio": Drop(IGNORED),
+    "stft_exact_pad": Drop(IGNORED),
+    "stft_conv": Drop(IGNORED),
+}
+
+
+def map_preprocessor(section: Any, reader: NemoReader) -> dict[str, Any]:
+    """Arguments of our feature extractor."""
+    arguments, values = reader.apply(section, PREPROCESSOR, "preprocessor")
+    arguments |= _frame_samples(values, reader)
+    if arguments["n_fft"] is None:
+        arguments["n_fft"] = 2 ** math.ceil(math.log2(arguments["win_length"]))
+    return arguments
+
+
+def _frame_samples(section: Values, reader: NemoReader) -> dict[str, int]:
+    """Window and hop in samples: either is given in seconds or in samples, and seconds have defaults."""
+    arguments = {}
+    for name, seconds_key, samples_key in (
+        ("win_length", "window_size", "n_window_size"),
+        ("hop_length", "window_stride", "n_window_stride"),
+    ):
+        seconds, samples = section[seconds_key], section[samples_key]
+        name_of_samples = f"preprocessor.{samples_key}"
+        if seconds and samples:
+            raise reader.refuse(name_of_samples, samples, f"null next to {seconds_key}={seconds!r}")
+        if seconds:
+            samples = int(number(seconds, section) * section["sample_rate"])
+        if not is_integer(samples) or samples <= 0:
+            expected = f"a positive number of samples, or {seconds_key} in seconds"
+            raise reader.refuse(name_of_samples, section[samples_key], expected)
+        arguments[name] = samples
+    return arguments
