@@ -24,7 +24,6 @@ from common.encoder_shapes import (
     LOCAL_CONTEXT,
     MAX_CEILING_FRAMES,
     MEL_FRAMES_PER_SECOND,
-    encoder_frames,
     nemo_options,
     our_config,
     our_options,
@@ -340,7 +339,7 @@ def build_ceiling(shape: str, folder: Path, dtype: str, attention: str, device: 
     weights = make(wide, size), make(size, wide)
 
     def prepare(features: torch.Tensor, lengths: torch.Tensor) -> Any:
-        frames = min(sum(encoder_frames(config, length) for length in lengths.tolist()), MAX_CEILING_FRAMES)
+        frames = min(sum(config.count_encoder_frames(length) for length in lengths.tolist()), MAX_CEILING_FRAMES)
         return make(frames, size), make(frames, wide)
 
     def encode(inputs: Any) -> None:

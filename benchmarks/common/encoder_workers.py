@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from common.encoder_shapes import encoder_frames, make_features, our_config
+from common.encoder_shapes import make_features, our_config
 from common.encoder_systems import build_system
 from common.machine import read_memory, reset_peak, resident_bytes, trim_memory
 from common.processes import POLL_SECONDS, module_command
@@ -107,7 +107,7 @@ class Service:
                 self.release()
                 features, lengths = make_features(self.config, clip_seconds)
                 self.inputs, self.clip_seconds = self.system.prepare(features, lengths), clip_seconds
-                self.frames = [encoder_frames(self.config, length) for length in lengths.tolist()]
+                self.frames = [self.config.count_encoder_frames(length) for length in lengths.tolist()]
                 del features
             resident_before, read_peak = self._reset_peak()
             milliseconds: list[float] = []

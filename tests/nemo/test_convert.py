@@ -303,6 +303,7 @@ def test_configurations_that_do_not_fit_leave_nothing(
     ("options", "message"),
     [
         ({"dtype": "float64"}, "dtype='float64' is not supported; expected one of"),
+        ({"dtype": torch.float64}, "dtype='float64' is not supported; expected one of"),
         ({"dtype": "half"}, "dtype='half' is not supported"),
         ({"max_shard_size": "lots"}, "max_shard_size='lots' is not supported"),
     ],

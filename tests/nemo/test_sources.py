@@ -43,9 +43,9 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     converted = []
     original = sources_module.convert_archive
 
-    def convert(archive, folder, **options):
+    def convert(archive, folder, *options):
         converted.append(Path(folder))
-        return original(archive, folder, **options)
+        return original(archive, folder, *options)
 
     monkeypatch.setattr(sources_module, "convert_archive", convert)
     return converted

@@ -16,7 +16,7 @@ from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..tokenization_fastconformer import FastConformerTokenizer
 from .archive import WEIGHTS_MEMBER, NemoArchive, TensorHeader
 from .config_map import MappedConfig, map_config
-from .convert import check_vocabulary, describe_model, describe_parts_left_out
+from .description import check_vocabulary, describe_model, describe_parts_left_out
 from .locate import require_archive
 from .tokenizer_map import build_tokenizer
 from .weight_map import name_table

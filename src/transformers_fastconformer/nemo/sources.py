@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.store import cache_folder, cached_conversion, check_space, local_digest
-from .convert import convert_archive
+from .convert import ConversionOptions, convert_archive
 from .locate import FoundArchive, find_archive
 
 
@@ -99,7 +99,7 @@ def converted_folder(archive: FoundArchive, options: Mapping[str, Any] | None = 
         # The weights are on disk twice while a conversion runs.
         check_space(folder.parent, 2 * archive.path.stat().st_size, archive.source)
         archive.check_content()
-        convert_archive(archive, folder, overwrite=True, hub_options=options)
+        convert_archive(archive, folder, ConversionOptions(overwrite=True), options)
 
     digest = archive.expected_digest or local_digest(archive.path, root)
     return cached_conversion(digest, archive.source, convert, root)
