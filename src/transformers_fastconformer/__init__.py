@@ -5,8 +5,8 @@ Importing the package registers its classes with the Auto classes of Transformer
 checkpoints; `auto.py` says how and takes it back.
 """
 
-from .audio.files import read_audio
-from .audio.voice_activity import VoiceActivityOptions
+from .audio.files import AudioFile, read_audio
+from .audio.voice_activity import VoiceActivityOptions, detect_speech
 from .auto import AutoModelForRNNT, AutoModelForTDT
 from .configuration_fastconformer import (
     FastConformerConfig,
@@ -18,12 +18,14 @@ from .decoding.confidence import ConfidenceOptions
 from .decoding.options import DecodingOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .inference.file import transcribe_file, transcribe_waveforms
-from .inference.loading import DEFAULT_MODEL, load_model
+from .inference.loading import load_model
 from .inference.many_files import Finished, transcribe_clips
 from .inference.options import ChunkOptions, TranscriptionOptions
 from .inference.reading import AudioClip
 from .inference.transcribe import transcribe
 from .inference.transcript import Transcript
+from .interop.reading import convert_transformers_checkpoint
+from .interop.writing import ExportResult, export_to_transformers
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerEncoder, FastConformerModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT
@@ -36,13 +38,24 @@ from .modeling.outputs import (
 from .modeling.pretrained import FastConformerPreTrainedModel
 from .modeling.quantization import quantize_dynamic_int8, remove_int8
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
-from .nemo.convert import convert_nemo_checkpoint
+from .nemo.convert import ConversionResult, convert_nemo_checkpoint
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
 from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__
+from .writers.formats import format_transcript
+from .writers.record import TranscriptRecord
+from .writers.subtitles import SubtitleRules
 
 __all__ = [
-    "DEFAULT_MODEL",
+    "SubtitleRules",
+    "TranscriptRecord",
+    "format_transcript",
+    "ConversionResult",
+    "export_to_transformers",
+    "ExportResult",
+    "convert_transformers_checkpoint",
+    "detect_speech",
+    "AudioFile",
     "AudioClip",
     "AutoModelForRNNT",
     "AutoModelForTDT",

@@ -15,10 +15,8 @@ from models import build_model
 from their_models import THEIR_MODELS, build_their_model, class_of_transformers
 
 from transformers_fastconformer import FastConformerFeatureExtractor
-from transformers_fastconformer.interop import (
-    convert_transformers_checkpoint,
-    export_to_transformers,
-)
+from transformers_fastconformer.interop.reading import convert_transformers_checkpoint
+from transformers_fastconformer.interop.writing import export_to_transformers
 
 
 @pytest.mark.parametrize("kind", ["ParakeetFeatureExtractor", "NemotronAsrStreamingFeatureExtractor"])

@@ -23,12 +23,12 @@ from interop_cases import (
 from their_models import THEIR_MODELS, build_their_model
 from transformers import AutoModel
 
-from transformers_fastconformer.interop import (
+from transformers_fastconformer.interop.reading import (
     convert_transformers_checkpoint,
-    export_to_transformers,
     is_transformers_checkpoint,
     read_transformers_checkpoint,
 )
+from transformers_fastconformer.interop.writing import export_to_transformers
 
 
 @pytest.mark.parametrize("name", THEIR_MODELS)
