@@ -104,7 +104,7 @@ def describe_words(
     row["median_start_after_the_spoken_s"] = round(float(np.median(delays)), 3)
     row["seam_words"] = row["seam_words_right"] = ""
     if chunk:
-        mel_length = processor.feature_extractor.mel_length(round(transcript.duration_seconds * SAMPLING_RATE))
+        mel_length = processor.feature_extractor.log_mel.mel_length(round(transcript.duration_seconds * SAMPLING_RATE))
         plan = plan_chunks(model.config, processor.frame_seconds, ChunkOptions(chunk_length_s=chunk))
         indices = seam_words(spoken, plan, model.config.count_encoder_frames(mel_length), processor.frame_seconds)
         wrong = [index for index in indices if index not in places]

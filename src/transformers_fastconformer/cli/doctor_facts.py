@@ -23,12 +23,12 @@ from torch.nn import functional
 from transformers.utils.hub import is_offline_mode
 
 from ..audio import files, voice_activity
+from ..checkpoints.store import cache_folder
 from ..demonstration import CLIP_PATHS
 from ..inference.file import transcribe_waveforms
 from ..inference.loading import DEMONSTRATION_NAME, choose_device, load_model
 from ..kernels.int8_linear import Int8Weight, has_int8_products
 from ..kernels.layers import HAS_BFLOAT16_PRODUCTS
-from ..nemo.cache import cache_folder
 from ..nemo.reference import INSTALL_NEMO
 from ..version import __version__
 

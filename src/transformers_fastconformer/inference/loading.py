@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from ..checkpoint_sources import resolve_checkpoint
+from ..checkpoints.hub import is_hub_id
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from ..demonstration import CHECKPOINT_PATH
 from ..modeling.ctc import FastConformerForCTC
@@ -16,7 +17,7 @@ from ..modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
 from ..modeling.quantization import quantize_dynamic_int8
 from ..modeling.recognizer import FastConformerRecognizer
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
-from ..nemo.hub import ARCHIVE_ON_HUB, is_hub_id
+from ..nemo.locate import ARCHIVE_ON_HUB
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require_choice
 
