@@ -15,7 +15,7 @@ from sentencepiece_models import SYMBOLS, VARIANTS, train_sentencepiece_model
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from transformers_fastconformer.nemo.tokenizer_map import (
+from transformers_fastconformer.nemo.tokenizers import (
     aggregate_tokenizer,
     character_tokenizer,
     sentencepiece_tokenizer,

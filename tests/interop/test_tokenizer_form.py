@@ -20,7 +20,7 @@ from transformers_fastconformer.interop.tokenizer_form import (
     tokenizer_from_transformers,
     tokenizer_to_transformers,
 )
-from transformers_fastconformer.nemo.tokenizer_map import (
+from transformers_fastconformer.nemo.tokenizers import (
     aggregate_tokenizer,
     character_tokenizer,
     sentencepiece_tokenizer,

@@ -31,7 +31,7 @@ from their_models import calm_joint, class_of_transformers
 from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerProcessor
 from transformers_fastconformer.interop.reading import convert_transformers_checkpoint, read_transformers_checkpoint
 from transformers_fastconformer.interop.writing import export_to_transformers
-from transformers_fastconformer.nemo.tokenizer_map import character_tokenizer
+from transformers_fastconformer.nemo.tokenizers import character_tokenizer
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -9,7 +9,7 @@ import pytest
 from sentencepiece_models import train_sentencepiece_model
 
 from transformers_fastconformer.nemo import tokenizer_map
-from transformers_fastconformer.nemo.tokenizer_map import build_tokenizer, sentencepiece_tokenizer, timestamp_options
+from transformers_fastconformer.nemo.tokenizer_map import build_tokenizer, timestamp_options
 
 
 def reader(members: dict[str, bytes]) -> Callable[[str], bytes]:
@@ -33,7 +33,7 @@ def members() -> dict[str, bytes]:
     return {"0f1e_tokenizer.model": train_sentencepiece_model(), "0f1e_vocab.txt": vocabulary.encode()}
 
 
-def test_sentencepiece_reads_its_model_alone(members: dict[str, bytes]) -> None:
+def test_sentencepiece_reads_only_its_model(members: dict[str, bytes]) -> None:
     asked: list[str] = []
 
     def read(name: str) -> bytes:
@@ -50,7 +50,7 @@ def test_wordpiece_reads_its_vocabulary(members: dict[str, bytes]) -> None:
     tokenizer = build_tokenizer({"tokenizer": section}, reader(members))
     assert tokenizer("the dogs The").input_ids == [5, 6, 7, 1]
     section["hf_kwargs"] = {"pretrained_model_name": "bert-base-uncased", "unk_token": "[UNK]"}
-    # NeMo reads the name of the base model in the parts of an aggregate alone.
+    # NeMo reads the name of the base model only in the parts of an aggregate.
     assert build_tokenizer({"tokenizer": section}, reader(members))("The").input_ids == [1]
     aggregate = build_tokenizer({"tokenizer": {"type": "agg", "langs": {"en": section}}}, reader(members))
     assert aggregate("The", language="en").input_ids == [5]
@@ -109,7 +109,7 @@ def test_timestamp_options_follow_the_decoding_section() -> None:
         ({"tokenizer": bpe_section(legacy=True)}, "tokenizer.legacy=True is not supported; expected one of"),
         ({"tokenizer": bpe_section(special_tokens=["<a>"])}, r"tokenizer.special_tokens=\['<a>'\].*expected None"),
         ({"tokenizer": bpe_section(model_path="/data/x.model")}, "tokenizer.model_path='/data/x.model'"),
-        ({"tokenizer": bpe_section(model_path="nemo:0f1e_vocab.txt")}, "bytes are no SentencePiece model"),
+        ({"tokenizer": bpe_section(model_path="nemo:0f1e_vocab.txt")}, "bytes are not a SentencePiece model"),
         ({"tokenizer": {"type": "agg", "langs": {}}}, r"tokenizer.langs=\{\}"),
         ({"tokenizer": {"type": "agg", "langs": {"en": {"type": "agg"}}}}, "tokenizer.langs.en.type='agg'"),
         ({"tokenizer": {"type": "wpe", "vocab_path": "nemo:short"}}, r"special tokens \['\[PAD\]'"),
@@ -128,43 +128,3 @@ def test_what_is_not_supported_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         build_tokenizer(config, reader({**members, "short": b"the\ndog\n"}))
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value"),
-    [
-        ("trainer_spec", "treat_whitespace_as_suffix", True),
-        ("normalizer_spec", "escape_whitespaces", False),
-        ("denormalizer_spec", "precompiled_charsmap", b"x"),
-        ("trainer_spec", "model_type", 3),  # WORD
-    ],
-)
-def test_sentencepiece_options_are_pinned(section: str, key: str, value: Any) -> None:
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(train_sentencepiece_model())
-    setattr(getattr(model, section), key, value)
-    with pytest.raises(ValueError, match=f"{key}=.* is not supported"):
-        sentencepiece_tokenizer(model.SerializeToString())
-
-
-def test_pieces_that_would_be_looked_up_wrongly_are_refused() -> None:
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(train_sentencepiece_model(user_defined_symbols=("<EOU>",)))
-    model.pieces.add(piece="▁the▁", score=5.0, type=1)
-    model.pieces.add(piece="e▁", score=9.0, type=1)  # now "▁the▁" is never reached: this comes first
-    with pytest.raises(ValueError, match="'▁the▁' is not supported beside user-defined symbols"):
-        sentencepiece_tokenizer(model.SerializeToString())
-
-
-def test_unused_pieces_are_refused() -> None:
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(train_sentencepiece_model())
-    model.pieces[-1].type = 5
-    with pytest.raises(ValueError, match="unused pieces"):
-        sentencepiece_tokenizer(model.SerializeToString())
