@@ -1,0 +1,45 @@
+"""Options of the front end."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from transformers_fastconformer.nemo.config_map import map_config
+
+
+def mapped_front_end(nemo_config, **options):
+    config = nemo_config("ctc")
+    config["preprocessor"] |= options
+    return map_config(config).feature_extractor_arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"window_size": None, "n_window_size": 400}, {"win_length": 400}),
+        ({"window_size": 0.032, "window_stride": 0.016, "n_fft": None}, {"win_length": 512, "hop_length": 256}),
+        ({"window_size": 0.04, "n_fft": None}, {"win_length": 640, "n_fft": 1024}),
+        ({"normalize": "NA"}, {"normalize": None}),
+        ({"normalize": None}, {"normalize": None}),
+        ({"normalize": "all_features"}, {"normalize": "all_features"}),
+        ({"preemph": None}, {"preemphasis": None}),
+        ({"highfreq": 0}, {"max_frequency": None}),
+        ({"lowfreq": 20, "highfreq": 7600}, {"min_frequency": 20, "max_frequency": 7600}),
+        ({"log_zero_guard_value": "1e-6"}, {"log_zero_guard_value": 1e-6}),
+        ({"log_zero_guard_value": "eps", "log_zero_guard_type": "clamp"}, {"log_zero_guard_value": "eps"}),
+        ({"pad_to": -1}, {"pad_to": 0}),
+        ({"mel_norm": None, "mag_power": 1.0}, {"mel_norm": None, "mag_power": 1.0}),
+        ({"stft_conv": True, "use_torchaudio": True, "dither": 0.5}, {"feature_size": 16}),
+    ],
+)
+def test_front_end_options(nemo_config, options, expected):
+    arguments = mapped_front_end(nemo_config, **options)
+    assert {name: arguments[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("samples", [0, -1, 2.5, True, "400"])
+def test_a_window_without_a_length_is_refused(nemo_config, samples):
+    with pytest.raises(ValueError, match=re.escape(f"preprocessor.n_window_size={samples!r} is not supported")):
+        mapped_front_end(nemo_config, window_size=None, n_window_size=samples)
