@@ -1,5 +1,5 @@
 """
-Where checkpoints in other formats come from, behind the `from_pretrained` of this package's classes.
+Sources of checkpoints in other formats, for the `from_pretrained` of this package's classes.
 
 A source is a function that knows one other format: given what the user typed it answers with a folder in our format,
 or None. The modules that know those formats stand above the classes, so they register themselves here (`auto.py` does
@@ -102,8 +102,8 @@ class LoadsFromSources:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """
-        As in Transformers. Beside a folder or Hub repository in our format it takes the formats that are registered:
-        `.nemo` files, folders and repositories that hold one (see `docs/hub.md`), and more as they come.
+        Load as in Transformers. Next to a folder or Hub repository in our format it takes the formats that are
+        registered, such as `.nemo` files, folders and repositories that hold one (see `docs/hub.md`).
         """
         load = super().from_pretrained  # type: ignore[misc]
         if pretrained_model_name_or_path is None:

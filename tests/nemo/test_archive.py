@@ -212,7 +212,7 @@ def test_bad_configurations(write_archive, text, message):
 
 
 def test_members_too_large_for_memory_are_not_read(write_archive, monkeypatch):
-    monkeypatch.setattr("transformers_fastconformer.nemo.archive.MOST_BYTES_IN_MEMORY", 4)
+    monkeypatch.setattr("transformers_fastconformer.nemo.archive.MAX_BYTES_IN_MEMORY", 4)
     with (
         NemoArchive(write_archive([("tokenizer.model", b"12345")])) as archive,
         pytest.raises(ValueError, match="has 5 bytes; expected at most 4"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -42,7 +42,10 @@ CONFIG_CLASSES: dict[str, type[FastConformerConfig]] = {
 }
 
 
-def build_without_memory(model_class: Callable[[Any], PreTrainedModel], config: Any) -> PreTrainedModel:
+Config = TypeVar("Config")
+
+
+def build_without_memory(model_class: Callable[[Config], PreTrainedModel], config: Config) -> PreTrainedModel:
     """A model whose tensors have shapes and no values."""
     with torch.device("meta"):
         return model_class(config)

@@ -37,7 +37,7 @@ Fetch = Callable[[str], torch.Tensor]
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What is known of a tensor before its bytes are."""
+    """Facts about a tensor that are known before its bytes are."""
 
     name: str
     shape: tuple[int, ...]
@@ -61,12 +61,12 @@ def parse_bytes(size: int | str) -> int:
     return int(float(match.group(1)) * SIZE_UNITS[unit])
 
 
-def split_into_shards(entries: list[TensorEntry], most_bytes: int) -> list[list[TensorEntry]]:
-    """Consecutive tensors, so many to a shard as fit into `most_bytes`; a larger tensor has a shard to itself."""
+def split_into_shards(entries: list[TensorEntry], max_bytes: int) -> list[list[TensorEntry]]:
+    """Consecutive tensors, as many to a shard as fit into `max_bytes`; a larger tensor has a shard to itself."""
     shards: list[list[TensorEntry]] = [[]]
     shard_bytes = 0
     for entry in entries:
-        if shards[-1] and shard_bytes + entry.num_bytes > most_bytes:
+        if shards[-1] and shard_bytes + entry.num_bytes > max_bytes:
             shards.append([])
             shard_bytes = 0
         shards[-1].append(entry)
@@ -74,20 +74,20 @@ def split_into_shards(entries: list[TensorEntry], most_bytes: int) -> list[list[
     return shards
 
 
-def write_checkpoint(folder: Path, entries: list[TensorEntry], fetch: Fetch, most_shard_bytes: int) -> list[str]:
+def write_checkpoint(folder: Path, entries: list[TensorEntry], fetch: Fetch, max_shard_bytes: int) -> list[str]:
     """
-    Write `model.safetensors`, or shards and their index where one file would be larger than `most_shard_bytes`.
+    Write `model.safetensors`, or shards and their index where one file would be larger than `max_shard_bytes`.
 
     Args:
         folder: Where to write.
         entries: The tensors.
         fetch: Gives a tensor by name, of the type and shape that its entry says.
-        most_shard_bytes: Most bytes of tensors in a file.
+        max_shard_bytes: Most bytes of tensors in a file.
 
     Returns:
         Names of the files.
     """
-    shards = split_into_shards(entries, most_shard_bytes)
+    shards = split_into_shards(entries, max_shard_bytes)
     if len(shards) == 1:
         write_safetensors(folder / SINGLE_FILE, shards[0], fetch)
         return [SINGLE_FILE]

@@ -28,7 +28,7 @@ WRITTEN_RULES = ("sentencepiece", "character", "wordpiece")
 
 
 def free_name(name: str, taken: Mapping[str, int]) -> str:
-    """`name`, or with underscores behind it while a vocabulary has a token of that name."""
+    """`name`, or with underscores after it while a vocabulary has a token of that name."""
     while name in taken:
         name = f"{name[:-1]}_>"
     return name

@@ -28,10 +28,10 @@ CONFIG_MEMBER = "model_config.yaml"
 WEIGHTS_MEMBER = "model_weights.ckpt"
 ARTIFACT_PREFIX = "nemo:"
 # Configurations with vocabularies of 16 thousand tokens have about 2 MB, the largest tokenizers about 5 MB.
-MOST_BYTES_IN_MEMORY = 256 * 2**20
+MAX_BYTES_IN_MEMORY = 256 * 2**20
 COPY_BYTES = 2**20
 # A gzipped archive is read from its start for every member, so what is small is kept when it passes by.
-MOST_BYTES_KEPT = 32 * 2**20
+MAX_BYTES_KEPT = 32 * 2**20
 INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
 PICKLED_GLOBAL = re.compile(r"GLOBAL (\S+)")
 
@@ -57,7 +57,7 @@ class NemoArchive:
         source: The archive or folder.
 
     Raises:
-        ValueError: when it is no archive, is truncated, or holds a member that has no business in one: a path that
+        ValueError: when it is not an archive, is truncated, or holds a member that has no business in one: a path that
             leads elsewhere (absolute, or with `..`), a link, a device, or a name that stands there twice.
     """
 
@@ -81,7 +81,7 @@ class NemoArchive:
                 is_gzip = file.read(2) == b"\x1f\x8b"
             self._tar = tarfile.open(self.source, "r:gz" if is_gzip else "r:")  # noqa: SIM115
             self.is_gzip = is_gzip
-            bytes_to_keep = MOST_BYTES_KEPT if is_gzip else 0
+            bytes_to_keep = MAX_BYTES_KEPT if is_gzip else 0
         except _TAR_ERRORS as error:
             raise ValueError(
                 f"{self.source} is not a .nemo archive: {error}; expected a tar, plain or gzip."
@@ -173,10 +173,10 @@ class NemoArchive:
     def read_member(self, reference: str) -> bytes:
         """All the bytes of a small member: a configuration or a tokenizer."""
         expected_bytes = self.member_bytes(reference)
-        if expected_bytes > MOST_BYTES_IN_MEMORY:
+        if expected_bytes > MAX_BYTES_IN_MEMORY:
             raise ValueError(
                 f"{self.source}: member {reference!r} has {expected_bytes} bytes; expected at most "
-                f"{MOST_BYTES_IN_MEMORY} of a configuration or a tokenizer."
+                f"{MAX_BYTES_IN_MEMORY} of a configuration or a tokenizer."
             )
         kept = self._kept.get(self.find_member(reference))
         if kept is None:
@@ -200,7 +200,7 @@ class NemoArchive:
         if not isinstance(config, dict):
             raise ValueError(f"{self.source}: {CONFIG_MEMBER} holds {type(config).__name__}; expected a mapping.")
         resolved = resolve_interpolations(config)
-        # NeMo keeps the model's part alone; archives written by hand may hold a whole experiment.
+        # NeMo keeps only the model's part; archives written by hand may hold a whole experiment.
         model_config = resolved.get("model", resolved)
         if not isinstance(model_config, dict):
             raise ValueError(f"{self.source}: {CONFIG_MEMBER}: model={model_config!r}; expected a mapping.")
@@ -257,7 +257,7 @@ class NemoArchive:
 
 
 class TensorHeader(NamedTuple):
-    """What a tensor is, without its values."""
+    """Shape and type of a tensor, without its values."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -351,7 +351,7 @@ def resolve_interpolations(config: dict[str, Any]) -> dict[str, Any]:
     """
 
     def look_up(path: str, parents: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-        """What a reference inside the container `parents` means, and its own path; None if it means nothing."""
+        """The value that a reference inside the container `parents` means, and its own path; None for nothing."""
         dots = len(path) - len(path.lstrip("."))
         if dots > len(parents) + 1:
             return None, ()
@@ -394,5 +394,5 @@ def resolve_interpolations(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_unresolved(value: Any) -> bool:
-    """Whether a configuration value is still a `${...}` reference, or OmegaConf's mark of a missing value."""
+    """A configuration value that is still a `${...}` reference, or OmegaConf's mark of a missing value."""
     return isinstance(value, str) and ("${" in value or value == "???")

@@ -1,4 +1,4 @@
-"""What is in a `.nemo` checkpoint and what a conversion would make of it, told without loading the weights."""
+"""Inspection of a `.nemo` checkpoint: its content and the result of a conversion, without loading the weights."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ TOKENIZER_KINDS = {"bpe": "SentencePiece", "wpe": "WordPiece", "agg": "aggregate
 @dataclass
 class Inspection:
     """
-    What was found.
+    Facts about a checkpoint.
 
     Args:
         source: The Hub id, or the path of the archive.
@@ -103,7 +103,7 @@ class Inspection:
 
     @property
     def is_convertible(self) -> bool:
-        """Whether nothing was found that a conversion refuses."""
+        """Nothing was found that a conversion refuses."""
         return self.refusal is None
 
 
@@ -114,13 +114,13 @@ def inspect_checkpoint(
     **hub_options: Any,
 ) -> Inspection:
     """
-    Look into a checkpoint. What a conversion would refuse is told in `refusal`.
+    Look into a checkpoint. The reason of a refusal is told in `refusal`.
 
     Args:
         source, encoder_only, **hub_options: As in `convert_nemo_checkpoint`.
 
     Raises:
-        ValueError: when there is no archive, or none that can be opened.
+        ValueError: when there is not an archive, or it cannot be opened.
     """
     located = require_archive(source, hub_options)
     path = located.path
@@ -163,7 +163,7 @@ def _count(header: TensorHeader) -> int:
 
 
 def _read_raw(found: Inspection, config: Mapping[str, Any]) -> None:
-    """What stands in the configuration whether or not it is accepted."""
+    """Note what stands in the configuration, accepted or not."""
     target = config.get("target")
     found.nemo_class = None if target is None else str(target).rsplit(".", 1)[-1]
     version = config.get("nemo_version")
@@ -176,7 +176,7 @@ def _read_raw(found: Inspection, config: Mapping[str, Any]) -> None:
 
 
 def _read_mapped(found: Inspection, mapped: MappedConfig) -> None:
-    config: Any = mapped.config
+    config = mapped.config
     found.family, found.architecture = mapped.family, mapped.architecture
     found.sizes = {
         "layers": config.num_hidden_layers,
@@ -202,7 +202,7 @@ def _read_mapped(found: Inspection, mapped: MappedConfig) -> None:
 
 def _unusual_options(config: FastConformerConfig) -> dict[str, tuple[Any, Any]]:
     """Options whose value is not the default of our configuration, that is of most checkpoints."""
-    usual: Any = type(config)()
+    usual = type(config)()
     inherited = {entry.name for entry in fields(PreTrainedConfig)}
     names = {entry.name for entry in fields(type(config))} - inherited - NO_OPTIONS
     return {

@@ -1,5 +1,5 @@
 """
-What a checkpoint gives, stage by stage, in one form for NeMo's run and ours, so that `verify.py` can compare them.
+Outputs of a checkpoint, stage by stage, in one form for NeMo's run and ours, so that `verify.py` can compare them.
 
 The only place that runs NeMo; it is imported when a function here is called, never with the package.
 """
@@ -28,7 +28,7 @@ JOINT_TOKENS = 24
 @dataclass
 class ClipHypothesis:
     """
-    What one head says of one clip.
+    The result of one head for one clip.
 
     Args:
         tokens: Token ids.
@@ -115,7 +115,7 @@ def _hypothesis_from_json(values: dict[str, Any]) -> ClipHypothesis:
 
 
 def pad_waveforms(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch, samples) with zeros behind the shorter clips, and the number of samples of each, (batch,)."""
+    """(batch, samples) with zeros after the shorter clips, and the number of samples of each, (batch,)."""
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     padded = torch.zeros(len(waveforms), int(lengths.max()))
     for row, waveform in zip(padded, waveforms, strict=True):
@@ -166,7 +166,7 @@ def require_nemo() -> None:
         import nemo.collections  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"Verification runs NeMo beside this package, and NeMo is not installed: {INSTALL_NEMO}"
+            f"Verification runs NeMo next to this package, and NeMo is not installed: {INSTALL_NEMO}"
         ) from error
 
 

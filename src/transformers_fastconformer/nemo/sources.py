@@ -1,4 +1,4 @@
-"""Checkpoints of NeMo behind the `from_pretrained` of our classes: found, converted once, kept."""
+"""Checkpoints of NeMo for the `from_pretrained` of our classes: found, converted once, kept."""
 
 from __future__ import annotations
 

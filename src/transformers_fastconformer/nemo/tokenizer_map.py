@@ -118,7 +118,7 @@ def character_labels(config: Mapping[str, Any]) -> list[str]:
     Vocabulary of a character model, which has no `tokenizer` section.
 
     NeMo 3.0 writes the `labels` of a transducer into its joint network; a CTC model goes by the vocabulary of its head
-    alone, and so does the CTC head of a hybrid, which is not supported with other labels than the transducer's.
+    only, and so does the CTC head of a hybrid, which is not supported with other labels than the transducer's.
     """
     has_joint = config.get("joint") is not None
     of_labels = ("labels", config.get("labels"))

@@ -90,7 +90,7 @@ class VerificationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether there are rows and every one is within its limit."""
+        """There are rows and every one is within its limit."""
         return bool(self.rows) and all(row.passed for row in self.rows)
 
     def to_markdown(self) -> str:
@@ -149,7 +149,7 @@ class ConvertedRunner:
             self.heads[self.model.decoder_type] = self.model
             if self.model.ctc_head is not None:
                 self.heads["ctc"] = share_as_ctc(self.model)
-        # An encoder alone comes without a tokenizer.
+        # An encoder without a head comes without a tokenizer.
         self.processor = FastConformerProcessor.from_pretrained(folder) if self.heads else None
 
     @torch.inference_mode()
@@ -267,7 +267,7 @@ def compare_outputs(
         reference: NeMo in float32.
         ours: This package on the same batches.
         reference_16_bit: NeMo in the precision of `ours`, where that has 16 bits: its error is the measure then.
-        is_stored: The reference was stored, perhaps by another machine, and did not run beside ours.
+        is_stored: The reference was stored, perhaps by another machine, and did not run next to ours.
     """
     stages = list(dict.fromkeys(stage for outputs in reference for stage in outputs.tensors))
     rows = [
@@ -356,7 +356,7 @@ def _compare_hypotheses(head: str, pairs: list[tuple[ClipHypothesis, ClipHypothe
 
 def build_batches(clips: dict[str, np.ndarray], sampling_rate: int) -> dict[str, list[np.ndarray]]:
     """
-    Batches to verify on: every clip alone, all in one padded batch, and input that conversions stumble over.
+    Batches to verify on: every clip by itself, all in one padded batch, and input that conversions stumble over.
 
     Args:
         clips: Name to samples, float32 at the model's rate.
