@@ -268,3 +268,9 @@ def check_durations(durations: Sequence[int]) -> tuple[int, ...]:
             "them positive."
         )
     return values
+
+
+def fill_padding(targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """Any valid id where the padding is, so that gathering cannot fail."""
+    within = torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]
+    return targets.long().masked_fill(~within, 0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from transformers_fastconformer.losses.lattice import (
+from .lattice import (
     AlignmentLogLikelihood,
     TokenLogProbabilities,
     check_loss_inputs,
+    fill_padding,
     reduce_losses,
 )
 
@@ -47,7 +48,7 @@ def rnnt_loss(
     )
     logits = joint_logits if joint_logits.dtype == torch.float64 else joint_logits.float()
     encoder_lengths, target_lengths = encoder_lengths.long(), target_lengths.long()
-    blank, labels = TokenLogProbabilities.apply(logits, _fill_padding(targets, target_lengths), blank_id)
+    blank, labels = TokenLogProbabilities.apply(logits, fill_padding(targets, target_lengths), blank_id)
     log_likelihood = AlignmentLogLikelihood.apply(
         blank[..., None], labels[..., None], encoder_lengths, target_lengths, (1,), (0,), fastemit_lambda
     )
@@ -55,9 +56,3 @@ def rnnt_loss(
     if fastemit_lambda:
         losses = losses + fastemit_lambda * losses.detach()
     return reduce_losses(losses, target_lengths, reduction)
-
-
-def _fill_padding(targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """Any valid id where the padding is, so that gathering cannot fail."""
-    within = torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]
-    return targets.long().masked_fill(~within, 0)

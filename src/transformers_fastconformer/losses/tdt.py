@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transformers_fastconformer.losses.lattice import (
+from .lattice import (
     AlignmentLogLikelihood,
     TokenLogProbabilities,
     check_durations,
     check_loss_inputs,
+    fill_padding,
     reduce_losses,
 )
-from transformers_fastconformer.losses.rnnt import _fill_padding, rnnt_loss
+from .rnnt import rnnt_loss
 
 
 def tdt_loss(
@@ -69,7 +70,7 @@ def tdt_loss(
         )
     logits = joint_logits if joint_logits.dtype == torch.float64 else joint_logits.float()
     encoder_lengths, target_lengths = encoder_lengths.long(), target_lengths.long()
-    blank, labels = TokenLogProbabilities.apply(logits[..., :tokens], _fill_padding(targets, target_lengths), blank_id)
+    blank, labels = TokenLogProbabilities.apply(logits[..., :tokens], fill_padding(targets, target_lengths), blank_id)
     duration_log_probs = F.log_softmax(logits[..., tokens:], dim=-1)  # (batch, frames, targets + 1, durations)
     positive = [index for index, value in enumerate(values) if value > 0]
     log_likelihood = AlignmentLogLikelihood.apply(

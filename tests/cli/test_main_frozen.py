@@ -4,7 +4,7 @@ The command line is frozen: scripts of users rest on it.
 Each command, option, type, default and choice is in `tests/fixtures/command_line.json`. Users meet a change there, so
 it has a line in the CHANGELOG; the file is written anew by
 
-    python tests/cli/test_frozen_command_line.py
+    python tests/cli/test_main_frozen.py
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import typer
 from transformers_fastconformer.cli.main import app
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "command_line.json"
-COMMAND = "python tests/cli/test_frozen_command_line.py"
+COMMAND = "python tests/cli/test_main_frozen.py"
 
 
 def describe_command(command: Any) -> dict[str, Any]:
