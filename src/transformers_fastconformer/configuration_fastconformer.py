@@ -95,7 +95,7 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
             is frame 0.
         conv_kernel_size (`int`, defaults to 9): Kernel of the depthwise convolution; odd.
         conv_norm_type (`str`, defaults to `"batch_norm"`):
-            `"batch_norm"`, `"fused_batch_norm"` (its scale and shift alone), `"layer_norm"`, `"instance_norm"`
+            `"batch_norm"`, `"fused_batch_norm"` (only its scale and shift), `"layer_norm"`, `"instance_norm"`
             (without parameters) or `"group_norm"`. The last two take their statistics over the frames of a clip.
         conv_norm_groups (`int`, *optional*): Groups of `"group_norm"`.
         conv_context (`list[int]`, *optional*):
@@ -176,7 +176,7 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """
-        As in Transformers; that the encoder alone reads its part of a head's configuration, or a new head begins with
+        As in Transformers; that an encoder reads its part of a head's configuration, or a new head begins with
         that of an encoder, is no mismatch.
         """
         config_dict, unused = super().get_config_dict(*args, **kwargs)
@@ -192,7 +192,7 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """
-        As in Transformers, but values given beside those of the dictionary are checked together with them, and the
+        As in Transformers, but values given next to those of the dictionary are checked together with them, and the
         blank follows a `vocab_size` that is given so.
         """
         classes = [base for base in cls.__mro__ if issubclass(base, FastConformerConfig)]
@@ -415,7 +415,7 @@ class FastConformerCTCConfig(FastConformerConfig):
 @strict
 class FastConformerRNNTConfig(FastConformerConfig):
     r"""
-    Encoder and a transducer head (Graves, 2012; NeMo's `EncDecRNNTModel`), with a CTC head beside it in hybrids.
+    Encoder and a transducer head (Graves, 2012; NeMo's `EncDecRNNTModel`), with a CTC head next to it in hybrids.
 
     Args:
         vocab_size (`int`, defaults to 1025): Tokens and the blank, which is the last one.
@@ -506,7 +506,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
 
     @property
     def num_joint_outputs(self) -> int:
-        """Classes of the joint network: tokens and blank, and for TDT the durations behind them."""
+        """Classes of the joint network: tokens and blank, and for TDT the durations after them."""
         return self.vocab_size
 
 
@@ -518,7 +518,7 @@ class FastConformerTDTConfig(FastConformerRNNTConfig):
 
     Args:
         durations (`list[int]`, defaults to `[0, 1, 2, 3, 4]`):
-            What the duration classes mean, in frames. Values, not indices: `[0, 2, 4, 8]` is legal.
+            Meanings of the duration classes, in frames. Values, not indices: `[0, 2, 4, 8]` is legal.
         sigma (`float`, defaults to 0.02): Under-normalisation of the token logits in the loss.
         omega (`float`, defaults to 0.1): Chance of taking the plain RNN-T loss for a batch.
         kwargs: Those of [`FastConformerRNNTConfig`].

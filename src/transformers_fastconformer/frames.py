@@ -42,7 +42,7 @@ def mel_lengths_from_samples(
 
 
 def padded_mel_frames(mel_frames: int, pad_to: int) -> int:
-    """`mel_frames` rounded up to a multiple of `pad_to`; 0 leaves them alone."""
+    """`mel_frames` rounded up to a multiple of `pad_to`; 0 leaves them as they are."""
     return mel_frames if pad_to <= 0 else -(-mel_frames // pad_to) * pad_to
 
 
@@ -72,7 +72,7 @@ def convolution_lengths(
 
 
 def halvings(factor: int) -> int:
-    """How many layers of stride 2 make up `factor`, a power of 2."""
+    """Number of layers of stride 2 that make up `factor`, a power of 2."""
     if factor < 1 or factor & (factor - 1):
         raise ValueError(f"factor={factor} is not supported; expected a power of 2.")
     return factor.bit_length() - 1

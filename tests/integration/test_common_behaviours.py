@@ -203,7 +203,7 @@ def test_values_given_while_loading_are_checked_together(saved_model):
     local = FastConformerForTDT.from_pretrained(
         folder, position_embedding_type="rel_pos_local_attn", attention_context=[4, 4]
     )
-    assert local.encoder.layers[0].self_attn.is_local
+    assert local.encoder.layers[0].self_attn.config.has_local_attention
 
 
 # The layer at the input, adapters and checkpointing

@@ -25,8 +25,8 @@ from .local_attention import blocked_local_attention, eager_local_attention, sel
 from .masking import FrameMask, is_loop_over_frames_allowed
 from .positions import relative_positions, sinusoids
 
-# Distances as keys depend on the weights alone, and those of a short clip are among those of a longer one. They are
-# kept for clips of so many frames (30 s at a subsampling of 8), where they are 7 % of what a clip alone costs; they
+# Distances as keys depend only on the weights, and those of a short clip are among those of a longer one. They are
+# kept for clips of so many frames (30 s at a subsampling of 8), where they are 7 % of what a single clip costs; they
 # take 3 % of the memory of the weights.
 KEPT_FRAMES = 376
 _kept_position_keys: ParameterCache[torch.Tensor] = ParameterCache()
@@ -215,7 +215,7 @@ class FastConformerAttention(nn.Module):
             and is_inference(position_embeddings, layer.weight)
         )
 
-    # What inference mode makes could not stand beside gradients later.
+    # What inference mode makes could not stand next to gradients later.
     @torch.inference_mode(False)
     @torch.no_grad()
     def _build_kept_position_keys(self, weight: torch.Tensor) -> torch.Tensor:

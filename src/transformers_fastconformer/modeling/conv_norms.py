@@ -62,7 +62,7 @@ class BatchNorm(ConvNorm):
 
 
 class FusedBatchNorm(ConvNorm):
-    """What is left of a batch norm fused for training."""
+    """A scale and a shift, left of a batch norm fused for training."""
 
     def build(self, config: FastConformerConfig) -> nn.Module:
         return FastConformerScaleNorm(config.hidden_size)
@@ -110,7 +110,7 @@ CONV_NORMS: dict[str, ConvNorm] = {
 
 
 class FastConformerScaleNorm(nn.Module):
-    """A scale and a shift for each channel: what is left of a batch norm fused for training (`fused_batch_norm`)."""
+    """A scale and a shift for each channel: left of a batch norm fused for training (`fused_batch_norm`)."""
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()

@@ -213,7 +213,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
     def _build_mask(
         self, hidden_states: torch.Tensor, batch: PaddedBatch | PackedRows, window: ContextWindow
     ) -> FrameMask:
-        """Which frames are real and what attention may look at, the same in all blocks."""
+        """Real frames, and those that attention may look at, the same in all blocks."""
         return prepare_mask(self.config, batch.build_mask(window, hidden_states.device), hidden_states.device)
 
     def _reduce(

@@ -16,8 +16,10 @@ from torch import nn
 
 from .masking import is_loop_over_frames_allowed
 
-# Frames whose scores exist at a time in `blocked_local_attention`: what bounds its memory beside input and output.
+# Frames whose scores exist at a time in `blocked_local_attention`: what bounds its memory besides input and output.
 GROUP_FRAMES = 4096
+# Queries in a block at least.
+MIN_BLOCK_FRAMES = 32
 
 
 def local_distances(left_frames: int, right_frames: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +47,7 @@ class GlobalTokens:
     """
     Frames that see every frame and are seen by every frame, without relative positions.
 
-    Follows NeMo 3.0's `RelPositionMultiHeadAttentionLongformer` for one clip alone; see `attend_to_all` for what it
+    Follows NeMo 3.0's `RelPositionMultiHeadAttentionLongformer` for a single clip; see `attend_to_all` for what it
     does with several tokens. A global token inside the window of a query counts twice, as there.
 
     Args:
@@ -76,7 +78,7 @@ class GlobalTokens:
 
         NeMo reshapes the queries (tokens, clips, heads) into (clips, heads, tokens) without moving them: with several
         tokens a head is given the query of another head and token, and in a batch even of another clip. What is done
-        here is what that comes to for a clip alone, which has as many tokens as lie before its end.
+        here is what that comes to for a single clip, which has as many tokens as lie before its end.
         """
         num_heads, num_tokens = self.query.shape[1], self.positions.shape[0]
         queries = self.take(self.query / math.sqrt(self.query.shape[-1])).transpose(1, 2).flatten(1, 2)
@@ -192,30 +194,13 @@ def blocked_local_attention(
         block_frames: Queries in a block; about half of the window by default.
         group_frames: Queries whose blocks are computed at once.
     """
-    left_frames, right_frames = context
     num_frames = key.shape[-2]
     if block_frames is None:
-        block_frames = max((left_frames + right_frames) // 2, 32)
-    num_blocks = (num_frames + block_frames - 1) // block_frames
-    filling = num_blocks * block_frames - num_frames
-    query_padding, band_padding = (0, 0, 0, filling), (0, 0, left_frames, filling + right_frames)
+        block_frames = max(sum(context) // 2, MIN_BLOCK_FRAMES)
     if padding_mask is None:
         padding_mask = torch.ones(1, num_frames, dtype=torch.bool, device=key.device)
-    band_frames = block_frames + left_frames + right_frames
-    global_scores, global_value = None, None
-    if global_tokens is not None:
-        global_scores = nn.functional.pad(global_tokens.score_keys(), query_padding)
-        global_scores = global_scores.unflatten(2, (num_blocks, block_frames))
-        global_value = global_tokens.take(value)
-    blocks = _Blocks(
-        query_u=nn.functional.pad(query_u, query_padding).unflatten(2, (num_blocks, block_frames)),
-        query_v=nn.functional.pad(query_v, query_padding).unflatten(2, (num_blocks, block_frames)),
-        key=nn.functional.pad(key, band_padding).unfold(2, band_frames, block_frames).transpose(-2, -1),
-        value=nn.functional.pad(value, band_padding).unfold(2, band_frames, block_frames).transpose(-2, -1),
-        mask=nn.functional.pad(padding_mask, band_padding[2:]).unfold(1, band_frames, block_frames),
-        global_scores=global_scores,
-        global_value=global_value,
-    )
+    blocks = _Blocks.split(query_u, query_v, key, value, context, padding_mask, global_tokens, block_frames)
+    num_blocks = blocks.query_u.shape[2]
     group_blocks = max(group_frames // block_frames, 1)
     if is_loop_over_frames_allowed(num_blocks) and num_blocks > group_blocks:
         outputs = [
@@ -253,6 +238,44 @@ class _Blocks:
     global_scores: torch.Tensor | None
     global_value: torch.Tensor | None
 
+    @classmethod
+    def split(
+        cls,
+        query_u: torch.Tensor,
+        query_v: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        context: tuple[int, int],
+        padding_mask: torch.Tensor,
+        global_tokens: GlobalTokens | None,
+        block_frames: int,
+    ) -> _Blocks:
+        """The blocks of what `blocked_local_attention` is given."""
+        left_frames, right_frames = context
+        num_frames = key.shape[-2]
+        num_blocks = (num_frames + block_frames - 1) // block_frames
+        filling = num_blocks * block_frames - num_frames
+        band_frames = block_frames + left_frames + right_frames
+        band_padding = (left_frames, filling + right_frames)
+
+        def split_queries(states: torch.Tensor) -> torch.Tensor:
+            padded = nn.functional.pad(states, (0, 0, 0, filling))
+            return padded.unflatten(2, (num_blocks, block_frames))
+
+        def find_bands(states: torch.Tensor) -> torch.Tensor:
+            padded = nn.functional.pad(states, (0, 0, *band_padding))
+            return padded.unfold(2, band_frames, block_frames).transpose(-2, -1)
+
+        return cls(
+            query_u=split_queries(query_u),
+            query_v=split_queries(query_v),
+            key=find_bands(key),
+            value=find_bands(value),
+            mask=nn.functional.pad(padding_mask, band_padding).unfold(1, band_frames, block_frames),
+            global_scores=None if global_tokens is None else split_queries(global_tokens.score_keys()),
+            global_value=None if global_tokens is None else global_tokens.take(value),
+        )
+
     def attend(self, chosen: slice, position_key: torch.Tensor, dropout: float) -> torch.Tensor:
         """Output of the chosen blocks: (batch, heads, blocks, block, head_dim)."""
         query_u, query_v = self.query_u[:, :, chosen], self.query_v[:, :, chosen]
@@ -266,7 +289,7 @@ class _Blocks:
         bias = bias.unflatten(-1, (num_rows, num_columns + num_rows - 1))  # (batch, heads, blocks, block, band)
         bias = bias.masked_fill(~self.mask[:, None, chosen, None], lowest)
         if self.global_scores is not None and self.global_value is not None:
-            # Their scores stand in the bias alone, beside keys of zeros.
+            # Their scores stand only in the bias, next to keys of zeros.
             bias = torch.cat([self.global_scores[:, :, chosen], bias], dim=-1)
             tokens = self.global_value[:, :, None].expand(-1, -1, value.shape[2], -1, -1)
             key = torch.cat([torch.zeros_like(tokens), key], dim=-2)

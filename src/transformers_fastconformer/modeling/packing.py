@@ -45,7 +45,7 @@ class PaddedBatch:
         return hidden_states + positions
 
     def build_mask(self, window: ContextWindow, device: torch.device) -> FrameMask:
-        """Which frames are real and what attention may look at. Queries in the padding see: nothing reads them."""
+        """Real frames, and those that attention may look at. Queries in the padding see too: nothing reads them."""
         padding_mask = None if self.lengths is None else lengths_to_mask(self.lengths, self.num_frames)
         return FrameMask(self.num_frames, window, padding_mask)
 
@@ -95,7 +95,7 @@ class PackedRows:
         return hidden_states
 
     def build_mask(self, window: ContextWindow, device: torch.device) -> FrameMask:
-        """What the blocks may look at: gaps are padding."""
+        """Frames that the blocks may look at: gaps are padding."""
         padding_mask = torch.zeros(1, self.num_rows, dtype=torch.bool, device=device)
         for start, stop in self.spans:
             padding_mask[:, start:stop] = True
@@ -151,7 +151,7 @@ def subsample_padded(
 def subsample_packed(
     front: nn.Module, input_features: torch.Tensor, mel_lengths: Sequence[int], packed: PackedRows
 ) -> torch.Tensor:
-    """The front of the encoder for each clip alone: (1, packed rows, hidden_size)."""
+    """The front of the encoder for one clip after the other: (1, packed rows, hidden_size)."""
     rows: torch.Tensor | None = None
     for clip, ((start, stop), mel_length) in enumerate(zip(packed.spans, mel_lengths, strict=True)):
         frames, _ = front(input_features[clip, None, :mel_length], None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
@@ -101,10 +101,10 @@ class FastConformerConvSubsampling(nn.Module):
         # (batch, channels, encoder frames, mels') to (batch, encoder frames, channels * mels')
         return self.linear(hidden_states.transpose(1, 2).flatten(-2)), lengths
 
-    def _stages(self) -> list[tuple[Any, Any | None]]:
+    def _stages(self) -> list[tuple[nn.Conv2d, nn.Conv2d | None]]:
         """Each strided convolution, and the pointwise one after it or None."""
-        stages: list[tuple[Any, Any | None]] = []
-        for layer in self.conv_layers.values():
+        stages: list[tuple[nn.Conv2d, nn.Conv2d | None]] = []
+        for layer in cast("Iterable[nn.Conv2d]", self.conv_layers.values()):
             if layer.stride == (1, 1):
                 stages[-1] = (stages[-1][0], layer)
             else:
@@ -167,11 +167,12 @@ class FastConformerConvSubsampling(nn.Module):
         spans = self._find_spans(start, stop)
         left, right = spans[0]
         states = input_features[:, max(left, 0) : min(right, counts[0][0])][:, None]
+        mel_padding = 0 if self.is_causal else self.padding[0]
         for stage, (strided, pointwise) in enumerate(self._stages()):
             states = self._pad_block(states, spans[stage], *counts[stage])
             # Only what is beyond the clip's ends is padding in time.
             states = nn.functional.conv2d(
-                states, strided.weight, strided.bias, STRIDE, (0, strided.padding[1]), groups=strided.groups
+                states, strided.weight, strided.bias, STRIDE, (0, mel_padding), groups=strided.groups
             )
             if pointwise is None:
                 states = nn.functional.relu_(states)
@@ -192,7 +193,7 @@ class FastConformerConvSubsampling(nn.Module):
     def _pad_block(
         self, states: torch.Tensor, span: tuple[int, int], num_frames: int, lengths: torch.Tensor | None
     ) -> torch.Tensor:
-        """What of a span lies in its stage, (batch, channels, frames, mels), ready for the strided convolution."""
+        """The frames of a span that lie in its stage, (batch, channels, frames, mels), padded for the convolution."""
         left, right = span
         first = max(left, 0)
         states = _zero_padding(states, lengths, first)
