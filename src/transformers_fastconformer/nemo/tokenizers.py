@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -13,8 +14,64 @@ BLANK_TOKEN = "<blank>"
 EVENT_TOKENS = ("<EOU>", "<EOB>")
 
 
+@dataclass(frozen=True)
+class SentencePieces:
+    """
+    Pieces of a SentencePiece model by their kind.
+
+    Args:
+        tokens: All of them, in the order of their ids.
+        unknown: The one for what has no piece.
+        control: Those that no text gives.
+        byte_pieces: Those of single bytes.
+        symbols: The user's own, the longest first.
+    """
+
+    tokens: list[str]
+    unknown: str
+    control: list[str]
+    byte_pieces: list[str]
+    symbols: list[str]
+
+    @property
+    def reserved(self) -> list[str]:
+        """Pieces that the same characters in a text do not give."""
+        return [self.unknown, *self.control, *self.byte_pieces]
+
+
 def sentencepiece_tokenizer(model_bytes: bytes, **options: Any) -> FastConformerTokenizer:
     """Tokenizer of a SentencePiece model of type BPE, unigram or character."""
+    model = _parse_sentencepiece(model_bytes)
+    trainer, normalization = model.trainer_spec, model.normalizer_spec
+    pieces = _sort_pieces(model)
+    backend = _sentencepiece_backend(model, pieces)
+    splits: list[pre_tokenizers.PreTokenizer] = []
+    if pieces.symbols:
+        splits.append(pre_tokenizers.Split(Regex("|".join(map(_escape, pieces.symbols))), behavior="isolated"))
+    if pieces.symbols or trainer.model_type == trainer.UNIGRAM:
+        # Both look whole pieces up; the characters of a reserved one, "<unk>" in a transcript, are text all the same.
+        splits.append(_split_after_first(pieces.reserved))
+    if splits:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    backend.normalizer = _sentencepiece_normalizer(normalization, pieces.symbols)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return _finish(
+        backend,
+        pieces.tokens,
+        text_rule="sentencepiece",
+        unk_token=pieces.unknown,
+        unknown_text=trainer.unk_surface,
+        control_tokens=pieces.control,
+        byte_tokens=bool(pieces.byte_pieces),
+        add_dummy_prefix=normalization.add_dummy_prefix,
+        remove_extra_whitespaces=normalization.remove_extra_whitespaces,
+        kept_symbols=pieces.symbols,
+        **options,
+    )
+
+
+def _parse_sentencepiece(model_bytes: bytes) -> Any:
+    """The protocol buffer of a model, whose options are those that we follow."""
     from sentencepiece import sentencepiece_model_pb2
 
     messages: Any = sentencepiece_model_pb2  # its classes are made when it is imported
@@ -23,69 +80,59 @@ def sentencepiece_tokenizer(model_bytes: bytes, **options: Any) -> FastConformer
         model.ParseFromString(model_bytes)
     except Exception as error:
         raise ValueError(f"tokenizer.model_path: {len(model_bytes)} bytes are not a SentencePiece model.") from error
-    trainer, normalization = model.trainer_spec, model.normalizer_spec
     pinned = {
-        "trainer_spec.treat_whitespace_as_suffix": (trainer.treat_whitespace_as_suffix, False),
-        "normalizer_spec.escape_whitespaces": (normalization.escape_whitespaces, True),
+        "trainer_spec.treat_whitespace_as_suffix": (model.trainer_spec.treat_whitespace_as_suffix, False),
+        "normalizer_spec.escape_whitespaces": (model.normalizer_spec.escape_whitespaces, True),
         "denormalizer_spec.precompiled_charsmap": (model.denormalizer_spec.precompiled_charsmap, b""),
     }
     for name, (value, expected) in pinned.items():
         if value != expected:
             raise ValueError(f"SentencePiece {name}={value!r} is not supported; expected {expected!r}.")
+    return model
 
-    kinds = type(model.pieces.add() if not model.pieces else model.pieces[0])
-    of_type: dict[int, list[str]] = {}
+
+def _kinds_of(model: Any) -> Any:
+    """The enumeration of the kinds of pieces, which the class of the pieces holds."""
+    return type(model.pieces[0] if model.pieces else model.pieces.add())
+
+
+def _sort_pieces(model: Any) -> SentencePieces:
+    kinds = _kinds_of(model)
+    of_kind: dict[int, list[str]] = {}
     for piece in model.pieces:
-        of_type.setdefault(piece.type, []).append(piece.piece)
-    if of_type.get(kinds.UNUSED):
-        raise ValueError(f"SentencePiece unused pieces {of_type[kinds.UNUSED][:3]} are not supported.")
-    unknown = of_type.get(kinds.UNKNOWN, [])
+        of_kind.setdefault(piece.type, []).append(piece.piece)
+    if of_kind.get(kinds.UNUSED):
+        raise ValueError(f"SentencePiece unused pieces {of_kind[kinds.UNUSED][:3]} are not supported.")
+    unknown = of_kind.get(kinds.UNKNOWN, [])
     if len(unknown) != 1:
         raise ValueError(f"SentencePiece unknown pieces: {unknown}; expected one.")
-    tokens = [piece.piece for piece in model.pieces]
-    symbols = sorted(of_type.get(kinds.USER_DEFINED, []), key=len, reverse=True)
-    reserved = [*unknown, *of_type.get(kinds.CONTROL, []), *of_type.get(kinds.BYTE, [])]
-
-    if trainer.model_type == trainer.UNIGRAM:
-        # Ahead of every sum of log-probabilities, as SentencePiece wants its user-defined symbols.
-        scores = [(piece.piece, 0.0 if piece.type == kinds.USER_DEFINED else piece.score) for piece in model.pieces]
-        backend = Tokenizer(
-            models.Unigram(scores, unk_id=tokens.index(unknown[0]), byte_fallback=trainer.byte_fallback)
-        )
-    elif trainer.model_type in (trainer.BPE, trainer.CHAR):
-        merges = _merges(model, kinds) if trainer.model_type == trainer.BPE else []
-        backend = _bpe_backend(tokens, merges, unknown[0], trainer.byte_fallback, has_symbols=bool(symbols))
-    else:
-        name = trainer.ModelType.Name(trainer.model_type)
-        raise ValueError(f"SentencePiece model_type={name} is not supported; expected BPE, UNIGRAM or CHAR.")
-
-    splits: list[pre_tokenizers.PreTokenizer] = []
-    if symbols:
-        splits.append(pre_tokenizers.Split(Regex("|".join(map(_escape, symbols))), behavior="isolated"))
-    if symbols or trainer.model_type == trainer.UNIGRAM:
-        # Both look whole pieces up; the characters of a reserved one, "<unk>" in a transcript, are text all the same.
-        splits.append(_split_after_first(reserved))
-    if splits:
-        backend.pre_tokenizer = pre_tokenizers.Sequence(splits)
-    backend.normalizer = _sentencepiece_normalizer(normalization, symbols)
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    return _finish(
-        backend,
-        tokens,
-        text_rule="sentencepiece",
-        unk_token=unknown[0],
-        unknown_text=trainer.unk_surface,
-        control_tokens=of_type.get(kinds.CONTROL, []),
-        byte_tokens=bool(of_type.get(kinds.BYTE)),
-        add_dummy_prefix=normalization.add_dummy_prefix,
-        remove_extra_whitespaces=normalization.remove_extra_whitespaces,
-        kept_symbols=symbols,
-        **options,
+    return SentencePieces(
+        tokens=[piece.piece for piece in model.pieces],
+        unknown=unknown[0],
+        control=of_kind.get(kinds.CONTROL, []),
+        byte_pieces=of_kind.get(kinds.BYTE, []),
+        symbols=sorted(of_kind.get(kinds.USER_DEFINED, []), key=len, reverse=True),
     )
 
 
-def _merges(model: Any, kinds: Any) -> list[tuple[str, str]]:
+def _sentencepiece_backend(model: Any, pieces: SentencePieces) -> Tokenizer:
+    trainer, kinds = model.trainer_spec, _kinds_of(model)
+    if trainer.model_type == trainer.UNIGRAM:
+        # Ahead of every sum of log-probabilities, as SentencePiece wants its user-defined symbols.
+        scores = [(piece.piece, 0.0 if piece.type == kinds.USER_DEFINED else piece.score) for piece in model.pieces]
+        unk_id = pieces.tokens.index(pieces.unknown)
+        return Tokenizer(models.Unigram(scores, unk_id=unk_id, byte_fallback=trainer.byte_fallback))
+    if trainer.model_type not in (trainer.BPE, trainer.CHAR):
+        name = trainer.ModelType.Name(trainer.model_type)
+        raise ValueError(f"SentencePiece model_type={name} is not supported; expected BPE, UNIGRAM or CHAR.")
+    merges = _merges(model) if trainer.model_type == trainer.BPE else []
+    has_symbols = bool(pieces.symbols)
+    return _bpe_backend(pieces.tokens, merges, pieces.unknown, trainer.byte_fallback, has_symbols=has_symbols)
+
+
+def _merges(model: Any) -> list[tuple[str, str]]:
     """Every pair of pieces that makes up a normal piece, best piece first."""
+    kinds = _kinds_of(model)
     scores = {piece.piece: piece.score for piece in model.pieces if piece.type == kinds.NORMAL}
     ranked: list[tuple[float, int, tuple[str, str]]] = []
     for position, (piece, score) in enumerate(scores.items()):
