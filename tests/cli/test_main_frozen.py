@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import types
 import typing
 from enum import Enum
 from pathlib import Path
@@ -53,7 +52,7 @@ def describe_parameter(parameter: Any, hint: Any) -> dict[str, Any]:
         described["several"] = True
     if issubclass(kind, Enum):
         described |= {"type": "choice", "choices": [choice.value for choice in kind]}
-    for information in getattr(hint, "__metadata__", ()):
+    for information in information_of(hint):
         limits = {"min": information.min, "max": information.max}
         described |= {name: limit for name, limit in limits.items() if limit is not None}
     return described
@@ -61,13 +60,16 @@ def describe_parameter(parameter: Any, hint: Any) -> dict[str, Any]:
 
 def type_of(hint: Any) -> type:
     """The class of one value: `Annotated[list[Path] | None, ...]` is a `Path`."""
-    inner = [
-        argument
-        for argument in typing.get_args(hint)
-        if isinstance(argument, type | types.GenericAlias | types.UnionType)
-    ]
-    inner = [argument for argument in inner if argument is not type(None)]
+    if hasattr(hint, "__metadata__"):
+        return type_of(hint.__origin__)
+    inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
     return type_of(inner[0]) if inner else hint
+
+
+def information_of(hint: Any) -> tuple[Any, ...]:
+    """What Typer is told in an annotation; Python 3.10 puts `Optional` around one whose default is None."""
+    found: tuple[Any, ...] = getattr(hint, "__metadata__", ())
+    return found or tuple(item for argument in typing.get_args(hint) for item in information_of(argument))
 
 
 def plain(value: Any) -> Any:
