@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers_fastconformer.audio.files import load_waveform
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.inference.hf_pipeline import FastConformerSpeechRecognitionPipeline
 from transformers_fastconformer.inference.loading import load_model
+from transformers_fastconformer.inference.reading import prepare_clip
 
 RATE = 16000
 
@@ -47,7 +49,11 @@ def doors(recognizer: FastConformerSpeechRecognitionPipeline) -> dict[str, Calla
         "load_waveform of a mapping": lambda clip: features_of(
             load_waveform({"array": clip, "sampling_rate": RATE}, RATE, "Clip 0")
         ),
-        "pipeline": lambda clip: recognizer.preprocess(("Clip 0", clip))["features"].input_features,
+        "pipeline": lambda clip: (
+            prepare_clip(recognizer.preprocess((0, clip))[0], recognizer.processor, Path(), None)
+            .features[0]
+            .input_features
+        ),
     }
 
 

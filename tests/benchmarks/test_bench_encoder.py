@@ -20,7 +20,6 @@ from common.encoder_shapes import (
     ceiling_flops,
     count_flops,
     count_position_flops,
-    encoder_frames,
     make_features,
     our_config,
 )
@@ -51,7 +50,7 @@ def test_flops_are_those_of_the_plain_form(mel_frames: int) -> None:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(torch.zeros(1, mel_frames, config.num_mel_bins))
-    frames = encoder_frames(config, mel_frames)
+    frames = config.count_encoder_frames(mel_frames)
     # The plain form scores every query against the distances of all, of which a query has as many as there are keys.
     too_many = config.num_hidden_layers * 2 * config.hidden_size * frames * (frames - 1)
     assert count_flops(config, [mel_frames]) == counter.get_total_flops() - too_many
@@ -113,7 +112,7 @@ def test_systems_give_the_same_for_the_same_weights(folder: Path, name: str) -> 
         system = build_system(system_name, "tiny", files, kind, "cpu")
         with torch.inference_mode():
             outputs.append(system.encode(system.prepare(features, lengths)).float())
-    count = encoder_frames(our_config("tiny"), 150)
+    count = our_config("tiny").count_encoder_frames(150)
     tolerance = 0.1 if "bfloat16" in name else 1e-5  # a clip of 3 s lies inside of the window
     assert (outputs[0][0] - outputs[1][0]).abs().max() < tolerance
     assert (outputs[0][1, :count] - outputs[1][1, :count]).abs().max() < tolerance

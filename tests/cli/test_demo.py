@@ -11,7 +11,7 @@ TEXT = "three one four one five nine"
 
 def test_demo_runs_offline_in_under_a_minute(run_command: Callable[..., Any]) -> None:
     start = time.perf_counter()
-    result = run_command("demo", "--no-nemo")
+    result = run_command("demo", "--no_nemo")
     assert result.returncode == 0, result.stdout + result.stderr
     assert time.perf_counter() - start < 60
     assert "stages agree" in result.stdout

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from ..checkpoint_sources import resolve_checkpoint
-from ..checkpoints.hub import is_hub_id
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from ..demonstration import CHECKPOINT_PATH
 from ..modeling.ctc import FastConformerForCTC
@@ -17,7 +16,7 @@ from ..modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
 from ..modeling.quantization import quantize_dynamic_int8
 from ..modeling.recognizer import FastConformerRecognizer
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
-from ..nemo.locate import ARCHIVE_ON_HUB
+from ..nemo.locate import is_hub_name
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require_choice
 
@@ -78,7 +77,7 @@ def checkpoint_of_name(name: str | Path) -> str | Path:
     if name == DEMONSTRATION_NAME:
         return CHECKPOINT_PATH
     text = str(name)
-    if not (Path(text).exists() or is_hub_id(text) or ARCHIVE_ON_HUB.fullmatch(text)):
+    if not (Path(text).exists() or is_hub_name(text)):
         raise FileNotFoundError(f"{text!r} does not exist; expected a folder, a .nemo archive or a Hub repository.")
     return name
 

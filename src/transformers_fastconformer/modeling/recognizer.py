@@ -112,7 +112,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         decoding = DecodingOptions.of(decoding, kwargs)
         self.check_decoding(decoding)
         if decoding.confidence is not None and not return_dict_in_generate:
-            raise ValueError("confidence needs return_dict_in_generate=True; found token ids alone asked for.")
+            raise ValueError("confidence needs return_dict_in_generate=True; found only token ids asked for.")
         features_check = check_features(input_features, attention_mask, input_lengths)
         encoded: Any = self.encode(input_features, attention_mask, input_lengths, decoding.language)
         hypotheses, _ = self.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths, decoding)
