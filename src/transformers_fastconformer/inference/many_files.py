@@ -183,32 +183,9 @@ def _transcribe_in_threads(
     on_progress: Progress,
 ) -> Generator[Finished, None, None]:
     """A thread for each worker; each takes the next pack when it is done with one."""
-    results: queue.SimpleQueue[Finished | BaseException | None] = queue.SimpleQueue()
-    lock, is_stopped = threading.Lock(), threading.Event()
-
-    def report(place: int, seconds: float) -> None:
-        if is_stopped.is_set():
-            raise _StoppedError
-        on_progress(place, seconds)
-
-    def work(worker: Worker) -> None:
-        try:
-            while not is_stopped.is_set():
-                with lock:
-                    pack = next(prepared, None)
-                if pack is None:
-                    break
-                for finished in _transcribe_pack(worker, options, pack, report):
-                    results.put(finished)
-        except _StoppedError:
-            pass
-        except BaseException as error:
-            results.put(error)
-        finally:
-            results.put(None)
-
+    team = _Team(options, prepared, on_progress)
     threads = [
-        threading.Thread(target=work, args=(worker,), name=f"fastconformer-model-{number}", daemon=True)
+        threading.Thread(target=team.work, args=(worker,), name=f"fastconformer-model-{number}", daemon=True)
         for number, worker in enumerate(workers)
     ]
     for thread in threads:
@@ -216,7 +193,7 @@ def _transcribe_in_threads(
     try:
         num_working = len(threads)
         while num_working:
-            result = results.get()
+            result = team.results.get()
             if isinstance(result, BaseException):
                 raise result
             if result is None:
@@ -224,9 +201,49 @@ def _transcribe_in_threads(
             else:
                 yield result
     finally:
-        is_stopped.set()
+        team.is_stopped.set()
         for thread in threads:
             thread.join()
+
+
+class _Team:
+    """
+    Workers that share packs and the queue of their results, in which None is the end of one of them.
+
+    Args:
+        options: How to transcribe.
+        prepared: The packs.
+        on_progress: As in `transcribe_clips`.
+    """
+
+    def __init__(self, options: TranscriptionOptions, prepared: Iterator[Pack], on_progress: Progress) -> None:
+        self.options = options
+        self.prepared = prepared
+        self.on_progress = on_progress
+        self.results: queue.SimpleQueue[Finished | BaseException | None] = queue.SimpleQueue()
+        self.is_stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    def next_pack(self) -> Pack | None:
+        with self._lock:
+            return None if self.is_stopped.is_set() else next(self.prepared, None)
+
+    def report(self, place: int, seconds: float) -> None:
+        if self.is_stopped.is_set():
+            raise _StoppedError
+        self.on_progress(place, seconds)
+
+    def work(self, worker: Worker) -> None:
+        try:
+            while (pack := self.next_pack()) is not None:
+                for finished in _transcribe_pack(worker, self.options, pack, self.report):
+                    self.results.put(finished)
+        except _StoppedError:
+            pass
+        except BaseException as error:
+            self.results.put(error)
+        finally:
+            self.results.put(None)
 
 
 def _transcribe_pack(

@@ -16,7 +16,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -349,48 +349,55 @@ def resolve_interpolations(config: dict[str, Any]) -> dict[str, Any]:
     References to nothing, resolvers such as `${oc.env:HOME}` and references in a circle stay as they are: most stand
     in sections that no one reads, and whoever reads one refuses it (see `config_map`).
     """
+    return _resolve(config, config, (), ())
 
-    def look_up(path: str, parents: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-        """The value that a reference inside the container `parents` means, and its own path; None for nothing."""
-        dots = len(path) - len(path.lstrip("."))
-        if dots > len(parents) + 1:
-            return None, ()
-        keys = [*parents[: len(parents) - dots + 1], *path[dots:].split(".")] if dots else path.split(".")
-        for candidate in (keys, keys[1:] if keys[0] == "model" else keys):
-            node: Any = config
-            for key in candidate:
-                if isinstance(node, dict) and key in node:
-                    node = node[key]
-                elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
-                    node = node[int(key)]
-                else:
-                    break
-            else:
-                return node, tuple(candidate)
-        return None, ()
 
-    def resolve(node: Any, parents: tuple[str, ...], open_references: tuple[str, ...]) -> Any:
-        if isinstance(node, dict):
-            return {key: resolve(value, (*parents, str(key)), open_references) for key, value in node.items()}
-        if isinstance(node, list):
-            return [resolve(value, (*parents, str(index)), open_references) for index, value in enumerate(node)]
-        if not isinstance(node, str) or "${" not in node:
-            return node
-        for match in INTERPOLATION.finditer(node):
-            path = match.group(1).strip()
-            if path in open_references:
-                continue
-            found, found_path = look_up(path, parents[:-1])
-            if found is None:
-                continue
-            found = resolve(found, found_path, (*open_references, path))
-            if match.group(0) == node:
-                return found
-            if not isinstance(found, dict | list):
-                node = node.replace(match.group(0), str(found))
+def _resolve(config: dict[str, Any], node: Any, parents: tuple[str, ...], open_references: tuple[str, ...]) -> Any:
+    """A node without references; `parents` is its own path, `open_references` are those that led to it."""
+    if isinstance(node, dict):
+        return {key: _resolve(config, value, (*parents, str(key)), open_references) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_resolve(config, value, (*parents, str(index)), open_references) for index, value in enumerate(node)]
+    if not isinstance(node, str) or "${" not in node:
         return node
+    for match in INTERPOLATION.finditer(node):
+        path = match.group(1).strip()
+        if path in open_references:
+            continue
+        found, found_path = _look_up(config, path, parents[:-1])
+        if found is None:
+            continue
+        found = _resolve(config, found, found_path, (*open_references, path))
+        if match.group(0) == node:
+            return found
+        if not isinstance(found, dict | list):
+            node = node.replace(match.group(0), str(found))
+    return node
 
-    return resolve(config, (), ())
+
+def _look_up(config: dict[str, Any], path: str, parents: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """The value that a reference inside the container `parents` means, and its own path; None for nothing."""
+    dots = len(path) - len(path.lstrip("."))
+    if dots > len(parents) + 1:
+        return None, ()
+    keys = [*parents[: len(parents) - dots + 1], *path[dots:].split(".")] if dots else path.split(".")
+    for candidate in (keys, keys[1:] if keys[0] == "model" else keys):
+        node = _descend(config, candidate)
+        if node is not None:
+            return node, tuple(candidate)
+    return None, ()
+
+
+def _descend(node: Any, keys: Sequence[str]) -> Any:
+    """The value at a path of keys and places in lists; None where there is nothing."""
+    for key in keys:
+        if isinstance(node, dict) and key in node:
+            node = node[key]
+        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            return None
+    return node
 
 
 def is_unresolved(value: Any) -> bool:
