@@ -39,6 +39,7 @@ class TranscriptionProgress:
         self._lengths = [guess if seconds is None else seconds for seconds in lengths_seconds]
         self._done = [0.0] * len(self._lengths)
         self._num_finished = 0
+        self._is_shown = is_shown
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -70,10 +71,12 @@ class TranscriptionProgress:
         self._progress.update(self._task, description=self._describe())
 
     def __enter__(self) -> TranscriptionProgress:
-        self._progress.start()
+        if self._is_shown:
+            self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._is_shown:
+            self._progress.stop()
