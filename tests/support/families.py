@@ -594,7 +594,7 @@ again, with both forms of attention. No row is made from the published weights t
 - **Decoded**: what is identical for every clip, of tokens (alone and in a batch), frames, durations, times and text.
 
 Encoders alone (`FastConformerModel`) come from models whose other parts are not converted; the conversion names these.
-`fastconformer inspect FILE.nemo` tells what would become of a checkpoint.
+`fastconformer inspect --model FILE.nemo` tells what would become of a checkpoint.
 
 {table}
 

@@ -111,11 +111,11 @@ def convert(
 
     The exit code is 1 for a checkpoint that cannot be converted and for a verification whose numbers differ.
     """
+    is_export = output_format is CheckpointFormat.TRANSFORMERS
     if output_dir is None and not verify and push_to_hub is None:
         raise ValueError("nothing to do: give --output_dir, --push_to_hub or --verify.")
     if not verify and (device is not None or audio):
         raise ValueError("--device and --audio belong to a verification; give --verify too.")
-    is_export = output_format is CheckpointFormat.TRANSFORMERS
     if head is not None and not is_export:
         raise ValueError("--head belongs to --format transformers; this package keeps both heads of a hybrid.")
     source = str(checkpoint_of_name(model))
@@ -128,16 +128,10 @@ def convert(
         written = output_dir or Path(temporary) / "written"
         folder = Path(temporary) / "converted" if is_export else written
         place = str(written) if output_dir else "a temporary folder"
-        if is_archive:
-            with failing_as_input():
-                archive_path = convert_nemo_checkpoint(
-                    source, folder, dtype=dtype.value, overwrite=overwrite
-                ).archive_path
-        elif is_transformers_checkpoint(source):
-            with failing_as_input():
-                convert_transformers_checkpoint(source, folder, overwrite=overwrite)
+        if is_archive or is_transformers_checkpoint(source):
+            archive_path = _convert_to_ours(source, folder, is_archive, dtype.value, overwrite)
         else:
-            folder = Path(source)
+            folder, archive_path = Path(source), None
         if not is_export:
             console.print(f"Converted {source} to {place}.", markup=False, soft_wrap=True)
         if verification is not None and not verification.run(console, archive_path, folder):
@@ -148,6 +142,15 @@ def convert(
         if push_to_hub is not None:
             _push(written, push_to_hub)
             console.print(f"Uploaded to {push_to_hub}.", markup=False)
+
+
+def _convert_to_ours(source: str, folder: Path, is_archive: bool, dtype: str, overwrite: bool) -> Path | None:
+    """Write a folder in the form of this package; the path of the archive that it was made from, if it was."""
+    with failing_as_input():
+        if is_archive:
+            return convert_nemo_checkpoint(source, folder, dtype=dtype, overwrite=overwrite).archive_path
+        convert_transformers_checkpoint(source, folder, overwrite=overwrite)
+    return None
 
 
 class _Verification:
@@ -175,8 +178,9 @@ class _Verification:
         # Weights as stored are compared in float32, rounded ones with what rounding costs NeMo.
         self._dtype = "float32" if dtype is StoredPrecision.AUTO else dtype.value
 
-    def run(self, console: Console, archive_path: Path, folder: Path) -> bool:
+    def run(self, console: Console, archive_path: Path | None, folder: Path) -> bool:
         """Compare, write the report into the folder and show it; true if all stages agree."""
+        assert archive_path is not None  # a verification of another form was refused
         clips = load_clips(self._clip_paths, sampling_rate_of(folder))
         report = verify_conversion(archive_path, folder, clips, device=self._device, dtype=self._dtype)
         report.save(folder)

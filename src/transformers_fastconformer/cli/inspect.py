@@ -49,6 +49,15 @@ def inspect(
 
 
 def _show(console: Console, found: Inspection) -> None:
+    _show_summary(console, found)
+    _show_details(console, found)
+    if found.refusal is None:
+        console.print("[bold green]Convertible.[/]")
+    else:
+        console.print(f"[bold red]Refused:[/] {escape(found.refusal)}", soft_wrap=True)
+
+
+def _show_summary(console: Console, found: Inspection) -> None:
     table = Table(title=escape(found.source), title_justify="left", show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -70,6 +79,9 @@ def _show(console: Console, found: Inspection) -> None:
     add("tokenizer", found.tokenizer)
     add("languages", ", ".join(found.languages))
     console.print(table)
+
+
+def _show_details(console: Console, found: Inspection) -> None:
     if found.options:
         options = Table(title="Options that are not the usual ones", title_justify="left")
         for name in ("option", "here", "usually"):
@@ -90,10 +102,6 @@ def _show(console: Console, found: Inspection) -> None:
             more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
             dropped.add_row(escape(reason), escape(", ".join(names[:MAX_NAMES]) + more))
         console.print(dropped)
-    if found.refusal is None:
-        console.print("[bold green]Convertible.[/]")
-    else:
-        console.print(f"[bold red]Refused:[/] {escape(found.refusal)}", soft_wrap=True)
 
 
 def _in_words(number: int, unit: str, scales: tuple[tuple[str, float], ...]) -> str:
