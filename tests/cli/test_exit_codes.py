@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 import transformers_fastconformer.cli.convert as convert_module
-import transformers_fastconformer.cli.transcribe as transcribe_module
+import transformers_fastconformer.cli.transcribe_run as transcribe_module
 from transformers_fastconformer.audio import voice_activity
 from transformers_fastconformer.cli.exit_codes import ExitCode, InputError, exit_code_of, failing_as_input
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS

@@ -59,53 +59,61 @@ class WrittenHead(str, Enum):
     CTC = "ctc"
 
 
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="Hub repository, .nemo file, or folder that holds one; or the folder of a checkpoint of this package "
+        f"or of Transformers' own Parakeet classes; {DEMONSTRATION_NAME}: the spoken-digit model of the package."
+    ),
+]
+OutputDirOption = Annotated[
+    Path | None, typer.Option("--output_dir", help="Folder to write; it must not exist or be empty.")
+]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify", help="Run NeMo and this package side by side and compare every stage.")
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the verification runs: cpu, cuda, cuda:1, or auto (the first there is of cuda, mps, cpu). "
+        f"Default: {VERIFICATION_DEVICE}."
+    ),
+]
+DtypeOption = Annotated[
+    StoredPrecision,
+    typer.Option(metavar="NAME", help="Precision of the weights: auto (as stored), float32, float16 or bfloat16."),
+]
+AudioOption = Annotated[
+    list[Path] | None, typer.Option(help="Speech for the verification; may be given several times.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
+PushToHubOption = Annotated[str | None, typer.Option("--push_to_hub", help="Hub repository to upload the folder to.")]
+OutputFormatOption = Annotated[
+    CheckpointFormat,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="Whose classes load what is written: fastconformer (those of this package) or transformers "
+        "(Transformers' own ParakeetFor... and NemotronAsrStreaming... classes).",
+    ),
+]
+HeadOption = Annotated[
+    WrittenHead | None,
+    typer.Option(metavar="NAME", help="With --format transformers, the head of a hybrid to write: transducer or ctc."),
+]
+
+
 def convert(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Hub repository, .nemo file, or folder that holds one; or the folder of a checkpoint of this package "
-            f"or of Transformers' own Parakeet classes; {DEMONSTRATION_NAME}: the spoken-digit model of the package."
-        ),
-    ] = DEMONSTRATION_NAME,
-    output_dir: Annotated[
-        Path | None, typer.Option("--output_dir", help="Folder to write; it must not exist or be empty.")
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Run NeMo and this package side by side and compare every stage.")
-    ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the verification runs: cpu, cuda, cuda:1, or auto (the first there is of cuda, mps, cpu). "
-            f"Default: {VERIFICATION_DEVICE}."
-        ),
-    ] = None,
-    dtype: Annotated[
-        StoredPrecision,
-        typer.Option(metavar="NAME", help="Precision of the weights: auto (as stored), float32, float16 or bfloat16."),
-    ] = StoredPrecision.AUTO,
-    audio: Annotated[
-        list[Path] | None, typer.Option(help="Speech for the verification; may be given several times.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
-    push_to_hub: Annotated[
-        str | None, typer.Option("--push_to_hub", help="Hub repository to upload the folder to.")
-    ] = None,
-    output_format: Annotated[
-        CheckpointFormat,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="Whose classes load what is written: fastconformer (those of this package) or transformers "
-            "(Transformers' own ParakeetFor... and NemotronAsrStreaming... classes).",
-        ),
-    ] = CheckpointFormat.FASTCONFORMER,
-    head: Annotated[
-        WrittenHead | None,
-        typer.Option(
-            metavar="NAME", help="With --format transformers, the head of a hybrid to write: transducer or ctc."
-        ),
-    ] = None,
+    model: ModelOption = DEMONSTRATION_NAME,
+    output_dir: OutputDirOption = None,
+    verify: VerifyOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = StoredPrecision.AUTO,
+    audio: AudioOption = None,
+    overwrite: OverwriteOption = False,
+    push_to_hub: PushToHubOption = None,
+    output_format: OutputFormatOption = CheckpointFormat.FASTCONFORMER,
+    head: HeadOption = None,
 ) -> None:
     """Convert a .nemo checkpoint to a folder that Transformers loads; --verify proves that the numbers are NeMo's.
 

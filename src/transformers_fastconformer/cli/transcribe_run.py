@@ -1,0 +1,188 @@
+"""A run of `fastconformer transcribe`: the model as it is named, clips through it, and what became of each."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from ..inference.loading import DEFAULT_MODEL, DEMONSTRATION_NAME, choose_device, load_model
+from ..inference.many_files import Worker, transcribe_clips
+from ..inference.options import TranscriptionOptions
+from ..inference.reading import measure_clip
+from ..inference.transcript import Transcript
+from ..modeling.recognizer import FastConformerRecognizer
+from ..writers.record import TranscriptRecord
+from .errors import say, show_error
+from .exit_codes import is_unreachable
+from .transcribe_inputs import AudioInput
+from .transcribe_outputs import Output
+from .transcribe_progress import TranscriptionProgress
+
+# On the standard output results are in order: only so many clips are sorted by length at a time.
+SORT_AHEAD_CLIPS = 128
+# Reading a header is waiting for a disk.
+HEADER_THREADS = 8
+
+
+class Checkpoint:
+    """
+    The model as the options name it.
+
+    Args:
+        source: Value of `--model`; None: the default, which is then said.
+        head, device, dtype: Values of the options.
+
+    Raises:
+        ValueError: for a device that is not there.
+    """
+
+    def __init__(self, source: str | None, head: str, device: str, dtype: str) -> None:
+        self.source = source or DEFAULT_MODEL
+        self._is_default = source is None
+        self._head = head
+        self._dtype = dtype
+        self.devices = [choose_device(name.strip(), dtype == "int8") for name in device.split(",")]
+
+    def load(self) -> list[Worker]:
+        """
+        Model and processor on each device.
+
+        Raises:
+            OSError: when the Hub does not give it and it is not on this machine; the message says what to do.
+        """
+        if self._is_default:
+            say(f"Model: {self.source} (the default; --model names another).")
+        try:
+            return [Worker(*load_model(self.source, self._head, device, self._dtype)) for device in self.devices]
+        except OSError as error:
+            if not is_unreachable(error):
+                raise
+            raise OSError(
+                f"{self.source} is not on this machine, and the Hub does not give it (no network, HF_HUB_OFFLINE, or "
+                "no access). Give --model a folder or a .nemo file, or for a trial offline "
+                f"--model {DEMONSTRATION_NAME}."
+            ) from error
+
+    def describe(self, model: FastConformerRecognizer) -> dict[str, str]:
+        """What the formats say of the model."""
+        return {
+            "name": self.source,
+            "class": type(model).__name__,
+            "head": "ctc" if model.decoder_type == "ctc" else "transducer",
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": ",".join(self.devices),
+        }
+
+
+class TranscriptionRun:
+    """One run of the command: what is done, what went wrong."""
+
+    def __init__(
+        self, inputs: Sequence[AudioInput], output: Output, options: TranscriptionOptions, is_folder: bool
+    ) -> None:
+        self._inputs = inputs
+        self._output = output
+        self._options = options
+        self._is_folder = is_folder
+        self._errors: dict[int, Exception] = {}
+        self._strategies: Counter[str] = Counter()
+        self._seconds = 0.0
+        self._speech_seconds = 0.0
+
+    def run(self, checkpoint: Checkpoint) -> bool:
+        """Transcribe what is not done yet; true if something could not be."""
+        remaining = [index for index in range(len(self._inputs)) if not self._output.has(index)]
+        num_skipped = len(self._inputs) - len(remaining)
+        if num_skipped:
+            say(f"{num_skipped} of {len(self._inputs)} finished before; --overwrite does them again.")
+        remaining = self._leave_out(remaining)
+        start, is_whole = time.perf_counter(), False
+        try:
+            if remaining:
+                workers = checkpoint.load()
+                start = time.perf_counter()
+                self._transcribe(remaining, workers, checkpoint.describe(workers[0][0]))
+            is_whole = True
+        finally:
+            self._output.close(is_whole)
+            self._report(time.perf_counter() - start)
+        return bool(self._errors)
+
+    def _leave_out(self, remaining: Sequence[int]) -> list[int]:
+        """Those that are there: for others no model is loaded."""
+        kept = []
+        for index in remaining:
+            clip, error = self._inputs[index].clip, self._inputs[index].error
+            if error is not None:
+                self._fail(index, error)
+            elif clip.is_remote or Path(clip.source).exists():
+                kept.append(index)
+            else:
+                self._fail(index, FileNotFoundError(f"{clip.source!r} does not exist; expected an audio file."))
+        return kept
+
+    def _fail(self, index: int, error: Exception) -> None:
+        self._errors[index] = error
+        self._output.skip(index)
+
+    def _transcribe(self, remaining: Sequence[int], workers: Sequence[Worker], described: dict[str, str]) -> None:
+        options = self._options.describe()
+        clips = [self._inputs[index].clip for index in remaining]
+        with ThreadPoolExecutor(HEADER_THREADS) as pool:
+            lengths = list(pool.map(measure_clip, clips))
+        # A bar among the lines of a terminal would tear both apart.
+        is_shown = Console(stderr=True).is_terminal and (self._is_folder or not sys.stdout.isatty())
+        with TranscriptionProgress(lengths, is_shown) as progress:
+            results = transcribe_clips(
+                workers,
+                clips,
+                self._options,
+                lengths,
+                sort_ahead=None if self._is_folder else SORT_AHEAD_CLIPS,
+                on_progress=progress.update,
+            )
+            with closing(results):
+                for place, transcript, error in results:
+                    index = remaining[place]
+                    if transcript is None:
+                        assert error is not None
+                        self._fail(index, error)
+                    else:
+                        item = self._inputs[index]
+                        start_seconds = item.clip.start_seconds
+                        self._output.write(
+                            index,
+                            TranscriptRecord(
+                                transcript, item.file, item.name, start_seconds, described, options, item.manifest
+                            ),
+                        )
+                        self._count(item, transcript)
+                    progress.finish(place)
+
+    def _count(self, item: AudioInput, transcript: Transcript) -> None:
+        self._strategies[transcript.strategy] += 1
+        self._seconds += transcript.duration_seconds
+        self._speech_seconds += sum(end - start for start, end in transcript.speech or [])
+        if not self._is_folder and self._options.chunking.strategy == "auto" and transcript.strategy != "full":
+            say(f"{item.file}: strategy {transcript.strategy}.")
+
+    def _report(self, seconds: float) -> None:
+        for index in sorted(self._errors):
+            show_error(self._errors[index])
+        num_done = sum(self._strategies.values())
+        if self._is_folder and num_done:
+            ways = ", ".join(f"{name} {count}" for name, count in self._strategies.most_common())
+            speed = f"{self._seconds / max(seconds, 1e-3):.0f}x real time"
+            speech = "" if self._options.voice_activity is None else f", {self._speech_seconds:.0f} s of it speech,"
+            say(
+                f"{num_done} transcribed, {self._seconds:.0f} s of audio{speech} in {seconds:.1f} s ({speed}); {ways}."
+            )
+        if self._errors and len(self._inputs) > 1:
+            say(f"{len(self._errors)} of {len(self._inputs)} could not be transcribed.")
