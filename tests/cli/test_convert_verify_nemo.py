@@ -53,7 +53,7 @@ class FakeHub:
 def hub(monkeypatch: pytest.MonkeyPatch) -> type[FakeHub]:
     monkeypatch.setattr(FakeHub, "calls", [], raising=False)
     monkeypatch.setattr(FakeHub, "files", {}, raising=False)
-    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
+    monkeypatch.setattr("transformers_fastconformer.cli.convert.HfApi", FakeHub)
     return FakeHub
 
 

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import transformers_fastconformer.cli.transcribe_run as transcribe_module
 import transformers_fastconformer.cli.transcribe_outputs as outputs_module
+import transformers_fastconformer.cli.transcribe_run as transcribe_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.cli.transcribe_inputs import find_inputs
 from transformers_fastconformer.demonstration import CLIP_PATHS

@@ -20,6 +20,7 @@ from transformers_fastconformer.decoding.confidence import (
     word_confidences,
 )
 from transformers_fastconformer.decoding.ctc import ctc_greedy_decode
+from transformers_fastconformer.decoding.options import DecodingOptions
 
 pytestmark = pytest.mark.nemo
 
@@ -202,7 +203,7 @@ def test_transducer_tokens(confidence_utils, family, include_durations):
     with torch.no_grad():
         expected = theirs.rnnt_decoder_predictions_tensor(frames.transpose(1, 2), lengths, return_hypotheses=True)
     options = ConfidenceOptions("entropy", "gibbs", 0.5, "exp", "prod", include_durations)
-    found, _ = model.decode_frames(frames, lengths, 10, confidence=options)
+    found, _ = model.decode_frames(frames, lengths, DecodingOptions(max_symbols_per_step=10, confidence=options))
     assert found.scores is not None
     num_tokens = 0
     for clip, hypothesis in enumerate(expected):
