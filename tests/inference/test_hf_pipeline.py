@@ -533,10 +533,10 @@ def test_registering_is_reversible() -> None:
 # Real digits
 
 PAUSE_SECONDS = (0.05, 0.5)
-LEAST_LOG_PROB = -0.02
-MOST_FRAMES_APART = 4
-MOST_APART_SHARE = 0.03
-MOST_MISTAKEN_SHARE = 0.005
+MIN_LOG_PROB = -0.02
+MAX_FRAMES_APART = 4
+MAX_APART_SHARE = 0.03
+MAX_MISTAKEN_SHARE = 0.005
 CHUNK_SECONDS = (2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 
 
@@ -560,7 +560,7 @@ def sure_clips(recognize: Any, speech_dir: Path) -> list[tuple[str, np.ndarray]]
         texts = recognize.processor.batch_decode(output)
         scores = output.log_probs.sum(dim=1)
         sure = [
-            was and text == word and float(score) > LEAST_LOG_PROB
+            was and text == word and float(score) > MIN_LOG_PROB
             for was, text, (word, _), score in zip(sure, texts, clips, scores, strict=True)
         ]
     chosen = [clip for clip, is_sure in zip(clips, sure, strict=True) if is_sure]
@@ -606,7 +606,7 @@ def check_digits(
         # In windows of 2 or 3 s there is little to know a word by: a few may be taken for others.
         score = jiwer.process_words(text, found[chunk_seconds].text)
         assert (score.deletions, score.insertions) == (0, 0), chunk_seconds
-        assert score.substitutions <= MOST_MISTAKEN_SHARE * len(text.split()), chunk_seconds
+        assert score.substitutions <= MAX_MISTAKEN_SHARE * len(text.split()), chunk_seconds
     whole = found[None].timestamps["word"]
     for chunk_seconds in chunks:
         words = found[chunk_seconds].timestamps["word"]
@@ -615,8 +615,8 @@ def check_digits(
             for word, expected in zip(words, whole, strict=True)
         ]
         # With full attention a token may be emitted a little earlier or later in another window.
-        assert max(differences) <= MOST_FRAMES_APART, chunk_seconds
-        assert sum(frames > 1 for frames in differences) <= max(MOST_APART_SHARE * len(words), 1), chunk_seconds
+        assert max(differences) <= MAX_FRAMES_APART, chunk_seconds
+        assert sum(frames > 1 for frames in differences) <= max(MAX_APART_SHARE * len(words), 1), chunk_seconds
 
 
 @pytest.mark.parametrize("head", ["transducer", "ctc"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-MOST_ATTEMPTS = 20
+MAX_ATTEMPTS = 20
 TOKENS_PER_FRAME = (0.12, 0.9)
 FEWEST_TOKENS = 6
 
@@ -38,12 +38,12 @@ def balance_classes(model: Any, waveform: np.ndarray, prompt_id: int | None = No
         ctc_head.bias.sub_(ctc_head(encoded).mean(dim=(0, 2)))
     if not hasattr(model, "joint"):
         return
-    for attempt in range(MOST_ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         _draw_again(model, attempt)
         _centre_joint(model, encoded)
         if _find_blank_bias(model, encoded, encoder_lengths):
             return
-    raise AssertionError(f"no balance in {MOST_ATTEMPTS} attempts")
+    raise AssertionError(f"no balance in {MAX_ATTEMPTS} attempts")
 
 
 def _draw_again(model: Any, seed: int) -> None:
