@@ -1,8 +1,8 @@
 """
-Where long clips are cut: overlapping windows, each encoder frame of a clip kept from exactly one of them.
+Cuts of long clips: overlapping windows, each encoder frame of a clip kept from exactly one of them.
 
 Windows count encoder frames, so that their borders lie on the grid that the encoder would lay over the whole clip;
-`mel_range` says which mel frames that is. Nothing here knows models: integers in, integers out.
+`mel_range` says which mel frames these are. Nothing here knows models: integers in, integers out.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ class Window:
     A stretch of a clip for the encoder, in encoder frames of the clip.
 
     Args:
-        start, stop: What the encoder sees.
-        keep_start, keep_stop: What is kept of its output; the rest on both sides is context.
+        start: First frame that the encoder sees.
+        stop: Frame after the last one that it sees.
+        keep_start: First frame of its output that is kept; those before it are context.
+        keep_stop: Frame after the last one that is kept; those from it on are context.
     """
 
     start: int
@@ -38,9 +40,9 @@ class Window:
 
     def mel_range(self, mel_frames_per_encoder_frame: int, mel_frames: int, is_last: bool) -> tuple[int, int]:
         """
-        First mel frame of the window and the one behind its last, of `mel_frames` in the clip.
+        First mel frame of the window and the one after its last, of `mel_frames` in the clip.
 
-        The last window has all that is left: an encoder frame at the end may stand for fewer mel frames than others.
+        The last window takes all that is left: an encoder frame at the end may stand for fewer mel frames than others.
         """
         stop = self.stop * mel_frames_per_encoder_frame
         return self.start * mel_frames_per_encoder_frame, mel_frames if is_last else min(stop, mel_frames)
@@ -49,15 +51,16 @@ class Window:
 @dataclass(frozen=True)
 class WindowPlan:
     """
-    How clips are cut.
+    Plan by which clips are cut into windows.
 
     Args:
         window_frames: Encoder frames that the encoder sees at once, context included.
-        left_frames, right_frames: Context: frames at the borders of a window that another window gives instead.
+        left_frames: Context at the start of a window: frames that another window gives instead.
+        right_frames: The same at its end.
         align_frames: Windows start at multiples of it; the chunk of a model with chunked attention.
 
     Raises:
-        ValueError: when nothing but context would be left.
+        ValueError: when a window would be only context.
     """
 
     window_frames: int
@@ -89,8 +92,8 @@ class WindowPlan:
         The windows of a clip of `num_frames` encoder frames: their kept frames are the clip, each frame once.
 
         A clip that fits is one window. In a longer one all windows have `window_frames`: the first has more context
-        behind it and the last more before it, as there is none on their other side (with `align_frames` above 1 the
-        last may be a little longer).
+        after it and the last more before it, as their other side has no context (with `align_frames` above 1 the last
+        may be a little longer).
         """
         kept = 0
         start = 0
@@ -111,18 +114,19 @@ def plan_windows(
     align_frames: int = 1,
 ) -> WindowPlan:
     """
-    The plan for lengths in seconds: the window in whole encoder frames that fit, contexts rounded up to them.
+    Plan windows by lengths in seconds: the window is rounded down to whole encoder frames, contexts are rounded up.
 
     Args:
-        window_seconds: What the encoder sees at once, context included.
-        left_seconds, right_seconds: Context on both sides.
+        window_seconds: Seconds that the encoder sees at once, context included.
+        left_seconds: Context at the start of a window.
+        right_seconds: Context at its end.
         frame_seconds: Seconds from one encoder frame to the next.
         align_frames: See [`WindowPlan`].
 
     Raises:
-        ValueError: when nothing but context would be left.
+        ValueError: when a window would be only context.
     """
-    tolerance = 1e-6  # of a frame: 0.24 s are three frames of 0.08 s, whatever the division says
+    tolerance = 1e-6  # of a frame: 0.24 s are three frames of 0.08 s, even if the division is a little off
     window_frames = math.floor(window_seconds / frame_seconds + tolerance)
     left_frames = math.ceil(left_seconds / frame_seconds - tolerance)
     right_frames = math.ceil(right_seconds / frame_seconds - tolerance)

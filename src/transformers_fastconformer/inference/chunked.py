@@ -2,13 +2,13 @@
 Features of clips of any length to tokens: windows through the encoder, their frames joined, one decoding per clip.
 
 Nothing is merged. Windows overlap, each encoder frame of a clip is taken from one of them, and decoding goes over the
-frames in order with its state carried along, as if the encoder had seen the clip at once. What differs from that is
-the context of each frame alone: what lies beyond its window.
+frames in order with its state carried along, as if the encoder had seen the clip at once. Only the context of each
+frame differs from that: it ends at the borders of the window.
 
-One thing follows from that for transducers with full attention: to an encoder whose window starts behind the last
-token, the next word is the first of an utterance, and it is encoded as such. A prediction network that remembers the
-words before the pause does not expect that, and the word is lost (see `docs/usage.md` for figures). So it starts anew
-where the window does not hold the last token.
+This has a consequence for transducers with full attention: to an encoder whose window starts after the last token,
+the next word is the first of an utterance, and is encoded as such. A prediction network that remembers the words
+before the pause does not expect that, and the word is lost (see `docs/usage.md` for figures). So the prediction
+network starts anew where the window does not hold the last token.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Clip = ClipFeatures | StreamedFeatures
 
 @dataclass
 class _Decoded:
-    """What decoding has found so far in one clip."""
+    """Tokens that decoding has found so far in one clip, with their frames and scores."""
 
     COLUMNS: ClassVar[tuple[str, ...]] = ("tokens", "frame_indices", "durations", "log_probs", "scores")
 
@@ -70,18 +70,18 @@ def transcribe_features(
     on_frames: Callable[[list[int]], None] | None = None,
 ) -> FastConformerGenerateOutput:
     """
-    Greedy decoding of whole clips or of their windows; what `generate` returns for a batch of whole clips.
+    Decode whole clips or their windows greedily, with the output of `generate` for a batch of whole clips.
 
-    Frames of windows are decoded as they come and then dropped, so that memory does not grow with the length of the
-    clips beyond their features and their tokens.
+    Frames of windows are decoded as they come and then dropped, so that only features and tokens take more memory for
+    longer clips.
 
     Args:
         model: A model with a head.
         clips: Features of whole clips, so that normalisation is over the whole clip.
-        plan: How clips are cut; None: not at all.
+        plan: Plan by which clips are cut; None: they are not cut.
         batch_size: Windows, or clips, that the encoder sees at a time.
-        decoding: How to decode.
-        on_frames: Called with the encoder frames of each clip that are done, whenever there are more.
+        decoding: Options of decoding.
+        on_frames: Called with the encoder frames of each clip that are done, whenever more of them are.
 
     Returns:
         [`FastConformerGenerateOutput`] on the CPU; frames count from the start of each clip.
@@ -124,7 +124,7 @@ def _encode_in_rounds(
     decoding: DecodingOptions,
 ) -> Iterator[list[_Piece | None]]:
     """
-    The kept frames of the next window of every clip, until there are none; None for a clip that has ended.
+    Kept frames of the next window of every clip, as long as a clip has windows; None for a clip that has ended.
 
     The encoder sees about `batch_size` windows at a time: several of each clip where there are few clips left.
     """
@@ -152,7 +152,7 @@ def _encode(
     chosen: Sequence[tuple[int, Window, bool]],
     decoding: DecodingOptions,
 ) -> list[torch.Tensor]:
-    """Kept encoder frames of some windows, each the number of a clip, the window, and whether it is its last."""
+    """Kept encoder frames of some windows: `chosen` has of each its clip's number, itself, and if it is the last."""
     config: Any = model.config
     pieces, mel_lengths = [], []
     for index, window, is_last in chosen:
@@ -198,10 +198,10 @@ def _add(
     Add what was found in the next frames of each clip.
 
     Args:
-        decoded: Of the clips, changed in place.
-        hypotheses: What was found, with frames counted from the first of these.
-        num_frames: How many these are.
-        revised_scores: (clips,), the score of each clip's last token before, where these frames changed it; else NaN.
+        decoded: Tokens of the clips so far, changed in place.
+        hypotheses: Tokens found in the next frames, with frames counted from the first of these.
+        num_frames: Number of these frames of each clip.
+        revised_scores: (clips,), new score of the last token found before, where these frames changed it; else NaN.
     """
     columns = {name: getattr(hypotheses, name) for name in _Decoded.COLUMNS}
     rows = {name: values.tolist() for name, values in columns.items() if values is not None}

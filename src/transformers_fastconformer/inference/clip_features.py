@@ -1,9 +1,9 @@
 """
 Features of one clip for the encoder: all of them in memory, or read from the audio file as they are needed.
 
-Normalisation is over the whole clip, so a file is read twice: once for the statistics, once for the features. A clip
-that is not long is held on the way and read once. Neither the samples of a file nor, beyond that, its features are
-ever in memory as a whole, which for ten hours at 128 mels would be 2.3 and 1.8 GB.
+Normalisation is over the whole clip, so a long file is read twice: once for the statistics, once for the features. A
+shorter clip is read once and its features are held in memory. The samples of a file, and the features of a long one,
+are never in memory as a whole: for ten hours at 128 mels they would take 2.3 and 1.8 GB.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import torch
 from ..audio.log_mel import FeatureStatistics
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 
-# Mel frames that are held on the way, 22 minutes at the usual hop: 67 MB at 128 mels. Their features are those of the
-# feature extractor to the last bit.
+# Mel frames of a clip that is held in memory, 22 minutes at the usual hop: 67 MB at 128 mels. The features of such a
+# clip are those of the feature extractor to the last bit.
 MAX_HELD_FRAMES = 131072
 
 
 class AudioSource(Protocol):
-    """Audio that is read in blocks, as often as wanted: an [`AudioFile`], or samples in memory."""
+    """Audio that can be read in blocks again and again: an [`AudioFile`], or samples in memory."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the audio in messages."""
 
     def blocks(self, sampling_rate: int, channels: str | int = "mix") -> Iterator[np.ndarray]:
-        """Samples from the start, (samples,) each, float32, at a rate; of the mean of the channels or of one."""
+        """Samples from the start, (samples,) each, float32, at a rate; the mean of the channels or one of them."""
 
 
 class ClipFeatures(NamedTuple):
@@ -38,7 +38,7 @@ class ClipFeatures(NamedTuple):
     Log-mel features of one whole clip.
 
     Args:
-        input_features: (mel frames, mels), with a masked frame or more behind those that count.
+        input_features: (mel frames, mels), with one or more masked frames after those that count.
         mel_length: Mel frames that count.
     """
 
@@ -46,20 +46,20 @@ class ClipFeatures(NamedTuple):
     mel_length: int
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Mel frames `start` to `stop - 1`, as far as there are any: (mel frames, mels)."""
+        """Mel frames `start` to `stop - 1`, or as many of them as the clip has: (mel frames, mels)."""
         return self.input_features[start:stop]
 
 
 class StreamedFeatures:
     """
-    The same of a clip that is read as its features are asked for, in order; what lies before them is dropped.
+    Features of a clip that is read while they are asked for, in order; those before the ones asked for are dropped.
 
     Args:
-        feature_extractor: Of the model.
+        feature_extractor: The model's.
         audio: The file.
         channels: As in [`AudioFile.blocks`].
         num_samples: Samples of the clip at the model's rate.
-        statistics: Of its log-mel features.
+        statistics: Statistics of its log-mel features, for their normalisation.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class StreamedFeatures:
             )
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """As those of [`ClipFeatures`]; to go back to before the last `start` means to read from the beginning."""
+        """Mel frames as in [`ClipFeatures.rows`]; for a `start` before the last one the file is read again."""
         if start < self._first_frame:
             self._restart()
         held = [self._held]
         num_frames = self._first_frame + self._held.shape[0]
         while num_frames < stop and (block := next(self._blocks, None)) is not None:
-            # Of what is skipped nothing is kept, and of what is kept no more than is needed.
+            # Skipped frames are not kept, and of the others only those that are needed.
             block_start = max(start - num_frames, 0)
             num_frames += block.shape[0]
             held.append(block[block_start:])
@@ -119,7 +119,7 @@ class StreamedFeatures:
 def log_mel_blocks(
     feature_extractor: FastConformerFeatureExtractor, audio: AudioSource, channels: str | int
 ) -> Iterator[tuple[torch.Tensor, int]]:
-    """Log-mel features of a file before normalisation, (mels, mel frames) at a time, and the samples read so far."""
+    """Log-mel features of a file before normalisation, (mels, mel frames) a block, and the samples read so far."""
     state = None
     for samples in audio.blocks(feature_extractor.sampling_rate, channels):
         log_mels, state = feature_extractor.log_mel.extract_block(torch.from_numpy(samples), state)
@@ -130,7 +130,7 @@ def log_mel_blocks(
 
 
 def extract_clip(feature_extractor: FastConformerFeatureExtractor, waveform: np.ndarray) -> ClipFeatures:
-    """Features of one whole clip at the model's rate, on the CPU; the same in whatever batch the clip is."""
+    """Features of one whole clip at the model's rate, on the CPU; they do not depend on the batch of the clip."""
     features = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
     return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]))
 
@@ -139,16 +139,17 @@ def open_clip(
     feature_extractor: FastConformerFeatureExtractor, audio: AudioSource, channels: str | int = "mix"
 ) -> tuple[ClipFeatures | StreamedFeatures, int]:
     """
-    Features of an audio file, which has to stay open as long as they are asked for, and how many samples it has at the
-    model's rate.
+    Features of an audio file and the number of its samples at the model's rate.
+
+    The file has to stay open as long as features are asked for.
 
     Args:
-        feature_extractor: Of the model.
+        feature_extractor: The model's.
         audio: The file.
         channels: As in [`AudioFile.blocks`].
 
     Raises:
-        ValueError: for audio that is none, see [`AudioFile.blocks`].
+        ValueError: for what is not audio, see [`AudioFile.blocks`].
     """
     held: list[torch.Tensor] | None = []
     statistics: FeatureStatistics | None = None

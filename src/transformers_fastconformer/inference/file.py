@@ -1,4 +1,4 @@
-"""One recording to a transcript: a file of any length, read as a stream, or samples in memory."""
+"""Transcription of one recording: a file of any length, read as a stream, or samples in memory."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class SampleSource:
 
     Args:
         audio: Samples in a form of `load_waveform`, not a file.
-        sampling_rate: Rate of samples that do not say theirs, in Hz.
-        name: What to call them in messages.
+        sampling_rate: Rate of samples that come without a rate, in Hz.
+        name: Name of the samples in messages.
     """
 
     def __init__(self, audio: Any, sampling_rate: int, name: str = "audio") -> None:
@@ -39,7 +39,7 @@ class SampleSource:
         self.name = name
 
     def blocks(self, sampling_rate: int, channels: str | int = "mix") -> Iterator[np.ndarray]:
-        """All samples, (samples,), mono and at a rate."""
+        """All samples in one block, (samples,), mono and at the given rate."""
         if channels != "mix":
             raise ValueError(f"channel={channels!r} of {self.name} is not supported; expected 'mix' for samples.")
         yield load_waveform(self._audio, sampling_rate, self.name)
@@ -49,7 +49,7 @@ def check_options(
     model: FastConformerRecognizer, processor: FastConformerProcessor, options: TranscriptionOptions
 ) -> None:
     """
-    See that a model can do what is asked for, before anything is read.
+    Check that a model can do what is asked for, before anything is read.
 
     Raises:
         ValueError: for options that the model does not have.
@@ -75,18 +75,23 @@ def transcribe_file(
     Transcribe one audio file of any length, whose samples are never in memory all at once.
 
     Args:
-        model: A model with a head, as `load_model` returns it. It is left as it is, and others may use it meanwhile.
-        processor: Its processor.
+        model: A model with a head, as [`load_model`] returns it. It is not changed, and others may use it meanwhile.
+        processor: The model's processor.
         path: A path, an `http(s)` URL, the bytes of a file, or an open file or pipe.
-        options: How; `strategy` of the result says which strategy it was.
-        channel: `"mix"` for the mean of the channels, or the number of one, from 0.
+        options: How to transcribe; None: the defaults of [`TranscriptionOptions`].
+        channel: `"mix"` (default) for the mean of the channels, or the number of one, from 0.
         on_progress: Called with the seconds of audio that are done, now and then and at the end.
-        keywords: Fields of [`TranscriptionOptions`] by name, those of its `decoding` and `chunking` too.
+        keywords: Fields of [`TranscriptionOptions`] by name, also those of its `decoding` and `chunking`.
+
+    Returns:
+        The [`Transcript`]; its `strategy` says which strategy was used.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: for what is not audio, and for options that the model does not have.
-        ImportError: for `voice_activity`, when the extra `vad` is not installed; the message holds the command.
+        FileNotFoundError: when the file does not exist.
+        ValueError: for what is not audio, a URL that cannot be downloaded, a channel that the file does not have, an
+            unknown option, and options that the model does not have.
+        ImportError: when an extra is needed and not installed: `audio` for files, `vad` for `voice_activity`; the
+            message holds the command.
     """
     options = TranscriptionOptions.of(options, keywords)
     check_options(model, processor, options)
@@ -102,7 +107,7 @@ def transcribe_source(
     channel: int | str = "mix",
     on_progress: SecondsDone | None = None,
 ) -> Transcript:
-    """As `transcribe_file`, of audio that is open, with options that are checked."""
+    """Transcribe audio that is open, with options that are checked, otherwise like `transcribe_file`."""
     transcribe = _transcribe_whole if options.voice_activity is None else _transcribe_speech
     transcript = transcribe(model, processor, audio, options, channel, on_progress or _ignore)
     transcript.channel = channel
@@ -112,7 +117,7 @@ def transcribe_source(
 
 
 def _ignore(seconds: float) -> None:
-    """Nobody wants to know."""
+    """Do nothing: the caller did not ask for progress."""
 
 
 def _transcribe_whole(
@@ -165,14 +170,19 @@ def transcribe_waveforms(
     Transcribe one batch of clips.
 
     Args:
-        model: A model with a head, as `load_model` returns it.
-        processor: Its processor.
+        model: A model with a head, as [`load_model`] returns it.
+        processor: The model's processor.
         waveforms: Samples of each clip, float, at the rate of the processor's feature extractor.
-        options: How; without a `batch_size` the encoder sees all clips at a time.
-        keywords: Fields of [`TranscriptionOptions`] by name, those of its `decoding` and `chunking` too.
+        options: How to transcribe; None: the defaults of [`TranscriptionOptions`], but the encoder sees all clips at
+            a time.
+        keywords: Fields of [`TranscriptionOptions`] by name, also those of its `decoding` and `chunking`.
+
+    Returns:
+        A [`Transcript`] for each clip, in order.
 
     Raises:
-        ValueError: for clips that are not audio, and for options that the model does not have.
+        ValueError: for clips that are not audio, an unknown option, and options that the model does not have.
+        ImportError: for `voice_activity`, when the extra `vad` is not installed; the message holds the command.
     """
     if options is None:
         keywords.setdefault("batch_size", max(len(waveforms), 1))

@@ -34,8 +34,8 @@ from .reading import AudioClip
 logger = logging.get_logger(__name__)
 
 TASK = "automatic-speech-recognition"
-TRUE_LEVEL = "segment"  # what `return_timestamps=True` is
-# Keys of an input mapping that are the audio; what else is in it comes back with the result.
+TRUE_LEVEL = "segment"  # the level that `return_timestamps=True` stands for
+# Keys of an input mapping that are the audio; its other keys come back with the result.
 AUDIO_KEYS = ("raw", "array", "sampling_rate", "bytes", "path")
 GENERATE_OPTIONS = tuple(item.name for item in fields(DecodingOptions))
 CHUNK_OPTIONS = tuple(item.name for item in fields(ChunkOptions))
@@ -48,7 +48,7 @@ CALL_OPTIONS = (
     "batch_seconds",
 )
 PARTS = ("tokenizer", "feature_extractor")
-# What `transformers.pipeline` takes besides a name and passes on when it loads the parts of a checkpoint.
+# Arguments that `transformers.pipeline` takes next to a name and passes on when it loads the parts of a checkpoint.
 COMPONENT_OPTIONS = ("revision", "token", "trust_remote_code")
 # Clips of a list that are sorted by length at a time.
 SORTED_CLIPS = 128
@@ -64,17 +64,16 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
 
     Args:
         model ([`PreTrainedModel`]): A model of this package with a head.
-        tokenizer ([`FastConformerTokenizer`], *optional*), feature_extractor ([`FastConformerFeatureExtractor`],
-            *optional*), processor ([`FastConformerProcessor`], *optional*): What goes with it. What is not given is
-            loaded from where the model was.
-        head (`str`, defaults to `"auto"`): Which head of a hybrid decodes: `"ctc"`, `"transducer"`, or that of the
-            model given; for a checkpoint given by name `"auto"` is the transducer where there is one.
-        device, batch_size, num_workers, dtype, ...: As in [`Pipeline`]. `num_workers` are threads that read audio and
-            compute features ahead of the model.
-        kwargs: Defaults for the options of a call.
+        tokenizer ([`FastConformerTokenizer`], *optional*): Its tokenizer; default: that of the model's checkpoint.
+        feature_extractor ([`FastConformerFeatureExtractor`], *optional*): Its feature extractor; the same default.
+        processor ([`FastConformerProcessor`], *optional*): Its processor, in place of these two; the same default.
+        head (`str`, defaults to `"auto"`): The head of a hybrid that decodes: `"ctc"`, `"transducer"`, or `"auto"`:
+            the head that a model object is; for a checkpoint by name, the transducer if there is one.
+        kwargs: Arguments of [`Pipeline`] such as `device`, `batch_size` and `dtype`, with `num_workers` as the threads
+            that read audio and compute features ahead of the model; and defaults for the options of a call.
     """
 
-    # Optional for `transformers.pipeline`: what it does not find, because a model object was given, is found here.
+    # Optional for `transformers.pipeline`: where a model object was given it finds no parts, and they are found here.
     _load_tokenizer: Any = None
     _load_feature_extractor: Any = None
     _load_processor: Any = False
@@ -121,26 +120,34 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
 
         Args:
             inputs: One clip as in [`~audio.files.load_waveform`]: a path, a URL, bytes, an array or tensor, a mapping
-                with samples and rate, an audio decoder; or many: a list or tuple of clips, a generator, a data set
-                (such as the column `dataset["audio"]`). Whatever else a mapping holds comes back with its result, in a
-                list.
-            batch_size (`int`, *optional*): Clips, or windows of long clips, that the encoder sees at a time; 1. Clips
-                of about the same length are put together, as far as they are read ahead and fit into memory.
-            num_workers (`int`, *optional*): Threads that read ahead; 0: none.
+                with samples and rate, or an audio decoder; or many: a list or tuple of clips, a generator, a data set
+                (such as the column `dataset["audio"]`). Other entries of a mapping come back with its result, each in
+                a list.
+            batch_size (`int`, *optional*, defaults to 1): Clips, or windows of long clips, that the encoder sees at a
+                time. Clips of about the same length are put together, as far as they are read ahead and fit into
+                memory.
+            num_workers (`int`, *optional*): Threads that read ahead; 0: nothing is read ahead.
             return_timestamps (`str` or `bool`, *optional*): `"token"`, `"char"` (the text of each token), `"word"`,
                 `"segment"`, or `True`, which is `"segment"` as in Transformers' pipeline for models with times.
-            strategy, chunk_length_s, stride_length_s (*optional*): As in [`ChunkOptions`].
-            language, max_symbols_per_step, confidence (*optional*): As in [`DecodingOptions`].
-            voice_activity ([`VoiceActivityOptions`], *optional*): Transcribe only what is said.
+            strategy (`str`, *optional*): As in [`ChunkOptions`].
+            chunk_length_s (`float`, *optional*): As in [`ChunkOptions`], in seconds.
+            stride_length_s (`float` or `tuple`, *optional*): As in [`ChunkOptions`], in seconds.
+            language (`str`, *optional*): As in [`DecodingOptions`].
+            max_symbols_per_step (`int`, *optional*): As in [`DecodingOptions`].
+            confidence ([`ConfidenceOptions`], *optional*): As in [`DecodingOptions`].
+            voice_activity ([`VoiceActivityOptions`], *optional*): Find speech first and transcribe only that.
             batch_seconds (`float`, *optional*): Seconds of audio in one batch, at most.
-            generate_kwargs (`dict`, *optional*): The options of [`DecodingOptions`] in one.
+            generate_kwargs (`dict`, *optional*): The options of [`DecodingOptions`] in one mapping.
 
         Returns:
-            `dict` for one clip; `list[dict]` for a list or tuple; else an iterator that reads as it goes. With
-            `confidence` there are `"confidence"` and `"word_confidences"` in it, with `voice_activity` `"speech"`.
+            `dict` for one clip, `list[dict]` for a list or tuple, else an iterator that reads as results are taken. A
+            result also has `"confidence"` and `"word_confidences"` with `confidence`, and `"speech"` with
+            `voice_activity`.
 
         Raises:
-            ValueError: for an option that there is not, by name, and for what is not audio.
+            ValueError: for an unknown option, a value that is not accepted, and for what is not audio; the message
+                says which.
+            FileNotFoundError: when a file does not exist.
         """
         _, given, _ = self._sanitize_parameters(**kwargs)
         given = {**self._forward_params, **given}
@@ -151,7 +158,7 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         options = TranscriptionOptions.of(None, {**given, "timestamps": [level] if level else False})
         check_options(self.model, self.processor, options)
         if isinstance(inputs, list | tuple):
-            # All results are waited for, so that clips may be sorted.
+            # The results of a list are returned at once, so that all its clips may be sorted.
             return list(self._transcribe(inputs, options, level, SORTED_CLIPS))
         if _is_many(inputs):
             ahead = BATCHES_AHEAD if options.num_workers else 1
@@ -208,7 +215,7 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             return next(finished, None)
 
     def preprocess(self, numbered: tuple[int, Any]) -> tuple[AudioClip, dict[str, Any]]:  # type: ignore[override]
-        """A clip to read, and what was next to its audio."""
+        """The clip to read, and the other entries of its mapping."""
         place, audio = numbered
         extra: dict[str, Any] = {}
         if isinstance(audio, Mapping):
@@ -245,9 +252,9 @@ def _find_processor(
     model: PreTrainedModel, tokenizer: Any, feature_extractor: Any, processor: Any, local_files_only: bool
 ) -> FastConformerProcessor:
     """
-    The processor of a model: the one given, else that of its checkpoint, with the parts that were given in it.
+    Find the processor of a model: the one given, else that of its checkpoint with the parts that were given.
 
-    Without a checkpoint both parts are needed, and what else a processor says is then read off the model.
+    Without a checkpoint both parts are needed; everything else that a processor knows is then taken from the model.
     """
     config: Any = model.config
     if isinstance(processor, str):
@@ -290,7 +297,7 @@ def _find_processor(
 
 
 def _is_many(inputs: Any) -> bool:
-    """Whether an input that is no list is many clips: a generator, an iterator, a data set, a column of one."""
+    """Tell whether an input other than a list is many clips: a generator, an iterator, a data set, a column of one."""
     if isinstance(inputs, str | bytes | bytearray | memoryview | Mapping | torch.Tensor):
         return False
     if hasattr(inputs, "__array__") or hasattr(inputs, "get_all_samples") or hasattr(inputs, "read"):
@@ -300,7 +307,7 @@ def _is_many(inputs: Any) -> bool:
 
 
 def _iterate(clips: Any) -> Iterator[Any]:
-    """The clips of a data set in order, whatever of `__iter__` and `__getitem__` it has."""
+    """The clips of a data set in order; it needs `__iter__` or `__getitem__`."""
     if hasattr(clips, "__iter__"):
         return iter(clips)
     return (clips[index] for index in range(len(clips)))
@@ -310,14 +317,14 @@ def _iterate(clips: Any) -> Iterator[Any]:
 
 
 def _resolve(implementation: Any) -> type:
-    """The class in the registry; Transformers from 5.2x on keeps the name of it there."""
+    """The class in the registry, which holds only its name from Transformers 5.2x on."""
     if isinstance(implementation, str):
         module, name = implementation.rsplit(".", 1)
         return getattr(importlib.import_module(module), name)
     return implementation
 
 
-# The name of another model that this thread's `transformers.pipeline` is loading, and where it is.
+# The name of another package's model that this thread's `transformers.pipeline` is loading, and its place.
 _refused = threading.local()
 
 
@@ -326,7 +333,7 @@ class AutoModelForFastConformer:
 
     @staticmethod
     def from_pretrained(name: Any, config: Any = None, **kwargs: Any) -> FastConformerRecognizer:
-        """As `load_recognizer`."""
+        """Load a model as `load_recognizer` does."""
         try:
             return load_recognizer(name, config, **kwargs)
         except NotOursError:
@@ -337,10 +344,10 @@ class AutoModelForFastConformer:
 
 class SpeechRecognitionPipelines:
     """
-    What the registry holds for the task while this package is registered: makes a pipeline by the model's class.
+    Entry of the registry for the task while this package is registered: makes a pipeline that fits the model's class.
 
-    The parts of a checkpoint are loaded before a model is seen, so they are optional here. For a model that is not
-    ours and lacks one, `transformers.pipeline` is asked again with its own class, which raises what it always raised.
+    The parts of a checkpoint are loaded before its model is, so they are optional here. For a model of another package
+    that lacks one, `transformers.pipeline` is called again with its own class, which raises the usual error.
     """
 
     _load_tokenizer = None
@@ -357,7 +364,7 @@ class SpeechRecognitionPipelines:
         _refused.is_used, was_used = True, getattr(_refused, "is_used", True)
         if kwargs.get("tokenizer") is not None and kwargs.get("feature_extractor") is not None:
             return original(model=model, **kwargs)
-        # Of a model given by name the parts are asked for by name again, of an object they are not.
+        # For a model by name the parts are loaded by its name again, for a model object they are not.
         is_named = not was_used and _refused.name == model.name_or_path
         parts = {part: kwargs.pop(part, None) or (model.name_or_path if is_named else None) for part in PARTS}
         options = _refused.options if is_named else {}
@@ -372,7 +379,7 @@ def register_pipeline() -> None:
     if tasks[TASK]["impl"] is SpeechRecognitionPipelines:
         return
     SpeechRecognitionPipelines.original_entry = entry = tasks[TASK]
-    # A checkpoint of another model is refused by our class at once, and goes to the others as ever.
+    # Our class refuses a checkpoint of another model at once, and the other classes load it as before.
     tasks[TASK] = {
         **entry,
         "impl": SpeechRecognitionPipelines,
@@ -381,7 +388,7 @@ def register_pipeline() -> None:
 
 
 def unregister_pipeline() -> None:
-    """Put back what `register_pipeline` found. Without a registration nothing happens."""
+    """Put back the class that `register_pipeline` replaced. Without a registration nothing happens."""
     tasks = PIPELINE_REGISTRY.supported_tasks
     if tasks[TASK]["impl"] is SpeechRecognitionPipelines:
         tasks[TASK] = SpeechRecognitionPipelines.original_entry

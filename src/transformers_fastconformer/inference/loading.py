@@ -1,4 +1,4 @@
-"""Checkpoints by name to a model with the head that is wanted and its processor, on the device that is wanted."""
+"""Loading: from the name of a checkpoint to a model with the wanted head and its processor, on the wanted device."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ..validation import require_choice
 #: The checkpoint that is used where none is named.
 DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
 
-#: What `load_model` calls the spoken-digit checkpoint that the package carries.
+#: Name by which `load_model` knows the spoken-digit checkpoint that the package carries.
 DEMONSTRATION_NAME = "demo"
 
-#: The device that `choose_device` chooses by what is there.
+#: Stands for the best device that this machine has, which `choose_device` finds.
 AUTO_DEVICE = "auto"
 
 HEADS = ("auto", "ctc", "transducer")
-# What of the arguments of a model's `from_pretrained` says where its configuration is.
+# Arguments of a model's `from_pretrained` that say where its configuration is.
 CONFIG_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "subfolder")
 
 
@@ -38,20 +38,25 @@ def load_model(
     source: str | Path, head: str = "auto", device: str = "cpu", dtype: str = "auto"
 ) -> tuple[FastConformerRecognizer, FastConformerProcessor]:
     """
-    Model and processor of a checkpoint, ready to transcribe.
+    Load the model and the processor of a checkpoint, ready to transcribe.
 
     Args:
-        source: What `from_pretrained` of our classes takes: a folder or Hub repository in our format or that of
-            Transformers' own classes, a `.nemo` file, or a folder or repository that holds one, which is converted
-            once into a cache; `"demo"` for the demonstration checkpoint.
-        head: `"ctc"`, `"transducer"`, or `"auto"`: the transducer where there is one.
-        device: Where the model goes; `"auto"`: see `choose_device`.
-        dtype: `"auto"` (as stored), `"float32"`, `"float16"`, `"bfloat16"`, or `"int8"`: in float32, with the blocks
-            of the encoder as `quantize_dynamic_int8` has them.
+        source: A folder or Hub repository in our format or that of Transformers' own classes; a `.nemo` file, or a
+            folder or repository that holds one, which is converted once into a cache; or `"demo"` for the
+            demonstration checkpoint.
+        head: `"ctc"`, `"transducer"`, or `"auto"` (default): the transducer if there is one.
+        device: Device of the model, `"cpu"` by default; `"auto"`: CUDA if this machine has it, else MPS, else the CPU.
+        dtype: `"auto"` (default; as stored), `"float32"`, `"float16"`, `"bfloat16"`, or `"int8"`: float32, with 8-bit
+            products in the blocks of the encoder, see [`quantize_dynamic_int8`].
+
+    Returns:
+        The model, in evaluation mode, and its processor.
 
     Raises:
-        ValueError: when the checkpoint lacks the head, and for 8 bits where there are none.
-        FileNotFoundError: there is no such file or folder, and it is not the name of a repository.
+        ValueError: for a head, device or dtype that is not available, and for a checkpoint that is not of this package
+            or has no head.
+        FileNotFoundError: when `source` is not a file or folder that exists, and not the name of a repository.
+        OSError: when the checkpoint cannot be had from the Hub.
     """
     require_choice("head", head, HEADS)
     is_int8 = dtype == "int8"
@@ -69,10 +74,10 @@ def load_model(
 
 def checkpoint_of_name(name: str | Path) -> str | Path:
     """
-    The checkpoint that a user names: what `"demo"` stands for, and everything else as it is.
+    The checkpoint that a user names: the folder of `"demo"`, and every other name as it is.
 
     Raises:
-        FileNotFoundError: there is no such file or folder, and it is not the name of a repository.
+        FileNotFoundError: when the name is not a file or folder that exists, and not the name of a repository.
     """
     if name == DEMONSTRATION_NAME:
         return CHECKPOINT_PATH
@@ -84,7 +89,7 @@ def checkpoint_of_name(name: str | Path) -> str | Path:
 
 def choose_device(device: str = AUTO_DEVICE, is_int8: bool = False) -> str:
     """
-    Choose where a model runs.
+    Choose the device on which a model runs.
 
     Args:
         device: The name of a device, which is checked, or `"auto"`: CUDA if this machine has it, else MPS, else the
@@ -92,7 +97,7 @@ def choose_device(device: str = AUTO_DEVICE, is_int8: bool = False) -> str:
         is_int8: Products of 8 bits are wanted, for which `"auto"` is the CPU.
 
     Raises:
-        ValueError: as `check_device`.
+        ValueError: for a device that `check_device` refuses.
     """
     if device != AUTO_DEVICE:
         return check_device(device)
@@ -108,7 +113,7 @@ def check_device(device: str) -> str:
     The name of a device, if this machine has it.
 
     Raises:
-        ValueError: for a name that torch does not know, and for a device that is not there.
+        ValueError: for a name that torch does not know, and for a device that this machine does not have.
     """
     try:
         torch.empty(0, device=device)
@@ -126,12 +131,12 @@ class NotOursError(ValueError):
 
 def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConformerRecognizer:
     """
-    The head of any checkpoint of this package: of a hybrid the transducer, which `choose_head` may change.
+    Load the head of any checkpoint of this package: of a hybrid the transducer, which `choose_head` may change.
 
     Args:
-        name: What `from_pretrained` of a class of ours takes.
+        name: The checkpoint, as `from_pretrained` of this package's classes takes it.
         config: The configuration, if it is loaded already.
-        kwargs: Those of `from_pretrained`.
+        kwargs: Keyword arguments of `from_pretrained`.
 
     Raises:
         NotOursError: for a checkpoint that is not of this package or has no head.
@@ -151,11 +156,11 @@ def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConform
 
 def choose_head(model: PreTrainedModel, head: str = "auto") -> FastConformerRecognizer:
     """
-    The head of a model that decodes; the other head of a hybrid shares all its parameters, nothing is copied.
+    Choose the head of a model that decodes; the other head of a hybrid shares all its parameters, nothing is copied.
 
     Args:
         model: A model of this package.
-        head: `"ctc"`, `"transducer"`, or `"auto"`: the one that the model is.
+        head: `"ctc"`, `"transducer"`, or `"auto"`: the head that the model is.
 
     Raises:
         ValueError: for a head that the model does not have.

@@ -1,8 +1,9 @@
 """
-Many clips to transcripts: read ahead and packed by length, one worker a device; a broken one stops nothing.
+Transcription of many clips, which are read ahead and packed by length; each device has a worker.
 
-Short clips are sorted and go through the model in batches, whose features threads prepare while the model works. Long
-ones go one by one through `transcribe_source`, which reads them as a stream.
+A clip that cannot be transcribed does not stop the others. Short clips are sorted and go through the model in batches;
+threads prepare their features while the model works. Long clips go one by one through `transcribe_source`, which reads
+them as a stream.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from .speech_parts import decode_parts, join_parts
 from .strategy import MAX_MEMORY_SHARE, available_bytes, choose_strategy, estimate_one_pass_bytes
 from .transcript import Transcript, to_transcripts
 
-# How many clips reading may be ahead of each model, times the batch.
+# Batches by which reading may be ahead of each model.
 BATCHES_AHEAD = 2
 
 # Called with the place of a clip and the seconds of it that are done, by any thread.
@@ -58,12 +59,12 @@ class Worker(NamedTuple):
 
 class Finished(NamedTuple):
     """
-    What became of a clip.
+    Result of one clip.
 
     Args:
-        place: Which of the clips it is.
-        transcript: What was said, or
-        error: why that is not known.
+        place: Number of the clip among those given, from 0.
+        transcript: Its transcript; None after an error.
+        error: The error that kept it from being transcribed, else None.
     """
 
     place: int
@@ -83,16 +84,21 @@ def transcribe_clips(
     Transcribe clips, the longest first, and give each when it is done.
 
     Args:
-        workers: Model and processor of each device. With one the model runs in the thread that asks for results.
-        clips: What to transcribe; read as it goes, with `sort_ahead`.
-        options: How.
-        lengths_seconds: Of each clip, as `measure_clip` finds it; None: asks it. None of a clip: not known.
-        sort_ahead: Sort only so many clips at a time, so that results are nearly in order; None: all.
+        workers: Model and processor of each device, as [`load_model`] returns them. With one worker the model runs in
+            the thread that asks for results.
+        clips: Clips to transcribe. With `sort_ahead` they are taken from an iterator as they are needed.
+        options: How to transcribe; None: the defaults of [`TranscriptionOptions`].
+        lengths_seconds: Length of each clip in seconds, None for one that is not known. None for all: lengths are read
+            from the headers of files.
+        sort_ahead: Clips that are sorted by length at a time, so that results are nearly in order; None: all.
         on_progress: Called with the place of a clip and the seconds of it that are done, by any thread.
 
+    Returns:
+        An iterator of [`Finished`]. A clip that cannot be transcribed gives one with its error and stops no other.
+
     Raises:
-        ValueError: at once, for options that the model does not have.
-        ImportError: the extra `audio`, or for `voice_activity` the extra `vad`, is not installed.
+        ValueError: at once, for no workers and for options that a model does not have.
+        ImportError: when the extra `audio`, or for `voice_activity` the extra `vad`, is not installed.
     """
     if not workers:
         raise ValueError("workers=[] is not supported; expected a model and its processor for each device.")
@@ -105,7 +111,7 @@ def transcribe_clips(
 
 
 def _ignore(place: int, seconds: float) -> None:
-    """Nobody wants to know."""
+    """Do nothing: the caller did not ask for progress."""
 
 
 def _plan_packs(
@@ -130,10 +136,10 @@ def pack_clips(lengths_seconds: Sequence[float | None], batch_size: int, batch_s
     Batches of clips of about the same length, the longest first.
 
     Args:
-        lengths_seconds: Of each clip; None is not known.
+        lengths_seconds: Length of each clip; None is not known.
         batch_size: Clips of a batch, at most.
-        batch_seconds: Seconds of a batch, each clip as long as its longest, at most. A clip longer than that is alone,
-            as are those longer than `PACKED_SECONDS` and of unknown length.
+        batch_seconds: Seconds of a batch with each clip padded to the longest, at most. A longer clip is a batch of
+            its own, and so are clips longer than `PACKED_SECONDS` and clips of unknown length.
 
     Returns:
         Numbers of the clips of each batch.
@@ -151,7 +157,7 @@ def pack_clips(lengths_seconds: Sequence[float | None], batch_size: int, batch_s
 
 
 class _StoppedError(Exception):
-    """Nobody waits for what a worker does."""
+    """Stops a worker whose results nobody waits for any more."""
 
 
 def _transcribe_packs(
@@ -182,7 +188,7 @@ def _transcribe_in_threads(
     prepared: Iterator[Pack],
     on_progress: Progress,
 ) -> Generator[Finished, None, None]:
-    """A thread for each worker; each takes the next pack when it is done with one."""
+    """Transcribe with a thread for each worker, which takes the next pack when it is done with one."""
     team = _Team(options, prepared, on_progress)
     threads = [
         threading.Thread(target=team.work, args=(worker,), name=f"fastconformer-model-{number}", daemon=True)
@@ -212,8 +218,8 @@ class _Team:
 
     Args:
         options: How to transcribe.
-        prepared: The packs.
-        on_progress: As in `transcribe_clips`.
+        prepared: The packs to transcribe.
+        on_progress: See `transcribe_clips`.
     """
 
     def __init__(self, options: TranscriptionOptions, prepared: Iterator[Pack], on_progress: Progress) -> None:
@@ -275,7 +281,7 @@ def _transcribe_long(
     on_progress: Progress,
 ) -> Transcript:
     assert prepared.source is not None
-    # Of a part the channel is chosen already.
+    # The channel of a part was chosen when it was read.
     channel = clip.channel if clip.is_whole else "mix"
     try:
         transcript = transcribe_source(
@@ -302,7 +308,7 @@ class _ShortClip(NamedTuple):
 def _transcribe_short(
     worker: Worker, options: TranscriptionOptions, short: Sequence[_ShortClip]
 ) -> Iterator[Finished]:
-    """The clips of a batch together, or one by one where that fails: one that does not fit costs no other."""
+    """Transcribe a batch, or its clips one by one where that fails: a clip that does not fit stops no other."""
     try:
         transcripts = _decode_batch(worker, options, short)
     except CLIP_ERRORS as error:
@@ -320,7 +326,7 @@ def _transcribe_short(
 
 
 def _split_for_memory(model: FastConformerRecognizer, short: Sequence[_ShortClip]) -> Iterator[tuple[int, int]]:
-    """A batch in as many parts as the free memory asks for. What is done with a clip does not depend on it."""
+    """Split a batch so that each piece fits into the free memory; the result of a clip does not depend on it."""
     if short:
         size = _count_fitting(model, short)
         for start in range(0, len(short), size):
@@ -328,7 +334,7 @@ def _split_for_memory(model: FastConformerRecognizer, short: Sequence[_ShortClip
 
 
 def _count_fitting(model: FastConformerRecognizer, short: Sequence[_ShortClip]) -> int:
-    """How many clips as long as the longest of a batch fit into the free memory, one at least."""
+    """Number of clips as long as the longest of a batch that fit into the free memory, at least one."""
     config: Any = model.config
     mel_length = max((features.mel_length for features in _features_of(short)), default=0)
     clip_bytes = estimate_one_pass_bytes(config, mel_length, model.dtype.itemsize, device_type=model.device.type)
@@ -344,7 +350,7 @@ def _decode_batch(worker: Worker, options: TranscriptionOptions, short: Sequence
     features = _features_of(short)
     mel_length = max((clip.mel_length for clip in features), default=0)
     chosen = choose_strategy(model, mel_length, processor.frame_seconds, options.chunking)
-    # Of parts of clips there may be more than clips.
+    # With voice activity a clip may have several parts.
     batch_size = options.batch_size if options.voice_activity is None else _count_fitting(model, short)
     output = transcribe_features(
         chosen.model, features, chosen.plan, min(batch_size, options.batch_size), options.decoding

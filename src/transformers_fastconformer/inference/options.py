@@ -1,4 +1,4 @@
-"""How audio is transcribed: options that are made once, at the door, and handed on whole."""
+"""Options of transcription, made once where the caller gives them and handed on whole."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ STRATEGIES = ("auto", "full", "local", "chunked")
 @dataclass(frozen=True)
 class ChunkOptions:
     """
-    How a clip goes through the encoder.
+    Options of the way of a clip through the encoder.
 
     Args:
-        strategy: `"full"`: the encoder sees the whole clip; `"local"`: it does, but each frame of a model with full
-            attention sees 128 frames on both sides; `"chunked"`: it sees overlapping windows; `"auto"`: by length and
-            memory, see `choose_strategy`.
-        chunk_length_s: Seconds that the encoder sees at once, context included; given and not 0, `"auto"` is
-            `"chunked"`, which takes 30 without it.
-        stride_length_s: Seconds of a chunk that are context, one number for both sides or (left, right); None: a sixth
-            of the chunk, at least 0.8 s, at most a third of the chunk.
+        strategy: `"full"`: the encoder sees the whole clip. `"local"`: it sees the whole clip, but each frame of a
+            model with full attention sees only 128 frames on each side. `"chunked"`: it sees overlapping windows.
+            `"auto"` (default): one of these by the length of the clip and the free memory.
+        chunk_length_s: Seconds that the encoder sees at once, context included; None (default) or 0: 30 for
+            `"chunked"`. With any other number `"auto"` is `"chunked"`.
+        stride_length_s: Seconds of context in a chunk, one number for each of both sides or a pair (left, right); None
+            (default): a sixth of the chunk, at least 0.8 s, at most a third of the chunk.
 
     Raises:
-        ValueError: for a value that is not accepted, a stride without a chunk, and a chunk with another strategy.
+        ValueError: for a value that is not accepted, a stride without a chunk, and a chunk with a strategy that does
+            not use it.
     """
 
     strategy: str = "auto"
@@ -55,7 +56,7 @@ class ChunkOptions:
 
     @property
     def strides(self) -> tuple[float | None, float | None]:
-        """Seconds of context on the left and on the right; None: the default."""
+        """Seconds of context on the left and on the right; None is the default."""
         if isinstance(self.stride_length_s, list | tuple):
             return self.stride_length_s[0], self.stride_length_s[1]
         return self.stride_length_s, self.stride_length_s  # type: ignore[return-value]
@@ -68,22 +69,24 @@ def _is_duration(value: object) -> bool:
 @dataclass(frozen=True)
 class TranscriptionOptions:
     """
-    How clips are transcribed and how many at a time.
+    Options of transcription.
 
-    Every door takes the fields of `decoding` and `chunking` by their names too: `language="de"`, `strategy="local"`.
+    All functions that take these options also take the fields of `decoding` and `chunking` by their names:
+    `language="de"`, `strategy="local"`.
 
     Args:
-        decoding: How frames become tokens.
-        chunking: How clips go through the encoder.
-        timestamps: Levels of times to return: `"token"`, `"char"`, `"word"`, `"segment"`; True: all, False: none.
-        voice_activity: Find out first where something is said, and let the encoder see only that, part by part, each
-            as a clip of its own; `chunking` says how the parts are transcribed. None: the whole clip is transcribed.
-        batch_size: Clips, or chunks of a long one, that the encoder sees at a time, at most.
-        batch_seconds: Seconds of clips in a batch, with what pads them to the longest, at most.
+        decoding: Options for turning frames into tokens.
+        chunking: Options of the way of clips through the encoder.
+        timestamps: Levels of times to return: `"token"`, `"char"`, `"word"`, `"segment"`, one or several; True: all,
+            False (default): no times.
+        voice_activity: Find speech first and transcribe only that, part by part, each as a clip of its own; `chunking`
+            is then applied to the parts. None (default): the whole clip is transcribed.
+        batch_size: Clips, or windows of a long one, that the encoder sees at a time, at most.
+        batch_seconds: Seconds of the clips of a batch with their padding to the longest, at most.
         num_workers: Threads that read audio and compute features ahead of the models; 0: nothing is done ahead.
 
     Raises:
-        ValueError: for a value that is not accepted, naming the option.
+        ValueError: for a value that is not accepted; the message names the option.
     """
 
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
@@ -107,14 +110,14 @@ class TranscriptionOptions:
     @classmethod
     def of(cls, options: TranscriptionOptions | None, keywords: Mapping[str, Any]) -> TranscriptionOptions:
         """
-        The options that a door is given, whole or one by one.
+        Join options that a caller gives whole and one by one.
 
         Args:
             options: All of them, or None for the defaults.
-            keywords: Fields by name, those of `decoding` and `chunking` too. They go before those of `options`.
+            keywords: Fields by name, also those of `decoding` and `chunking`. They replace those of `options`.
 
         Raises:
-            ValueError: for a name that is not a field.
+            ValueError: for a name that is not a field, and for a value that is not accepted.
         """
         is_known = options is None or isinstance(options, TranscriptionOptions)
         require(is_known, "options", options, "TranscriptionOptions or None")
@@ -139,7 +142,7 @@ class TranscriptionOptions:
         )
 
     def describe(self) -> dict[str, Any]:
-        """What a transcript depends on, as plain values."""
+        """The options on which the text of a transcript depends, as plain values."""
         decoding = {name: value for name, value in self.decoding.asked_for().items() if name != "confidence"}
         described = {**asdict(self.chunking), "language": None, **decoding}
         if self.voice_activity is not None:

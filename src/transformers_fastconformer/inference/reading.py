@@ -1,4 +1,4 @@
-"""Reading ahead: clips from wherever they are to what a model takes, by threads that work while the model does."""
+"""Reading ahead: threads read clips and compute their features while the model works."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .clip_features import AudioSource, ClipFeatures, extract_clip
 from .file import SampleSource
 from .speech_parts import ClipSpeech, extract_parts, find_speech
 
-# Longer clips are not packed: alone they keep the model busy, and `transcribe_source` sees how they fit into memory.
+# Longer clips are not packed: one keeps the model busy, and `transcribe_source` chooses a strategy that fits memory.
 PACKED_SECONDS = 60.0
-# Reading a clip takes no longer, unless a server does not answer.
+# Reading a clip does not take longer, unless a server does not answer.
 MAX_CLOSING_SECONDS = 5.0
-# What may be wrong with one clip and not with the others: its file, or that it does not fit into memory.
+# Errors of one clip that do not concern the others: its file, or too little memory for it.
 CLIP_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
 
 
@@ -41,11 +41,15 @@ class AudioClip:
     A recording or a part of one.
 
     Args:
-        source: A path, an `http(s)` address, or whatever else `load_waveform` takes.
-        channel: `"mix"` for the mean of the channels, or the number of one.
-        start_seconds: Where the part begins, of a local file.
-        seconds: How long it is; None: to the end of the file.
-        label: What to call it in messages; None: its source.
+        source: A path, an `http(s)` URL, the bytes of a file, an open file, an array or tensor (at the rate of the
+            model), a mapping with `"array"` and `"sampling_rate"`, or an audio decoder.
+        channel: `"mix"` (default) for the mean of the channels, or the number of one, from 0.
+        start_seconds: Start of the part in the file, 0 by default; only for local files.
+        seconds: Length of the part; None (default): to the end of the file.
+        label: Name of the clip in messages; None (default): its source.
+
+    Raises:
+        ValueError: for a start below 0, and for a length that is not above 0.
     """
 
     source: Any
@@ -63,38 +67,38 @@ class AudioClip:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the clip in messages."""
         if self.label is not None:
             return self.label
         return repr(self.source) if isinstance(self.source, str | os.PathLike) else "audio"
 
     @property
     def is_whole(self) -> bool:
-        """It is not a part of a file."""
+        """True for a whole recording, false for a part of a file."""
         return self.start_seconds == 0 and self.seconds is None
 
     @property
     def is_remote(self) -> bool:
-        """It must be downloaded."""
+        """True for a recording that must be downloaded."""
         return isinstance(self.source, str) and self.source.startswith(URL_SCHEMES)
 
 
 def measure_clip(clip: AudioClip, sampling_rate: int = 16000) -> float | None:
     """
-    Seconds of a clip by the header of its file or the number of its samples, without decoding it.
+    Measure the seconds of a clip by the header of its file or the number of its samples, without decoding it.
 
     Args:
         clip: The clip.
-        sampling_rate: Rate of samples that do not say theirs, in Hz.
+        sampling_rate: Rate of samples that come without a rate, in Hz.
 
     Returns:
-        None where that cannot be told.
+        Its length, or None where it cannot be told.
     """
     if clip.seconds is not None:
         return clip.seconds
     if clip.is_remote:
         return None
-    with suppress(Exception):  # whatever it is, reading the clip says it by name
+    with suppress(Exception):  # the same error comes again, with a message, when the clip is read
         file = find_file(clip.source)
         if isinstance(file, str | os.PathLike):
             header = read_header(os.fspath(file))
@@ -122,10 +126,10 @@ class Prepared(NamedTuple):
 
     Args:
         seconds: Its length.
-        features: Those of a short one, or of its parts in which something is said; None for a long one.
-        speech: What is said in a short one, where that was asked for.
-        source: A long one, to be read by whoever transcribes it.
-        close: Ends what was opened for it.
+        features: Features of a short clip, or of its parts with speech; None for a long clip.
+        speech: Speech found in a short clip, where that was asked for.
+        source: Audio of a long clip, to be read while it is transcribed.
+        close: Closes what was opened for the clip.
     """
 
     seconds: float
@@ -139,16 +143,19 @@ def prepare_clip(
     clip: AudioClip, processor: FastConformerProcessor, folder: Path, voice_activity: VoiceActivityOptions | None
 ) -> Prepared:
     """
-    Read a clip, or see that it is long: then nothing of it is kept in memory.
+    Read a short clip; of a long one nothing is kept in memory.
 
     Args:
         clip: The clip.
-        processor: Of the model that it is for.
-        folder: Where to put temporary files.
-        voice_activity: What counts as speech; None: everything.
+        processor: Processor of the model that transcribes it.
+        folder: Folder for temporary files.
+        voice_activity: Options for finding speech; None: everything is transcribed.
 
     Raises:
-        ValueError, OSError, RuntimeError, MemoryError: whatever is wrong with the clip, by its name.
+        ValueError: for what is not audio; messages name the clip.
+        OSError: when the file cannot be read.
+        RuntimeError: when computing its features fails.
+        MemoryError: when it does not fit into memory.
     """
     sampling_rate = processor.feature_extractor.sampling_rate
     file = find_file(clip.source)
@@ -224,13 +231,13 @@ def _write_audio(blocks: Iterable[np.ndarray], sampling_rate: int, folder: Path)
 
 
 def name_clip(error: Exception, clip: AudioClip) -> Exception:
-    """The error with what a user calls the file in place of the path that was read."""
+    """The error with the user's name of the file in place of the path that was read."""
     read = repr(clip.source) if isinstance(clip.source, str) else clip.name
     return ValueError(str(error).replace(read, clip.name)) if read != clip.name and read in str(error) else error
 
 
 class Readers:
-    """Threads that do what is submitted, in order; they do not keep a process alive that wants to end."""
+    """Threads that run what is submitted, in order; a process that wants to end does not wait for them."""
 
     def __init__(self, num_workers: int) -> None:
         self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
@@ -264,11 +271,11 @@ class Readers:
                 future.set_exception(error)
 
     def close(self) -> None:
-        """Do nothing more of what waits. What is being done is waited for, but not for long."""
+        """Drop all that has not begun, and wait a few seconds for what has."""
         self._is_closed = True
         for _ in self._threads:
             self._waiting.put(None)
-        # A thread that is in the middle of a computation when the interpreter ends can take it down.
+        # A thread that is in the middle of a computation when the interpreter ends can crash it.
         end = time.monotonic() + MAX_CLOSING_SECONDS
         for thread in self._threads:
             thread.join(max(end - time.monotonic(), 0.0))
@@ -281,12 +288,12 @@ def prepare_packs(
     packs: Iterable[list[tuple[int, AudioClip]]], submit: Callable[[AudioClip], Future[Prepared]], max_ahead: int
 ) -> Iterator[Pack]:
     """
-    Each pack with what becomes of its clips; the clips of packs that follow are read meanwhile.
+    Give each pack with the results of its preparation; the clips of the packs that follow are read meanwhile.
 
     Args:
         packs: Clips that go through a model together, each with its place.
         submit: Starts the preparation of a clip.
-        max_ahead: Clips that may be read ahead, at most, but for those of the pack that comes next.
+        max_ahead: Clips that are read ahead, at most, apart from those of the pack that comes next.
     """
     ahead: deque[Pack] = deque()
     remaining = iter(packs)

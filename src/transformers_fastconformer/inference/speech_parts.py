@@ -1,4 +1,4 @@
-"""Features of the parts of a recording in which something is said; silence between them is read and dropped."""
+"""Transcription of the parts of a recording in which something is said; silence between them is dropped."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .clip_features import AudioSource, ClipFeatures, extract_clip
 from .options import TranscriptionOptions
 from .strategy import ChosenStrategy, choose_strategy
 
-# Parts that are in memory at a time, as long as the longest of them each: their samples are 15 MB.
+# Seconds of the parts that are in memory at a time, each padded to the longest of them: their samples are 15 MB.
 MAX_GROUP_SECONDS = 240.0
 
 
 class ClipSpeech(NamedTuple):
     """
-    What is said in a recording.
+    Speech that was found in a recording.
 
     Args:
-        segments: Where something is said.
-        parts: What of it goes through the encoder.
+        segments: Stretches in which something is said.
+        parts: Parts of the recording that go through the encoder.
         duration_seconds: Length of the recording.
     """
 
@@ -49,7 +49,7 @@ class ClipSpeech(NamedTuple):
 def find_speech(
     processor: FastConformerProcessor, blocks: Iterable[np.ndarray], options: VoiceActivityOptions
 ) -> ClipSpeech:
-    """What is said in a recording of which these are the samples, (samples,) each, at `DETECTOR_SAMPLING_RATE`."""
+    """Find speech in the samples of a recording, (samples,) a block, at `DETECTOR_SAMPLING_RATE`."""
     activity = detect_speech(blocks, options)
     parts = plan_parts(activity, options, processor.frame_seconds)
     return ClipSpeech(activity.segments, parts, activity.duration_seconds)
@@ -59,12 +59,12 @@ def extract_parts(
     processor: FastConformerProcessor, blocks: Iterable[np.ndarray], parts: Sequence[SpeechPart]
 ) -> Iterator[ClipFeatures]:
     """
-    Features of each part, as those of a clip of its own, read as they are asked for.
+    Features of each part, computed as for a clip of its own, while they are asked for.
 
     Args:
-        processor: Of the model.
-        blocks: All samples of the recording, (samples,) each, at the model's rate.
-        parts: In order, none overlaps another.
+        processor: The model's.
+        blocks: All samples of the recording, (samples,) a block, at the model's rate.
+        parts: Parts in order, without overlap.
 
     Raises:
         ValueError: for a recording that has become shorter than it was.
@@ -91,7 +91,7 @@ def extract_parts(
 
 
 def group_parts(parts: Sequence[SpeechPart], batch_size: int, frame_seconds: float) -> Iterator[list[SpeechPart]]:
-    """Neighbours that go through the encoder together: at most `batch_size` and `MAX_GROUP_SECONDS`, or one alone."""
+    """Group neighbours that go through the encoder together: at most `batch_size` and `MAX_GROUP_SECONDS`, or one."""
     group: list[SpeechPart] = []
     for part in parts:
         longest = max(stop - start for start, stop in [*group, part])
@@ -110,7 +110,7 @@ def choose_part_strategy(
     parts: Sequence[SpeechPart],
     options: TranscriptionOptions,
 ) -> ChosenStrategy:
-    """The strategy for all parts of a recording: that of the longest."""
+    """Choose the strategy for all parts of a recording: that of the longest."""
     longest = max((stop - start for start, stop in parts), default=0)
     num_together = int(MAX_GROUP_SECONDS / max(longest * processor.frame_seconds, processor.frame_seconds))
     return choose_strategy(
@@ -135,13 +135,13 @@ def transcribe_speech(
     Transcribe what is said in a recording, which is read as a stream.
 
     Args:
-        processor: Of the model.
+        processor: The model's.
         audio: The recording.
         channel: As in [`AudioFile.blocks`].
-        speech: What `find_speech` found in it.
+        speech: Speech that `find_speech` found in it.
         chosen: Model and plan, see `choose_part_strategy`.
-        options: How.
-        on_frame: Called with the encoder frame of the recording up to which it is done.
+        options: How to transcribe.
+        on_frame: Called with the encoder frame up to which the recording is done.
     """
     blocks = audio.blocks(processor.feature_extractor.sampling_rate, channel)
     features = extract_parts(processor, blocks, speech.parts)
@@ -169,7 +169,7 @@ def transcribe_speech(
 def decode_parts(
     processor: FastConformerProcessor, output: FastConformerGenerateOutput, options: TranscriptionOptions
 ) -> list[FastConformerTranscription]:
-    """What `transcribe_features` returns to the texts of parts, with what `join_parts` needs."""
+    """Texts of parts, with the details that `join_parts` needs, from the output of `transcribe_features`."""
     levels = sorted({*timestamp_levels(options.timestamps or False), "word"})
     return processor.batch_decode(  # type: ignore[return-value]
         output, timestamps=levels, confidence=options.decoding.confidence is not None
@@ -182,7 +182,7 @@ def join_parts(
     speech: ClipSpeech,
     options: TranscriptionOptions,
 ) -> FastConformerTranscription:
-    """One transcription of the recording, with times from its start."""
+    """Join the parts into one transcription of the recording, with times from its start."""
     confidence = options.decoding.confidence
     return processor.join_transcriptions(
         transcriptions,

@@ -1,6 +1,7 @@
 """
-How a clip goes through the encoder: whole, whole with local attention, or in chunks; where nobody says, by its length
-and the memory that there is.
+Ways of a clip through the encoder: whole, whole with local attention, or in chunks.
+
+With `"auto"` the length of the clip and the free memory decide.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from ..modeling.recognizer import FastConformerRecognizer
 from .chunk_plan import WindowPlan, plan_windows
 from .options import ChunkOptions
 
-# Context on each side of a window, where nothing else is asked for: a share of it, but what a word needs, as long as
-# a third is left in the middle. With less, words at the borders are lost (see `docs/usage.md` for the figures).
+# Default context on each side of a window: a share of it, but at least as much as a word needs, as long as a third is
+# left in the middle. With less, words at the borders are lost (see `docs/usage.md` for the figures).
 DEFAULT_STRIDE_SHARE = 1 / 6
 MIN_DEFAULT_STRIDE_SECONDS = 0.8
 MAX_DEFAULT_STRIDE_SHARE = 1 / 3
-# Encoder frames on each side that "local" lets a model with full attention see: what the authors of published
-# checkpoints give for long audio.
+# Encoder frames on each side that "local" lets a model with full attention see: the values that the authors of
+# published checkpoints give for long audio.
 LOCAL_CONTEXT = (128, 128)
 
-# What the authors of published checkpoints with full attention give as the longest clip in one pass, and with local
-# attention: 24 minutes and 3 hours.
+# Longest clip in one pass that the authors of published checkpoints give, with full and with local attention:
+# 24 minutes and 3 hours.
 MAX_FULL_SECONDS = 24 * 60.0
 MAX_LOCAL_SECONDS = 3 * 3600.0
-# Of the memory that is free when a clip is about to go through the encoder, "auto" takes no more than that.
+# Largest share of the memory that is free before a clip goes through the encoder that "auto" takes.
 MAX_MEMORY_SHARE = 0.5
 DEFAULT_CHUNK_SECONDS = 30.0
-# Where the system does not say how much is free.
+# Taken as free memory where the system does not say how much is free.
 UNKNOWN_MEMORY_BYTES = 4 * 2**30
 
 MEMORY_INFO = Path("/proc/meminfo")
-# Limits of a container: version 2 of control groups, then version 1. What is used, and the most that may be.
+# Limits of a container: version 2 of control groups, then version 1. The memory in use, and the limit.
 CONTROL_GROUPS = (
     (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory.max")),
     (
@@ -51,9 +52,9 @@ CONTROL_GROUPS = (
     ),
 )
 
-# What one pass takes at once, fitted from above to encoders of three widths and clips of 2.5 to 30 minutes: copies of
-# the features, of the attention scores of one block, and of each encoder frame, as wide as the blocks and as their
-# feed-forward modules; and what is the same for every clip.
+# Memory that one pass takes at once, an upper bound that is fitted to encoders of three widths and clips of 2.5 to 30
+# minutes: copies of the features, of the attention scores of one block, and of each encoder frame, as wide as the
+# blocks and as their feed-forward modules; and a share that is the same for every clip.
 FEATURE_COPIES = 4
 SCORE_COPIES = 6
 FRAME_COPIES = 12
@@ -65,12 +66,12 @@ LOCAL_BAND_FRAMES = 384
 
 class ChosenStrategy(NamedTuple):
     """
-    What a strategy comes to for one clip.
+    Strategy that was chosen for a clip, with the model and the plan that carry it out.
 
     Args:
         name: `"full"`, `"local"` or `"chunked"`.
         model: The model to use: the one given, or one that shares its parameters.
-        plan: How the clip is cut; None: not at all.
+        plan: Plan by which the clip is cut; None: it is not cut.
     """
 
     name: str
@@ -80,8 +81,15 @@ class ChosenStrategy(NamedTuple):
 
 def check_strategy(config: FastConformerConfig, frame_seconds: float, chunking: ChunkOptions) -> None:
     """
-    Raise a `ValueError` for a strategy that a model cannot go through with, before anything is computed; the arguments
-    are those of `plan_chunks`.
+    Check that a model can carry out a strategy, before anything is computed.
+
+    Args:
+        config: The model's configuration.
+        frame_seconds: Seconds from one encoder frame to the next, by the processor.
+        chunking: The strategy, the lengths of chunks and of their context.
+
+    Raises:
+        ValueError: for a strategy or lengths that the model cannot carry out.
     """
     plan_chunks(config, frame_seconds, chunking)
     if chunking.strategy == "local" and not config.has_relative_positions:
@@ -99,21 +107,21 @@ def choose_strategy(
     num_clips: int = 1,
 ) -> ChosenStrategy:
     """
-    What is done with a clip.
+    Choose the strategy for a clip.
 
     `"auto"` is `"chunked"` where a length of chunks is given. Else it is `"full"` for a clip of up to 24 minutes, or
-    of any length where the model's attention is limited, that fits into half of the memory that is free; `"local"` for
-    one of up to 3 hours that does so, and otherwise `"chunked"`.
+    of any length where the model's attention is limited, if it fits into half of the free memory; `"local"` for a clip
+    of up to 3 hours that fits with local attention, and otherwise `"chunked"`.
 
     Args:
         model: A model with a head.
         mel_length: Mel frames of the clip.
         frame_seconds: Seconds from one encoder frame to the next.
-        chunking: What is asked for.
-        num_clips: How many clips of that length go through the encoder together.
+        chunking: The options that the caller gave.
+        num_clips: Number of clips of that length that go through the encoder together.
 
     Raises:
-        ValueError: as `check_strategy`.
+        ValueError: for a strategy that `check_strategy` refuses.
     """
     config: Any = model.config
     check_strategy(config, frame_seconds, chunking)
@@ -144,25 +152,25 @@ def _choose(model: FastConformerRecognizer, mel_length: int, frame_seconds: floa
         return "local"
     try:
         plan_chunks(config, frame_seconds, ChunkOptions("chunked"))
-    except ValueError:  # of the models that cannot be cut
+    except ValueError:  # of models whose clips cannot be cut
         return "local" if can_be_local else "full"
     return "chunked"
 
 
 def plan_chunks(config: FastConformerConfig, frame_seconds: float, chunking: ChunkOptions) -> WindowPlan | None:
     """
-    How clips are cut for a model.
+    Plan the windows into which clips are cut for a model.
 
     Args:
-        config: The model's.
-        frame_seconds: Seconds from one encoder frame to the next, as the processor has it.
+        config: The model's configuration.
+        frame_seconds: Seconds from one encoder frame to the next, by the processor.
         chunking: Lengths of chunks and of their context.
 
     Returns:
         The plan, or None for whole clips.
 
     Raises:
-        ValueError: for a chunk that is all context, and for a model that cannot be cut.
+        ValueError: for a chunk that is only context, and for a model whose clips cannot be cut.
     """
     chunk_length_s = chunking.chunk_length_s
     if not chunk_length_s:
@@ -186,7 +194,7 @@ def plan_chunks(config: FastConformerConfig, frame_seconds: float, chunking: Chu
 
 
 def sees_all(config: FastConformerConfig) -> bool:
-    """Whether a frame of the encoder depends on all that is in front of it in its window."""
+    """Tell whether an encoder frame depends on all frames before it in its window."""
     if config.has_local_attention:
         return False
     return resolve_context(config.attention_context_style, config.attention_context).left_frames is None
@@ -194,18 +202,18 @@ def sees_all(config: FastConformerConfig) -> bool:
 
 def share_with_local_attention(model: FastConformerRecognizer) -> FastConformerRecognizer:
     """
-    A model with full attention as one whose attention is a sliding window of `LOCAL_CONTEXT`.
+    Make a model whose attention is a sliding window of `LOCAL_CONTEXT` out of one with full attention.
 
-    All parameters and buffers are shared and nothing of the model changes, so that others may use it meanwhile. A
-    model whose attention is limited already is given back as it is.
+    All parameters and buffers are shared and the given model does not change, so that others may use it meanwhile. A
+    model whose attention is limited already is returned as it is.
 
     Raises:
-        ValueError: for a model with absolute positions, which cannot look at a window.
+        ValueError: for a model with absolute positions, whose attention cannot be limited.
     """
     config: Any = model.config
     if not sees_all(config):
         return model
-    # What is in the memo is taken as it is: tensors, and all modules in which nothing asks the configuration.
+    # What is in the memo is not copied: tensors, and all modules that do not read the configuration.
     fixed = [part for part in model.modules() if not any(hasattr(inner, "config") for inner in part.modules())]
     kept: dict[int, Any] = {id(part): part for part in chain(model.parameters(), model.buffers(), fixed)}
     shared: Any = copy.deepcopy(model, kept)
@@ -223,14 +231,14 @@ def estimate_one_pass_bytes(
     device_type: str = "cpu",
 ) -> int:
     """
-    Memory that the encoder takes for one clip at once, beside its weights.
+    Estimate the memory that the encoder takes for one whole clip, without its weights.
 
     Args:
-        config: The model's.
+        config: The model's configuration.
         mel_length: Mel frames of the clip.
-        bytes_per_value: Of the model's type.
-        is_local: Whether attention is limited, so that a frame sees few others.
-        device_type: Where the model is; a GPU works on larger blocks.
+        bytes_per_value: Bytes of a value of the model's type.
+        is_local: True where attention is limited, so that a frame sees few others.
+        device_type: Type of the model's device; a GPU works on larger blocks.
     """
     num_frames = max(config.subsampling.count_rows(mel_length), 1)
     num_heads = config.num_attention_heads
@@ -245,10 +253,10 @@ def estimate_one_pass_bytes(
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory of a device that is free: of a CPU what the system and a container's limit leave."""
+    """Free memory of a device; for a CPU it is what the system and a container's limit leave."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        # What the allocator keeps for reuse is free to us.
+        # Memory that the allocator keeps for reuse is free for us.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
@@ -263,7 +271,7 @@ def _free_of_system() -> int | None:
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
         pass
-    try:  # elsewhere than on Linux what is there is known at best, not what is free
+    try:  # outside Linux only the total memory is known at best, not the free memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, OSError, ValueError):
         return None

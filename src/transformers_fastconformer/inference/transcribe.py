@@ -1,4 +1,4 @@
-"""The front door: audio in, transcript out, in one line."""
+"""Transcription in one line: audio in, transcript out."""
 
 from __future__ import annotations
 
@@ -35,15 +35,19 @@ def transcribe(
 
     Args:
         audio: One recording: a path, an `http(s)` URL, the bytes of a file, an open file, an array or tensor (at the
-            rate of the model), a mapping with `"array"` and `"sampling_rate"`, an audio decoder. A list or tuple of
-            them: many.
+            rate of the model), a mapping with `"array"` and `"sampling_rate"`, or an audio decoder; or a list or tuple
+            of them for many recordings.
         model (`str`, `Path` or what [`load_model`] returns, defaults to `"nvidia/parakeet-tdt-0.6b-v3"`): A checkpoint
             by name (a Hub repository, a folder, a `.nemo` file, `"demo"`), which is loaded in each call; for several
             calls load it once: `model = load_model(name)`.
-        head, device, dtype: As in [`load_model`], for a checkpoint by name; `device="auto"` takes a GPU where there is
-            one.
+        head (`str`, defaults to `"auto"`): Head of a checkpoint by name: `"ctc"`, `"transducer"`, or `"auto"`: the
+            transducer if there is one.
+        device (`str`, defaults to `"auto"`): Device for a checkpoint by name, such as `"cpu"` or `"cuda:1"`;
+            `"auto"`: a GPU if this machine has one.
+        dtype (`str`, defaults to `"auto"`): Type for a checkpoint by name: `"float32"`, `"float16"`, `"bfloat16"`,
+            `"int8"`, or `"auto"`: as stored.
         options ([`TranscriptionOptions`], *optional*): How to transcribe.
-        on_progress (*optional*): Called with the number of a recording and the seconds of it that are done.
+        on_progress (*optional*): Called with the number of a recording, from 0, and the seconds of it that are done.
         keywords: Fields of [`TranscriptionOptions`], [`DecodingOptions`] and [`ChunkOptions`] by name, such as
             `timestamps`, `language`, `confidence`, `strategy`, `chunk_length_s`, `voice_activity`, `batch_size`.
 
@@ -51,10 +55,12 @@ def transcribe(
         A [`Transcript`], for a list or tuple a list of them in the same order.
 
     Raises:
-        ValueError: for what is not audio, an unknown option, and one that the model does not have, by name.
-        FileNotFoundError: there is no such file or checkpoint.
-        OSError: the checkpoint cannot be had from the Hub.
-        ImportError: an extra is needed and not installed; the message holds the command.
+        ValueError: for what is not audio, a URL that cannot be downloaded, an unknown option, an option that the model
+            does not have, and a head, device or dtype that is not available; the message says which.
+        FileNotFoundError: when a file or the checkpoint does not exist.
+        OSError: when the checkpoint cannot be had from the Hub.
+        RuntimeError: when a recording cannot be transcribed for another reason, such as too little GPU memory.
+        ImportError: when an extra is needed and not installed; the message holds the command.
     """
     options = TranscriptionOptions.of(options, keywords)
     worker = model if isinstance(model, tuple) else load_model(model, head, device, dtype)

@@ -1,4 +1,4 @@
-"""What was said in one clip, and how it is made of what decoding found."""
+"""Transcript of one clip, made of the output of decoding."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .options import TranscriptionOptions
 @dataclass
 class Transcript:
     """
-    What was said in one clip.
+    Transcript of one clip.
 
     Args:
-        text: The transcript.
+        text: The words that were said.
         timestamps: Level (`"token"`, `"char"`, `"word"`, `"segment"`) to a list of items with `start_offset` and
-            `end_offset` in encoder frames, `start` and `end` in seconds; None if no times were asked for.
+            `end_offset` in encoder frames, `start` and `end` in seconds; None if times were not asked for.
         duration_seconds: Length of the clip.
-        strategy: How it was transcribed: `"full"`, `"local"` or `"chunked"`, see [`ChunkOptions`].
-        channel: Which channel of the file it is, `"mix"` for their mean.
-        confidence: How sure decoding was of the clip, and
-        word_confidences: of each word of the text, in order; None if that was not asked for.
-        speech: Where in the clip something is said, in seconds, by voice activity detection; None if that was not
+        strategy: Strategy that was used: `"full"`, `"local"` or `"chunked"`, see [`ChunkOptions`].
+        channel: Channel of the file, from 0, or `"mix"` for the mean of all.
+        confidence: Confidence in the whole text, 0 to 1; None if it was not asked for.
+        word_confidences: Confidence in each word of the text, in order; None if it was not asked for.
+        speech: Segments of the clip in which something is said, in seconds; None if voice activity detection was not
             asked for.
     """
 
@@ -48,7 +48,7 @@ class Transcript:
         strategy: str,
         speech: list[SpeechSegment] | None = None,
     ) -> Transcript:
-        """What the processor makes of a clip, with what is known of the clip besides."""
+        """Make a transcript of the processor's output for a clip and of what else is known of the clip."""
         return cls(
             text=transcription.text or "",
             timestamps=transcription.timestamps if options.timestamps else None,
@@ -67,7 +67,7 @@ def to_transcripts(
     options: TranscriptionOptions,
     strategy: str,
 ) -> list[Transcript]:
-    """What `transcribe_features` returns to texts, with the times and confidences asked for."""
+    """Turn the output of `transcribe_features` into texts, with the times and confidences that are asked for."""
     decoded: list[Any] = processor.batch_decode(
         output,
         timestamps=options.timestamps if options.timestamps else ["word"],
