@@ -2,7 +2,7 @@
 NVIDIA's FastConformer speech models in Hugging Face Transformers, without NeMo.
 
 Importing the package registers its classes with the Auto classes of Transformers, and lets those load `.nemo`
-checkpoints; `auto.py` says how and takes it back.
+checkpoints. `auto.py` describes this and can undo it.
 """
 
 from .audio.files import AudioFile, read_audio

@@ -1,14 +1,14 @@
 """
-What importing this package changes in Transformers, all of it, and how to take it back.
+Registration: all changes that importing this package makes in Transformers, and the way to undo them.
 
 - The Auto classes learn our configurations and classes, by their public `register`.
 - `from_pretrained` of `AutoConfig`, `AutoFeatureExtractor`, `AutoTokenizer`, `AutoProcessor` and of all `AutoModel...`
   classes is wrapped, so that they accept `.nemo` checkpoints. The wrapper looks at what lies on disk; unless that is a
-  `.nemo` checkpoint, Transformers' own code runs with the very same arguments. Only where that ends in an error is the
-  Hub asked whether the repository holds a `.nemo` and no `config.json`; if not, the error goes on.
-- So is `FeatureExtractionMixin.get_feature_extractor_dict`, which `transformers.pipeline` calls beside them; and two
-  functions that it calls on any name (`cached_file`, `find_adapter_config_file`) answer None for a name that ends in
-  `.nemo`, which they would take for the id of a repository.
+  `.nemo` checkpoint, Transformers' own code runs with the very same arguments. Only if that ends in an error, the Hub
+  is asked whether the repository holds a `.nemo` and no `config.json`; if not, the error is raised.
+- `FeatureExtractionMixin.get_feature_extractor_dict`, which `transformers.pipeline` calls too, is wrapped likewise; and
+  two functions that the pipeline calls on any name (`cached_file`, `find_adapter_config_file`) return None for a name
+  that ends in `.nemo`, which they would take for the id of a repository.
 - `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models (`inference/hf_pipeline.py`).
 - Our own classes are told where `.nemo` checkpoints and those of Transformers' own FastConformer classes come from
   (`checkpoint_sources.py`); the Auto classes give Transformers' classes for the latter, as before.
@@ -62,7 +62,7 @@ from .tokenization_fastconformer import FastConformerTokenizer
 
 
 def _auto_model_class(name: str, task: str) -> type[_BaseAutoModelClass]:
-    """The Auto class of that name; Transformers before 5.13 lacks some, then one of ours."""
+    """The Auto class of that name, or one of ours: Transformers before 5.13 lacks some."""
     existing = getattr(transformers, name, None)
     if existing is not None:
         return existing
@@ -83,7 +83,7 @@ HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], 
     (AutoModelForRNNT, FastConformerRNNTConfig, FastConformerForRNNT),
     (AutoModelForTDT, FastConformerTDTConfig, FastConformerForTDT),
 )
-# What stands in place of what: (class or module, name) to the original and ours.
+# Replaced attributes: (class or module, name) to the original and ours.
 _replaced: dict[tuple[Any, str], tuple[Any, Any]] = {}
 _is_registered = False
 
@@ -113,7 +113,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Leave the Auto classes as they are without this package. Our own classes read our own format then, no more."""
+    """Put the Auto classes back to their state without this package. Our own classes then read only our own format."""
     global _is_registered
     _is_registered = False  # a wrapper that somebody has wrapped again cannot be taken out; it lets everything pass
     for (holder, name), (original, ours) in list(_replaced.items()):
@@ -134,13 +134,13 @@ def unregister() -> None:
 def _auto_model_classes() -> list[type]:
     """The base of the `AutoModel...` classes and those of them that have a `from_pretrained` of their own."""
     found: list[type] = [_BaseAutoModelClass]
-    for auto_class in found:  # it grows on the way
+    for auto_class in found:  # the list grows during the loop
         found.extend(set(auto_class.__subclasses__()).difference(found))
     return [auto_class for auto_class in found if "from_pretrained" in auto_class.__dict__]
 
 
 def _replace(holder: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Put `make(original)` in place of an attribute, once; versions of Transformers that lack it are left alone."""
+    """Put `make(original)` in place of an attribute, once; nothing is done where Transformers lacks the attribute."""
     if (holder, name) not in _replaced and name in vars(holder):
         original = vars(holder)[name]
         ours = make(original)
@@ -149,7 +149,7 @@ def _replace(holder: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 
 def _accepting_nemo(original: classmethod) -> classmethod:
-    """A class method that loads by name, with `.nemo` checkpoints beside everything that it takes already."""
+    """A class method that loads by name, which then takes `.nemo` checkpoints next to all that it took before."""
 
     @functools.wraps(original.__func__)
     def from_pretrained(cls: type, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -170,7 +170,7 @@ def _accepting_nemo(original: classmethod) -> classmethod:
 
 
 def _resolve_after(error: Exception, name: Any, cls: type, options: dict[str, Any]) -> str:
-    """The folder of a `.nemo` checkpoint that Transformers cannot load; its own error where it is none."""
+    """The folder of a `.nemo` checkpoint that Transformers could not load; for other names its error is raised."""
     try:
         folder = resolve_nemo_checkpoint(name, cls, options)
     except (OSError, ValueError) as found:
@@ -181,7 +181,7 @@ def _resolve_after(error: Exception, name: Any, cls: type, options: dict[str, An
 
 
 def _passing_over_nemo(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that looks for a file of a repository, without the names that mean a `.nemo` file."""
+    """A function that looks for a file of a repository, which then finds nothing for the name of a `.nemo` file."""
 
     @functools.wraps(original)
     def find(path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:

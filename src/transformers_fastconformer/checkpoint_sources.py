@@ -1,9 +1,9 @@
 """
 Sources of checkpoints in other formats, for the `from_pretrained` of this package's classes.
 
-A source is a function that knows one other format: given what the user typed it answers with a folder in our format,
-or None. The modules that know those formats stand above the classes, so they register themselves here (`auto.py` does
-it) and nothing below imports them.
+A source is a function that knows one other format: from the name that the user gave it makes a folder in our format,
+or returns None. The modules that know those formats stand above the classes, so `auto.py` registers them here and the
+classes do not import them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-# What says which files of which repository are meant; a folder found by a source needs none of it any more.
+# Options that say which files of which repository are meant; a folder found by a source does not need them any more.
 HUB_OPTIONS = (
     "cache_dir",
     "force_download",
@@ -32,16 +32,18 @@ class CheckpointSource(Protocol):
 
     def __call__(self, name: str, loaded_class: type, options: Mapping[str, Any]) -> str | os.PathLike[str] | None:
         """
+        Find the folder of a checkpoint in our format.
+
         Args:
-            name: What the user gave: a path or the id of a Hub repository.
+            name: The name that the user gave: a path or the id of a Hub repository.
             loaded_class: The class that `from_pretrained` was called on.
-            options: All keyword arguments of the call, those of `HUB_OPTIONS` among them.
+            options: All keyword arguments of the call, with those of `HUB_OPTIONS`.
 
         Returns:
-            A folder in our format, or None for what is not this source's.
+            A folder in our format, or None for a checkpoint of another format.
 
         Raises:
-            ValueError: for a checkpoint that is this source's and cannot be had.
+            ValueError: for a checkpoint of this format that cannot be converted.
             OSError: for one that cannot be reached.
         """
 
@@ -50,12 +52,12 @@ _sources: dict[str, CheckpointSource] = {}
 
 
 def register_source(format_name: str, source: CheckpointSource) -> None:
-    """Ask `source` from now on, after those registered before it. A name that is taken is given the new function."""
+    """Ask `source` from now on, after those registered before it. Under a registered name it replaces the old one."""
     _sources[format_name] = source
 
 
 def unregister_source(format_name: str) -> None:
-    """Do not ask the source of that name any more; one that is not registered is no error."""
+    """Do not ask the source of that name any more; a name that is not registered is not an error."""
     _sources.pop(format_name, None)
 
 
@@ -79,7 +81,7 @@ def load_from_folder(
     """
     Call `load(folder, ...)` without the options that only name a repository, and let the result keep its name.
 
-    The name is what goes into adapters and model cards as the base model, where a folder of a cache has no place.
+    The name is written into adapters and model cards as the base model, so it must not be a folder of the cache.
     """
     loaded = load(folder, *arguments, **{key: value for key, value in options.items() if key not in HUB_OPTIONS})
     # `output_loading_info` and `return_unused_kwargs` give a pair.
@@ -102,8 +104,10 @@ class LoadsFromSources:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """
-        Load as in Transformers. Next to a folder or Hub repository in our format it takes the formats that are
-        registered, such as `.nemo` files, folders and repositories that hold one (see `docs/hub.md`).
+        Load as in Transformers, from every registered format.
+
+        Next to a folder or Hub repository in our format it takes `.nemo` files, and folders and repositories that hold
+        one (see `docs/hub.md`).
         """
         load = super().from_pretrained  # type: ignore[misc]
         if pretrained_model_name_or_path is None:

@@ -1,9 +1,9 @@
 """Length and time arithmetic, in integers: samples, mel frames, encoder frames, seconds.
 
-The one owner of these facts; for a model its configuration is asked. All take an `int` or an integer tensor of any
-shape and return the same kind; torch is not imported. Lengths count what is valid in a clip, frames and rows
-count those of a tensor: a tensor has one mel frame more than its longest clip is long, and more with `pad_to` (see
-`padded_mel_frames`).
+This module is the only owner of these facts; ask a model's configuration for its numbers. All functions take an `int`
+or an integer tensor of any shape and return the same kind; torch is not imported. Lengths count the valid frames of a
+clip, frames and rows count those of a tensor: a tensor has at least one mel frame more than its longest clip, and more
+with `pad_to` (see `padded_mel_frames`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def mel_lengths_from_samples(
 ) -> Lengths:
     """Valid mel frames of clips of `audio_lengths` samples: `N // hop` for an even FFT.
 
-    `exact_pad` gives one frame fewer, which is what NeMo 3.0.0 counts (`FilterbankFeatures.get_seq_len`). Clips under
-    one hop have none; where NeMo would count -1 the result is 0.
+    `exact_pad` gives one frame fewer, as NeMo 3.0.0 counts (`FilterbankFeatures.get_seq_len`). Clips under one hop have
+    0 frames, also where NeMo would count -1.
     """
     padding_samples = 2 * stft_padding_samples(fft_samples, hop_samples, exact_pad)
     mel_lengths = (audio_lengths + padding_samples - fft_samples) // hop_samples
@@ -53,7 +53,7 @@ def resampled_samples(samples: int, from_sampling_rate: int, to_sampling_rate: i
 
 # Mel frames and encoder frames
 
-# Of the convolutions in the front of the encoder; checkpoints have no others.
+# Kernel and stride of the convolutions in the front of the encoder; checkpoints have no others.
 SUBSAMPLING_KERNEL_SIZE, SUBSAMPLING_STRIDE = 3, 2
 
 
@@ -91,39 +91,39 @@ class Subsampling(ABC):
     Counts of frames of a front of the encoder. A clip has frames, a tensor has rows, and some of these may be padding.
 
     Args:
-        factor: Mel frames an encoder frame.
-        is_causal: The front sees no later frames.
+        factor: Mel frames for each encoder frame.
+        is_causal: True for a front that does not see later frames.
     """
 
     factor: int
     is_causal: bool = False
-    # True where all rows of a clip alone are frames of it.
+    # True where all rows of a clip that is a batch of its own are frames of it.
     has_full_rows: ClassVar[bool] = True
     accepted_factors: ClassVar[str] = "1 or more"
 
     @classmethod
     def accepts(cls, factor: int) -> bool:
-        """True for a factor that there can be."""
+        """Tell whether the front can have a factor."""
         return factor >= 1
 
     @abstractmethod
     def count_frames(self, mel_lengths: Lengths) -> Lengths:
-        """Encoder frames of clips of so many mel frames."""
+        """Encoder frames of clips with these numbers of mel frames."""
 
     def count_rows(self, mel_frames: Lengths) -> Lengths:
-        """Rows of the tensor that the front makes of one of so many rows."""
+        """Rows of the tensor that the front makes of one with this number of rows."""
         return self.count_frames(mel_frames)
 
 
 class NoSubsampling(Subsampling):
-    """One encoder frame a mel frame."""
+    """One encoder frame for each mel frame."""
 
     def count_frames(self, mel_lengths: Lengths) -> Lengths:
         return mel_lengths
 
 
 class StridedSubsampling(Subsampling):
-    """Convolutions of stride 2. Also counts the mel columns that they leave."""
+    """Convolutions of stride 2; the counts hold for the mel columns that they leave, too."""
 
     accepted_factors = "a power of 2"
 
@@ -142,8 +142,8 @@ class StackedSubsampling(Subsampling):
     `factor` frames side by side; the tensor is filled up to a multiple of it.
 
     NeMo 3.0.0 counts the filling as part of every clip, so that the length of a clip depends on its batch. The frames
-    here are those of the clip alone: such a clip always has a masked frame after it, so the last stack is never full
-    of its own frames.
+    here are those of a clip that is a batch of its own: such a clip always has a masked frame after it, so the last
+    stack never holds only frames of the clip.
     """
 
     has_full_rows = False
@@ -165,7 +165,7 @@ SUBSAMPLINGS: dict[str, type[Subsampling]] = {
 
 
 def find_subsampling(subsampling_type: str, factor: int, is_causal: bool = False) -> Subsampling:
-    """The counts of a front of the encoder. NeMo leaves it out when the factor is 1, whatever the type says."""
+    """Find the counts of a front of the encoder. NeMo leaves the front out when the factor is 1, for every type."""
     require_choice("subsampling_type", subsampling_type, SUBSAMPLINGS)
     kind = SUBSAMPLINGS[subsampling_type]
     if kind is NoSubsampling or factor == 1:
@@ -180,7 +180,7 @@ class Reduction(ABC):
     Counts of frames of a reduction in time among the blocks, as of [`Subsampling`].
 
     Args:
-        factor: Encoder frames before it for one after it, a power of 2.
+        factor: Frames before the reduction for each frame after it, a power of 2.
     """
 
     factor: int
@@ -192,15 +192,15 @@ class Reduction(ABC):
 
     @abstractmethod
     def count_frames(self, encoder_lengths: Lengths) -> Lengths:
-        """Frames of clips of so many encoder frames."""
+        """Frames after the reduction of clips with these numbers of frames before it."""
 
     def count_rows(self, encoder_frames: Lengths) -> Lengths:
-        """Rows of the tensor that it makes of one of so many rows."""
+        """Rows of the tensor that the reduction makes of one with this number of rows."""
         return self.count_frames(encoder_frames)
 
 
 class NoReduction(Reduction):
-    """All frames are kept."""
+    """No reduction: all frames are kept."""
 
     def count_frames(self, encoder_lengths: Lengths) -> Lengths:
         return encoder_lengths
@@ -210,8 +210,8 @@ class PooledReduction(Reduction):
     """
     Max-pooling.
 
-    By 4 or more NeMo 3.0.0 (`SubsamplingReductionModule`) divides the lengths by the factor log2(factor) times, though
-    the tensor is divided once. Models were trained so, hence it is kept.
+    For a factor of 4 or more NeMo 3.0.0 (`SubsamplingReductionModule`) divides the lengths by the factor log2(factor)
+    times, though the tensor is divided once. Models were trained with that, so it is kept.
     """
 
     @property
@@ -236,7 +236,7 @@ REDUCTIONS: dict[str, type[Reduction]] = {"pooling": PooledReduction, "striding"
 
 
 def find_reduction(reduction_type: str | None, factor: int) -> Reduction:
-    """The counts of a reduction among the blocks; None and a factor of 1 are none."""
+    """Find the counts of a reduction among the blocks; without a type, or with a factor of 1, nothing is reduced."""
     if reduction_type is None:
         return NoReduction(1)
     require_choice("reduction_type", reduction_type, REDUCTIONS)
@@ -258,13 +258,13 @@ def seconds_from_encoder_frames(
 ) -> float | Tensor:
     """Start in seconds of encoder frame `encoder_frames`; a tensor gives float64.
 
-    The only place where frames become floats. The factors are multiplied in the order of NeMo 3.0.0
-    (frame x stride in seconds x subsampling), so that the floats are its own to the last bit.
+    Frames become floats only here. The factors are multiplied in the order of NeMo 3.0.0 (frame x stride in seconds x
+    subsampling), so that the floats are the same as NeMo's to the last bit.
     """
     frames = encoder_frames if isinstance(encoder_frames, int) else encoder_frames.double()
     return frames * (hop_samples / sampling_rate) * mel_frames_per_encoder_frame
 
 
 def seconds_from_samples(samples: int, sampling_rate: int) -> float:
-    """Duration of `samples`."""
+    """Duration of `samples` in seconds."""
     return samples / sampling_rate

@@ -63,7 +63,7 @@ class FastConformerCTCHead(FastConformerRecognizer):
         decoding: DecodingOptions = DEFAULT_DECODING,
         state: CTCState | None = None,
     ) -> tuple[Hypotheses, CTCState]:
-        """As [`FastConformerRecognizer.decode_frames`]: best classes, repetitions merged, blanks dropped."""
+        """Decode encoder frames: best classes, repetitions merged, blanks dropped; see the base class for arguments."""
         logits = self.ctc_head(last_hidden_state)  # (batch, frames, vocab_size)
         logits_check = FiniteCheck("logits", logits, encoder_lengths, OVERFLOW_HINT)
         decoded = ctc_decode_frames(
@@ -103,7 +103,7 @@ class FastConformerForCTC(FastConformerCTCHead):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> FastConformerEncoderOutput:
-        """The encoder's output, as in `forward`; a `language` is refused, as the model has no prompts."""
+        """Encode features; arguments are those of `forward`, and a `language` is refused: the model has no prompts."""
         check_language(self.config, language)
         return self.encoder(
             input_features,
@@ -125,14 +125,26 @@ class FastConformerForCTC(FastConformerCTCHead):
         return_dict: bool | None = None,
     ) -> FastConformerCTCOutput | tuple[Any, ...]:
         r"""
+        Compute the logits of every encoder frame and, with labels, the loss.
+
         Args:
-            input_features, attention_mask, input_lengths, output_hidden_states, output_attentions, return_dict:
-                As in [`FastConformerEncoder.forward`].
+            input_features (`torch.FloatTensor` of shape `(batch, mel frames, num_mel_bins)`):
+                Log-mel features, as in [`FastConformerEncoder.forward`].
+            attention_mask (`torch.Tensor` of shape `(batch, mel frames)`, *optional*):
+                Nonzero for the mel frames that count, as in [`FastConformerEncoder.forward`].
+            input_lengths (`torch.LongTensor` of shape `(batch,)`, *optional*):
+                Mel frames of each clip that count, in place of the mask.
             labels (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
                 Token ids to compute the loss with; -100 or `config.pad_token_id` is padding.
+            output_hidden_states (`bool`, *optional*): Return the states between blocks; default: the configuration's.
+            output_attentions (`bool`, *optional*): Return attention probabilities; default: the configuration's.
+            return_dict (`bool`, *optional*): Return an output object, not a tuple; default: the configuration's.
 
         Returns:
             [`FastConformerCTCOutput`]
+
+        Raises:
+            ValueError: for features, lengths or labels of a wrong shape, and for ids that are not tokens.
         """
         encoded = self.encode(
             input_features,

@@ -15,7 +15,7 @@ from ..kernels.layers import is_as_built
 from ..kernels.parameter_cache import ParameterCache
 from ..kernels.transducer_networks import Joint, LSTMPredictor, Projection, StatelessPredictor
 
-# Modules whose fast forms are known to compute the same. A subclass, an adapter or a quantised layer is none of them.
+# Modules whose fast forms are known to compute the same. Subclasses, adapters and quantised layers do not count.
 _PLAIN_LAYERS: tuple[type[nn.Module], ...] = (
     nn.Dropout,
     nn.Embedding,
@@ -31,8 +31,9 @@ _PLAIN_LAYERS: tuple[type[nn.Module], ...] = (
 
 class DecodingNetworks(NamedTuple):
     """
-    Prediction and joint network as steps of greedy decoding take them, the latter without its projection of frames,
-    which is `project`; where they may have CUDA graphs, those.
+    Prediction and joint network in the form that the steps of greedy decoding take.
+
+    `joint` takes frames that `project` has projected. `graphs` holds CUDA graphs, where the networks may have them.
     """
 
     predict: PredictFunction
@@ -48,17 +49,17 @@ def derive_decoding_networks(
     decoder: nn.Module, joint: nn.Module, containers: tuple[type[nn.Module], ...], blank_id: int
 ) -> DecodingNetworks | None:
     """
-    Fast forms of a prediction and a joint network, made from their parameters and made anew when those have changed.
+    Derive fast forms of a prediction and a joint network from their parameters, again after each change of these.
 
     Args:
-        decoder: `embedding` and `lstm`, or `embeddings` and `norm`.
-        joint: `decoder_proj`, `activation` and `head`.
+        decoder: Prediction network with `embedding` and `lstm`, or with `embeddings` and `norm`.
+        joint: Joint network with `encoder_proj`, `decoder_proj`, `activation` and `head`.
         containers: The classes that the two may have.
         blank_id: Class of the blank.
 
     Returns:
-        None where the modules are to be called as they are: in training, under autocast, with hooks, adapters,
-        quantised layers or several dtypes or devices.
+        The fast forms, or None where the modules must be called as they are: in training, under autocast, with hooks,
+        adapters, quantised layers or several dtypes or devices.
     """
     modules = [*decoder.modules(), *joint.modules()]
     parameters = [*decoder.parameters(), *joint.parameters()]

@@ -57,7 +57,33 @@ class FastConformerHybridForCTC(FastConformerCTCHead, FastConformerTransducerPre
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> FastConformerCTCOutput | tuple[Any, ...]:
-        """As [`FastConformerForCTC.forward`], with a `language` in models with prompts; the transducer has no part."""
+        r"""
+        Compute the logits of the CTC head for every encoder frame and, with labels, its loss.
+
+        Args:
+            input_features (`torch.FloatTensor` of shape `(batch, mel frames, num_mel_bins)`):
+                Log-mel features, as in [`FastConformerEncoder.forward`].
+            attention_mask (`torch.Tensor` of shape `(batch, mel frames)`, *optional*):
+                Nonzero for the mel frames that count, as in [`FastConformerEncoder.forward`].
+            input_lengths (`torch.LongTensor` of shape `(batch,)`, *optional*):
+                Mel frames of each clip that count, in place of the mask.
+            labels (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
+                Token ids to compute the CTC loss with; -100 or `config.pad_token_id` is padding. The transducer's loss
+                is not in it.
+            language (`str` or `list[str]`, *optional*):
+                Code of the language, or a list with the code of each clip, for models with language prompts
+                (`config.prompt_languages`); default `config.default_language`.
+            output_hidden_states (`bool`, *optional*): Return the states between blocks; default: the configuration's.
+            output_attentions (`bool`, *optional*): Return attention probabilities; default: the configuration's.
+            return_dict (`bool`, *optional*): Return an output object, not a tuple; default: the configuration's.
+
+        Returns:
+            [`FastConformerCTCOutput`]
+
+        Raises:
+            ValueError: for features, lengths or labels of a wrong shape, ids that are not tokens, and a language that
+                the model does not know.
+        """
         encoded = self.encode(
             input_features,
             attention_mask=attention_mask,
@@ -75,6 +101,9 @@ class ParakeetTDTForCTC(FastConformerHybridForCTC):
 
     Args:
         config ([`FastConformerTDTConfig`]): Shape of encoder and heads, with `has_ctc_head=True`.
+
+    Raises:
+        ValueError: when the checkpoint has no CTC head.
     """
 
     config_class = FastConformerTDTConfig
@@ -82,7 +111,7 @@ class ParakeetTDTForCTC(FastConformerHybridForCTC):
 
 class ParakeetTDTForTDT(FastConformerForTDT):
     r"""
-    The transducer head of a hybrid TDT-CTC checkpoint; the CTC head is kept, trained with and saved.
+    The transducer head of a hybrid TDT-CTC checkpoint; the CTC head is kept, trained too, and saved.
 
     Args:
         config ([`FastConformerTDTConfig`]): Shape of encoder and heads, with `has_ctc_head=True`.
@@ -98,7 +127,7 @@ class ParakeetTDTForTDT(FastConformerForTDT):
 
 def share_as_ctc(model: FastConformerForRNNT | FastConformerForTDT) -> FastConformerHybridForCTC:
     """
-    The CTC head of a loaded hybrid as a model of its own, with the same parameters: nothing is copied.
+    Make the CTC head of a loaded hybrid a model of its own with the same parameters; nothing is copied.
 
     Raises:
         ValueError: when the model has no CTC head.

@@ -1,4 +1,4 @@
-"""What the models and their `generate()` return."""
+"""Outputs of the models and of their `generate()`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class FastConformerCTCOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(batch, encoder frames, vocab_size)`):
             Scores before the softmax; the last class is the blank.
         encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
-        hidden_states, attentions: As in [`FastConformerEncoderOutput`].
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
+        attentions (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
     """
 
     loss: torch.Tensor | None = None
@@ -65,7 +66,8 @@ class FastConformerTransducerOutput(ModelOutput):
             Joint outputs before the softmax, returned when `labels` are given.
         last_hidden_state (`torch.FloatTensor` of shape `(batch, encoder frames, hidden_size)`): Encoded frames.
         encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
-        hidden_states, attentions: As in [`FastConformerEncoderOutput`].
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
+        attentions (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
     """
 
     loss: torch.Tensor | None = None
@@ -88,15 +90,16 @@ class FastConformerGenerateOutput(ModelOutput):
         frame_indices (`torch.LongTensor` of shape `(batch, tokens)`):
             Encoder frame in which each token was emitted (CTC: its first frame); 0 in the padding.
         durations (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
-            Frames that each token lasts: TDT's predicted durations. `None` for CTC and RNN-T.
+            Encoder frames that TDT predicted for each token. `None` for CTC and RNN-T.
         log_probs (`torch.FloatTensor` of shape `(batch, tokens)`):
             Log-probability of each token among the vocabulary and the blank, in the frame it was emitted in.
         token_confidences (`torch.FloatTensor` of shape `(batch, tokens)`, *optional*, returned with `confidence`):
-            How sure decoding was of each token; 0 in the padding.
+            Confidence in each token, 0 to 1; 0 in the padding.
         confidence_aggregation (`str`, *optional*):
-            How the confidences of tokens become that of a word or a clip: `"mean"`, `"min"`, `"max"` or `"prod"`.
+            Rule that makes the confidence of a word or clip of those of its tokens: `"mean"`, `"min"`, `"max"` or
+            `"prod"`.
         encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
-        decoder_type (`str`): `"ctc"`, `"rnnt"` or `"tdt"`; decides how times are read off the frames.
+        decoder_type (`str`): `"ctc"`, `"rnnt"` or `"tdt"`, on which the rule for times of tokens depends.
     """
 
     sequences: torch.Tensor | None = None
@@ -113,7 +116,7 @@ class FastConformerGenerateOutput(ModelOutput):
     def of(
         cls, hypotheses: Hypotheses, encoder_lengths: torch.Tensor, decoder_type: str, decoding: DecodingOptions
     ) -> FastConformerGenerateOutput:
-        """What decoding found, in the form in which models return it."""
+        """Bring hypotheses into the form in which models return them."""
         return cls(
             sequences=hypotheses.tokens,
             sequence_lengths=hypotheses.token_lengths,

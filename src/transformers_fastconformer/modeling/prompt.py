@@ -16,7 +16,7 @@ Language = str | Sequence[str]
 
 class FastConformerPromptKernel(nn.Module):
     """
-    Two linear layers over each frame with a one-hot code of the language beside it (NeMo's `prompt_kernel`).
+    Two linear layers over each frame joined with a one-hot code of the language (NeMo's `prompt_kernel`).
 
     Checked against `EncDecRNNTBPEModelWithPrompt` and `EncDecHybridRNNTCTCBPEModelWithPrompt` of NeMo 3.0.
     """
@@ -31,6 +31,8 @@ class FastConformerPromptKernel(nn.Module):
 
     def forward(self, frames: torch.Tensor, prompt_ids: torch.Tensor) -> torch.Tensor:
         """
+        Mix the language of each clip into its frames.
+
         Args:
             frames: (batch, frames, size), encoder output.
             prompt_ids: (batch,), number of each clip's language.
@@ -45,10 +47,10 @@ class FastConformerPromptKernel(nn.Module):
 
 def check_language(config: Any, language: Language | None) -> None:
     """
-    Raise for a language that a model cannot be told; None, its default, is always allowed here.
+    Check that a model can be told a language; None, its default, is always allowed here.
 
     Raises:
-        ValueError: for a code that the model does not know, and for any where it has no prompts.
+        ValueError: for a code that the model does not know, and for any code in a model without prompts.
     """
     if language is None:
         return
@@ -70,7 +72,8 @@ def find_prompt_ids(config: FastConformerRNNTConfig, language: Language | None, 
         num_clips: Clips in the batch.
 
     Raises:
-        ValueError: for a code that the model does not know; it lists those it does.
+        ValueError: for a code that the model does not know, with a list of those that it knows; for None in a model
+            without a default language; and for another number of codes than of clips.
     """
     languages = config.prompt_languages or {}
     if language is None:

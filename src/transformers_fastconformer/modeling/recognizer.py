@@ -1,4 +1,4 @@
-"""Models that turn audio into text: what every head offers to `generate`, to files, to pipelines and to streams."""
+"""Base class of the models with a head: the methods that `generate`, files, pipelines and streams call on them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> FastConformerEncoderOutput:
-        """What the heads see: the encoder's output, told the language where the model has prompts. As in `forward`."""
+        """Encode features and, in models with prompts, mix the language in; arguments are those of `forward`."""
 
     @abstractmethod
     def decode_frames(
@@ -47,26 +47,29 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         state: Any = None,
     ) -> tuple[Hypotheses, Any]:
         """
-        Greedy decoding of encoder frames: what `generate` does after the encoder.
+        Decode encoder frames greedily: the part of `generate` that comes after the encoder.
 
         Args:
             last_hidden_state: (batch, frames, size), as `encode` returns it.
             encoder_lengths: (batch,), frames of each clip that count.
-            decoding: How.
-            state: What an earlier call returned for the frames before these; None at the start of the clips.
+            decoding: Options of decoding.
+            state: State that an earlier call returned for the frames before these; None at the start of the clips.
 
         Returns:
-            The hypotheses, with frames counted from the first of these, and the state for the frames that follow.
+            The hypotheses, with frames counted from the first one given, and the state for the frames that follow.
         """
 
     def restart_clips(self, state: Any, last_hidden_state: torch.Tensor, clips: list[int]) -> Any:
         """
-        The state with some clips as at their start, for frames that another window of the encoder gives.
+        Put some clips of a state back to their start, for frames that come from another window of the encoder.
 
         Args:
-            state: Of all clips.
+            state: State of all clips.
             last_hidden_state: (batch, frames, size) of all clips, for its shape, type and device.
-            clips: Numbers of those that start anew.
+            clips: Numbers of the clips that start anew.
+
+        Returns:
+            The new state.
         """
         return state
 
@@ -75,7 +78,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         Raise for options that this model does not have, before anything is computed.
 
         Raises:
-            ValueError: naming the option, and for a language the codes that the model knows.
+            ValueError: the message names the option and, for a language, the codes that the model knows.
         """
         for name, value in decoding.asked_for().items():
             if name not in self.decoding_options:
@@ -94,20 +97,27 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         **kwargs: Any,
     ) -> FastConformerGenerateOutput | torch.Tensor:
         r"""
-        Greedy decoding by NeMo's rules (`greedy_batch`); every clip of a batch ends on its own.
+        Decode features greedily by NeMo's rules (`greedy_batch`); every clip of a batch ends on its own.
 
         Args:
-            input_features, attention_mask, input_lengths: As in [`FastConformerEncoder.forward`].
-            decoding ([`DecodingOptions`], *optional*): How to decode.
-            return_dict_in_generate (`bool`, *optional*): Return frames, durations and log-probabilities too.
+            input_features (`torch.FloatTensor` of shape `(batch, mel frames, num_mel_bins)`):
+                Log-mel features, as in [`FastConformerEncoder.forward`].
+            attention_mask (`torch.Tensor` of shape `(batch, mel frames)`, *optional*):
+                Nonzero for the mel frames that count, as in [`FastConformerEncoder.forward`].
+            input_lengths (`torch.LongTensor` of shape `(batch,)`, *optional*):
+                Mel frames of each clip that count, in place of the mask.
+            decoding ([`DecodingOptions`], *optional*): Options of decoding.
+            return_dict_in_generate (`bool`, *optional*, defaults to `False`):
+                Return frames, durations and log-probabilities too.
             kwargs: Fields of [`DecodingOptions`] one by one: `language`, `max_symbols_per_step`, `confidence`.
 
         Returns:
             Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
 
         Raises:
-            ValueError: for an option that decoding does not have, a language that the model does not know, and for
-                features that are not finite.
+            ValueError: for an option that decoding or this model does not have, a language that the model does not
+                know, features or lengths of a wrong shape, features that are not finite, and for `confidence` without
+                `return_dict_in_generate`.
         """
         decoding = DecodingOptions.of(decoding, kwargs)
         self.check_decoding(decoding)

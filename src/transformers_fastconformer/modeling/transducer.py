@@ -1,4 +1,4 @@
-"""Encoder with a transducer head: RNN-T or TDT, in hybrids with a CTC head beside it."""
+"""Encoder with a transducer head: RNN-T or TDT, in hybrids with a CTC head next to it."""
 
 from __future__ import annotations
 
@@ -50,12 +50,14 @@ class FastConformerLSTMPredictionNetwork(nn.Module):
         self, tokens: torch.Tensor, state: PredictorState | None = None
     ) -> tuple[torch.Tensor, PredictorState]:
         """
+        Read tokens after those of a state.
+
         Args:
             tokens: (batch, tokens).
             state: Hidden and cell state, each (layers, batch, decoder_hidden_size); None at the start.
 
         Returns:
-            (batch, tokens, decoder_hidden_size) and the state behind the last token.
+            (batch, tokens, decoder_hidden_size) and the state after the last token.
         """
         output, state = self.lstm(self.embedding(tokens), state)
         return self.dropout(output), state
@@ -65,7 +67,8 @@ class FastConformerStatelessPredictionNetwork(nn.Module):
     """
     Embeddings of the last few tokens side by side (NeMo's `StatelessTransducerDecoder`; Ghodsi et al., 2020).
 
-    Each place in the context has an embedding of its own, half of the width and what division leaves for the newest.
+    Each place in the context has an embedding of its own. The older tokens share half of the width, rounded down to
+    equal widths; the newest has the rest.
     """
 
     def __init__(self, config: FastConformerRNNTConfig) -> None:
@@ -86,12 +89,14 @@ class FastConformerStatelessPredictionNetwork(nn.Module):
         self, tokens: torch.Tensor, state: PredictorState | None = None
     ) -> tuple[torch.Tensor, PredictorState]:
         """
+        Read tokens after those of a state.
+
         Args:
             tokens: (batch, tokens).
             state: The tokens before, oldest first, (context_size - 1, batch); None at the start.
 
         Returns:
-            (batch, tokens, decoder_hidden_size) and the state behind the last token.
+            (batch, tokens, decoder_hidden_size) and the state after the last token.
         """
         num_tokens, num_older = tokens.shape[1], self.context_size - 1
         if state is None:
@@ -111,7 +116,7 @@ class FastConformerStatelessPredictionNetwork(nn.Module):
 
 
 class FastConformerJointNetwork(nn.Module):
-    """Sum of projected encoder frame and prediction, activation, linear layer (NeMo's `RNNTJoint`)."""
+    """Activation and linear layer over the sum of a projected encoder frame and prediction (NeMo's `RNNTJoint`)."""
 
     def __init__(self, config: FastConformerRNNTConfig) -> None:
         super().__init__()
@@ -122,7 +127,16 @@ class FastConformerJointNetwork(nn.Module):
         self.head = nn.Linear(config.joint_hidden_size, config.num_joint_outputs)
 
     def forward(self, projected_frames: torch.Tensor, projected_predictions: torch.Tensor) -> torch.Tensor:
-        """Broadcasting (..., joint_hidden_size) twice to logits (..., num_joint_outputs)."""
+        """
+        Join projected frames and predictions, whose shapes are broadcast.
+
+        Args:
+            projected_frames: (..., joint_hidden_size).
+            projected_predictions: (..., joint_hidden_size).
+
+        Returns:
+            Logits, (..., num_joint_outputs).
+        """
         return self.head(self.dropout(self.activation(projected_frames + projected_predictions)))
 
 
@@ -135,8 +149,8 @@ PLAIN_NETWORKS = (
 
 class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
     """
-    Encoder, prediction network, joint network, and where the checkpoint has them the CTC head of a hybrid and the
-    kernel of language prompts: the parameters of every transducer.
+    Parameters of every transducer: encoder, prediction network, joint network, and in checkpoints that have them the
+    CTC head of a hybrid and the kernel of language prompts.
     """
 
     config_class = FastConformerRNNTConfig
@@ -162,7 +176,7 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> FastConformerEncoderOutput:
-        """What the heads see: the encoder's output, told the language where the model has prompts. As in `forward`."""
+        """Encode features and, in models with prompts, mix the language in; arguments are those of `forward`."""
         encoded = self.encoder(
             input_features,
             attention_mask=attention_mask,
@@ -176,14 +190,17 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
 
     def apply_prompt(self, frames: torch.Tensor, language: Language | None = None) -> torch.Tensor:
         """
-        Mix the language into encoder frames; a model without prompts gives them back.
+        Mix the language into encoder frames; a model without prompts returns them as they are.
 
         Args:
             frames: (batch, frames, size), the encoder's output.
             language: One code for all clips or one for each; None is `config.default_language`.
 
+        Returns:
+            (batch, frames, size)
+
         Raises:
-            ValueError: for a language that the model does not know, and for any where it has no prompts.
+            ValueError: for a language that the model does not know, and for any language in a model without prompts.
         """
         if self.prompt_kernel is None:
             check_language(self.config, language)
@@ -194,11 +211,11 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
 
 
 class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
-    """What RNN-T and TDT share: all but the loss and the meaning of the joint network's classes."""
+    """Base of RNN-T and TDT models, which differ in the loss and in the meaning of the joint network's classes."""
 
     decoder_type = "rnnt"
     decoding_options = frozenset({"language", "max_symbols_per_step", "confidence"})
-    # Measured: about four frames go by for a token, and the joint network takes four rows in the time of one.
+    # Measured: a token comes about every four frames, and the joint network takes four rows in the time of one.
     frames_per_look = 4
 
     def forward(
@@ -213,19 +230,32 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         return_dict: bool | None = None,
     ) -> FastConformerTransducerOutput | tuple[Any, ...]:
         r"""
+        Encode features and, with labels, compute joint outputs and the loss.
+
         Args:
-            input_features, attention_mask, input_lengths, output_hidden_states, output_attentions, return_dict:
-                As in [`FastConformerEncoder.forward`].
+            input_features (`torch.FloatTensor` of shape `(batch, mel frames, num_mel_bins)`):
+                Log-mel features, as in [`FastConformerEncoder.forward`].
+            attention_mask (`torch.Tensor` of shape `(batch, mel frames)`, *optional*):
+                Nonzero for the mel frames that count, as in [`FastConformerEncoder.forward`].
+            input_lengths (`torch.LongTensor` of shape `(batch,)`, *optional*):
+                Mel frames of each clip that count, in place of the mask.
             labels (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
                 Token ids to compute joint outputs and the loss with; -100 or `config.pad_token_id` is padding. In a
-                hybrid the CTC loss is in it, `config.ctc_loss_weight` of the whole.
+                hybrid the loss includes the CTC loss, with a share of `config.ctc_loss_weight`.
             language (`str` or `list[str]`, *optional*):
-                Code of the language, or of that of each clip, for models with language prompts
+                Code of the language, or a list with the code of each clip, for models with language prompts
                 (`config.prompt_languages`); default `config.default_language`.
+            output_hidden_states (`bool`, *optional*): Return the states between blocks; default: the configuration's.
+            output_attentions (`bool`, *optional*): Return attention probabilities; default: the configuration's.
+            return_dict (`bool`, *optional*): Return an output object, not a tuple; default: the configuration's.
 
         Returns:
-            [`FastConformerTransducerOutput`]; without labels there are encoder outputs only, as a transducer's logits
-            exist for given tokens alone.
+            [`FastConformerTransducerOutput`]; without labels only the encoder's output is in it, since the logits of a
+            transducer exist only for given tokens.
+
+        Raises:
+            ValueError: for features, lengths or labels of a wrong shape, ids that are not tokens, and a language that
+                the model does not know.
         """
         encoded: Any = self.encode(
             input_features,
@@ -304,7 +334,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         decoding: DecodingOptions = DEFAULT_DECODING,
         state: TransducerState | None = None,
     ) -> tuple[Hypotheses, TransducerState]:
-        """As [`FastConformerRecognizer.decode_frames`]: label looping, on a CUDA device in graphs."""
+        """Decode encoder frames by label looping, on a CUDA device in graphs; see the base class for arguments."""
         frames_check = FiniteCheck("last_hidden_state", last_hidden_state, encoder_lengths, OVERFLOW_HINT)
         networks = derive_decoding_networks(
             self.decoder, self.joint, PLAIN_NETWORKS, self.config.blank_token_id
@@ -334,7 +364,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
     def restart_clips(
         self, state: TransducerState, last_hidden_state: torch.Tensor, clips: list[int]
     ) -> TransducerState:
-        """The state with the prediction network of some clips at its start; which frames come next stays."""
+        """The state with the prediction network of some clips at its start; the position in the frames is kept."""
         no_frames = torch.zeros(len(clips), dtype=torch.int64, device=last_hidden_state.device)
         _, start = self.decode_frames(last_hidden_state[clips, :1], no_frames)
         return state.with_prediction_of(start, torch.tensor(clips, device=state.frames_ahead.device))
@@ -342,8 +372,10 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
 
 class FastConformerForRNNT(FastConformerForTransducer):
     r"""
-    FastConformer with an RNN-T head (NeMo's `EncDecRNNTModel`, `EncDecRNNTBPEModel`), and with a CTC head beside it
-    where the checkpoint is a hybrid (`EncDecHybridRNNTCTCModel`, `EncDecHybridRNNTCTCBPEModel`).
+    FastConformer with an RNN-T head (NeMo's `EncDecRNNTModel`, `EncDecRNNTBPEModel`).
+
+    If the checkpoint is a hybrid (`EncDecHybridRNNTCTCModel`, `EncDecHybridRNNTCTCBPEModel`), the model has its CTC
+    head too.
 
     Args:
         config ([`FastConformerRNNTConfig`]): Shape of encoder and heads.
@@ -352,8 +384,9 @@ class FastConformerForRNNT(FastConformerForTransducer):
 
 class FastConformerForTDT(FastConformerForTransducer):
     r"""
-    FastConformer with a token-and-duration transducer head, and with a CTC head beside it where the checkpoint is a
-    hybrid.
+    FastConformer with a token-and-duration transducer head.
+
+    If the checkpoint is a hybrid, the model has its CTC head too.
 
     Args:
         config ([`FastConformerTDTConfig`]): Shape of encoder and heads.
@@ -375,7 +408,7 @@ class FastConformerForTDT(FastConformerForTransducer):
             self.config.blank_token_id,
             self.config.durations,
             sigma=self.config.sigma,
-            # The plain RNN-T loss is taken by chance while training only: an evaluation loss must not be random.
+            # The plain RNN-T loss is drawn at random only in training: an evaluation loss must not be random.
             omega=self.config.omega if self.training else 0.0,
             reduction="none",
         )
