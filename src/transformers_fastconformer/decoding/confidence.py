@@ -1,10 +1,10 @@
 """
-How sure greedy decoding was: of each token, word and clip.
+Confidence of greedy decoding in each token, word and clip.
 
 Pure functions over log-probabilities, by the measures of NeMo 3.0 (`ConfidenceMethodMixin`, `ConfidenceMixin`; Laptev
 and Ginsburg, 2023, "Fast entropy-based methods of word-level confidence estimation"). Every measure is 1 where one
-class has all the probability and 0 where all classes have the same; `tests/decoding/test_confidence_nemo.py` runs
-NeMo's beside ours. As by default in NeMo, blanks are left out.
+class has all the probability and 0 where all classes have the same; `tests/decoding/test_confidence_nemo.py` compares
+them with NeMo's. Blanks are left out, as by default in NeMo.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ AGGREGATIONS = ("mean", "min", "max", "prod")
 @dataclass(frozen=True)
 class ConfidenceOptions:
     r"""
-    Measure of confidence, and how those of tokens become one. The defaults are NeMo's.
+    Measure of confidence, and rule that joins several confidences into one. The defaults are NeMo's.
 
     Args:
-        method: `"max_prob"`, the largest probability, or `"entropy"`.
-        entropy_type: `"gibbs"`, `"tsallis"` or `"renyi"`.
-        alpha: Power of the probabilities, above 0; 1 gives the largest probability and Shannon's entropy themselves.
-        entropy_norm: How the entropy is brought between 0 and 1: `"lin"` or `"exp"`.
-        aggregation: How several confidences become one: `"mean"`, `"min"`, `"max"` or `"prod"`.
-        include_durations: TDT: join the confidence in the token with that in its duration.
+        method: `"max_prob"`, the largest probability, or `"entropy"` (default).
+        entropy_type: `"gibbs"`, `"tsallis"` (default) or `"renyi"`.
+        alpha: Power of the probabilities, above 0, 0.33 by default; 1 gives the plain largest probability and
+            Shannon's entropy.
+        entropy_norm: Rule that brings the entropy between 0 and 1: `"lin"` or `"exp"` (default).
+        aggregation: Rule that joins several confidences: `"mean"`, `"min"` (default), `"max"` or `"prod"`.
+        include_durations: True joins the confidence in a token of TDT with that in its duration; False by default.
+
+    Raises:
+        ValueError: for a value that is not accepted.
     """
 
     method: str = "entropy"
@@ -61,8 +65,8 @@ def measure_confidence(log_probs: torch.Tensor, num_classes: int, options: Confi
 
     Args:
         log_probs: (..., classes), log-probabilities; those of impossible classes may be -inf.
-        num_classes: Number that the measure is brought to its range by. NeMo takes that of tokens and blank, also for
-            distributions over durations.
+        num_classes: Number of classes by which the measure is brought to its range. NeMo takes the number of tokens
+            and blank, also for distributions over durations.
         options: The measure.
 
     Returns:
@@ -73,7 +77,7 @@ def measure_confidence(log_probs: torch.Tensor, num_classes: int, options: Confi
     if options.method == "max_prob":
         largest = (alpha * log_probs.amax(dim=-1)).exp()
         return (largest * count**alpha - 1.0) / (count**alpha - 1.0)
-    if alpha == 1.0:  # Shannon's entropy, whichever type
+    if alpha == 1.0:  # Shannon's entropy, for every type
         negative_entropy = (log_probs.exp() * log_probs).sum(dim=-1)
         if options.entropy_norm == "lin":
             return 1.0 + negative_entropy / math.log(count)
@@ -105,7 +109,7 @@ def transducer_confidence(logits: torch.Tensor, blank_id: int, options: Confiden
     Confidence in emitted tokens, each from the joint network's outputs it was read from.
 
     Args:
-        logits: (n, classes), tokens, blank and, for TDT, durations behind them.
+        logits: (n, classes), tokens, blank and, for TDT, durations after them.
         blank_id: Class of the blank.
         options: The measure, and whether durations count.
 
@@ -124,7 +128,7 @@ def transducer_confidence(logits: torch.Tensor, blank_id: int, options: Confiden
 
 @dataclass(frozen=True)
 class TransducerScore:
-    """`transducer_confidence` with its options, as decoding takes it; equal options are equal scores."""
+    """`transducer_confidence` with its options, in the form that decoding takes; equal options make equal objects."""
 
     blank_id: int
     options: ConfidenceOptions
@@ -151,7 +155,7 @@ def ctc_confidence(
     options: ConfidenceOptions,
 ) -> torch.Tensor:
     """
-    Confidence in the tokens of greedy CTC decoding: over the frames in which a token is the best class.
+    Confidence in the tokens of greedy CTC decoding, taken over the frames in which a token is the best class.
 
     Args:
         log_probs: (batch, frames, classes).
@@ -190,7 +194,7 @@ def ctc_confidence(
 
 
 def aggregate_confidence(values: Sequence[float], aggregation: str) -> float:
-    """One confidence of several: of a word from its tokens, of a clip from its tokens. Nothing said is certain: 1."""
+    """Join the confidences of the tokens of a word or a clip into one; without tokens it is 1."""
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"aggregation={aggregation!r} is not supported; expected one of {AGGREGATIONS}.")
     if not values:
@@ -204,14 +208,14 @@ def aggregate_confidence(values: Sequence[float], aggregation: str) -> float:
 
 def word_positions(tokens: Sequence[str], token_texts: Sequence[str], word_rule: str) -> list[tuple[int, int]]:
     """
-    First position and the one behind the last of each word of the text, as NeMo counts tokens into words.
+    First position of each word of the text and the one after its last, as NeMo groups tokens into words.
 
     Args:
         tokens: Vocabulary strings, with their word or continuation marks.
         token_texts: The text of each token on its own.
-        word_rule: `"word_mark"`: a token whose text is not the token itself opens a word, `<unk>` is a word of its own
-            and a mark alone before another mark is none; `"continuation_mark"`: a token without `##` opens a word;
-            `"character"`: spaces part words.
+        word_rule: `"word_mark"`: a token whose text is not the token itself opens a word, `<unk>` is a word of its
+            own, and a token that is only a mark, before another mark, is not a word; `"continuation_mark"`: a token
+            without `##` opens a word; `"character"`: spaces separate words.
     """
     if word_rule == "character":
         words, start = [], 0
@@ -242,7 +246,7 @@ def word_confidences(
     word_rule: str,
     aggregation: str,
 ) -> list[float]:
-    """Confidence of each word of the text, from those of its tokens."""
+    """Confidence in each word of the text, from the confidences in its tokens."""
     return [
         aggregate_confidence(token_confidences[start:end], aggregation)
         for start, end in word_positions(tokens, token_texts, word_rule)

@@ -13,13 +13,13 @@ def ctc_greedy_decode(
     log_probs: torch.Tensor, encoder_lengths: torch.Tensor, blank_id: int, padding_id: int
 ) -> Hypotheses:
     """
-    Best class of each frame, repetitions merged, blanks dropped; whole batch at once, without a loop.
+    Take the best class of each frame, merge repetitions, drop blanks; for the whole batch at once, without a loop.
 
     Args:
         log_probs: (batch, frames, classes); a token's log-probability is copied from here.
         encoder_lengths: (batch,), frames that count.
         blank_id: Class of the blank.
-        padding_id: Fills `tokens` behind the last one.
+        padding_id: Fills `tokens` after the last one.
     """
     batch_size, num_frames = log_probs.shape[:2]
     best = _find_best(log_probs)  # (batch, frames)
@@ -45,21 +45,24 @@ def ctc_decode_frames(
     state: CTCState | None = None,
 ) -> tuple[Hypotheses, CTCState]:
     """
-    As `ctc_greedy_decode`, going on where the frames before ended: a token on both sides of the border is one.
+    Decode like `ctc_greedy_decode` from where an earlier call ended: a token on both sides of the border is one token.
 
     Args:
-        log_probs, encoder_lengths, blank_id, padding_id: As in `ctc_greedy_decode`.
-        confidence: Which confidences to work out, as `scores`; None: none.
-        state: What an earlier call returned for the frames before these; None at the start of the clips.
+        log_probs: As in `ctc_greedy_decode`.
+        encoder_lengths: As in `ctc_greedy_decode`.
+        blank_id: As in `ctc_greedy_decode`.
+        padding_id: As in `ctc_greedy_decode`.
+        confidence: Measure of the confidences that are returned as `scores`; None: no confidences.
+        state: State that an earlier call returned for the frames before these; None at the start of the clips.
 
     Returns:
-        The tokens that begin in these frames, with frames counted from the first of these, and the state for the
+        The tokens that begin in these frames, with frames counted from the first one given, and the state for the
         frames that follow. Its `revised_scores` hold the confidence of tokens that began earlier and went on here.
     """
     rows = [row[:length] for row, length in zip(log_probs, encoder_lengths.tolist(), strict=True)]
     joined, joined_lengths = log_probs, encoder_lengths.to(log_probs.device)
     if state is not None:
-        # The frames before go in again, and the token that they would give is dropped.
+        # The frames before are decoded again, and the token that they would give is dropped.
         rows = [torch.cat([last, row]) for last, row in zip(state.last_frames, rows, strict=True)]
         joined = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, frames, classes)
         joined_lengths = torch.tensor([row.shape[0] for row in rows], device=log_probs.device)
@@ -77,7 +80,7 @@ def ctc_decode_frames(
 
 
 def _scores_of_first(found: Hypotheses, first_frames: torch.Tensor) -> torch.Tensor | None:
-    """Score of each clip's first token where it begins before some frame, (batch,), NaN elsewhere."""
+    """Score of each clip's first token if it begins before the clip's first frame, (batch,), else NaN."""
     if found.scores is None:
         return None
     none = found.scores.new_full((found.scores.shape[0],), float("nan"))
@@ -88,7 +91,7 @@ def _scores_of_first(found: Hypotheses, first_frames: torch.Tensor) -> torch.Ten
 
 
 def _drop_before(found: Hypotheses, first_frames: torch.Tensor, padding_id: int) -> Hypotheses:
-    """Only the tokens from some frame of each clip on, (batch,), with frames counted from it."""
+    """Keep only the tokens from the first frame of each clip on, (batch,), with frames counted from it."""
     places = torch.arange(found.tokens.shape[1], device=found.tokens.device)
     is_kept = (places < found.token_lengths[:, None]) & (found.frame_indices >= first_frames[:, None])
     table = TokenTable(is_kept.nonzero()[:, 0], found.tokens.shape[0])
@@ -102,7 +105,7 @@ def _drop_before(found: Hypotheses, first_frames: torch.Tensor, padding_id: int)
 
 
 def _frames_to_keep(log_probs: torch.Tensor, blank_id: int, confidence: ConfidenceOptions | None) -> torch.Tensor:
-    """The last of (frames, classes), for confidences with all frames before it that have the same token."""
+    """The last of (frames, classes); for confidences, also all frames before it that have the same token."""
     best = [] if confidence is None else log_probs.argmax(dim=-1).tolist()
     if not best or best[-1] == blank_id:
         return log_probs[-1:]

@@ -32,8 +32,8 @@ class GraphCache:
     Captured loops of one pair of networks, by their rounded sizes.
 
     Args:
-        max_loops: Loops kept at a time; the one not used for longest goes first.
-        max_captures: Captures in all. Beyond them (sizes that never come back) loops run without graphs.
+        max_loops: Loops kept at a time; the one that was not used for the longest time is dropped first.
+        max_captures: Captures in all. After so many (for sizes that never come back) loops run without graphs.
     """
 
     def __init__(self, max_loops: int = 8, max_captures: int = 64) -> None:
@@ -69,9 +69,14 @@ class MaskedLoop:
     Static buffers, and rounds of label looping over them without a branch on values.
 
     Args:
-        batch_size, num_frames: Sizes of the buffers.
-        template: A frame and its dtype and device, (joint_hidden_size,).
-        predict, joint, blank_id, durations, max_symbols_per_step: As in `transducer_greedy_decode`.
+        batch_size: Clips of the buffers.
+        num_frames: Frames of the buffers.
+        template: A frame, (joint_hidden_size,), for its size, dtype and device.
+        predict: As in `transducer_greedy_decode`.
+        joint: As in `transducer_greedy_decode`.
+        blank_id: As in `transducer_greedy_decode`.
+        durations: As in `transducer_greedy_decode`.
+        max_symbols_per_step: As in `transducer_greedy_decode`.
         score: As in `transducer_masked_decode`.
         start_state: State of the prediction network at a start, for its shapes, with any batch.
         looks_per_round: Frames that a clip may look at for its next token before the prediction network runs.
@@ -107,7 +112,7 @@ class MaskedLoop:
         self.predictor_state = tuple(
             part.new_zeros(part.shape[0], batch_size, *part.shape[2:]) for part in start_state
         )
-        # What each round of a replay emitted, (rounds, batch); the blank is nothing.
+        # Tokens that each round of a replay emitted, (rounds, batch); the blank stands for no token.
         self.tokens = integers(ROUNDS_PER_REPLAY, batch_size)
         self.emitted_at, self.emitted_durations = torch.zeros_like(self.tokens), torch.zeros_like(self.tokens)
         self.log_probs = torch.zeros(ROUNDS_PER_REPLAY, batch_size, device=device)
@@ -134,7 +139,7 @@ class MaskedLoop:
             part[:, :count] = values
 
     def run_rounds(self) -> None:
-        """Every clip's next token, `ROUNDS_PER_REPLAY` times."""
+        """Find every clip's next token, `ROUNDS_PER_REPLAY` times."""
         for number in range(ROUNDS_PER_REPLAY):
             self._run_round(number)
         self.is_running.copy_((self.time < self.lengths).any())
@@ -181,7 +186,7 @@ class MaskedLoop:
 
     @property
     def emitted(self) -> tuple[torch.Tensor, ...]:
-        """Buffers of what the last replay emitted, (rounds, batch) each."""
+        """Buffers with the emissions of the last replay, (rounds, batch) each."""
         buffers = (self.tokens, self.emitted_at, self.emitted_durations, self.log_probs)
         return buffers if self.score is None else (*buffers, self.scores)
 
@@ -221,15 +226,22 @@ def transducer_masked_decode(
     graphs: GraphCache | None = None,
 ) -> tuple[Hypotheses, TransducerState]:
     """
-    As `transducer_greedy_decode`, without waiting for the device in each step.
+    Decode like `transducer_greedy_decode`, without waiting for the device in each step.
 
     Args:
-        encoder_frames, encoder_lengths, predict, joint, blank_id, padding_id, durations, max_symbols_per_step, state:
-            As in `transducer_greedy_decode`. `predict` and `joint` must not wait for the device either.
+        encoder_frames: As in `transducer_greedy_decode`.
+        encoder_lengths: As in `transducer_greedy_decode`.
+        predict: As in `transducer_greedy_decode`; it must not wait for the device either.
+        joint: As in `transducer_greedy_decode`; it must not wait for the device either.
+        blank_id: As in `transducer_greedy_decode`.
+        padding_id: As in `transducer_greedy_decode`.
+        durations: As in `transducer_greedy_decode`.
+        max_symbols_per_step: As in `transducer_greedy_decode`.
+        state: As in `transducer_greedy_decode`.
         looks_per_round: Frames that a clip may look at before the prediction network runs; default 4 for RNN-T, where
             blanks last one frame, and 2 for TDT.
-        score: As in `transducer_label_looping_decode`, (n, classes) to (n,). It must not wait for the device, and with
-            `graphs` it must be equal to what computes the same, as a captured loop is found by it.
+        score: As in `transducer_label_looping_decode`, (n, classes) to (n,). It must not wait for the device. With
+            `graphs`, objects that compute the same must be equal, since captured loops are found by them.
         graphs: Captured loops of these networks, on a CUDA device; None runs the same loop without graphs.
 
     Returns:
@@ -264,7 +276,7 @@ def transducer_masked_decode(
 
 
 def _capture(loop: MaskedLoop, key: Hashable, graphs: GraphCache) -> MaskedLoop:
-    """The loop with a graph, or as it is where there may be no more of them or capturing fails."""
+    """Capture the loop in a graph; it stays as it is where no more captures are allowed or capturing fails."""
     if loop.frames.device.type != "cuda" or not graphs.may_capture():
         return loop
     try:
@@ -305,8 +317,8 @@ def _run(
             flags.append((flag, event))
         else:
             flags.append((loop.is_running.clone(), None))
-        # The flag of the replay before is waited for, so that the device always has one to do. A replay too many emits
-        # nothing.
+        # Only the flag of the replay before is waited for, so that the device always has a replay to do. A replay too
+        # many emits nothing.
         if is_cuda and len(flags) < 2:
             continue
         flag, done = flags.pop(0)
@@ -330,7 +342,7 @@ def _collect(
     has_durations: bool,
     encoder_frames: torch.Tensor,
 ) -> Hypotheses:
-    """From what each round emitted to the tokens of each clip, side by side."""
+    """Join the emissions of all rounds into the tokens of each clip."""
     columns = [torch.cat(column)[:, :batch_size].t() for column in zip(*rounds, strict=True)]  # (batch, rounds) each
     is_token = columns[0] != blank_id
     table = TokenTable(is_token.nonzero()[:, 0], batch_size)

@@ -17,7 +17,7 @@ class Hypotheses(NamedTuple):
         frame_indices: (batch, tokens), frame in which each token was emitted (CTC: its first frame); 0 in the padding.
         log_probs: (batch, tokens), log-probability among tokens and blank in that frame; 0 in the padding.
         durations: (batch, tokens), frames that TDT predicted with each token; None for CTC and RNN-T.
-        scores: (batch, tokens, ...), such as confidences; 0 in the padding. None if none were asked for.
+        scores: (batch, tokens, ...), such as confidences; 0 in the padding. None if scores were not asked for.
     """
 
     tokens: torch.Tensor
@@ -34,7 +34,7 @@ class TokenTable:
 
     Args:
         clips: (n,), clip of each token; tokens of one clip are in order.
-        batch_size: Clips, those without tokens included.
+        batch_size: Number of clips, including those without tokens.
     """
 
     def __init__(self, clips: torch.Tensor, batch_size: int) -> None:

@@ -1,4 +1,4 @@
-"""How encoder frames become tokens: one object for `generate`, files, the pipeline, the command and the rest."""
+"""Options of decoding: one object for `generate`, files, the pipeline, the command and all other callers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from .confidence import ConfidenceOptions
 @dataclass(frozen=True)
 class DecodingOptions:
     r"""
-    Options of decoding. A new one is a field here and the line that reads it.
+    Options of decoding.
 
-    The model's `check_decoding` looks at what only the model can tell, such as the languages that it knows.
+    The model's `check_decoding` checks the rest that only the model can tell, such as the languages that it knows. A
+    new option is a field here and the line that reads it.
 
     Args:
-        language: Code of the language of all clips, or one for each clip, for models with language prompts
-            (`config.prompt_languages`); None is `config.default_language`.
-        max_symbols_per_step: Most tokens on one frame, for transducers; None is `config.max_symbols_per_step`.
-        confidence: Which confidences to work out; None: none.
+        language: Code of the language of all clips, or a list with the code of each clip, for models with language
+            prompts (`config.prompt_languages`); None (default) is `config.default_language`.
+        max_symbols_per_step: Largest number of tokens on one frame, for transducers; None (default) is
+            `config.max_symbols_per_step`.
+        confidence: Measure of the confidences that are returned; None (default): confidences are not returned.
 
     Raises:
-        ValueError: for a value that no model accepts, naming the option.
+        ValueError: for a value that no model accepts; the message names the option.
     """
 
     language: str | Sequence[str] | None = None
@@ -44,11 +46,11 @@ class DecodingOptions:
     @classmethod
     def of(cls, decoding: DecodingOptions | None, keywords: Mapping[str, Any]) -> DecodingOptions:
         """
-        The options that a door is given, whole or one by one.
+        Join options that a caller gives whole and one by one.
 
         Args:
             decoding: All of them, or None for the defaults.
-            keywords: Fields by name; None is not an option.
+            keywords: Fields by name; those that are None are not used.
 
         Raises:
             ValueError: for a name that is not a field, and for a value that contradicts `decoding`.

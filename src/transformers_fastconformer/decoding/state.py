@@ -1,4 +1,4 @@
-"""State that decoding and streaming pass in and return; nothing of it is kept on a module."""
+"""State that decoding and streaming take and return; modules do not keep any of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 @dataclass
 class TransducerState:
     """
-    Where greedy transducer decoding stands, so that a later call can go on with the frames that follow.
+    Position of greedy transducer decoding, from which a later call goes on with the frames that follow.
 
     Args:
         predictor_state: State of the prediction network, a tuple of tensors whose dimension 1 is the batch.
@@ -27,11 +27,11 @@ class TransducerState:
 
     def with_prediction_of(self, other: TransducerState, clips: torch.Tensor) -> TransducerState:
         """
-        The same with the prediction network of some clips where it stands in another state.
+        Copy the state, with the prediction network of some clips from another state.
 
         Args:
-            other: Its batch is these clips.
-            clips: (n,), their numbers here.
+            other: State whose batch is these clips.
+            clips: (n,), their numbers in this state.
         """
         return TransducerState(
             predictor_state=tuple(
@@ -46,13 +46,13 @@ class TransducerState:
 @dataclass
 class CTCState:
     """
-    Where greedy CTC decoding stands: a token of the last frame may go on in the frames that follow.
+    Position of greedy CTC decoding: a token of the last frame may go on in the frames that follow.
 
     Args:
-        last_frames: Log-probabilities of each clip, (frames, classes): its last frame; with confidences all last ones
-            of the same token, as its confidence is of them all.
-        revised_scores: (batch,), confidence of a token that began before the last frames and went on in them, NaN
-            where there is none; None without confidences.
+        last_frames: Log-probabilities of each clip, (frames, classes): its last frame; with confidences all last
+            frames of the same token, since its confidence depends on them all.
+        revised_scores: (batch,), confidence in a token that began before the last frames and went on in them, NaN for
+            clips without such a token; None without confidences.
     """
 
     last_frames: tuple[torch.Tensor, ...]

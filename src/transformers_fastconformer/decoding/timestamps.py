@@ -1,7 +1,7 @@
 """Times of tokens, words and segments, in encoder frames.
 
-Pure functions: they get token strings, texts and frames, and know neither models nor tokenizers. The rules, odd ones
-included, are those of NeMo 3.0.0 for one clip (`AbstractCTCDecoding.compute_ctc_timestamps`,
+Pure functions: they get token strings, texts and frames, and know neither models nor tokenizers. The rules, including
+odd ones, are those of NeMo 3.0.0 for one clip (`AbstractCTCDecoding.compute_ctc_timestamps`,
 `AbstractRNNTDecoding.compute_rnnt_timestamps`, `timestamp_utils`); `tests/equivalence/test_timestamps_nemo.py` runs
 both side by side.
 """
@@ -30,7 +30,7 @@ def token_offsets(
     """Start and end frame of each token.
 
     CTC: from the first frame of the token before to its own first frame; the first token starts one frame before its
-    own. RNN-T: the frame it was emitted in. TDT: from that frame for as long as the predicted duration.
+    own first frame. RNN-T: the frame it was emitted in. TDT: from that frame, for the predicted duration.
     """
     if decoder_type not in DECODER_TYPES:
         raise ValueError(f"decoder_type={decoder_type!r} is not supported; expected one of {DECODER_TYPES}.")
@@ -52,7 +52,7 @@ def with_punctuation_narrowed(
     token_texts: Sequence[str],
     punctuation: Collection[str],
 ) -> list[tuple[int, int]]:
-    """Offsets in which punctuation lasts no time, since it is often emitted long after the word it belongs to.
+    """Offsets in which punctuation has no duration, since it is often emitted long after the word it belongs to.
 
     CTC: a token whose text begins with punctuation ends where it starts. TDT: a token that is one punctuation
     character moves to the end of the token before. The first token and RNN-T are left as they are.
@@ -72,11 +72,11 @@ def with_punctuation_narrowed(
 def _starts_word(
     token: str, text: str, next_text: str | None, word_separator: str, word_rule: str, punctuation: Collection[str]
 ) -> bool:
-    """Whether a token opens a new word; a separator before punctuation does not."""
+    """Tell whether a token opens a new word; a separator before punctuation does not."""
     if word_separator != " ":
         return text == word_separator
     is_separator = text == word_separator and next_text not in punctuation
-    if word_rule == "word_mark":  # a mark stripped in the text, or anything else whose text is not the token itself
+    if word_rule == "word_mark":  # a token without its mark in the text, or any token whose text differs from it
         return token != text or is_separator
     if word_rule == "continuation_mark":
         return (bool(text) and not text.startswith("##")) or is_separator
@@ -94,7 +94,7 @@ def word_spans(
     word_separator: str = " ",
 ) -> list[Span]:
     """
-    Groups tokens into words.
+    Group tokens into words.
 
     Args:
         tokens: Vocabulary strings, with their word or continuation marks.
@@ -103,7 +103,7 @@ def word_spans(
         text_of: Text of the tokens at the given positions.
         word_rule: `"word_mark"` (SentencePiece), `"continuation_mark"` (WordPiece, `##`) or `"character"`.
         punctuation: Punctuation characters that the vocabulary can write; they join the word before them.
-        word_separator: Text that parts words in character vocabularies.
+        word_separator: Text that separates words in character vocabularies.
     """
     if word_rule not in WORD_RULES:
         raise ValueError(f"word_rule={word_rule!r} is not supported; expected one of {WORD_RULES}.")
@@ -111,7 +111,7 @@ def word_spans(
     open_word: list[int] = []  # positions of the tokens of the word being built
     first_position = 0  # where the word being built starts
 
-    # For each position: the next text that is neither empty nor the separator, found from the back.
+    # For each position: the next text that is neither empty nor the separator, found from the end.
     next_texts: list[str | None] = [None] * len(tokens)
     for position in range(len(tokens) - 2, -1, -1):
         text = token_texts[position + 1]
@@ -142,7 +142,7 @@ def word_spans(
 
     if open_word:
         words.append(Span(text_of(open_word), offsets[first_position][0], offsets[-1][1]))
-    if words:  # whatever stands before the first word belongs to it
+    if words:  # everything before the first word belongs to it
         words[0] = words[0]._replace(start_offset=offsets[0][0])
     return words
 
@@ -154,13 +154,13 @@ def segment_spans(
     segment_gap_frames: int | None = None,
 ) -> list[Span]:
     """
-    Groups words into segments.
+    Group words into segments.
 
     Args:
         words: The words, in order.
         segment_separators: A word that ends in one of these, or is one, ends its segment.
-        segment_gap_frames: A word that starts at least so many frames after the end of the one before opens a
-            segment. With it, separators count only for the first word of a segment, as in NeMo 3.0.0.
+        segment_gap_frames: A word that starts at least this many frames after the end of the one before opens a
+            segment. With a gap, separators count only for the first word of a segment, as in NeMo 3.0.0.
     """
     segments: list[Span] = []
     open_segment: list[Span] = []

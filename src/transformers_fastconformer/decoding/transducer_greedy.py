@@ -31,7 +31,7 @@ def transducer_greedy_decode(
     state: TransducerState | None = None,
 ) -> tuple[Hypotheses, TransducerState]:
     """
-    The readable loop: in each step every clip that has frames left looks at its own current frame.
+    Decode in the readable loop: in each step every clip that has frames left looks at its own current frame.
 
     A token is kept and fed to the prediction network, and the clip stays on its frame (RNN-T) or goes on by the
     predicted duration (TDT). A blank goes on by one frame, or by its duration, at least one. A clip that has emitted
@@ -45,10 +45,10 @@ def transducer_greedy_decode(
             for the joint network, (n, joint_hidden_size), and the next state, tensors with the batch in dimension 1.
             Called with `blank_id` at the start, as NeMo does.
         joint: (n, joint_hidden_size) twice, frame and prediction, to logits (n, tokens + blank + durations).
-        blank_id: Class of the blank; tokens come before it, durations behind it.
-        padding_id: Fills `tokens` behind the last one.
-        durations: What TDT's duration classes mean, in frames; None for RNN-T.
-        max_symbols_per_step: Most tokens on one frame; None is no limit.
+        blank_id: Class of the blank; tokens come before it, durations after it.
+        padding_id: Fills `tokens` after the last one.
+        durations: Frames that each of TDT's duration classes stands for; None for RNN-T.
+        max_symbols_per_step: Largest number of tokens on one frame; None: no limit.
         state: State returned for the frames before these; None at the start of a clip.
 
     Returns:
@@ -63,7 +63,7 @@ def transducer_greedy_decode(
     else:
         predictor_output, predictor_state = state.predictor_output.clone(), state.predictor_state
         time = state.frames_ahead.clone()
-    symbols_on_frame = torch.zeros_like(time)  # a call leaves every frame it decodes, so each starts with none
+    symbols_on_frame = torch.zeros_like(time)  # a call leaves every frame that it decodes, so each call starts at 0
     duration_values = None if durations is None else torch.tensor(durations, device=device)
 
     steps: list[tuple[torch.Tensor, ...]] = []
@@ -119,7 +119,7 @@ def _collect(
     has_durations: bool,
     encoder_frames: torch.Tensor,
 ) -> Hypotheses:
-    """Sort what the steps emitted by clip: each step holds clips, tokens, frames, durations and log-probabilities."""
+    """Sort the emissions of all steps by clip; a step has clips, tokens, frames, durations and log-probabilities."""
     device = encoder_frames.device
     empty = torch.zeros(0, dtype=torch.int64, device=device)
     columns = list(zip(*steps, strict=True)) or [(empty,)] * 4 + [(torch.zeros(0, device=device),)]

@@ -1,11 +1,11 @@
 """
 Fast greedy decoding of transducers: label looping (Bataev et al., 2024), for one clip and for a batch.
 
-The same rules and the same results as the readable loop in `transducer_greedy.py`, which is the reference. In a round
-every clip looks for its next token on its own, then the prediction network runs once for the clips that found one; a
-few clips that see blanks for long do not hold up the others, they go on looking in the next round.
+The rules and results are those of the readable loop in `transducer_greedy.py`, which is the reference. In a round
+every clip looks for its next token on its own, then the prediction network runs once for the clips that found one. A
+few clips that see many blanks do not hold up the others: they go on looking in the next round.
 While a clip sees blanks its prediction stays the same, so the joint network may look at several of the frames that
-follow in one matrix product; which of them count is settled afterwards by index arithmetic.
+follow in one matrix product; index arithmetic then finds those that count.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .transducer_greedy import JointFunction, PredictFunction
 
 # Rows of logits that wait for their softmax, so that one call serves many tokens.
 ROWS_PER_SCORING = 64
-# Rows up to which the joint network's weights cost more to read than to use. With more clips nothing is looked ahead.
+# Rows up to which the joint network's weights cost more to read than to use. With more clips there is no look ahead.
 ROWS_PER_LOOK = 16
 # Share of the clips that may still look for a token when the prediction network runs for the others. Waiting for them
-# costs looks at few rows, not waiting costs larger calls of the prediction network with fewer rows.
+# costs looks at few rows, not waiting costs more calls of the prediction network with fewer rows.
 SHARE_LEFT_LOOKING = 0.3
-# Clips from which frames of TDT are projected when they are looked at: with fewer, reading the weights costs more.
+# From this number of clips frames of TDT are projected only when looked at: with fewer, reading weights costs more.
 CLIPS_TO_PROJECT_LATE = 16
 
 ScoreFunction = Callable[[torch.Tensor], torch.Tensor]
@@ -48,17 +48,24 @@ def transducer_label_looping_decode(
     project: ProjectFunction | None = None,
 ) -> tuple[Hypotheses, TransducerState]:
     """
-    As `transducer_greedy_decode`, in as few and as large network calls as the rules allow.
+    Decode like `transducer_greedy_decode`, in as few and as large network calls as the rules allow.
 
     The bookkeeping is done in integers on the host, so on a CUDA device use `cuda_graphs` instead.
 
     Args:
-        encoder_frames, encoder_lengths, predict, joint, blank_id, padding_id, durations, max_symbols_per_step, state:
-            As in `transducer_greedy_decode`; `joint` also takes several frames with one prediction, (n, size) and
+        encoder_frames: As in `transducer_greedy_decode`, or not projected yet, see `project`.
+        encoder_lengths: As in `transducer_greedy_decode`.
+        predict: As in `transducer_greedy_decode`.
+        joint: As in `transducer_greedy_decode`; it also takes several frames with one prediction, (n, size) and
             (1, size).
-        frames_per_look: Frames of a clip that the joint network is given at a time, in anticipation of blanks. Pays
-            where blanks are many (RNN-T) and few clips are decoded.
-        score: (n, classes) logits of emitted tokens to (n, scores), such as confidences; kept beside the tokens.
+        blank_id: As in `transducer_greedy_decode`.
+        padding_id: As in `transducer_greedy_decode`.
+        durations: As in `transducer_greedy_decode`.
+        max_symbols_per_step: As in `transducer_greedy_decode`.
+        state: As in `transducer_greedy_decode`.
+        frames_per_look: Frames of a clip that the joint network is given at a time, in case the first ones are blanks.
+            More than 1 is faster where blanks are many (RNN-T) and few clips are decoded.
+        score: (n, classes) logits of emitted tokens to (n, scores), such as confidences; kept next to the tokens.
         project: The joint network's projection of frames, (n, size) to (n, joint_hidden_size), where `encoder_frames`
             are not projected yet. TDT jumps over most frames: with many clips only those looked at are projected.
 
@@ -106,7 +113,7 @@ def transducer_label_looping_decode(
 
 
 class _Walk:
-    """The two loops over what stays the same during a call."""
+    """The two loops, with all that stays the same during a call."""
 
     def __init__(
         self,
@@ -131,7 +138,7 @@ class _Walk:
         self.emissions = emissions
 
     def best_of(self, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Best token or blank of each row and the frames it lasts by itself, both (n,)."""
+        """Best token or blank of each row and its duration in frames, both (n,)."""
         if logits.dtype != torch.float32:
             logits = logits.float()
         values = logits.numpy() if logits.device.type == "cpu" else logits.cpu().numpy()
@@ -183,7 +190,7 @@ class _Walk:
         device = self.frames.device
         time, symbols = start.copy(), np.zeros_like(start)
         final_prediction, *final_state = (part.clone() for part in (prediction, *predictor_state))
-        # What follows has a row for each clip that has frames left; `active` are their numbers.
+        # The arrays below have a row for each clip that has frames left; `active` are the numbers of these clips.
         active = np.flatnonzero(time < lengths)
         rows = torch.from_numpy(active).to(device)
         prediction = prediction.index_select(0, rows)
@@ -217,9 +224,9 @@ class _Walk:
         prediction: torch.Tensor,
     ) -> np.ndarray:
         """
-        The next token of each active clip, the blank where there is none or it has not been found yet.
+        Find the next token of each active clip; the blank stands for none or for one that is not found yet.
 
-        `time` and `symbols` of all clips are brought forward in place, emissions noted.
+        `time` and `symbols` of all clips are advanced in place, and emissions are noted.
         """
         num_frames, blank_id, device = self.frames.shape[1], self.blank_id, self.frames.device
         flat_frames = self.frames.flatten(0, 1)
@@ -280,7 +287,7 @@ class _Walk:
         prediction: torch.Tensor,
         predictor_state: tuple[torch.Tensor, ...],
     ) -> None:
-        """The prediction network for the rows that found a token, in place; the others keep what they have."""
+        """Run the prediction network for the rows that found a token, in place; the others keep their prediction."""
         rows = torch.from_numpy(rows_found).to(self.frames.device)
         before = tuple(part.index_select(1, rows) for part in predictor_state)
         output, after = self.predict(torch.from_numpy(tokens).to(self.frames.device), before)
@@ -290,7 +297,7 @@ class _Walk:
 
 
 class _Emissions:
-    """What was emitted, in the order of emission; scores are worked out for many rows at once."""
+    """Emitted tokens in the order of emission; scores are computed for many rows at once."""
 
     def __init__(self, blank_id: int, score: ScoreFunction | None) -> None:
         self.blank_id = blank_id
@@ -350,7 +357,7 @@ class _Emissions:
         self.waiting, self.waiting_tokens, self.num_waiting = [], [], 0
 
     def collect(self, batch_size: int, padding_id: int, has_durations: bool, device: torch.device) -> Hypotheses:
-        """Sort what was emitted by clip."""
+        """Sort the emissions by clip."""
         self._score()
         empty = np.zeros(0, dtype=np.int64)
         clips, tokens, frames, durations = (

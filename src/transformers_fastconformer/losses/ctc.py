@@ -16,6 +16,8 @@ def ctc_loss(
     zero_infinity: bool,
 ) -> Tensor:
     """
+    Compute the CTC loss of a batch.
+
     Args:
         logits: (batch, frames, classes), before the softmax.
         targets: (batch, tokens), ids below the blank; see `split_labels`.
@@ -23,7 +25,7 @@ def ctc_loss(
         target_lengths: (batch,), tokens that count.
         blank_id: Class of the blank.
         reduction: `"mean"` (NeMo's `mean_batch`) or `"sum"`, over the clips.
-        zero_infinity: A clip too short for its labels adds nothing instead of infinity.
+        zero_infinity: True lets a clip that is too short for its labels add 0 instead of infinity.
 
     Returns:
         A scalar in float32.
@@ -37,7 +39,7 @@ def ctc_loss(
 
 def split_labels(labels: Tensor, batch_size: int, blank_id: int, padding_id: int) -> tuple[Tensor, Tensor]:
     """
-    Labels without padding values, and their lengths.
+    Split labels into token ids without padding values and their lengths.
 
     Args:
         labels: (batch, tokens); negative ids (-100), the blank and `padding_id` are padding, which must come last.

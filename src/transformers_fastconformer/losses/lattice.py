@@ -82,7 +82,7 @@ class AlignmentLogLikelihood(torch.autograd.Function):
         )
         need_posteriors = any(ctx.needs_input_grad[:2])
 
-        # Arcs by the node they enter. One more frame than the encoder gave: the end of a clip is a node of its own.
+        # Arcs by the node they enter, with one more frame than the encoder gave: the end of a clip has its own nodes.
         entering = [_delay(blank_arcs[..., i], d, 0) for i, d in enumerate(blank_durations)]
         entering += [_delay(label_arcs[..., i], d, 1) for i, d in enumerate(label_durations)]
         scores = torch.stack(entering)  # (arcs, batch, frames + 1, nodes)
@@ -124,7 +124,7 @@ class AlignmentLogLikelihood(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         blank_posteriors, label_posteriors = ctx.saved_tensors
-        # A zero posterior stays zero, whatever comes from above (the reduction of an infinite loss may send NaN).
+        # A zero posterior stays zero for every incoming gradient (the reduction of an infinite loss may send NaN).
         scale = gradient[:, None, None, None]
         blank = torch.where(blank_posteriors == 0, blank_posteriors, blank_posteriors * scale)
         label = torch.where(label_posteriors == 0, label_posteriors, label_posteriors * scale)
@@ -139,7 +139,7 @@ def _mask_impossible_arcs(
     blank_durations: tuple[int, ...],
     label_durations: tuple[int, ...],
 ) -> tuple[Tensor, Tensor]:
-    """Arcs of padding, beyond the end, or into the end before the last target get probability zero."""
+    """Give probability zero to arcs in the padding, beyond the end, or into the end before the last target."""
     frames, nodes = blank_arcs.shape[1], blank_arcs.shape[2]
     device = blank_arcs.device
     frame = torch.arange(frames, device=device)[None, :, None, None]
@@ -208,7 +208,7 @@ def check_loss_inputs(
     tokens: int,
     reduction: str,
 ) -> None:
-    """Refuses shapes, lengths, ids and reductions that do not fit together."""
+    """Refuse shapes, lengths, ids and reductions that do not fit together."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r} is not supported; expected one of {', '.join(REDUCTIONS)}.")
     if joint_logits.dim() != 4 or targets.dim() != 2 or joint_logits.shape[2] != targets.shape[1] + 1:
@@ -244,7 +244,7 @@ def check_loss_inputs(
 
 
 def reduce_losses(losses: Tensor, target_lengths: Tensor, reduction: str) -> Tensor:
-    """NeMo's reductions: mean over clips, mean of losses per target, sum over sum of targets, sum, none.
+    """Reduce losses as NeMo does: mean over clips, mean of losses per target, sum over sum of targets, sum, none.
 
     A clip without targets counts as one target in `mean`; NeMo 3.0 divides by zero there.
     """
@@ -260,7 +260,7 @@ def reduce_losses(losses: Tensor, target_lengths: Tensor, reduction: str) -> Ten
 
 
 def check_durations(durations: Sequence[int]) -> tuple[int, ...]:
-    """Durations are values in frames, at least one of them positive."""
+    """Check durations: different values in frames, at least one of them positive."""
     values = tuple(int(duration) for duration in durations)
     if not values or min(values) < 0 or max(values) < 1 or len(set(values)) != len(values):
         raise ValueError(
@@ -271,6 +271,6 @@ def check_durations(durations: Sequence[int]) -> tuple[int, ...]:
 
 
 def fill_padding(targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """Any valid id where the padding is, so that gathering cannot fail."""
+    """Replace the padding with a valid id, so that gathering cannot fail."""
     within = torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]
     return targets.long().masked_fill(~within, 0)

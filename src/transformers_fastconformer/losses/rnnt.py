@@ -26,8 +26,8 @@ def rnnt_loss(
     """Negative log-likelihood of the targets under a transducer, summed over all alignments.
 
     Checked against `RNNTLossPytorch` and `RNNTLossNumba` of NeMo 3.0.0. Works on any device, in float32 (float64 for
-    float64 input). The gradient is analytic and can be taken once. A clip with no possible alignment has an infinite
-    loss and a gradient of exactly zero; for RNN-T that is only one without frames that still has targets.
+    float64 input). The gradient is analytic and can be taken once. A clip without a possible alignment has an infinite
+    loss and a gradient of exactly zero; for RNN-T this is only a clip with targets but without frames.
 
     Args:
         joint_logits: Unnormalised outputs of the joint network, (batch, frames, targets + 1, tokens).

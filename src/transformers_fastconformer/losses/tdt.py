@@ -34,10 +34,11 @@ def tdt_loss(
 ) -> Tensor:
     """Negative log-likelihood of the targets under a token-and-duration transducer, summed over all alignments.
 
-    Tokens and durations are normalised separately. Blanks of duration 0 are no arcs: a blank must move on. Checked
+    Tokens and durations are normalised separately. Blanks of duration 0 are not arcs: a blank must move on. Checked
     against `TDTLossPytorch` of NeMo 3.0.0, which floors log-probabilities at -1000 where this one has -inf. Works on
-    any device, in float32 (float64 for float64 input). The gradient is analytic and can be taken once. A clip with no
-    possible alignment (say a single frame and durations 0, 2, 4) has an infinite loss and a gradient of exactly zero.
+    any device, in float32 (float64 for float64 input). The gradient is analytic and can be taken once. A clip without
+    a possible alignment (for example one frame and durations 0, 2, 4) has an infinite loss and a gradient of exactly
+    zero.
 
     Args:
         joint_logits: Unnormalised outputs of the joint network, (batch, frames, targets + 1, tokens + durations): the

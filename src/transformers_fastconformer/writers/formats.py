@@ -1,5 +1,5 @@
 """
-The table of output formats, a row each, and transcripts written in any of them.
+The table of output formats, and transcripts written in any of them.
 
 A new format is a row and the function that writes it; the command, its help and its checks read the rows.
 """
@@ -25,20 +25,21 @@ class OutputFormat:
     A row of the table.
 
     Args:
-        name: On the command line.
+        name: Name on the command line.
         suffix: Ending of its files, without the dot.
         holds: Contents, in a few words.
-        write: A function of the record, the rules of subtitles, and spaces to indent by, to the contents of a file,
-            which end with a line's end.
-        hint: What help texts add to the name.
+        write: Function of the record, the rules of subtitles, and the spaces to indent by; returns the contents of a
+            file, which end with a line break.
+        hint: Text that help texts add to the name.
         synonyms: Other names on the command line.
-        needs_times: It cannot be written without the times of words.
-        carries_confidences: Confidences are written where there are some.
-        fits_in_a_stream: Several recordings may follow one another: their contents name them, or are a line each.
-        is_untitled: In a stream of several recordings the name of each must be put before it.
-        is_subtitles: The rules of subtitles count.
-        uses_pauses: Of these rules at least the pause counts.
-        is_manifest: It is the format of the lines of manifests.
+        needs_times: True if it cannot be written without the times of words.
+        carries_confidences: True if confidences are written where a transcript has them.
+        fits_in_a_stream: True if several recordings may follow one another: their contents name them, or are one line
+            each.
+        is_untitled: True if in a stream of several recordings the name of each must be put before it.
+        is_subtitles: True if all rules of subtitles apply.
+        uses_pauses: True if at least the pause of these rules applies.
+        is_manifest: True for the format of the lines of manifests.
     """
 
     name: str
@@ -57,7 +58,7 @@ class OutputFormat:
 
 
 def _subtitles(format_words: Callable[[Sequence[Word], SubtitleRules], str]) -> Writer:
-    """A writer of records, of one that writes words."""
+    """Make a writer of records out of one that writes words."""
     return lambda record, rules, indent: format_words(subtitle_words(record, rules), rules)
 
 
@@ -154,16 +155,20 @@ def format_transcript(
     record: TranscriptRecord, transcript_format: str, rules: SubtitleRules = DEFAULT_RULES, indent: int | None = None
 ) -> str:
     """
-    Contents of a file, which end with a line's end.
+    Write a transcript in one of the output formats.
 
     Args:
-        record: What to write.
-        transcript_format: One of `FORMATS`.
-        rules: Options of subtitles; their pause also parts the lines of `rttm`.
-        indent: Spaces that `json` is indented by; None: one line.
+        record: The transcript and what is known of it.
+        transcript_format: Name of the format: `"txt"`, `"json"`, `"srt"`, `"vtt"`, `"tsv"`, `"ctm"`, `"rttm"` or
+            `"jsonl"`.
+        rules: Options of subtitles; their pause also separates the lines of `rttm`.
+        indent: Spaces by which `json` is indented; None: one line.
+
+    Returns:
+        The contents of a file, which end with a line break.
 
     Raises:
-        ValueError: for another format, and for one that needs times where there are none.
+        ValueError: for another format, and for a format that needs times where the transcript does not have them.
     """
     require_choice("transcript_format", transcript_format, FORMATS)
     row = OUTPUT_FORMATS[transcript_format]

@@ -1,4 +1,4 @@
-"""Transcripts as JSON: everything that is known of one, or a line of a manifest as NeMo reads and writes it."""
+"""Transcripts as JSON: all that is known of a transcript, or a line of a manifest as NeMo reads and writes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .record import CONFIDENCE_DIGITS, SECONDS_DIGITS, TranscriptRecord, timed_w
 
 
 def format_json(record: TranscriptRecord, indent: int | None = None) -> str:
-    """Everything: text, words, sentences, confidences, times of tokens, model and options."""
+    """All that is known of a transcript: text, words, sentences, confidences, times of tokens, model and options."""
     return _dump(_describe(record), indent)
 
 
@@ -48,7 +48,7 @@ def _describe(record: TranscriptRecord) -> dict[str, Any]:
             for item in record.timed_items("segment")
         ],
         "words": timed_words(record),
-        # As `batch_decode` gives them: from the start of the clip, with encoder frames.
+        # In the form of `batch_decode`: from the start of the clip, with encoder frames.
         "timestamps": transcript.timestamps or {},
         "strategy": transcript.strategy,
         **({} if transcript.speech is None else {"speech": _describe_speech(record)}),

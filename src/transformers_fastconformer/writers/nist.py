@@ -1,5 +1,5 @@
 """
-The line formats of NIST's tools: CTM, a word a line, and RTTM, a turn of a speaker a line.
+Line formats of NIST's tools: CTM, one word a line, and RTTM, one turn of a speaker a line.
 
 Fields are split at spaces and channels count from 1.
 """
@@ -17,7 +17,7 @@ NOT_KNOWN = "<NA>"
 
 
 def format_ctm(record: TranscriptRecord) -> str:
-    """A word a line: file, channel, start, duration, word, and the confidence where there is one."""
+    """One word a line: file, channel, start, duration, word, and its confidence if it is known."""
     name, channel = _recording_name(record), _channel_number(record)
     lines = []
     for word in timed_words(record):
@@ -27,9 +27,9 @@ def format_ctm(record: TranscriptRecord) -> str:
 
 
 def format_rttm(record: TranscriptRecord, pause_seconds: float) -> str:
-    """A line for each stretch without a pause of such a length: file, channel, start, duration, speaker."""
+    """A line for each stretch without a pause of that length: file, channel, start, duration, speaker."""
     name, channel = _recording_name(record), _channel_number(record)
-    # Who speaks is not known, except that channels are speakers.
+    # Speakers are not known, except that each channel stands for one.
     speaker = f"speaker_{channel - 1}"
     lines = []
     for start, end in speech_segments(timed_words(record), pause_seconds):
@@ -39,7 +39,7 @@ def format_rttm(record: TranscriptRecord, pause_seconds: float) -> str:
 
 
 def speech_segments(words: Sequence[Word], pause_seconds: float) -> Iterator[tuple[float, float]]:
-    """Start and end of what is said without a pause of such a length."""
+    """Start and end of each stretch of words without a pause of that length."""
     start = end = None
     for word in words:
         if start is None or end is None:

@@ -1,4 +1,4 @@
-"""A transcript with what is known of it, and its items with times in the file: all writers start here."""
+"""A transcript with what is known of it, and its items with times in the file: the input of all writers."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from ..inference.file import Transcript
 Word = dict[str, Any]
 
 CONFIDENCE_DIGITS = 4
-# Times in seconds are rounded to microseconds, which hides how floats are added.
+# Times in seconds are rounded to microseconds, which hides the rounding errors of sums.
 SECONDS_DIGITS = 6
 
 
 @dataclass(frozen=True)
 class TranscriptRecord:
     """
-    A transcript and what is known of how it was made.
+    A transcript together with its audio, model and options.
 
     Args:
-        transcript: What was said, with the levels `"word"`, `"segment"` and `"char"` of times.
-        file: Name of the audio: a path, an address.
+        transcript: The transcript, with the levels `"word"`, `"segment"` and `"char"` of times.
+        file: Name of the audio: a path or a URL.
         name: Name of the recording in files about several; None: the name of the audio file without its ending.
-        start_seconds: Start of the clip in the file. Times in all formats count from the start of the file.
-        model: Facts about the model.
-        options: Those that the transcript depends on.
-        manifest: The line of a manifest that the clip comes from.
+        start_seconds: Start of the clip in the file, in seconds. Times in all formats count from the start of the
+            file.
+        model: Facts about the model, by name.
+        options: Options that the transcript depends on, by name.
+        manifest: The line of a manifest that the clip comes from, if there is one.
     """
 
     transcript: Transcript
@@ -55,10 +56,10 @@ class TranscriptRecord:
 
 
 def timed_words(record: TranscriptRecord) -> list[Word]:
-    """Words with `start` and `end` in seconds of the file, and `confidence` where there is one."""
+    """Words with `start` and `end` in seconds of the file, and `confidence` where it is known."""
     words = record.timed_items("word")
     confidences = record.transcript.word_confidences
-    # Words of the text and words with times are counted by different rules of NeMo's; only where they agree is it
+    # NeMo counts the words of the text and the words with times by different rules; only if the counts agree is it
     # known which confidence belongs to which word.
     if confidences is not None and len(confidences) == len(words):
         for word, confidence in zip(words, confidences, strict=True):

@@ -1,4 +1,4 @@
-"""Subtitles of words with times: words that stand together, for how long, and files of them (srt, vtt, tsv)."""
+"""Subtitles made of words with times: their words, lines and durations, and files of them (srt, vtt, tsv)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pysubs2
 from ..validation import is_number, require, require_count
 from .record import TranscriptRecord, Word, timed_words
 
-SENTENCE_ENDS = (".", "?", "!", "\u3002", "\uff1f", "\uff01")  # the last three as in Chinese and Japanese
+SENTENCE_ENDS = (".", "?", "!", "\u3002", "\uff1f", "\uff01")  # the last three are Chinese and Japanese
 # Files count in milliseconds, and a subtitle that ends where it starts is not shown.
 MIN_SHOWN_SECONDS = 0.001
 
@@ -21,17 +21,20 @@ MIN_SHOWN_SECONDS = 0.001
 @dataclass(frozen=True)
 class SubtitleRules:
     """
-    Look of subtitles. The defaults are what broadcasters and streaming services mostly agree on.
+    Rules for the layout of subtitles. The defaults are values that most broadcasters and streaming services use.
 
     Args:
-        max_line_characters: Most characters of a line; a longer word has a line of its own.
-        max_lines: Most lines of a subtitle.
-        max_seconds: Longest subtitle.
-        min_seconds: Shortest subtitle, where the next one leaves the time.
-        max_characters_per_second: Reading speed: a subtitle stays longer than its words last, to be read at that
-            speed, where the next one leaves the time.
+        max_line_characters: Longest line, in characters; a longer word has a line of its own.
+        max_lines: Largest number of lines of a subtitle.
+        max_seconds: Longest time of a subtitle.
+        min_seconds: Shortest time of a subtitle, if the next one leaves enough time.
+        max_characters_per_second: Reading speed. A subtitle stays until it can be read at this speed, if the next one
+            leaves enough time.
         pause_seconds: A pause of this length ends a subtitle, as does the end of a sentence.
         min_gap_seconds: Time between two subtitles, so that the change is seen: two frames of a film.
+
+    Raises:
+        ValueError: for a value that is not accepted; the message names the rule.
     """
 
     max_line_characters: int = 42
@@ -63,8 +66,8 @@ class Subtitle(NamedTuple):
     One subtitle.
 
     Args:
-        start: Seconds.
-        end: Seconds, later than the start and at most the start of the next.
+        start: Start in seconds.
+        end: End in seconds, after the start and not after the start of the next subtitle.
         lines: Its text.
     """
 
@@ -75,12 +78,12 @@ class Subtitle(NamedTuple):
 
 def group_words(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> Iterator[list[Word]]:
     """
-    Split words into those of one subtitle each.
+    Group words into subtitles.
 
     Args:
-        words: Items with `word`, and `start` and `end` in seconds, as in `Transcript.timestamps["word"]`. One with
-            `is_continuation` goes on where the word before it ended, without a space.
-        rules: Options.
+        words: Items with `word`, and `start` and `end` in seconds, as in `Transcript.timestamps["word"]`. An item with
+            `is_continuation` follows the one before it without a space.
+        rules: Rules for the layout.
     """
     group: list[Word] = []
     for word in words:
@@ -97,7 +100,7 @@ def group_words(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> 
 
 
 def break_lines(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> list[str]:
-    """The fewest lines that hold the words, of about the same length; a word longer than a line has its own."""
+    """Break words into the fewest lines, of about the same length; a word longer than a line has its own line."""
     lines = _fill(words, rules)
     if len(lines) < 2:
         return lines
@@ -110,7 +113,7 @@ def break_lines(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> 
 
 
 def _fill(words: Sequence[Word], rules: SubtitleRules, width: int | None = None) -> list[str]:
-    """Lines with as many words each as there is room for."""
+    """Lines with as many words each as fit."""
     width = rules.max_line_characters if width is None else width
     lines: list[str] = []
     for word in words:
@@ -137,11 +140,11 @@ def split_long_words(
     Args:
         words: As in `group_words`.
         characters: `Transcript.timestamps["char"]`: the text of each token with its times.
-        rules: Options.
+        rules: Rules for the layout.
 
     Returns:
-        The words; of the pieces of one all but the first have `is_continuation`. Where the tokens do not spell the
-        words, the words as they were.
+        The words. All pieces of a word but the first have `is_continuation`. Where the tokens do not spell the words,
+        the words are returned as they were.
     """
     result: list[Word] = []
     position = 0
@@ -165,11 +168,11 @@ def split_long_words(
 
 def lay_out_subtitles(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> list[Subtitle]:
     """
-    Subtitles of words, one after the other.
+    Lay words out as subtitles, one after the other.
 
     Args:
         words: As in `group_words`, in the order of their times.
-        rules: Options.
+        rules: Rules for the layout.
     """
     groups = list(group_words(words, rules))
     subtitles: list[Subtitle] = []
@@ -177,7 +180,7 @@ def lay_out_subtitles(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULE
         lines = break_lines(group, rules)
         start = max(float(group[0]["start"]), subtitles[-1].end if subtitles else 0.0)
         spoken_until = max(float(word["end"]) for word in group)
-        # Time to read it, at most what a subtitle may last; what is said meanwhile counts in any case.
+        # A subtitle stays until it can be read, but not longer than allowed, and at least as long as its words.
         wanted_seconds = max(sum(map(len, lines)) / rules.max_characters_per_second, rules.min_seconds)
         end = max(spoken_until, start + min(wanted_seconds, rules.max_seconds))
         if index + 1 < len(groups):
@@ -190,12 +193,12 @@ def lay_out_subtitles(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULE
 
 
 def format_srt(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> str:
-    """A whole SubRip file of words as in `group_words`. SubRip has no way to write a mark that is only text."""
+    """Write a SubRip file of words as in `group_words`. SubRip cannot escape marks that are only text."""
     return _format_file("srt", words, rules, lambda line: line)
 
 
 def format_vtt(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> str:
-    """A whole WebVTT file of words as in `group_words`, whose marks are escaped: the format has markup of its own."""
+    """Write a WebVTT file of words as in `group_words`; their marks are escaped, since the format has markup."""
     return _format_file("vtt", words, rules, lambda line: html.escape(line, quote=False))
 
 
@@ -207,12 +210,12 @@ def _format_file(
         event = pysubs2.SSAEvent(start=round(1000 * start), end=round(1000 * end))
         event.plaintext = "\n".join(map(write_line, lines))
         subtitles.events.append(event)
-    # Braces in a word are not a style of the Advanced SubStation format, in which the library thinks.
+    # Braces in a word are not a style of the Advanced SubStation format, which the library uses inside.
     return subtitles.to_string(pysubs2_format, keep_ssa_tags=True)
 
 
 def format_tsv(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> str:
-    """A table: start and end of each subtitle in milliseconds, and its text in one line."""
+    """Write a table: start and end of each subtitle in milliseconds, and its text in one line."""
     rows = ["start\tend\ttext"]
     for start, end, lines in lay_out_subtitles(words, rules):
         text = re.sub(r"\s+", " ", " ".join(lines))
