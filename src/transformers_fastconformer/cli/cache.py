@@ -1,4 +1,4 @@
-"""`fastconformer cache`: lists and removes the converted checkpoints that are kept."""
+"""`fastconformer cache`: lists and removes the converted checkpoints in the cache."""
 
 from __future__ import annotations
 

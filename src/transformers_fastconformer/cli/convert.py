@@ -46,14 +46,14 @@ class StoredPrecision(str, Enum):
 
 
 class CheckpointFormat(str, Enum):
-    """Whose classes load what is written."""
+    """Form of the checkpoint that is written, named after the package whose classes load it."""
 
     FASTCONFORMER = "fastconformer"
     TRANSFORMERS = "transformers"
 
 
 class WrittenHead(str, Enum):
-    """Which head of a hybrid is written, in a format that has one."""
+    """Head of a hybrid that is written, in a format that has only one head."""
 
     TRANSDUCER = "transducer"
     CTC = "ctc"
@@ -153,7 +153,7 @@ def convert(
 
 
 def _convert_to_ours(source: str, folder: Path, is_archive: bool, dtype: str, overwrite: bool) -> Path | None:
-    """Write a folder in the form of this package; the path of the archive that it was made from, if it was."""
+    """Write a folder in the form of this package; returns the path of the archive that it was made from, if any."""
     with failing_as_input():
         if is_archive:
             return convert_nemo_checkpoint(source, folder, dtype=dtype, overwrite=overwrite).archive_path
@@ -163,27 +163,27 @@ def _convert_to_ours(source: str, folder: Path, is_archive: bool, dtype: str, ov
 
 class _Verification:
     """
-    A comparison with NeMo that was asked for.
+    Comparison with NeMo that the user asked for.
 
     Args:
-        clip_paths: What both transcribe.
-        device: Where; None: the CPU.
+        clip_paths: Audio that both transcribe.
+        device: Device on which both run; None: the CPU.
         dtype: Precision of the weights that are written.
 
     Raises:
-        ImportError: NeMo is not installed.
-        ValueError: for audio that cannot be read, and a device that is not there.
-        FileNotFoundError: there is no such audio.
+        ImportError: when NeMo is not installed.
+        ValueError: for audio that cannot be read, and for a device that this machine does not have.
+        FileNotFoundError: when an audio file does not exist.
     """
 
     def __init__(self, clip_paths: list[Path], device: str | None, dtype: StoredPrecision) -> None:
-        # All that can fail before anything is written.
+        # Everything that can fail is done here, before anything is written.
         self._device = choose_device(device or VERIFICATION_DEVICE)
         require_nemo()
         for path in clip_paths:
             read_audio(path)
         self._clip_paths = clip_paths
-        # Weights as stored are compared in float32, rounded ones with what rounding costs NeMo.
+        # Weights as stored are compared in float32; the error of rounded ones is compared with NeMo's after rounding.
         self._dtype = "float32" if dtype is StoredPrecision.AUTO else dtype.value
 
     def run(self, console: Console, archive_path: Path | None, folder: Path) -> bool:
@@ -199,7 +199,7 @@ class _Verification:
 
 def _check_source(source: str, is_export: bool, verify: bool, dtype: str) -> bool:
     """
-    True if the source is a `.nemo` checkpoint, and not a folder in another form.
+    Tell whether the source is a `.nemo` checkpoint, and not a folder in another form.
 
     Raises:
         ValueError: for options that do not go with that form.
@@ -217,12 +217,12 @@ def _check_source(source: str, is_export: bool, verify: bool, dtype: str) -> boo
 
 
 def _nearest_folder(path: Path | None) -> Path | None:
-    """The folder that is there already, to write next to the output and not where temporary files have little room."""
+    """The nearest folder that exists: temporary files are written next to the output, where there is room for them."""
     return next((parent for parent in path.absolute().parents if parent.is_dir()), None) if path else None
 
 
 def show_export(console: Console, result: ExportResult, place: str) -> None:
-    """Say what was written for Transformers' own classes, and what they have no place for."""
+    """Say what was written for Transformers' own classes, and what was left out since they have no place for it."""
     console.print(f"Wrote a checkpoint of {result.class_name} to {place}.", soft_wrap=True)
     for option, reason in result.options_left_out.items():
         console.print(f"Left out: {option} ({reason}).", markup=False, soft_wrap=True)
@@ -236,7 +236,7 @@ def _push(folder: Path, repository: str) -> None:
     try:
         api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=str(folder))
-    except Exception as error:  # those of a connection are of the HTTP library, which differs between versions
+    except Exception as error:  # errors of a connection come from the HTTP library, which differs between versions
         raise OSError(f"{repository} cannot be uploaded: {error}") from error
 
 
@@ -263,10 +263,10 @@ def show_report(console: Console, report: VerificationReport) -> None:
 
 
 def sampling_rate_of(folder: Path) -> int:
-    """Rate that the model of a converted folder wants, in Hz."""
+    """Sampling rate of the model in a converted folder, in Hz."""
     return FastConformerFeatureExtractor.from_pretrained(folder).sampling_rate
 
 
 def load_clips(paths: list[Path], sampling_rate: int) -> dict[str, np.ndarray]:
-    """Name to samples of audio files."""
+    """Samples of audio files, by name."""
     return {path.name: read_audio(path, sampling_rate) for path in paths}

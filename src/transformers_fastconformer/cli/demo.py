@@ -69,7 +69,7 @@ def demo(
 
 
 def _nemo_is_installed() -> bool:
-    """Look for the part that is run: an empty folder called `nemo` passes for a package too."""
+    """Look for the part of NeMo that is run: an empty folder called `nemo` counts as a package too."""
     try:
         return importlib.util.find_spec("nemo.collections") is not None
     except ModuleNotFoundError:

@@ -34,7 +34,7 @@ def doctor(
 
 
 def show_facts(console: Console, facts: Facts) -> None:
-    """Print tables of packages and of the machine, and what is to be done."""
+    """Print tables of packages and of the machine, and the steps to take."""
     console.print(f"transformers-fastconformer {facts.version}, Python {facts.python}, {facts.system}", soft_wrap=True)
     packages = Table("package", "installed", "expected", "needed for", title="Packages", title_justify="left")
     for package in facts.packages:

@@ -33,10 +33,10 @@ from ..nemo.reference import INSTALL_NEMO
 from ..version import __version__
 
 DISTRIBUTION = "transformers-fastconformer"
-# What a user may want besides what is always needed, and how to have it.
+# Extras that a user may want, and the commands that install them.
 EXTRAS = {"audio": files.INSTALL_COMMAND, "vad": voice_activity.INSTALL_COMMAND, "nemo": INSTALL_NEMO}
 HUB_SECONDS = 3.0
-# Looking up a name has a time limit of its own, which may be longer.
+# Looking up a host name has a time limit of its own, which may be longer.
 MAX_HUB_SECONDS = 5.0
 MEASURED_SECONDS = 0.3
 MIN_PASSES = 2
@@ -47,15 +47,15 @@ PRODUCT_ROWS, PRODUCT_INPUTS, PRODUCT_OUTPUTS = 256, 1024, 4096
 @dataclass(frozen=True)
 class Package:
     """
-    A package that is needed or that an extra brings.
+    A package that is always needed, or that an extra installs.
 
     Args:
-        name: As pip knows it.
-        required: Which versions will do.
-        version: The one that is installed; None: none is.
-        is_right: True if it will do.
-        extra: What needs it; None: everything.
-        install_command: How to have it.
+        name: Name of the package for pip.
+        required: Versions that are accepted.
+        version: Version that is installed; None: the package is not installed.
+        is_right: True if that version is accepted.
+        extra: Extra that needs it; None: it is always needed.
+        install_command: Command that installs it.
     """
 
     name: str
@@ -72,8 +72,8 @@ class Device:
     A device that a model can run on.
 
     Args:
-        name: As `--device` takes it.
-        description: What it is.
+        name: Name for `--device`.
+        description: Name of the hardware.
     """
 
     name: str
@@ -83,14 +83,14 @@ class Device:
 @dataclass(frozen=True)
 class Cpu:
     """
-    The CPU, as far as it matters here.
+    Facts about the CPU on which speed depends.
 
     Args:
-        num_cores: Cores that the system tells of.
+        num_cores: Cores that the system reports.
         num_threads: Threads that torch uses.
-        vectors: What torch's kernels are built for, such as `"AVX512"`.
-        has_bfloat16_products: The CPU multiplies in bfloat16 itself, faster than in float32.
-        has_int8_products: `--dtype int8` works.
+        vectors: Instructions that torch's kernels are built for, such as `"AVX512"`.
+        has_bfloat16_products: True if the CPU itself multiplies in bfloat16, faster than in float32.
+        has_int8_products: True if `--dtype int8` works.
     """
 
     num_cores: int
@@ -103,12 +103,12 @@ class Cpu:
 @dataclass(frozen=True)
 class Cache:
     """
-    Where converted checkpoints are kept.
+    The cache of converted checkpoints.
 
     Args:
-        folder: The folder, which need not be there yet.
-        num_bytes: Size of what is in it.
-        free_bytes: Room on its disk.
+        folder: Its folder, which need not exist yet.
+        num_bytes: Size of all files in it.
+        free_bytes: Free space on its disk.
     """
 
     folder: str
@@ -119,13 +119,13 @@ class Cache:
 @dataclass(frozen=True)
 class Hub:
     """
-    The Hugging Face Hub, seen from here.
+    State of the Hugging Face Hub, seen from this machine.
 
     Args:
-        address: Where it is.
-        is_offline: It is not asked, as `HF_HUB_OFFLINE` or the like says.
-        is_reachable: It has answered.
-        reason: Why it has not; empty otherwise.
+        address: Its URL.
+        is_offline: True if it is not asked, because of `HF_HUB_OFFLINE` or a similar setting.
+        is_reachable: True if it has answered.
+        reason: Reason why it has not; empty otherwise.
     """
 
     address: str
@@ -137,13 +137,13 @@ class Hub:
 @dataclass(frozen=True)
 class Speed:
     """
-    What this machine does in a second.
+    Measured speed of this machine.
 
     Args:
-        device: Where that was measured.
-        matrix_gflops: Type of numbers to 10⁹ operations a second in a product of matrices; 8 bits are on the CPU.
+        device: Device that was measured.
+        matrix_gflops: 10⁹ operations a second in a product of matrices, by the type of numbers; 8 bits on the CPU.
         real_time_factor: Seconds of audio that the demonstration checkpoint transcribes in a second; None: it failed.
-        error: Why; empty otherwise.
+        error: Reason of the failure; empty otherwise.
     """
 
     device: str
@@ -168,7 +168,7 @@ class Facts:
 
     @property
     def problems(self) -> list[str]:
-        """What keeps the package from working, each with what to do."""
+        """Problems that keep the package from working, each with a remedy."""
         found = [
             f"{package.name} {package.version or 'is not installed'}; expected {package.required or 'any version'}: "
             f"{package.install_command}"
@@ -181,13 +181,13 @@ class Facts:
 
     @property
     def missing_extras(self) -> dict[str, str]:
-        """Extra to the command that installs it, where something of it is missing."""
+        """Extras of which something is missing, with the commands that install them."""
         names = dict.fromkeys(package.extra for package in self.packages if not package.is_right)
         return {name: EXTRAS[name] for name in names if name is not None}
 
 
 def collect_facts() -> Facts:
-    """Look at everything, which takes a few seconds."""
+    """Collect all facts, which takes a few seconds."""
     return Facts(
         version=__version__,
         python=platform.python_version(),
@@ -202,7 +202,7 @@ def collect_facts() -> Facts:
 
 
 def find_packages() -> list[Package]:
-    """What this package needs, first what is always needed; empty if it is not installed but only lies in a folder."""
+    """List the packages that this one needs, first those always needed; empty if it lies in a folder, not installed."""
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
@@ -244,7 +244,7 @@ def find_devices() -> list[Device]:
 
 
 def look_at_cpu() -> Cpu:
-    """What the CPU can do."""
+    """Find the facts about the CPU."""
     return Cpu(
         num_cores=os.cpu_count() or 1,
         num_threads=torch.get_num_threads(),
@@ -255,7 +255,7 @@ def look_at_cpu() -> Cpu:
 
 
 def look_at_cache() -> Cache:
-    """The cache of converted checkpoints."""
+    """Find the facts about the cache of converted checkpoints."""
     folder = cache_folder()
     num_bytes = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -263,7 +263,7 @@ def look_at_cache() -> Cache:
 
 
 def ask_hub(max_seconds: float = MAX_HUB_SECONDS) -> Hub:
-    """Ask the Hub for a sign of life, in a thread that is left behind if nothing comes in time."""
+    """Ask the Hub for an answer, in a thread that is given up if it does not come in time."""
     address = constants.ENDPOINT
     if is_offline_mode():
         return Hub(address, is_offline=True, is_reachable=False, reason="HF_HUB_OFFLINE is set")
@@ -273,7 +273,7 @@ def ask_hub(max_seconds: float = MAX_HUB_SECONDS) -> Hub:
         try:
             get_session().head(address, timeout=HUB_SECONDS)
             reasons[0] = ""
-        except Exception as error:  # those of the HTTP library, which differs between versions
+        except Exception as error:  # errors come from the HTTP library, which differs between versions
             reasons[0] = str(error) or type(error).__name__
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -284,7 +284,7 @@ def ask_hub(max_seconds: float = MAX_HUB_SECONDS) -> Hub:
 
 
 def measure_speed() -> Speed:
-    """Rates of matrix products on the device that `--device auto` takes, and the demonstration checkpoint on it."""
+    """Measure matrix products and the demonstration checkpoint on the device that `--device auto` takes."""
     device = choose_device()
     dtypes = ("float32", "bfloat16", "float16") if device == "cuda" else ("float32", "bfloat16")
     rates = {dtype: measure_products(device, getattr(torch, dtype)) for dtype in dtypes}
@@ -292,19 +292,19 @@ def measure_speed() -> Speed:
         rates["int8"] = measure_int8_products()
     try:
         return Speed(device, rates, measure_real_time_factor(device), "")
-    except Exception as error:  # whatever it is, it is what the doctor is asked for
+    except Exception as error:  # every error is a finding
         return Speed(device, rates, None, str(error) or type(error).__name__)
 
 
 def measure_products(device: str, dtype: torch.dtype) -> float:
-    """10⁹ operations a second in a product of matrices."""
+    """Measure a product of matrices, in 10⁹ operations a second."""
     states = torch.randn(PRODUCT_ROWS, PRODUCT_INPUTS, device=device).to(dtype)
     weight = torch.randn(PRODUCT_OUTPUTS, PRODUCT_INPUTS, device=device).to(dtype)
     return _gflops(_best_seconds(lambda: functional.linear(states, weight), device))
 
 
 def measure_int8_products() -> float:
-    """The same with 8 bits on the CPU, rounding of the activations included."""
+    """Measure a product of matrices with 8 bits on the CPU, including the rounding of the activations."""
     states = torch.randn(PRODUCT_ROWS, PRODUCT_INPUTS)
     weight = Int8Weight(torch.randn(PRODUCT_OUTPUTS, PRODUCT_INPUTS))
     return _gflops(_best_seconds(lambda: weight.multiply(states, None), "cpu"))
@@ -315,7 +315,7 @@ def _gflops(seconds: float) -> float:
 
 
 def measure_real_time_factor(device: str) -> float:
-    """Seconds of audio that the demonstration checkpoint transcribes in a second."""
+    """Measure the seconds of audio that the demonstration checkpoint transcribes in a second."""
     model, processor = load_model(DEMONSTRATION_NAME, device=device)
     rate = processor.feature_extractor.sampling_rate
     waveforms = [_read_wave(path, rate) for path in CLIP_PATHS]
@@ -332,7 +332,7 @@ def _read_wave(path: Path, sampling_rate: int) -> np.ndarray:
 
 
 def _best_seconds(call: Callable[[], Any], device: str) -> float:
-    """The shortest of some calls, after one that is not counted."""
+    """Seconds of the fastest of some calls, after one that is not counted."""
     best, end = float("inf"), float("inf")
     num_passes = -1
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""What the commands say on the standard error."""
+"""Messages of the commands on the standard error."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from rich.markup import escape
 
 
 def show_error(error: Exception) -> None:
-    """One line that says what went wrong."""
+    """Print an error in one line."""
     line = " ".join(str(error).split("\n"))
     Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """One line that is not an error."""
+    """Print a line that is not an error."""
     Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)

@@ -1,5 +1,5 @@
 """
-Exit codes, the same in all commands, and which error ends with which.
+Exit codes, the same in all commands, and the errors that lead to them.
 
 | Code | Meaning |
 |---|---|
@@ -15,10 +15,11 @@ whose input is the checkpoint, one that cannot be converted; a verification whos
 Code 2: an unknown option, format or device, options that exclude one another, a model that does not exist or that
 `transcribe` cannot load, an output folder that is in use.
 
-Code 3: an extra that is not installed, a model that is not on this machine when there is no network, no right to it.
+Code 3: an extra that is not installed, a model that is not on this machine and cannot be downloaded, because the
+network or the right to it is missing.
 
-A missing file is code 1 where it is an input, since the others are done all the same, and code 2 where an option names
-it, since then nothing is. Errors without a row are faults of this package and end in a traceback.
+A missing file is code 1 if it is an input, since the other inputs are still done, and code 2 if an option names it,
+since then nothing is done. Errors without a row are faults of this package and end in a traceback.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ HTTP_SERVER_ERROR = 500
 
 
 class ExitCode(IntEnum):
-    """How a command ended."""
+    """Exit code of a command."""
 
     DONE = 0
     INPUTS_FAILED = 1
@@ -45,12 +46,12 @@ class ExitCode(IntEnum):
 
 
 class InputError(ValueError):
-    """An error of an input, and not of how the command was used."""
+    """An error of an input, not of the use of the command."""
 
 
 @contextmanager
 def failing_as_input() -> Iterator[None]:
-    """Inside it what is not supported or not valid is an error of the input."""
+    """Turn the errors of a block into errors of the input."""
     try:
         yield
     except ValueError as error:
@@ -77,7 +78,7 @@ def exit_code_of(error: Exception) -> ExitCode:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """True if an error comes from a network that is missing or a right to what is there that is missing."""
+    """Tell whether an error comes from a missing network or a missing right to a repository."""
     return any(_is_of_the_network(cause) for cause in _causes(error))
 
 
@@ -95,7 +96,7 @@ def _is_of_the_network(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that led to it, the last first."""
+    """An error and the errors that led to it, the last first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""`fastconformer inspect`: tells what a checkpoint is and what a conversion would make of it."""
+"""`fastconformer inspect`: describes a checkpoint and the result of its conversion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..inference.loading import DEMONSTRATION_NAME, checkpoint_of_name
 from ..nemo.inspection import Inspection, inspect_checkpoint
 from .exit_codes import ExitCode, failing_as_input
 
-# Names shown of a long list.
+# Number of names that are shown of a long list.
 MAX_NAMES = 6
 
 

@@ -48,7 +48,7 @@ def options(
 
 
 def run(command: Callable[[], Any]) -> None:
-    """Run a command; what a user can mend is one line on the standard error and an exit code, not a traceback."""
+    """Run a command; an error that a user can mend becomes one line and an exit code, not a traceback."""
     transformers_logging.disable_progress_bar()
     try:
         command()

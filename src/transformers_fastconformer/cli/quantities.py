@@ -7,7 +7,7 @@ SECONDS_OF_UNIT = (("day", 86400), ("hour", 3600), ("minute", 60))
 
 
 def describe_bytes(number: int) -> str:
-    """A number of bytes in the largest unit of which there is one."""
+    """A number of bytes in the largest unit that is not larger than it."""
     for unit, size in BYTE_UNITS:
         if number >= size:
             return f"{number / size:.1f} {unit}"

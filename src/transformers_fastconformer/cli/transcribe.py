@@ -1,4 +1,4 @@
-"""`fastconformer transcribe`: audio to text, JSON, subtitles and what else others read; one file or many."""
+"""`fastconformer transcribe`: audio to text, JSON, subtitles and other formats; one file or many."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VOICE_PANEL = "Voice activity"
 
 
 class Head(str, Enum):
-    """Which head of a checkpoint decodes."""
+    """Head of a checkpoint that decodes."""
 
     AUTO = "auto"
     CTC = "ctc"
@@ -56,7 +56,7 @@ class Precision(str, Enum):
 
 
 class Strategy(str, Enum):
-    """How long audio is transcribed."""
+    """Way in which long audio is transcribed."""
 
     AUTO = "auto"
     FULL = "full"
@@ -103,7 +103,7 @@ ChannelOption = Annotated[
 StrategyOption = Annotated[
     Strategy,
     typer.Option(
-        metavar="NAME",  # the choices, which the text explains, would leave no room for it
+        metavar="NAME",  # the choices would leave no room for the text, which explains them
         help="Long audio: full (the encoder sees all of it), local (it does, each frame about 10 s on both "
         "sides), chunked (overlapping windows), auto (by length and memory).",
     ),

@@ -1,4 +1,4 @@
-"""What `fastconformer transcribe` is given: files, folders, patterns, addresses, the standard input, manifests."""
+"""Inputs of `fastconformer transcribe`: files, folders, patterns, URLs, the standard input, manifests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .exit_codes import InputError
 STANDARD_INPUT = "-"
 STANDARD_INPUT_LABEL = "the standard input"
 MANIFEST_SUFFIXES = (".json", ".jsonl")
-# What is taken from folders: what libsndfile reads, and other audio, which is then reported and not passed over.
+# Files that are taken from folders: those that libsndfile reads, and other audio, which is then reported as an error.
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd"),
     *(".caf", ".w64", ".rf64", ".sph", ".voc"),
@@ -33,16 +33,16 @@ CHANNELS = ("mix", "each")
 @dataclass(frozen=True)
 class AudioInput:
     """
-    One clip that was asked for.
+    One clip that the user asked for.
 
     Args:
-        clip: Where it is.
-        file: What the output calls it.
-        name: Where its output goes, below the output folder and without an ending.
+        clip: The audio.
+        file: Name of the audio in the output.
+        name: Path of its output below the output folder, without an ending.
         manifest: Its line of a manifest.
-        manifest_path: Where that manifest is.
-        row: Which line of it, from 0.
-        error: Why there is nothing to transcribe.
+        manifest_path: Path of that manifest.
+        row: Number of that line, from 0.
+        error: Reason why it cannot be transcribed.
     """
 
     clip: AudioClip
@@ -68,12 +68,12 @@ def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: 
     The clips that arguments stand for, in their order.
 
     Args:
-        arguments: As on the command line.
-        channel: As `parse_channel` returns it.
-        temporary_folder: Where to put the standard input, pipes, and downloads whose channels are to be counted.
+        arguments: Arguments of the command line.
+        channel: Result of `parse_channel`.
+        temporary_folder: Folder for the standard input, pipes, and downloads whose channels must be counted.
 
     Raises:
-        InputError: for a folder or a pattern without audio, and for a manifest that is not one or not there.
+        InputError: for a folder or a pattern without audio, and for a manifest that does not exist or cannot be read.
         ValueError: for the standard input given twice.
     """
     if list(arguments).count(STANDARD_INPUT) > 1:
@@ -108,7 +108,7 @@ def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
 
 
 def _spool(stream: BinaryIO, label: str, temporary_folder: Path) -> str:
-    """A file with what a stream holds, which can be read again and from any place."""
+    """Write a stream to a file, which can be read again and from any position."""
     path = temporary_folder / f"stream{len(os.listdir(temporary_folder))}"
     with path.open("wb") as file:
         shutil.copyfileobj(stream, file)
@@ -118,7 +118,7 @@ def _spool(stream: BinaryIO, label: str, temporary_folder: Path) -> str:
 
 
 def _find_in_folder(folder: str) -> Iterator[AudioInput]:
-    """Audio in a folder and the folders in it, but for what is hidden."""
+    """Find audio in a folder and the folders in it, except hidden ones."""
     is_empty = True
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -147,7 +147,7 @@ def _name_below(path: str, folder: str) -> str:
 
 
 def _read_manifest(path: str) -> Iterator[AudioInput]:
-    """A clip for each line: `audio_filepath`, and `offset` and `duration` in seconds where it is a part."""
+    """Read a clip from each line: `audio_filepath`, and for a part `offset` and `duration` in seconds."""
     if not os.path.exists(path):
         raise InputError(f"{path!r} does not exist; expected a manifest, one JSON object a line.")
     is_empty = True
@@ -179,14 +179,14 @@ def _read_manifest_line(line: str, where: str, manifest: Path, row: int) -> Audi
     start_seconds, seconds = float(times["offset"] or 0.0), times["duration"]
     source = audio
     if not (audio.startswith(URL_SCHEMES) or os.path.isabs(audio)):
-        # As it stands if such a file is there, else from the manifest's folder (NeMo 3.0.0, `get_full_path`).
+        # The path as written if that file exists, else from the manifest's folder (NeMo 3.0.0, `get_full_path`).
         source = audio if os.path.isfile(audio) else str(manifest.parent / audio)
     try:
         clip = AudioClip(source, start_seconds=start_seconds, seconds=None if seconds is None else float(seconds))
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
     below = PurePosixPath(urlsplit(audio).path if audio.startswith(URL_SCHEMES) else audio)
-    # Full paths, and those that lead out of a folder, are no names of files below the output folder.
+    # Full paths, and those that lead out of a folder, cannot name files below the output folder.
     name = below.stem if below.is_absolute() or ".." in below.parts else str(below.with_suffix(""))
     if times["offset"] is not None:
         name += f"_{start_seconds:g}"
@@ -205,7 +205,7 @@ def _each_channel(item: AudioInput, temporary_folder: Path) -> Iterator[AudioInp
             return
         clip = replace(clip, source=str(path), label=repr(clip.source))
     header = read_header(clip.source)
-    if header is None:  # no audio: reported in its turn
+    if header is None:  # not audio, which is reported when its turn comes
         yield replace(item, clip=clip)
         return
     for channel in range(header.num_channels):

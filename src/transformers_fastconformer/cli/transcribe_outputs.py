@@ -1,4 +1,4 @@
-"""Where `fastconformer transcribe` writes: the standard output, in order, or a folder of files that are whole."""
+"""Outputs of `fastconformer transcribe`: the standard output, in order, or a folder of files that are whole."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from ..writers.subtitles import SubtitleRules
 from .transcribe_inputs import AudioInput
 
 JSON_INDENT = 1
-# Lines of a manifest that is not whole yet.
+# Ending of the file with the lines of a manifest that is not whole yet.
 UNFINISHED_SUFFIX = ".part"
 
 
 class Output(Protocol):
-    """Where transcripts go."""
+    """Place to which transcripts are written."""
 
     def has(self, index: int) -> bool:
-        """Whether all of an input is there already."""
+        """Tell whether all output of an input exists already."""
 
     def write(self, index: int, record: TranscriptRecord) -> None:
-        """Take the transcript of an input."""
+        """Write the transcript of an input, now or when its turn comes."""
 
     def skip(self, index: int) -> None:
-        """Take notice that there is none."""
+        """Note that an input has failed and will not have a transcript."""
 
     def close(self, is_whole: bool) -> None:
-        """Write what waits; the run has come to its end or not."""
+        """Write what still waits; `is_whole` is true if the run has come to its end."""
 
 
 def write_atomically(path: Path, text: str) -> None:
     """
-    Write a file that is there whole or not at all.
+    Write a file so that it exists whole or not at all.
 
     Raises:
         OSError: with the file's name, when it cannot be written.
@@ -65,16 +65,16 @@ def _cannot_write(name: str, error: OSError) -> OSError:
 
 def write_standard_output(text: str) -> None:
     """
-    Write and flush.
+    Write text to the standard output and flush it.
 
     Raises:
-        OSError: when the disk behind it is full.
+        OSError: when it leads to a file and the disk is full.
     """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        # What is in the buffer would be tried again when the interpreter ends, which then has a message of its own.
+        # The interpreter would try to write the buffer again when it ends, and then print a message of its own.
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
@@ -90,9 +90,9 @@ class StandardOutput:
     One format on the standard output, in the order of the inputs.
 
     Args:
-        inputs: What is transcribed.
-        transcript_format: What is written.
-        rules: Options of subtitles.
+        inputs: Clips that are transcribed.
+        transcript_format: Format that is written.
+        rules: Rules for subtitles.
     """
 
     inputs: Sequence[AudioInput]
@@ -123,7 +123,7 @@ class StandardOutput:
                 write_standard_output(text)
 
     def close(self, is_whole: bool) -> None:
-        """Write what is behind a clip that was never done."""
+        """Write the transcripts that wait for a clip that was not done."""
         for index in sorted(self._waiting):
             text = self._waiting.pop(index)
             if text is not None:
@@ -140,14 +140,14 @@ def _title(item: AudioInput) -> str:
 @dataclass
 class _Manifest:
     """
-    A manifest that is written.
+    A manifest that is being written.
 
     Args:
-        path: Where it will be.
-        indices: The inputs that are its lines.
-        lines: Those that are known.
-        is_anew: Whether the unfinished file is one of before, to be written over.
-        is_cut_off: Whether it ends in the middle of a line.
+        path: Path of the finished manifest.
+        indices: Numbers of the inputs that are its lines.
+        lines: Lines that are known so far.
+        is_anew: True if the unfinished file comes from an earlier run and must be written over.
+        is_cut_off: True if the unfinished file ends in the middle of a line.
     """
 
     path: Path
@@ -163,20 +163,21 @@ class _Manifest:
 
 class FolderOutput:
     """
-    A file for each input and format below a folder; a line in a manifest for each line of one.
+    Folder with a file for each input and format; a line of a manifest becomes a line of a manifest.
 
-    A file that is there is finished. A manifest grows as a file of its own beside its place, from which it is taken
-    up again, and comes into its place at the end; the other file stays as long as lines are missing.
+    A file that exists is finished. A manifest grows in an unfinished file next to its place, from which a later run
+    goes on; it is moved to its place when all its lines are done.
 
     Args:
-        folder: Where to write; made when something is written.
-        inputs: What is transcribed.
-        formats: What is written of each.
-        rules: Options of subtitles.
-        overwrite: Whether what is there is written again.
+        folder: Folder to write to; it is made when something is written.
+        inputs: Clips that are transcribed.
+        formats: Formats that are written for each clip.
+        rules: Rules for subtitles.
+        overwrite: True to write again what exists already.
 
     Raises:
-        ValueError: when two inputs have one name, one is written over, or the folder cannot be written to.
+        ValueError: when two inputs have the same name, an input would be written over, or the folder cannot be written
+            to.
     """
 
     def __init__(
@@ -244,7 +245,7 @@ class FolderOutput:
         return index in self._finished
 
     def write(self, index: int, record: TranscriptRecord) -> None:
-        # Made before the first is written: what cannot be written in one format is in none.
+        # All formats are made before the first is written: a transcript is written in all formats or in none.
         texts = {
             path: format_transcript(record, name, self._rules, JSON_INDENT)
             for name, path in self._targets[index].items()
@@ -257,10 +258,10 @@ class FolderOutput:
             self._append(manifest, index)
 
     def skip(self, index: int) -> None:
-        """Nothing is written of it."""
+        """Write nothing for an input that has failed."""
 
     def close(self, is_whole: bool) -> None:
-        """Put manifests into their places; those of a run that was ended early wait for the next."""
+        """Move manifests to their places; those of a run that was ended early wait for the next run."""
         for manifest in self._manifests.values() if is_whole else ():
             missing = [index for index in manifest.indices if index not in manifest.lines]
             if not manifest.lines:
@@ -290,7 +291,7 @@ class FolderOutput:
             raise _cannot_write(str(path), error) from error
 
     def _take_up(self, manifest: _Manifest, overwrite: bool) -> None:
-        """Lines that an earlier run has written, of the same lines of the same manifest."""
+        """Read the lines that an earlier run has written for the same lines of the same manifest."""
         if overwrite:
             manifest.is_anew = True
             return

@@ -1,4 +1,4 @@
-"""The bar of `fastconformer transcribe`: on the standard error, where that is a terminal."""
+"""Progress bar of `fastconformer transcribe`, on the standard error if that is a terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-# What a clip counts whose length nobody knows, if no other has one.
+# Seconds that a clip of unknown length counts, if no other clip has a known length.
 UNKNOWN_SECONDS = 60.0
 
 
 class SpeedColumn(ProgressColumn):
-    """Seconds of audio a second."""
+    """Column with the seconds of audio that are done in a second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -26,9 +26,9 @@ class TranscriptionProgress:
     Counts clips and seconds of audio, and shows them with the time that is left.
 
     Args:
-        lengths_seconds: Of each clip; None: not known.
-        is_shown: Whether to show a bar.
-        console: Where; None: the standard error.
+        lengths_seconds: Length of each clip; None: not known.
+        is_shown: True to show a bar.
+        console: Place of the bar; None: the standard error.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class TranscriptionProgress:
             TextColumn("left"),
             console=console or Console(stderr=True),
             disable=not is_shown,
-            # What is printed goes where it is meant to go, which is not the console of the bar.
+            # Other output must go to its own place, not to the console of the bar.
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -59,13 +59,13 @@ class TranscriptionProgress:
         return f"{self._num_finished} of {len(self._lengths)}"
 
     def update(self, index: int, seconds: float) -> None:
-        """So many seconds of a clip are done."""
+        """Note the seconds of a clip that are done."""
         seconds = min(seconds, self._lengths[index])
         self._progress.advance(self._task, max(seconds - self._done[index], 0.0))
         self._done[index] = max(seconds, self._done[index])
 
     def finish(self, index: int) -> None:
-        """A clip is done, or nothing will come of it."""
+        """Note that a clip is done or has failed."""
         self.update(index, self._lengths[index])
         self._num_finished += 1
         self._progress.update(self._task, description=self._describe())

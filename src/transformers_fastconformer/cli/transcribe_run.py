@@ -1,4 +1,4 @@
-"""A run of `fastconformer transcribe`: the model as it is named, clips through it, and what became of each."""
+"""A run of `fastconformer transcribe`: loads the model, transcribes the clips and counts what was done."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ from .transcribe_inputs import AudioInput
 from .transcribe_outputs import Output
 from .transcribe_progress import TranscriptionProgress
 
-# On the standard output results are in order: only so many clips are sorted by length at a time.
+# Clips that are sorted by length at a time for the standard output, where results are in order.
 SORT_AHEAD_CLIPS = 128
-# Reading a header is waiting for a disk.
+# Threads that read headers, which mostly wait for the disk.
 HEADER_THREADS = 8
 
 
 class Checkpoint:
     """
-    The model as the options name it.
+    The model that the options name.
 
     Args:
-        source: Value of `--model`; None: the default, which is then said.
-        head, device, dtype: Values of the options.
+        source: Value of `--model`; None: the default, which is then printed.
+        head: Value of `--head`.
+        device: Value of `--device`.
+        dtype: Value of `--dtype`.
 
     Raises:
-        ValueError: for a device that is not there.
+        ValueError: for a device that this machine does not have.
     """
 
     def __init__(self, source: str | None, head: str, device: str, dtype: str) -> None:
@@ -52,10 +54,10 @@ class Checkpoint:
 
     def load(self) -> list[Worker]:
         """
-        Model and processor on each device.
+        Load model and processor on each device.
 
         Raises:
-            OSError: when the Hub does not give it and it is not on this machine; the message says what to do.
+            OSError: when the model is not on this machine and the Hub does not give it; the message says what to do.
         """
         if self._is_default:
             say(f"Model: {self.source} (the default; --model names another).")
@@ -71,7 +73,7 @@ class Checkpoint:
             ) from error
 
     def describe(self, model: FastConformerRecognizer) -> dict[str, str]:
-        """What the formats say of the model."""
+        """Facts about the model that the formats write."""
         return {
             "name": self.source,
             "class": type(model).__name__,
@@ -82,7 +84,7 @@ class Checkpoint:
 
 
 class TranscriptionRun:
-    """One run of the command: what is done, what went wrong."""
+    """One run of the command, with counts of what was done and what failed."""
 
     def __init__(
         self, inputs: Sequence[AudioInput], output: Output, options: TranscriptionOptions, is_folder: bool
@@ -97,7 +99,7 @@ class TranscriptionRun:
         self._speech_seconds = 0.0
 
     def run(self, checkpoint: Checkpoint) -> bool:
-        """Transcribe what is not done yet; true if something could not be."""
+        """Transcribe what is not done yet; true if something has failed."""
         remaining = [index for index in range(len(self._inputs)) if not self._output.has(index)]
         num_skipped = len(self._inputs) - len(remaining)
         if num_skipped:
@@ -116,7 +118,7 @@ class TranscriptionRun:
         return bool(self._errors)
 
     def _leave_out(self, remaining: Sequence[int]) -> list[int]:
-        """Those that are there: for others no model is loaded."""
+        """Leave out missing files, so that a model is not loaded for them; the numbers of the others are returned."""
         kept = []
         for index in remaining:
             clip, error = self._inputs[index].clip, self._inputs[index].error
@@ -137,7 +139,7 @@ class TranscriptionRun:
         clips = [self._inputs[index].clip for index in remaining]
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
             lengths = list(pool.map(measure_clip, clips))
-        # A bar among the lines of a terminal would tear both apart.
+        # A bar among lines of text on one terminal would make both hard to read.
         is_shown = Console(stderr=True).is_terminal and (self._is_folder or not sys.stdout.isatty())
         with TranscriptionProgress(lengths, is_shown) as progress:
             results = transcribe_clips(
