@@ -1,5 +1,5 @@
 """
-Files of repositories on the Hub: what may name one, what its cache holds, downloads and the check of their content.
+Files of repositories on the Hub: names, the Hub's cache, downloads and the check of their content.
 
 Downloads go through `transformers.utils.hub.cached_file`, so revisions, tokens, offline mode, proxies, the cache and
 the words of its errors are those of Transformers.
@@ -27,17 +27,17 @@ HASH_BYTES = 2**20
 
 
 def is_hub_id(name: str) -> bool:
-    """A name that may be that of a repository."""
+    """Tell whether a name may be that of a repository."""
     return HUB_ID.fullmatch(name) is not None
 
 
 def is_offline(options: Mapping[str, Any]) -> bool:
-    """The Hub must not be asked, by the options of a call or by the environment."""
+    """Tell whether the options of a call or the environment forbid to ask the Hub."""
     return bool(options.get("local_files_only")) or is_offline_mode()
 
 
 def download_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options of a call that `cached_file` takes and that are given; the subfolder is not among them."""
+    """The options of a call that are given and that `cached_file` takes, without the subfolder."""
     return {key: options[key] for key in DOWNLOAD_OPTIONS if options.get(key) is not None}
 
 
@@ -56,13 +56,13 @@ def download_file(
     hub_id: str, file_name: str, options: Mapping[str, Any], commit: str | None = None
 ) -> tuple[Path, str | None]:
     """
-    A file in the cache of the Hub, downloaded if need be, and the commit that it is of.
+    Find a file in the cache of the Hub, after a download if it is not there, and the commit to which it belongs.
 
     Args:
         hub_id: The repository.
         file_name: Path of the file in it.
-        options: Of the call, see [`download_options`].
-        commit: The commit where it is known: what the cache has of it is not asked for again.
+        options: Options of the call, see [`download_options`].
+        commit: The commit, if it is known: for files of it in the cache the Hub is not asked again.
 
     Raises:
         OSError: for a file that cannot be had, in the words of Transformers.
@@ -78,7 +78,7 @@ def download_file(
 
 
 def cached_snapshot(hub_id: str, options: Mapping[str, Any]) -> Path | None:
-    """The folder in the cache of the Hub for the revision that is asked for; None if the cache does not know it."""
+    """The folder of a revision in the cache of the Hub; None if the cache does not have it."""
     repository = Path(options.get("cache_dir") or constants.HF_HUB_CACHE) / repo_folder_name(
         repo_id=hub_id, repo_type="model"
     )
@@ -94,13 +94,13 @@ def cached_snapshot(hub_id: str, options: Mapping[str, Any]) -> Path | None:
 
 
 def snapshot_commit(path: str | os.PathLike[str]) -> str | None:
-    """The commit that a file in the cache of the Hub is of."""
+    """The commit to which a file in the cache of the Hub belongs."""
     snapshot = SNAPSHOT.search(os.fspath(path))
     return snapshot[1] if snapshot else None
 
 
 def _plain_revision(revision: Any) -> str | None:
-    """A revision as text; newer versions of Transformers hand one on together with the commit that it stands for."""
+    """A revision as text; newer versions of Transformers pass it on together with its commit."""
     revision = getattr(revision, "resolved", None) or revision
     return None if revision is None else str(revision)
 
@@ -109,7 +109,7 @@ def _plain_revision(revision: Any) -> str | None:
 
 
 def blob_digest(path: Path) -> str | None:
-    """SHA-256 of a large file in the cache of the Hub, which is the name of what it links to; None for others."""
+    """SHA-256 of a large file in the cache of the Hub, which is the name of the file that it links to; else None."""
     blob = path.resolve()
     return blob.name if blob.parent.name == "blobs" and SHA256.fullmatch(blob.name) else None
 

@@ -1,5 +1,5 @@
 """
-Keys of a configuration in another form: plain tables that say what becomes of each.
+Keys of a configuration in another form: plain tables with a rule for each key.
 
 A key is mapped (`Map`) to options of ours, read together with other keys (`Read`), pinned (`Pin`) to the values under
 which our numbers are those of the other form, checked and not mapped (`Check`), dropped for a reason (`Drop`), or
@@ -21,7 +21,7 @@ Refusal = Callable[[str, Any, str], ValueError]
 
 
 class NotAcceptedError(Exception):
-    """Raised by a converter; says what would be accepted."""
+    """Error of a converter, which says what would be accepted."""
 
 
 class _Required:
@@ -46,8 +46,8 @@ class Map:
         targets: Names of the options; several names are several options. The converter gives a value, or for several
             names a tuple of them.
         default: Value that the other form takes for an absent key.
-        convert: From the key's value, and all values of the section with defaults, to that of the option. Where it
-            leaves the value as it is, the row is read in both directions.
+        convert: Function of the key's value and of all values of the section with defaults; returns the value of the
+            option. If it leaves the value as it is, the row is read in both directions.
     """
 
     targets: str | tuple[str, ...]
@@ -73,11 +73,11 @@ class Pin:
 @dataclass(frozen=True)
 class Check:
     """
-    A key that is checked where it stands and not mapped.
+    A key that is checked if it is present, and not mapped.
 
     Args:
-        reason: Why it has no influence once it is accepted.
-        check: A converter, of which only the refusals count.
+        reason: Reason why an accepted value has no influence.
+        check: A converter that may refuse the value; its result is not used.
     """
 
     reason: str
@@ -86,7 +86,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Drop:
-    """A key without influence on inference, and why."""
+    """A key without influence on inference, with the reason."""
 
     reason: str
 
@@ -94,11 +94,12 @@ class Drop:
 @dataclass(frozen=True)
 class Refuse:
     """
-    A key of something that is known and not supported. It may be there as long as it is switched off: null, false, 0
-    or empty.
+    A key of something that is known and not supported.
+
+    It may be present as long as it is switched off: null, false, 0 or empty.
 
     Args:
-        what: What it switches on, as it follows "this is".
+        what: Name of what it switches on, as it follows "this is" in messages.
     """
 
     what: str
@@ -143,7 +144,7 @@ def number_or_zero(value: Any, values: Values) -> float:
 
 
 def one_of(*accepted: Any) -> Convert:
-    """The converter that lets these values pass, and no other."""
+    """Make a converter that lets only these values pass."""
 
     def convert(value: Any, values: Values) -> Any:
         if value not in accepted or isinstance(value, bool):
@@ -154,7 +155,7 @@ def one_of(*accepted: Any) -> Convert:
 
 
 def twice(convert: Convert) -> Convert:
-    """A converter of one value for two options."""
+    """Make a converter of one value for two options."""
 
     def convert_twice(value: Any, values: Values) -> tuple[Any, Any]:
         return (convert(value, values),) * 2
@@ -176,10 +177,10 @@ class SectionReader:
 
     Args:
         refuse: Makes the error for a key, its value and what is accepted.
-        ignored_keys: Keys that any section may have and nobody reads.
+        ignored_keys: Keys that any section may have and that are not read.
 
     Attributes:
-        dropped: Keys that had no influence so far, with the reasons.
+        dropped: Keys found so far that have no influence, with the reasons.
     """
 
     def __init__(self, refuse: Refusal, ignored_keys: Collection[str] = ()) -> None:
@@ -188,12 +189,12 @@ class SectionReader:
         self.dropped: dict[str, str] = {}
 
     def is_absent(self, value: Any) -> bool:
-        """A value that is not there, of a key that must be."""
+        """Tell whether a value stands for a required key that is missing."""
         return value is REQUIRED
 
     def apply(self, section: Any, table: Table, name: str) -> tuple[Values, Values]:
         """
-        Options of ours from a section, and the section's values with the defaults for what is absent.
+        Read our options from a section; also returns the section's values with the defaults for absent keys.
 
         Args:
             section: The section.
@@ -201,7 +202,7 @@ class SectionReader:
             name: Its name in messages; empty for the whole configuration.
 
         Raises:
-            ValueError: for a section that is not one, an unknown key, and a value that is not accepted.
+            ValueError: for a section that is not a mapping, an unknown key, and a value that is not accepted.
         """
         prefix = f"{name}." if name else ""
         if not isinstance(section, Mapping):
@@ -250,7 +251,7 @@ class SectionReader:
 
 
 def with_defaults(table: Table, defaults: Mapping[str, Any]) -> dict[str, Row]:
-    """A table in which some keys have other defaults."""
+    """Copy a table, with other defaults for some keys."""
     changed = dict(table)
     for key, default in defaults.items():
         row = table[key]
@@ -260,7 +261,7 @@ def with_defaults(table: Table, defaults: Mapping[str, Any]) -> dict[str, Row]:
 
 
 def write_section(table: Table, read_option: Callable[[str], Any]) -> Values:
-    """The section that a table makes of options of ours: the rows that map a value as it is."""
+    """Write our options as a section, by the rows of a table that map a value as it is."""
     return {
         key: read_option(row.targets)
         for key, row in table.items()
@@ -269,7 +270,7 @@ def write_section(table: Table, read_option: Callable[[str], Any]) -> Values:
 
 
 def check_pins(pins: Mapping[str, Pin], read_option: Callable[[str], Any], refuse: Refusal) -> None:
-    """Raise for an option of ours that the other form has no key for, unless it has the value that is theirs."""
+    """Refuse our options without a key in the other form, unless they have the value that is fixed there."""
     for name, pin in pins.items():
         value = read_option(name)
         if value not in pin.accepted:

@@ -35,8 +35,8 @@ class ModelCard:
         title: The heading.
         introduction: A paragraph on what the checkpoint is.
         use: Python that runs in the folder.
-        install: The command that installs what `use` imports; empty where nothing is said about it.
-        sections: Headings and texts of what follows.
+        install: The command that installs what `use` imports; empty to leave it out.
+        sections: Headings and texts of the sections that follow.
     """
 
     front_matter: str
@@ -70,19 +70,19 @@ def write_model_card(folder: Path, card: ModelCard) -> None:
 
 
 def read_front_matter(card: str) -> str | None:
-    """The metadata on top of a card as they stand there; None where there are none."""
+    """The metadata at the top of a card, as text; None for a card without metadata."""
     found = FRONT_MATTER.match(card)
     return found[1] if found else None
 
 
 def read_hub_metadata(hub_id: str, hub_options: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata on top of the card of a repository; empty where there are none."""
+    """The metadata at the top of the card of a repository; empty for a card without metadata."""
     try:
         path = cached_file(hub_id, CARD_FILE, **download_options(hub_options))
         front_matter = read_front_matter(Path(str(path)).read_text(encoding="utf-8"))
-        # Only texts and lists of texts: to the other loaders the language "no" is false.
+        # Only texts and lists of texts: other loaders read the language "no" as false.
         metadata = yaml.load(front_matter, Loader=yaml.BaseLoader) if front_matter else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # a card is no reason to fail
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # a missing card must not end a conversion
         logger.debug(f"The card of {hub_id} cannot be read.", exc_info=True)
         return {}
     return metadata if isinstance(metadata, dict) else {}
@@ -92,7 +92,7 @@ def read_hub_metadata(hub_id: str, hub_options: Mapping[str, Any]) -> dict[str, 
 
 
 def verification_section(heading: str) -> tuple[str, str]:
-    """A section with a place for the table of a verification, see [`insert_verification`]."""
+    """Make a section with a place for the table of a verification, see [`insert_verification`]."""
     return heading, f"{TABLE_START}\n{NOT_VERIFIED}\n{TABLE_END}"
 
 

@@ -19,7 +19,7 @@ from ..modeling.encoder import FastConformerModel
 from ..modeling.hybrid import ParakeetTDTForTDT
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 
-# By what stands under `architectures` in `config.json`.
+# By the name under `architectures` in `config.json`.
 ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
     model_class.__name__: model_class
     for model_class in (
@@ -46,7 +46,7 @@ Config = TypeVar("Config")
 
 
 def build_without_memory(model_class: Callable[[Config], PreTrainedModel], config: Config) -> PreTrainedModel:
-    """A model whose tensors have shapes and no values."""
+    """Build a model whose tensors have shapes but no values."""
     with torch.device("meta"):
         return model_class(config)
 

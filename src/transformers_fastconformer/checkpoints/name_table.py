@@ -1,9 +1,9 @@
 """
 Names and shapes of tensors in two forms of one model: a plain table that is read in both directions.
 
-"Theirs" is the form that a checkpoint comes in or is written for, "ours" that of this package. Every tensor of theirs
-must stand in a row, and every tensor of ours must be met; shapes are compared before anything is written. Rows are
-asked in order, and the first that fits counts.
+"Theirs" is the form in which a checkpoint comes or for which it is written, "ours" that of this package. Every tensor
+of theirs must have a row, and every tensor of ours must get a value; shapes are compared before anything is written.
+Rows are tried in order, and the first that fits counts.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class SameForm:
     """A tensor of the same shape and values in both forms. Subclasses say what they change."""
 
     def their_shape(self, our_shape: Shape) -> Shape:
-        """The shape there of a tensor that has `our_shape` here."""
+        """The shape in their form of a tensor that has `our_shape` in ours."""
         return our_shape
 
     def can_read(self, their_shape: Shape, our_shape: Shape) -> bool:
-        """A tensor of `their_shape` becomes one of `our_shape`."""
+        """Tell whether a tensor of `their_shape` can become one of `our_shape`."""
         return their_shape == self.their_shape(our_shape)
 
     def can_write(self, our_shape: Shape, their_shape: Shape) -> bool:
-        """A tensor of `our_shape` becomes one of `their_shape`."""
+        """Tell whether a tensor of `our_shape` can become one of `their_shape`."""
         return their_shape == self.their_shape(our_shape)
 
     def to_ours(self, tensor: torch.Tensor, our_shape: Shape) -> torch.Tensor:
@@ -59,7 +59,7 @@ class SameForm:
 
 
 class PointwiseForm(SameForm):
-    """The weight of a convolution of kernel 1 there, of a linear layer here: (out, in, 1) is (out, in)."""
+    """Weight of a convolution of kernel 1 in their form, (out, in, 1), and of a linear layer in ours, (out, in)."""
 
     def their_shape(self, our_shape: Shape) -> Shape:
         return (*our_shape, 1)
@@ -80,7 +80,7 @@ SAME, POINTWISE = SameForm(), PointwiseForm()
 @dataclass(frozen=True)
 class Row:
     """
-    A tensor of theirs; the kinds of rows say what becomes of it.
+    A tensor of theirs; each kind of row has its rule for it.
 
     Args:
         theirs: Its name, with placeholders.
@@ -96,11 +96,11 @@ class Row:
 @dataclass(frozen=True)
 class Map(Row):
     """
-    A tensor that is called otherwise here.
+    A tensor that has another name in our form.
 
     Args:
         ours: Our name, with the same placeholders.
-        form: The change of its values, where they do not stay the same.
+        form: The change of its shape or values; by default they stay the same.
     """
 
     ours: str
@@ -113,7 +113,7 @@ class Map(Row):
 
 @dataclass(frozen=True)
 class Drop(Row):
-    """A tensor that has no place here, and why."""
+    """A tensor that has no place in our form, with the reason."""
 
     reason: str
 
@@ -121,7 +121,7 @@ class Drop(Row):
 @dataclass(frozen=True)
 class DropOtherParts(Drop):
     """
-    Tensors of all parts of the model but a few, and why they have no place here.
+    Tensors of all parts of the model except a few, with the reason why they have no place in our form.
 
     Args:
         theirs: The parts that stay: first parts of names, with `|` between them.
@@ -138,7 +138,7 @@ class Check(Row):
     A tensor that is not mapped, and whose values are checked.
 
     Args:
-        reason: Why it has no place here.
+        reason: Reason why it has no place in our form.
         by: The function that checks it.
     """
 
@@ -152,7 +152,7 @@ class Refuse(Row):
     A tensor that is known and not supported.
 
     Args:
-        what: What such tensors are, as it follows the words "they are".
+        what: Name of such tensors, as it follows "they are" in messages.
     """
 
     what: str
@@ -166,7 +166,7 @@ def _pattern_of(template: str) -> re.Pattern[str]:
 
 
 def pointwise(theirs: str, ours: str) -> tuple[Map, Map]:
-    """Rows of the weight and the bias of a convolution of kernel 1 that is a linear layer here."""
+    """Make the rows for weight and bias of a convolution of kernel 1 that is a linear layer in our form."""
     return Map(f"{theirs}.weight", f"{ours}.weight", POINTWISE), Map(f"{theirs}.bias", f"{ours}.bias")
 
 
@@ -203,9 +203,9 @@ class WritingPlan:
 
     Args:
         targets: Their name and shape for each name of ours that has a place there.
-        left_out: Our names that have none.
-        wrong: What does not fit, in words.
-        missing: Their names that are not met.
+        left_out: Our names without a place there.
+        wrong: Shapes that do not fit, in words.
+        missing: Their names that do not get a tensor.
     """
 
     targets: dict[str, Target]
@@ -225,7 +225,7 @@ class NameTable:
         return next((row for row in self.rows if row.their_pattern.fullmatch(their_name)), None)
 
     def to_ours(self, their_name: str) -> tuple[str, Map] | None:
-        """Our name of a tensor of theirs and the row that says so; None where it is not mapped."""
+        """Our name of a tensor of theirs and its row; None where it is not mapped."""
         row = self.find(their_name)
         if not isinstance(row, Map):
             return None
@@ -234,7 +234,7 @@ class NameTable:
         return row.ours.format(**match.groupdict()), row
 
     def to_theirs(self, our_name: str) -> tuple[str, Map] | None:
-        """Their name of a tensor of ours and the row that says so; None where no row fits."""
+        """Their name of a tensor of ours and its row; None where no row fits."""
         for row in self.rows:
             match = row.our_pattern.fullmatch(our_name) if isinstance(row, Map) else None
             if isinstance(row, Map) and match is not None:
@@ -253,7 +253,8 @@ class NameTable:
             source: The checkpoint, for messages.
 
         Raises:
-            ValueError: naming the tensors that no row knows, that are missing, or whose shape is not the model's.
+            ValueError: for tensors without a row, missing tensors, and shapes that are not the model's; the message
+                names them.
         """
         targets: dict[str, Target] = {}
         left_out: dict[str, str] = {}
@@ -292,7 +293,7 @@ class NameTable:
         Find a place for every tensor of ours.
 
         Args:
-            our_shapes: Names and shapes of what is written.
+            our_shapes: Names and shapes of the tensors that are written.
             their_shapes: Names and shapes of their model.
         """
         plan = WritingPlan({})
@@ -316,13 +317,13 @@ class NameTable:
 
 def check_fit(source: str, unknown: Sequence[str], wrong: Sequence[str], missing: Sequence[str]) -> None:
     """
-    Raise for weights that are not those of their configuration.
+    Refuse weights that do not fit their configuration.
 
     Args:
-        source: What holds them, for the message.
+        source: The checkpoint, for the message.
         unknown: Tensors that have no place.
-        wrong: What has the wrong shape, in words.
-        missing: Tensors that are not there.
+        wrong: Tensors of a wrong shape, in words.
+        missing: Tensors that are missing.
 
     Raises:
         ValueError: unless all of them are empty.
@@ -341,6 +342,6 @@ def check_fit(source: str, unknown: Sequence[str], wrong: Sequence[str], missing
 
 
 def enumerate_names(names: Sequence[str]) -> str:
-    """The first few of many names, and how many more there are."""
+    """The first few of many names, and the number of the others."""
     rest = f" and {len(names) - MAX_NAMES_TOLD} more" if len(names) > MAX_NAMES_TOLD else ""
     return ", ".join(names[:MAX_NAMES_TOLD]) + rest

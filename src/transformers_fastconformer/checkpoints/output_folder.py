@@ -28,8 +28,9 @@ def check_output(output_dir: Path, overwrite: bool) -> None:
 @contextmanager
 def written_as_one(output_dir: Path, overwrite: bool) -> Iterator[Path]:
     """
-    A folder next to `output_dir` to write into; it takes the place of `output_dir` in one rename when the block ends
-    well, and is removed when it does not.
+    Give a folder next to `output_dir` to write into.
+
+    When the block ends well, one rename puts it in the place of `output_dir`; after an error it is removed.
     """
     output_dir = output_dir.absolute()
     output_dir.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """
-Writes tensors to safetensors files one after another, so that memory holds one tensor and not a checkpoint.
+Write tensors to safetensors files one after another, so that memory holds one tensor and not a checkpoint.
 
-`safetensors.torch.save_file` wants all tensors of a file at once. The format (a length, a JSON header, the bytes of
-the tensors) needs no more than their names, types and shapes beforehand.
+`safetensors.torch.save_file` needs all tensors of a file at once. The format (a length, a JSON header, the bytes of
+the tensors) needs only their names, types and shapes beforehand.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def parse_bytes(size: int | str) -> int:
 
 
 def split_into_shards(entries: list[TensorEntry], max_bytes: int) -> list[list[TensorEntry]]:
-    """Consecutive tensors, as many to a shard as fit into `max_bytes`; a larger tensor has a shard to itself."""
+    """Split tensors in order into shards of at most `max_bytes`; a larger tensor has a shard of its own."""
     shards: list[list[TensorEntry]] = [[]]
     shard_bytes = 0
     for entry in entries:
@@ -79,10 +79,10 @@ def write_checkpoint(folder: Path, entries: list[TensorEntry], fetch: Fetch, max
     Write `model.safetensors`, or shards and their index where one file would be larger than `max_shard_bytes`.
 
     Args:
-        folder: Where to write.
+        folder: Folder to write to.
         entries: The tensors.
-        fetch: Gives a tensor by name, of the type and shape that its entry says.
-        max_shard_bytes: Most bytes of tensors in a file.
+        fetch: Gives a tensor by name, with the type and shape of its entry.
+        max_shard_bytes: Largest number of bytes of tensors in a file.
 
     Returns:
         Names of the files.
@@ -103,7 +103,7 @@ def write_checkpoint(folder: Path, entries: list[TensorEntry], fetch: Fetch, max
 
 
 def write_safetensors(path: Path, entries: list[TensorEntry], fetch: Fetch) -> None:
-    """Write one file. Wider types come first, as the format's own writer has it, so that every tensor is aligned."""
+    """Write one file. Wider types come first, as in the format's own writer, so that every tensor is aligned."""
     header: dict[str, Mapping[str, object]] = {"__metadata__": {"format": "pt"}}
     ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     position = 0

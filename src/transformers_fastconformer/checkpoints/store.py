@@ -2,12 +2,12 @@
 The cache of converted checkpoints, kept and found again by the content of the original.
 
     <cache>/v<format>/<sha-256 of the original>/     a folder that `from_pretrained` loads
-    <cache>/v<format>/<sha-256 of the original>.json its record: names it was asked for by, when; touched at each use
+    <cache>/v<format>/<sha-256 of the original>.json its record: the names used for it; touched at each use
     <cache>/digests.json                             digests of local files, by path, size, times and inode
     <cache>/locks/                                   one lock for each original
 
-A folder is there whole or not at all. The format is `CONVERSION_FORMAT`: what an older version of this package wrote
-is not read, and is removed when a newer version converts something.
+A folder exists whole or not at all. The format is `CONVERSION_FORMAT`: conversions of an older version of this package
+are not read, and are removed when a newer version converts something.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from .hub import SHA256, file_digest
 
 logger = logging.get_logger(__name__)
 
-# The form that conversions write. Raise it with every change of that, so that cached conversions of before are made
-# anew.
+# Number of the form that conversions write. Raise it with every change of that form, so that cached conversions of
+# older forms are made anew.
 CONVERSION_FORMAT = 1
 CACHE_VARIABLE = "TRANSFORMERS_FASTCONFORMER_CACHE"
 CACHE_NAME = "transformers_fastconformer"
@@ -55,8 +55,8 @@ class CachedConversion:
         digest: SHA-256 of the original.
         folder: The folder that `from_pretrained` loads.
         format: `CONVERSION_FORMAT` of the version that wrote it.
-        sources: Hub ids and paths that it was asked for by, the newest last.
-        architecture: Class of the model, where the configuration names one.
+        sources: Hub ids and paths that were used for it, the newest last.
+        architecture: Class of the model, if the configuration names one.
         num_bytes: Size on disk.
         last_used: Seconds since the epoch.
     """
@@ -72,8 +72,10 @@ class CachedConversion:
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """
-    The folder of converted checkpoints: in the `cache_dir` of the call, else where `TRANSFORMERS_FASTCONFORMER_CACHE`
-    says, else next to the caches of Hugging Face.
+    The folder of converted checkpoints.
+
+    It is in the `cache_dir` of the call, else it is `TRANSFORMERS_FASTCONFORMER_CACHE`, else it is next to the caches
+    of Hugging Face.
     """
     if cache_dir is not None:
         return Path(cache_dir).expanduser() / CACHE_NAME
@@ -86,14 +88,14 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def cached_conversion(digest: str, source: str, convert: Callable[[Path], None], root: Path) -> Path:
     """
-    A folder of the cache, made if it is not there. Of several processes one converts and the others wait.
+    Find a folder of the cache, or convert if it does not exist. Of several processes one converts, the others wait.
 
     Args:
         digest: 64 hexadecimal digits that stand for the content of the checkpoint.
-        source: What the user gave.
-        convert: Writes a checkpoint in our format to the folder that it is given, whole or not at all; nothing is
-            there but what another process left half done.
-        root: Where the cache lies, see [`cache_folder`].
+        source: Name of the checkpoint that the user gave.
+        convert: Writes a checkpoint in our format to the folder that it is given, whole or not at all. The folder may
+            hold only what another process left half done.
+        root: Folder of the cache, see [`cache_folder`].
     """
     folder = root / f"{FORMAT_PREFIX}{CONVERSION_FORMAT}" / digest
     if not _is_whole(folder):
@@ -121,7 +123,7 @@ def cached_conversion(digest: str, source: str, convert: Callable[[Path], None],
 
 
 def list_conversions(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedConversion]:
-    """All entries, those of older formats too, the one used last first."""
+    """List all entries, including those of older formats, the one used last first."""
     entries = []
     for folder in _entry_folders(cache_folder(cache_dir)):
         record = _read_json(_record_path(folder))
@@ -148,12 +150,12 @@ def clear_conversions(
     Remove entries; the originals stay where they are.
 
     Args:
-        names: Hub ids, paths, or beginnings of digests (8 characters or more). Without them all entries, and what
-            processes that were killed have left half written.
+        names: Hub ids, paths, or beginnings of digests (8 characters or more). Without names all entries are removed,
+            and half-written folders of processes that were killed.
         cache_dir: As in [`cache_folder`].
 
     Returns:
-        What was removed.
+        The entries that were removed.
 
     Raises:
         ValueError: for a name without an entry; nothing is removed then.
@@ -188,12 +190,12 @@ def _entry_folders(root: Path) -> Iterator[Path]:
 
 
 def _are_on_one_path(one: Path, other: Path) -> bool:
-    """One of two places is the other or above it."""
+    """Tell whether one of two paths is the other or above it."""
     return one == other or one in other.parents or other in one.parents
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Take away the half-written folders of processes that were killed; those that are being written are locked."""
+    """Remove the half-written folders of processes that were killed; folders that are being written are locked."""
     for folder in root.glob(f"{FORMAT_PREFIX}*/.*.*"):
         digest = folder.name.split(".")[1]
         if SHA256.fullmatch(digest) and folder.is_dir():
@@ -206,7 +208,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def check_space(folder: Path, needed_bytes: int, source: str) -> None:
-    """Raise an `OSError` unless the disk of a folder has room for what a conversion writes while it runs."""
+    """Raise an `OSError` unless the disk of a folder has room for all that a conversion writes while it runs."""
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise OSError(
@@ -224,11 +226,11 @@ def _remove_older_formats(current: Path) -> None:
             logger.info(f"{folder} was written by an older version; it is removed.")
             _remove_entry(folder)
             with suppress(OSError):
-                folder.parent.rmdir()  # when it was the last
+                folder.parent.rmdir()  # if it was the last one
 
 
 def _remove_entry(folder: Path) -> None:
-    """Take an entry away in one step, so that nobody sees half of it."""
+    """Remove an entry in one step, so that other processes never see half of it."""
     doomed = folder.with_name(f".{folder.name}.removed-{os.getpid()}")
     with suppress(FileNotFoundError):
         folder.rename(doomed)
@@ -265,7 +267,7 @@ def _last_used(folder: Path) -> float:
 
 
 def _record_use(folder: Path, source: str) -> None:
-    """Note the name and the time. A cache that cannot be written, as a shared one may be, is good to be read from."""
+    """Note the name and the time. A cache that cannot be written, such as a shared one, can still be read."""
     path = _record_path(folder)
     source = os.path.realpath(source) if os.path.exists(source) else source
     try:
@@ -281,7 +283,7 @@ def _record_use(folder: Path, source: str) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none or it is damaged, as nothing depends on it."""
+    """The object in a file; empty if the file is missing or damaged, since nothing depends on it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -300,8 +302,10 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def local_digest(path: Path, root: Path) -> str:
     """
-    SHA-256 of a local file. Gigabytes are not read again at every load: it is remembered for as long as path, size,
-    times and inode stay as they are.
+    SHA-256 of a local file.
+
+    It is remembered as long as path, size, times and inode stay the same, so that gigabytes are not read at every
+    load.
     """
     path = Path(os.path.realpath(path))
     index_path = root / DIGESTS_FILE

@@ -37,7 +37,7 @@ class StoredTensors:
         folder: Folder with `model.safetensors`, or its shards and their index.
 
     Raises:
-        ValueError: where there are none.
+        ValueError: for a folder without weights.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +61,7 @@ class StoredTensors:
                     self.dtypes[key] = _dtype_of(tensor.get_dtype())
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor; the file is mapped only for it, so that what was read leaves memory."""
+        """One tensor; the file is mapped only for this call, so that tensors read before leave memory."""
         with _opened(self._path_of[name]) as stored:
             return stored.get_tensor(name)
 
@@ -84,7 +84,7 @@ def shard_names(index: Path) -> list[str]:
     The files that an index of shards names.
 
     Raises:
-        ValueError: for an index that is not one, and for a name that leads out of its folder.
+        ValueError: for a file that is not an index, and for a name that leads out of its folder.
     """
     weight_map = read_json(index).get("weight_map")
     if not (isinstance(weight_map, dict) and all(isinstance(name, str) for name in weight_map.values())):
@@ -97,7 +97,7 @@ def shard_names(index: Path) -> list[str]:
 
 
 def main_dtype(entries: Iterable[TensorEntry]) -> torch.dtype:
-    """The type that most bytes of the weights have."""
+    """The type of most of the weights, counted in bytes."""
     num_bytes: Counter[torch.dtype] = Counter()
     for entry in entries:
         if entry.dtype.is_floating_point:
