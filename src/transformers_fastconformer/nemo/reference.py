@@ -1,7 +1,7 @@
 """
 Outputs of a checkpoint, stage by stage, in one form for NeMo's run and ours, so that `verify.py` can compare them.
 
-The only place that runs NeMo; it is imported when a function here is called, never with the package.
+NeMo runs only here; it is imported when a function of this module is called, never with the package.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class ClipHypothesis:
 
     Args:
         tokens: Token ids.
-        batch_tokens: Token ids of the same clip decoded among its batch.
+        batch_tokens: Token ids of the same clip decoded in its batch.
         frame_indices: Encoder frame of each token.
-        durations: TDT's durations; None for the others.
+        durations: TDT's durations; None for other heads.
         text: The transcript.
-        timestamps: `char`, `word` and `segment`: lists of (text, first frame, last frame, start s, end s). None
-            where NeMo cannot give any, that is with aggregate tokenizers.
+        timestamps: `char`, `word` and `segment`: lists of (text, first frame, last frame, start and end in seconds).
+            None where NeMo does not give times, that is with aggregate tokenizers.
     """
 
     tokens: list[int]
@@ -51,13 +51,13 @@ class ClipHypothesis:
 @dataclass
 class StageOutputs:
     """
-    One batch of clips through one checkpoint.
+    Outputs of one batch of clips from one checkpoint.
 
     Args:
-        name: What the batch is, for the table.
-        tensors: Stage to one float32 tensor a clip, (frames, ...), real frames only.
-        hypotheses: Head (`ctc`, `rnnt`, `tdt`) to one hypothesis a clip.
-        joint_targets: Tokens that the joint network was evaluated for, one list a clip.
+        name: Name of the batch in the table.
+        tensors: By stage, a float32 tensor for each clip, (frames, ...), with only its real frames.
+        hypotheses: By head (`ctc`, `rnnt`, `tdt`), a hypothesis for each clip.
+        joint_targets: Tokens that the joint network was evaluated for, a list for each clip.
     """
 
     name: str
@@ -91,7 +91,7 @@ def save_stage_outputs(path: str | Path, batches: list[StageOutputs], provenance
 
 
 def load_stage_outputs(path: str | Path) -> tuple[list[StageOutputs], dict[str, str]]:
-    """The batches and the provenance that `save_stage_outputs` wrote."""
+    """Read the batches and the provenance that `save_stage_outputs` wrote."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         batches = []
@@ -115,7 +115,7 @@ def _hypothesis_from_json(values: dict[str, Any]) -> ClipHypothesis:
 
 
 def pad_waveforms(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch, samples) with zeros after the shorter clips, and the number of samples of each, (batch,)."""
+    """Pad clips with zeros to (batch, samples); also returns the number of samples of each, (batch,)."""
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     padded = torch.zeros(len(waveforms), int(lengths.max()))
     for row, waveform in zip(padded, waveforms, strict=True):
@@ -125,7 +125,7 @@ def pad_waveforms(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tens
 
 @contextlib.contextmanager
 def capture_outputs(modules: dict[str, torch.nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
-    """Collect what modules return while the `with` block runs; of a tuple the first item."""
+    """Collect the outputs of modules while the `with` block runs; of a tuple the first item."""
     captured: dict[str, torch.Tensor] = {}
 
     def hook_for(name: str) -> Callable[..., None]:
@@ -153,7 +153,7 @@ def stage_modules(encoder: torch.nn.Module, front: str) -> dict[str, torch.nn.Mo
 def keep_encoder_stages(
     outputs: StageOutputs, captured: dict[str, torch.Tensor], encoded: torch.Tensor, lengths: torch.Tensor
 ) -> None:
-    """Store the stages up to the encoder's output; where blocks reduce in time, only those with as many frames."""
+    """Store the stages up to the encoder's output; where blocks reduce in time, only those with its frames."""
     for stage, batch in captured.items():
         if batch.shape[1] == encoded.shape[1]:
             outputs.keep(stage, batch, lengths)
@@ -161,7 +161,7 @@ def keep_encoder_stages(
 
 
 def require_nemo() -> None:
-    """Raise where NeMo is not installed, and say how to install it."""
+    """Raise an `ImportError` that says how to install NeMo, if it is not installed."""
     try:
         import nemo.collections  # noqa: F401
     except ImportError as error:
@@ -172,14 +172,14 @@ def require_nemo() -> None:
 
 class NemoRunner:
     """
-    A `.nemo` checkpoint in NeMo itself.
+    A `.nemo` checkpoint that NeMo itself runs.
 
     Args:
         checkpoint: The archive.
-        device: Where to run.
+        device: Device to run on.
 
     Raises:
-        ImportError: NeMo is not installed; the message says how to.
+        ImportError: when NeMo is not installed; the message says how to install it.
     """
 
     def __init__(self, checkpoint: str | Path, device: str = "cpu") -> None:
@@ -191,7 +191,7 @@ class NemoRunner:
         nemo_logging.setLevel(logging.ERROR)
         self.device = torch.device(device)
         self.model = ASRModel.restore_from(str(checkpoint), map_location=self.device).eval()
-        # What NeMo's `transcribe` sets before it computes features.
+        # NeMo's `transcribe` sets these before it computes features.
         self.model.preprocessor.featurizer.dither = 0.0
         self.heads = self._find_heads()
         self.has_times = self.model.cfg.get("tokenizer", {}).get("type") != "agg"
@@ -210,7 +210,7 @@ class NemoRunner:
         return heads
 
     def _set_up_decoding(self, head: str, strategy: str) -> None:
-        """Timestamps on where NeMo has them, greedy by the named strategy."""
+        """Switch on timestamps where NeMo has them, and greedy decoding by the named strategy."""
         import copy
 
         from omegaconf import open_dict
@@ -240,13 +240,15 @@ class NemoRunner:
         language: str | None = None,
     ) -> StageOutputs:
         """
+        Run one batch through all stages.
+
         Args:
-            name: What the batch is.
+            name: Name of the batch.
             waveforms: Samples of each clip, float32 at the model's rate.
-            dtype: Of the encoder and the heads; rounds their weights for good, so float32 comes first. Features are
-                always computed in float32.
+            dtype: Type of the encoder and the heads. It rounds their weights for good, so run float32 first. Features
+                are always computed in float32.
             joint_targets: Tokens to evaluate the joint network for. Without them NeMo decodes, and the joint network
-                is evaluated for what it found.
+                is evaluated for the tokens that it found.
             strategy: NeMo's `greedy` or `greedy_batch`.
             language: Code of the language, for a model with language prompts.
         """
@@ -324,7 +326,7 @@ class NemoRunner:
         batch = decode(slice(None), encoded.shape[2])
         results = []
         for index, count in enumerate(encoder_lengths.tolist()):
-            # Alone: NeMo 3.0 overwrites the durations of clips that end before their batch does.
+            # Clip by clip: NeMo 3.0 overwrites the durations of clips that end before their batch does.
             hypothesis = decode(slice(index, index + 1), max(count, 1))[0] if count else batch[index]
             results.append(self._read_hypothesis(head, hypothesis, batch[index]))
         return results
@@ -374,7 +376,7 @@ def _as_list(values: Any) -> list[Any]:
 
 
 def _collapse(frame_labels: list[int], model: Any) -> tuple[list[int], list[int]]:
-    """CTC tokens and their first frames out of NeMo's label for each frame, where a hypothesis holds those."""
+    """CTC tokens and their first frames, from NeMo's label for each frame where a hypothesis holds these labels."""
     decoding = model.ctc_decoding if hasattr(model, "ctc_decoding") else model.decoding
     blank = decoding.blank_id
     tokens, frames = [], []
@@ -388,7 +390,7 @@ def _collapse(frame_labels: list[int], model: Any) -> tuple[list[int], list[int]
 
 
 def _read_offsets(level: str, offsets: list[dict[str, Any]]) -> list[tuple[str, int, int, float, float]]:
-    """NeMo's timestamps of one level as tuples; the text of a char is a list there."""
+    """NeMo's timestamps of one level as tuples; NeMo has the text of a char in a list."""
     result = []
     for offset in offsets:
         text = offset[level]

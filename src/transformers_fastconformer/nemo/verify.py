@@ -1,4 +1,4 @@
-"""Proof that a converted checkpoint computes what NeMo computes: both, side by side, stage by stage."""
+"""Proof that a converted checkpoint computes the same as NeMo: both run side by side, compared stage by stage."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from .reference import (
 
 REPORT_NAME = "verification.json"
 
-# The numerical contract in float32: a share of the largest magnitude in the reference.
+# Largest accepted difference in float32, as a share of the largest magnitude in the reference.
 FLOAT32_TOLERANCE = 5e-6
-# Beside outputs that another machine stored: its Fourier transforms and matrix products round otherwise, so that
-# features too are bit-equal on one machine only.
+# The same for outputs that another machine stored: its Fourier transforms and matrix products round differently, so
+# that even features are bit-equal only on one machine.
 STORED_TOLERANCE = 1e-4
-# In 16 bits: our error against NeMo in float32 as a multiple of NeMo's own.
+# In 16 bits: largest accepted error of ours against NeMo in float32, as a multiple of NeMo's own error.
 SIXTEEN_BIT_RATIO = 1.1
 
 EXACT_STAGES = ("tokens", "tokens in a batch", "frame indices", "durations", "timestamps", "text")
@@ -53,12 +53,14 @@ class StageResult:
     One row of the table.
 
     Args:
-        stage: What was compared.
-        max_difference, mean_difference: Over all values of all clips; in exact stages, how many clips differ.
-        limit: What `max_difference` may be (16 bits: what `mean_difference` may be).
-        passed: Whether it is within the limit.
-        clips: How many clips were compared.
-        detail: The first difference, for a reader.
+        stage: Name of the output that was compared.
+        max_difference: Largest difference of all values of all clips; in exact stages, the number of clips that
+            differ.
+        mean_difference: Mean of these differences; in exact stages, the same number.
+        limit: Largest accepted `max_difference` (in 16 bits: `mean_difference`).
+        passed: True if the difference is within the limit.
+        clips: Number of clips that were compared.
+        detail: The first difference, in words.
     """
 
     stage: str
@@ -73,11 +75,12 @@ class StageResult:
 @dataclass
 class VerificationReport:
     """
-    All rows, and what they were made with.
+    All rows of a verification, and the conditions under which they were made.
 
     Args:
-        reference: What ours was compared with.
-        dtype, device: Where and in which precision both ran.
+        reference: Name of the implementation that ours was compared with.
+        dtype: Precision in which both ran.
+        device: Device on which both ran.
         batches: Names of the batches of clips.
         rows: One for each stage.
     """
@@ -90,7 +93,7 @@ class VerificationReport:
 
     @property
     def passed(self) -> bool:
-        """There are rows and every one is within its limit."""
+        """True if there are rows and every row is within its limit."""
         return bool(self.rows) and all(row.passed for row in self.rows)
 
     def to_markdown(self) -> str:
@@ -108,13 +111,13 @@ class VerificationReport:
         for row in content["rows"]:
             for name, value in row.items():
                 if isinstance(value, float) and not math.isfinite(value):
-                    row[name] = str(value)  # JSON has no word for it
+                    row[name] = str(value)  # JSON cannot express it
         path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         return path
 
 
 def describe_row(row: StageResult) -> tuple[str, str, str]:
-    """Maximum, mean and limit of a row as people read them."""
+    """Maximum, mean and limit of a row, formatted for readers."""
     if row.stage.split(": ")[-1] in EXACT_STAGES:
         return ("identical" if row.passed else f"{row.max_difference:.0f} clips differ"), "", "identical"
     return f"{row.max_difference:.2e}", f"{row.mean_difference:.2e}", f"{row.limit:.2e}"
@@ -129,7 +132,7 @@ class ConvertedRunner:
 
     Args:
         folder: The converted folder.
-        device: Where to run.
+        device: Device to run on.
         attn_implementation: `"eager"` or `"sdpa"`.
     """
 
@@ -162,7 +165,7 @@ class ConvertedRunner:
         with_hypotheses: bool = True,
         language: str | None = None,
     ) -> StageOutputs:
-        """The stages of one batch; `joint_targets` are the tokens that NeMo's joint network was evaluated for."""
+        """Run the stages of one batch; `joint_targets` are the tokens that NeMo's joint network was evaluated for."""
         outputs = StageOutputs(name, joint_targets=joint_targets)
         model: Any = self.model
         model.to(dtype)
@@ -238,7 +241,7 @@ class ConvertedRunner:
 
 def _model_class_of(folder: str | Path) -> tuple[Any, type[FastConformerConfig]]:
     """The class that holds all the heads of a converted folder."""
-    config_dict, _ = PreTrainedConfig.get_config_dict(folder)  # ours let a head read an encoder's
+    config_dict, _ = PreTrainedConfig.get_config_dict(folder)  # our configuration classes would let other types pass
     classes: dict[str, tuple[Any, type[FastConformerConfig]]] = {
         FastConformerConfig.model_type: (FastConformerModel, FastConformerConfig),
         FastConformerCTCConfig.model_type: (FastConformerForCTC, FastConformerCTCConfig),
@@ -261,13 +264,14 @@ def compare_outputs(
     is_stored: bool = False,
 ) -> list[StageResult]:
     """
-    One row for each stage over all the batches.
+    Compare all stages over all the batches; each stage gives one row.
 
     Args:
-        reference: NeMo in float32.
-        ours: This package on the same batches.
-        reference_16_bit: NeMo in the precision of `ours`, where that has 16 bits: its error is the measure then.
-        is_stored: The reference was stored, perhaps by another machine, and did not run next to ours.
+        reference: Outputs of NeMo in float32.
+        ours: Outputs of this package on the same batches.
+        reference_16_bit: Outputs of NeMo in the precision of `ours` if that has 16 bits; their error is then the
+            measure.
+        is_stored: True if the reference was stored, perhaps by another machine, and did not run next to ours.
     """
     stages = list(dict.fromkeys(stage for outputs in reference for stage in outputs.tensors))
     rows = [
@@ -325,7 +329,7 @@ def _compare_tensors(
             else 0.0
         )
         passed = max_difference <= limit
-    # NaN compares false, so that it fails.
+    # Comparisons with NaN are false, so that it fails.
     return StageResult(stage, max_difference, mean_difference, limit, passed, len(reference))
 
 
@@ -356,10 +360,10 @@ def _compare_hypotheses(head: str, pairs: list[tuple[ClipHypothesis, ClipHypothe
 
 def build_batches(clips: dict[str, np.ndarray], sampling_rate: int) -> dict[str, list[np.ndarray]]:
     """
-    Batches to verify on: every clip by itself, all in one padded batch, and input that conversions stumble over.
+    Build batches for a verification: every clip by itself, all in one padded batch, and silence with short clips.
 
     Args:
-        clips: Name to samples, float32 at the model's rate.
+        clips: Samples by name, float32 at the model's rate.
         sampling_rate: That rate, in Hz.
     """
     generator = np.random.default_rng(0)
@@ -370,7 +374,7 @@ def build_batches(clips: dict[str, np.ndarray], sampling_rate: int) -> dict[str,
     batches["all clips in one batch"] = list(clips.values())
     batches["odd lengths"] = [some[: len(some) // 2 + 1], noise[: sampling_rate + 1], noise[: sampling_rate // 3]]
     batches["silence and a short clip"] = [silence, noise[: sampling_rate // 10 + 7], some]
-    # Two frames: a deviation over the frames needs as many.
+    # Two frames: a standard deviation over the frames needs two.
     batches["two frames"] = [noise[: sampling_rate // 50]]
     return batches
 
@@ -384,8 +388,8 @@ def verify_against_stored(
     Args:
         expectations: File of `save_stage_outputs`; the names of its batches are names of clips.
         folder: The converted checkpoint.
-        clips: Name to samples.
-        attn_implementation: Of this package.
+        clips: Samples by name.
+        attn_implementation: Attention of this package, `"eager"` or `"sdpa"`.
     """
     reference, provenance = load_stage_outputs(expectations)
     converted = ConvertedRunner(folder, "cpu", attn_implementation)
@@ -412,14 +416,15 @@ def verify_conversion(
 
     Args:
         checkpoint: The `.nemo` archive.
-        folder: What it was converted to.
-        clips: Name to samples, float32 at the model's rate.
-        device: Where both run. On CUDA TF32 is switched off for the comparison.
-        dtype: `"float32"`, or `"bfloat16"`, `"float16"`: then errors against float32 are compared, and no tokens.
-        attn_implementation: Of this package.
+        folder: Folder of the converted checkpoint.
+        clips: Samples by name, float32 at the model's rate.
+        device: Device on which both run. On CUDA TF32 is switched off for the comparison.
+        dtype: `"float32"`, or `"bfloat16"` or `"float16"`: then errors against float32 are compared, and tokens are
+            not.
+        attn_implementation: Attention of this package, `"eager"` or `"sdpa"`.
 
     Raises:
-        ImportError: NeMo is not installed.
+        ImportError: when NeMo is not installed; the message says how to install it.
     """
     torch_dtype = getattr(torch, dtype)
     is_float32 = torch_dtype == torch.float32
@@ -428,7 +433,7 @@ def verify_conversion(
     if not converted.heads:  # the encoder of a model with heads
         nemo.heads = []
     languages = getattr(converted.model.config, "prompt_languages", None)
-    language = min(languages) if languages else None  # any one will do
+    language = min(languages) if languages else None  # the choice does not matter
     batches = build_batches(clips, converted.feature_extractor.sampling_rate)
     allowed_tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
