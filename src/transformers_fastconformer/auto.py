@@ -6,8 +6,8 @@ Registration: all changes that importing this package makes in Transformers, and
   classes is wrapped, so that they accept `.nemo` checkpoints. The wrapper looks at what lies on disk; unless that is a
   `.nemo` checkpoint, Transformers' own code runs with the very same arguments. Only if that ends in an error, the Hub
   is asked whether the repository holds a `.nemo` and no `config.json`; if not, the error is raised.
-- `FeatureExtractionMixin.get_feature_extractor_dict`, which `transformers.pipeline` calls too, is wrapped likewise; and
-  two functions that the pipeline calls on any name (`cached_file`, `find_adapter_config_file`) return None for a name
+- `FeatureExtractionMixin.get_feature_extractor_dict`, which `transformers.pipeline` calls too, is wrapped likewise.
+  Two functions that the pipeline calls on any name (`cached_file`, `find_adapter_config_file`) return None for a name
   that ends in `.nemo`, which they would take for the id of a repository.
 - `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models (`inference/hf_pipeline.py`).
 - Our own classes are told where `.nemo` checkpoints and those of Transformers' own FastConformer classes come from

@@ -33,8 +33,8 @@ def mel_lengths_from_samples(
 ) -> Lengths:
     """Valid mel frames of clips of `audio_lengths` samples: `N // hop` for an even FFT.
 
-    `exact_pad` gives one frame fewer, as NeMo 3.0.0 counts (`FilterbankFeatures.get_seq_len`). Clips under one hop have
-    0 frames, also where NeMo would count -1.
+    `exact_pad` gives one frame fewer, as NeMo 3.0.0 counts (`FilterbankFeatures.get_seq_len`). Clips under one hop
+    have 0 frames, also where NeMo would count -1.
     """
     padding_samples = 2 * stft_padding_samples(fft_samples, hop_samples, exact_pad)
     mel_lengths = (audio_lengths + padding_samples - fft_samples) // hop_samples

@@ -63,7 +63,7 @@ class FastConformerCTCHead(FastConformerRecognizer):
         decoding: DecodingOptions = DEFAULT_DECODING,
         state: CTCState | None = None,
     ) -> tuple[Hypotheses, CTCState]:
-        """Decode encoder frames: best classes, repetitions merged, blanks dropped; see the base class for arguments."""
+        """Decode encoder frames: best classes, repetitions merged, blanks dropped. Arguments: see the base class."""
         logits = self.ctc_head(last_hidden_state)  # (batch, frames, vocab_size)
         logits_check = FiniteCheck("logits", logits, encoder_lengths, OVERFLOW_HINT)
         decoded = ctc_decode_frames(
