@@ -202,7 +202,7 @@ def collect_facts() -> Facts:
 
 
 def find_packages() -> list[Package]:
-    """List the packages that this one needs, first those always needed; empty if it lies in a folder, not installed."""
+    """List the packages that this one needs, first those always needed; empty if this package is not installed."""
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
