@@ -1,10 +1,10 @@
 """
 How much time does `fastconformer transcribe` add to that of the encoder?
 
-The command on a long file with a checkpoint of a published shape and random weights, in a process of its own, whole
-and in chunks. What shapes the encoder saw is written down, and only the encoder goes through them again afterwards,
-without anything else, in the same process. `other_percent` is what reading, features, decoding and writing add to
-that; `whole_percent` counts starting Python and loading the weights too.
+The command runs on a long file with a checkpoint of a published shape and random weights, in a process of its own,
+whole and in chunks. The shapes of the encoder's inputs are noted, and afterwards only the encoder runs on inputs of
+these shapes again, in the same process. `other_percent` is the time that reading, features, decoding and writing add
+to that; `whole_percent` also counts starting Python and loading the weights.
 
     pip install 'transformers-fastconformer[nemo]'
     python benchmarks/bench_command.py --shape parakeet-tdt-0.6b-v2 --minutes 10 --folder /tmp/shapes
@@ -36,7 +36,7 @@ from transformers_fastconformer.audio.files import load_waveform
 
 
 def run_command(report: Path, arguments: list[str]) -> None:
-    """The command, and after it only the encoder, on inputs of the shapes that it saw; figures go to `report`."""
+    """Run the command, and after it only the encoder on inputs of the same shapes; figures go to `report`."""
     from transformers_fastconformer.cli import transcribe
     from transformers_fastconformer.cli.main import app
     from transformers_fastconformer.modeling.encoder import FastConformerEncoder
@@ -77,7 +77,7 @@ def run_command(report: Path, arguments: list[str]) -> None:
 
 
 def write_audio(path: Path, speech_dir: Path, minutes: float) -> str:
-    """Minutes of speech, of the long recording where it is there; its name."""
+    """Write minutes of speech, from the long recording if it exists; returns the name of the recording."""
     source = speech_dir / STORIES
     if not source.is_file():
         write_long_file(path, 60 * minutes)
@@ -114,7 +114,7 @@ def measure(path: Path, model: Path, cache: Path, options: list[str]) -> dict[st
         "other_percent": round(100 * (work / encoder - 1), 1),
         "whole_percent": round(100 * (whole / encoder - 1), 1),
         "tokens_a_second": round(len(tokens) / transcript["duration_seconds"], 2),
-        # Random weights say nothing, but in order.
+        # Random weights give no words, but they take all steps.
         "is_in_order": starts == sorted(starts) and (not starts or starts[-1] <= transcript["duration_seconds"]),
         "threads": figures["threads"],
         "torch": figures["torch"],

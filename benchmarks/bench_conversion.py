@@ -2,8 +2,8 @@
 How long does a conversion take, and how much memory?
 
 Builds a checkpoint of a published shape with random weights in NeMo (once, in a folder that may be kept), converts it
-in a process of its own and reads that process's peak resident memory. What the imports of torch and
-transformers take is measured the same way, since it is in every figure.
+in a process of its own and reads that process's peak resident memory. The memory for the imports of torch and
+transformers is measured in the same way, since every figure includes it.
 
     python benchmarks/bench_conversion.py --shape parakeet-tdt-0.6b-v2 --folder /tmp/shapes
 """
@@ -37,7 +37,7 @@ print(time.perf_counter() - imported, resource.getrusage(resource.RUSAGE_SELF).r
 
 
 def run_child(*arguments: str) -> tuple[float, int]:
-    """Seconds after the imports and peak resident bytes of a fresh process that converts, or that only imports."""
+    """Measure a fresh process that converts, or only imports: seconds after the imports and peak resident bytes."""
     output = subprocess.run([sys.executable, "-c", CHILD, *arguments], check=True, capture_output=True, text=True)
     seconds, peak = output.stdout.split()[-2:]
     return float(seconds), int(peak)

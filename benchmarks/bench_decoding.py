@@ -3,9 +3,9 @@ How fast is greedy transducer decoding, next to NeMo, transformers, nano-parakee
 
 All get the same weights (0.6B shapes) and the same encoder outputs, and must return the same tokens. The blank's bias
 is chosen so that 3 to 4 tokens come a second, as in speech. Each implementation has a process of its own, so that
-idle threads of one that go on turning do not cost another, and reads weights and encoder outputs from the same files.
-Every round runs each once, one after another, so that what else the machine does hits all of them; the minimum and the
-median of the rounds are written.
+idle threads that spin do not slow down another, and reads weights and encoder outputs from the same files. Every round
+runs each once, one after another, so that other load of the machine affects all of them; the minimum and the median of
+the rounds are written.
 
     python benchmarks/bench_decoding.py --dtype float32 --output benchmarks/results/decoding_float32_cpu.csv
 
@@ -69,7 +69,7 @@ def list_implementations(family: str, dtype: str, only: list[str]) -> list[str]:
 def run_case(
     workers: dict[str, Worker], rounds: int, max_seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, Tokens]]:
-    """Milliseconds of each round; an implementation that has used up `max_seconds` stops after two rounds."""
+    """Measure milliseconds of each round; an implementation that has used up `max_seconds` stops after two rounds."""
     milliseconds: dict[str, list[float]] = {name: [] for name in workers}
     tokens: dict[str, Tokens] = {}
     for _, name in take_turns(workers, rounds):
@@ -82,7 +82,7 @@ def run_case(
 
 
 def read_rate(family: str, vocabulary: int, dtype: torch.dtype) -> str:
-    """What a step at batch 1 reads, and the rate at which one call that only reads gets through memory."""
+    """Bytes that a step at batch 1 reads, and the rate at which a call that only reads gets through memory."""
     read = DECODER_SIZE * (4 * DECODER_SIZE + (NUM_LAYERS - 1) * 8 * DECODER_SIZE + JOINT_SIZE)
     head = JOINT_SIZE * (vocabulary + 1 + (len(DURATIONS) if family == "tdt" else 0))
     size = torch.tensor([], dtype=dtype).element_size()
@@ -142,7 +142,7 @@ def compare(
         lengths = torch.randint(round(0.8 * frames.shape[1]), frames.shape[1] + 1, (batch,), generator=generator)
         lengths[0] = frames.shape[1]
         save_file({"frames": frames, "lengths": lengths}, case_file)
-        # With more clips the time of those that go clip by clip grows with them, and nothing else is to be learnt.
+        # The time of systems that go clip by clip just grows with the number of clips, so larger batches are left out.
         fitting = {
             name: worker
             for name, worker in workers.items()

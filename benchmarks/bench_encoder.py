@@ -1,9 +1,9 @@
 """
 How fast is only the encoder, next to NeMo, transformers and ONNX Runtime, and how near the limit of the machine?
 
-All have the same random weights of a published shape. Each system lives in a process of its own; they take turns,
-round by round, and all but one are stopped meanwhile. The minimum and the median of the passes are written, the
-largest difference of the output from that of a float32 system, and the share of the ceiling: of the rate at which
+All have the same random weights of a published shape. Each system runs in a process of its own; they take turns,
+round by round, and all but one are stopped meanwhile. The result has the minimum and the median of the passes, the
+largest difference of the output from that of a float32 system, and the share of the ceiling: the rate at which
 `torch.nn.functional.linear` multiplies matrices of the encoder's shapes in the same dtype, which takes turns too.
 
     python benchmarks/bench_encoder.py --dtype float32 --folder /tmp/encoders
@@ -62,7 +62,7 @@ CUDA_CASES = [
     *("1x10", "1x30", "1x120", "32x30", "128x30", "32x12", "32x3-30", "local:1x360", "local:1x3600"),
     *("chain:128x30", "longest:full", "longest:local"),
 ]
-# Where between the shortest and the longest the clips of an uneven batch lie: with 3 to 30 s their mean is 12 s.
+# Positions of the clips of an uneven batch between the shortest and the longest: with 3 to 30 s their mean is 12 s.
 UNEVEN_SHARES = (0, 2 / 27, 4 / 27, 6 / 27, 8 / 27, 10 / 27, 15 / 27, 1)
 LONGEST_HOURS = (0.5, 1, 2, 4, 8, 11, 12, 14, 16, 20, 24)
 
@@ -83,7 +83,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What is encoded in one pass, and how: `full`, `local` or `chain`."""
+    """Clips that are encoded in one pass, and the way: `full`, `local` or `chain`."""
 
     name: str
     clip_seconds: tuple[float, ...]
@@ -95,7 +95,7 @@ class Case:
 
 
 def parse_case(name: str) -> Case:
-    """`1x30`, `8x3-30`, `local:1x3600` or `chain:128x30`."""
+    """Read a case such as `1x30`, `8x3-30`, `local:1x3600` or `chain:128x30`."""
     kind, _, batch = name.rpartition(":")
     count, _, seconds = batch.partition("x")
     shortest, _, longest = seconds.partition("-")
@@ -135,7 +135,7 @@ class Benchmark:
         return self.pool.find(worker, self.expected_bytes)
 
     def run_worker(self, system: str, case: Case, notes: dict[str, str], **options: Any) -> dict[str, Any] | None:
-        """A turn of one system; None where it cannot, and then it is noted why."""
+        """Give one system its turn; None if it fails, with the reason in `notes`."""
         try:
             return self.worker(system, case.kind).run(
                 case.clip_seconds, int(self.arguments.limit_gib * GIB), **options
@@ -149,7 +149,7 @@ class Benchmark:
         return None
 
     def run_case(self, case: Case) -> None:
-        """Passes of every system over one batch, in turns, and their rows."""
+        """Run every system over one batch, in turns, and write their rows."""
         systems = [
             system
             for system in self.arguments.systems
@@ -160,9 +160,9 @@ class Benchmark:
         peaks: dict[str, int] = {}
         errors: dict[str, tuple[float, float]] = {}
         reference, reference_answer = self.find_reference(case, notes)
-        # A first pass, by itself: fast forms are made in it and buffers allotted. Of a long one there is no second.
+        # A first pass by itself, in which fast forms are made and buffers are allocated. A long pass is not repeated.
         for system in systems:
-            if system in notes:  # it could not when it was asked for the reference
+            if system in notes:  # it failed when it was asked for the reference
                 continue
             path = self.temporary / f"{system}.safetensors"
             if system == reference:
@@ -204,7 +204,7 @@ class Benchmark:
         return sum(milliseconds) > 1000.0 * self.arguments.most_seconds
 
     def find_reference(self, case: Case, notes: dict[str, str]) -> tuple[str | None, dict[str, Any] | None]:
-        """The float32 system that the outputs of a case are compared with, which lie in a file then; and its pass."""
+        """Run the float32 system that a case is compared with, whose outputs go to a file; its name and its pass."""
         if case.kind == "chain":
             return None, None
         for system in self.arguments.references:
@@ -281,7 +281,7 @@ class Benchmark:
         )
 
     def find_longest(self, kind: str) -> None:
-        """Ever longer clips, each in a fresh process, until one does not fit."""
+        """Encode longer and longer clips, each in a fresh process, until one does not fit."""
         self.pool.stop()
         system = self.arguments.systems[0]
         for hours in self.arguments.longest_hours:
@@ -299,7 +299,7 @@ class Benchmark:
 
 
 def compare(path: Path, reference_path: Path) -> tuple[float, float]:
-    """The largest difference, and the root of the mean square of the difference over that of the reference."""
+    """Largest difference, and root mean square of the difference divided by that of the reference."""
     found, expected = load_file(path)["frames"], load_file(reference_path)["frames"]
     if found.shape != expected.shape:
         raise ValueError(

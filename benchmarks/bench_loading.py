@@ -3,11 +3,11 @@ How long does it take until a published shape is ready, and how much memory, nex
 
 Each run is a process of its own that imports, loads and then reads every weight once (ours are mapped from the file,
 so that they are not in memory before). Two kinds take turns: `nemo` (`restore_from`) and `cached` (`from_pretrained`
-of the `.nemo` that was converted before); `first` is one run with an empty cache, conversion included. The minimum of
-the repeats is told, in seconds by the clock and of the processor; the archive is in the page cache in all of them.
+of the `.nemo` that was converted before); `first` is one run with an empty cache, conversion included. The result has
+the minimum of the repeats, in seconds by the clock and of the processor; the archive is always in the page cache.
 
-Memory is the peak of what is resident (`ru_maxrss`), pages of mapped files among it; next to it stand the anonymous
-and the file pages when everything is loaded and read.
+Memory is the peak of resident memory (`ru_maxrss`), including pages of mapped files; the result also has the anonymous
+and the file pages after everything is loaded and read.
 
     python benchmarks/bench_loading.py --shape parakeet-tdt-0.6b-v2 --folder /tmp/shapes
 """
@@ -73,7 +73,7 @@ print(json.dumps({{
 
 
 def run_child(load: str, archive: Path, cache: Path, options: dict[str, str]) -> dict[str, float]:
-    """What one fresh process tells of itself, and its time from start to end."""
+    """Measure one fresh process: its own figures, and its time from start to end."""
     environment = {**os.environ, "TRANSFORMERS_FASTCONFORMER_CACHE": str(cache)}
     command = [sys.executable, "-c", CHILD.format(load=load), str(archive), json.dumps(options)]
     start = time.perf_counter()

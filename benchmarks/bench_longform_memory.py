@@ -1,9 +1,9 @@
 """
-How much memory does a file take by its length?
+How does the memory for a file grow with its length?
 
-A file of noise and digits from one minute to ten hours, each length and strategy in a process of its own. One pass is
-left out where it would take more than `--most_gigabytes`, by the estimate that "auto" goes by, and with full attention
-beyond `--most_full_minutes`, as its time grows with the square of the length.
+Files of noise and digits from one minute to ten hours, each length and strategy in a process of its own. One pass is
+left out if it would take more than `--most_gigabytes`, by the estimate that "auto" uses, and with full attention
+beyond `--most_full_minutes`, since its time grows with the square of the length.
 
     python benchmarks/bench_longform_memory.py
 """
@@ -34,7 +34,7 @@ MINUTES = (1, 5, 20, 60, 180, 600)
 
 
 def measure_one(path: str, strategy: str, minutes: float, batch_size: int) -> dict[str, Any]:
-    """In a process of its own: what one file adds to the memory of a loaded model."""
+    """Measure, in a process of its own, the memory that one file adds to that of a loaded model."""
     model, processor = load_model(CHECKPOINT_PATH)
     transcribe_file(model, processor, CLIP_PATHS[0], strategy=strategy)
     before = resident_bytes()

@@ -1,10 +1,10 @@
 """
-What becomes of one long file in this package, Transformers' pipeline and NeMo's buffered inference?
+How do this package, Transformers' pipeline and NeMo's buffered inference transcribe one long file?
 
-Words, time and memory. All run the demonstration checkpoint. The file `digits` is made of recorded digits that both of
-its heads know alone and in short strings, so that what is said is known; `crimson` is a recording of stories, in which
-the checkpoint hears digits too, and there words are counted against this package's one pass over the whole file with
-the same head.
+Compares words, time and memory. All run the demonstration checkpoint. The file `digits` is made of recorded digits
+that both of its heads recognise by themselves and in short strings, so that all words are known; `crimson` is a
+recording of stories, in which the checkpoint hears digits too, and there words are counted against this package's one
+pass over the whole file with the same head.
 
     python benchmarks/bench_longform_systems.py
     python benchmarks/bench_longform_systems.py --files digits --systems nemo --heads ctc
@@ -52,9 +52,9 @@ class Case(NamedTuple):
     A way to transcribe a file.
 
     Args:
-        how: In words, with the lengths of chunks and buffers.
-        options: Of the system's loader in `common/long_audio_systems.py`.
-        files: That it is measured on.
+        how: Description, with the lengths of chunks and buffers.
+        options: Options of the system's loader in `common/long_audio_systems.py`.
+        files: Files that it is measured on.
     """
 
     system: str
@@ -106,12 +106,12 @@ def list_cases() -> list[Case]:
 
 class Inputs(NamedTuple):
     """
-    What is measured on.
+    Inputs of all measurements.
 
     Args:
-        audio: File to its path.
+        audio: Path of each file, by name.
         spoken: The words of `digits`.
-        checkpoints: Of each system and head.
+        checkpoints: Checkpoint of each system and head.
     """
 
     audio: dict[str, Path]
@@ -145,12 +145,12 @@ def make_inputs(folder: Path, speech_dir: Path, minutes: float, seed: int) -> In
 
 
 def run_worker(request: dict[str, Any], max_bytes: int, max_seconds: float) -> dict[str, Any]:
-    """What `common/long_audio_systems.py` says of a request, or an `error`."""
+    """Answer of `common/long_audio_systems.py` to a request, or an `error`."""
     return run_limited([*module_command("common.long_audio_systems"), json.dumps(request)], max_bytes, max_seconds)
 
 
 def count_words(expected: list[str], found: list[str]) -> dict[str, Any]:
-    """Words that are expected, and how many were lost, doubled, added and wrong; together in percent."""
+    """Count the expected words and those that were lost, doubled, added and wrong, with their share in percent."""
     if not found:
         counts = {**dict.fromkeys(COUNTS, 0), "lost": len(expected)}
     else:
@@ -159,7 +159,7 @@ def count_words(expected: list[str], found: list[str]) -> dict[str, Any]:
 
 
 def merge_rows(old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """New rows in place of old ones that say the same, by file, head and case in their order."""
+    """Replace old rows by new ones of the same file, head and case, and sort all by these."""
     rows = {tuple(row[key] for key in KEYS): row for row in (*old, *new)}
     order = [(name, case.head, case.system, case.how) for name in FILES for case in list_cases() if name in case.files]
     return [rows[key] for key in order if key in rows]
@@ -171,7 +171,7 @@ class Comparison:
 
     Args:
         inputs: Files and checkpoints.
-        options: Of the command line.
+        options: Options of the command line.
     """
 
     def __init__(self, inputs: Inputs, options: argparse.Namespace) -> None:
@@ -180,7 +180,7 @@ class Comparison:
         self.one_pass: dict[str, list[str]] = {}
 
     def expected(self, name: str, head: str) -> list[str]:
-        """What was spoken or, where nobody knows, the words of one pass."""
+        """The spoken words or, where these are not known, the words of one pass."""
         if name == "digits":
             return self.inputs.spoken
         if head not in self.one_pass:

@@ -1,9 +1,10 @@
 """
-Are the words of long files all there?
+Are all words of long files in the transcript?
 
-Digits joined into a long file with known times, whole, with local attention and in chunks of 5 to 30 s; `--minutes`
-for the transducer and for CTC. Digits that the checkpoint is sure of, so that what differs is not its guessing; with
-`--least_confidence 0` any that it recognises (`longform_words_any_demo_cpu.csv`).
+Digits are joined into a long file with known times, which is transcribed whole, with local attention and in chunks of
+5 to 30 s; `--minutes` has the lengths for the transducer and for CTC. The digits are those of which the checkpoint is
+sure, so that differences do not come from guesses; with `--least_confidence 0` all digits that it recognises
+(`longform_words_any_demo_cpu.csv`).
 
     python benchmarks/bench_longform_words.py --minutes 60 60
     python benchmarks/bench_longform_words.py --least_confidence 0 --minutes 20 20
@@ -35,7 +36,7 @@ CHUNK_SECONDS = (5.0, 10.0, 20.0, 30.0)
 
 
 def seam_words(spoken: list[Spoken], plan: Any, num_frames: int, frame_seconds: float) -> list[int]:
-    """For each seam between windows the word that it goes through, else the ones on both sides."""
+    """For each seam between windows the word that it goes through, else the words on both sides."""
     indices: set[int] = set()
     starts = np.array([item.start for item in spoken])
     for window in list(plan.windows(num_frames))[:-1]:
@@ -89,7 +90,7 @@ def describe_words(
     changed = jiwer.process_words(*texts)
     row: dict[str, Any] = {"words": len(spoken), **counts}
     row["other_words_than_one_pass"] = changed.substitutions + changed.deletions + changed.insertions
-    # Times next to those of one pass, in encoder frames, and next to the recording.
+    # Times compared with those of one pass, in encoder frames, and with the recording.
     both = [index for index in places if index in reference_places]
     shifts = [
         max(

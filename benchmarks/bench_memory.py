@@ -2,17 +2,17 @@
 How much memory does the encoder take above its weights, and how does it grow, next to NeMo and transformers?
 
 Every point is a process of its own with the same random weights of a published shape. It loads, reads every weight
-once, and then makes one pass over one clip. What is told is the most that was resident (on a CUDA device: allocated)
-in that pass above what was before it: the output and whatever is made of the weights in the first pass are in it, the
-features are not. `kept_mib` is what was still there afterwards. Libraries that are initialised in the first pass take
-about 20 MiB in every system.
+once, and then makes one pass over one clip. The result is the peak of resident (on a CUDA device: allocated) memory in
+that pass above the memory before it. It includes the output and everything that is made of the weights in the first
+pass, but not the features. `kept_mib` is the memory that was still taken afterwards. Libraries that are initialised in
+the first pass take about 20 MiB in every system.
 
     python benchmarks/bench_memory.py --shape 110m --folder /tmp/encoders
     python benchmarks/bench_memory.py --shape 0.6b --folder /tmp/encoders
 
 A system that would exceed `--limit-gib` is ended, "over" is written for it, and it is not asked for longer clips.
-`--layers 2` shortens long runs: what a block takes the next one takes again, so that the peak is about the same,
-without what was made of the weights of the blocks left out.
+`--layers 2` shortens long runs: every block uses the memory of the one before again, so that the peak is about the
+same, but without the forms of the weights of the blocks left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CASES = ("full:1", "full:5", "full:10", "full:20", "full:60", "local:6", "local:
 
 
 def parse_case(name: str) -> tuple[str, float]:
-    """`full:10` or `local:60`: attention and minutes."""
+    """Read attention and minutes of a case such as `full:10` or `local:60`."""
     kind, _, minutes = name.partition(":")
     try:
         length = float(minutes)
@@ -49,7 +49,7 @@ def parse_case(name: str) -> tuple[str, float]:
 
 
 def measure(worker: Worker, minutes: float, max_bytes: int) -> dict[str, Any]:
-    """One pass in a fresh process, or why there was none."""
+    """Measure one pass in a fresh process; the row has the reason if it fails."""
     try:
         answer = worker.run([60.0 * minutes], max_bytes)
     except MissingSystemError:
@@ -67,7 +67,7 @@ def measure(worker: Worker, minutes: float, max_bytes: int) -> dict[str, Any]:
         "threads": worker.about["threads"],
     }
     if row["peak_mib"] * MIB > max_bytes:
-        row["note"] = "over"  # it was faster than the limit was looked at
+        row["note"] = "over"  # the pass ended before the limit was checked
     return row
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     cases = [parse_case(name) for name in arguments.cases]
     shape = shape_name(arguments.shape, arguments.layers)
     path = arguments.output or RESULTS / f"memory_{shape}_{arguments.dtype}_{arguments.device}.csv"
-    # Whoever did not fit, or is not installed, is not asked again.
+    # Systems that did not fit, or are not installed, are not run again.
     left_out: set[tuple[str, str]] = set()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -46,7 +46,7 @@ BLANK_BIAS = 2.0
 
 
 def build_jobs(dtype_name: str, num_layers: int) -> dict[str, Callable[[], Any]]:
-    """What is timed, by name; each returns the tensors that are compared."""
+    """Build the jobs that are timed, by name; each returns the tensors that are compared."""
     import torch
 
     from transformers_fastconformer import (
@@ -97,7 +97,7 @@ def build_jobs(dtype_name: str, num_layers: int) -> dict[str, Callable[[], Any]]
 
 
 def digest(tensors: Any) -> str:
-    """One number for the bits of all values, those in the padding among them."""
+    """Digest of the bits of all values, including those in the padding."""
     import torch
 
     found = hashlib.sha256()
@@ -107,7 +107,7 @@ def digest(tensors: Any) -> str:
 
 
 def serve(dtype_name: str, num_layers: int, threads: int) -> None:
-    """Do the jobs that are named on the standard input, a line each; answer with seconds and digest."""
+    """Run the jobs that are named on the standard input, one a line, and answer with seconds and digest."""
     import torch
 
     torch.set_num_threads(threads)

@@ -1,9 +1,9 @@
 """
 How many tokens does a lower precision change, against float32?
 
-The demonstration checkpoint on all of the speech there is: single digits, read and long recordings (these in pieces of
-30 s; it knows only digits, so there the tokens are what it takes other words for). Both heads, batches of uneven
-clips. An error is a token put in, left out or exchanged; scored by jiwer.
+Runs the demonstration checkpoint on the whole folder of speech: single digits, read and long recordings (these in
+pieces of 30 s; the checkpoint knows only digits, so it hears other words as digits there), with both heads and in
+batches of uneven clips. An error is a token inserted, left out or replaced; scored by jiwer.
 
     python benchmarks/bench_token_error.py
 """
@@ -34,7 +34,7 @@ PRECISIONS = {"cpu": ("bfloat16", "float16", "int8"), "cuda": ("bfloat16", "floa
 
 
 def read_clips(speech_dir: Path, share: int) -> dict[str, list[np.ndarray]]:
-    """Samples of every clip, or of every `share`-th, by the folder it is in."""
+    """Samples of every clip, or of every `share`-th, by folder."""
     clips: dict[str, list[np.ndarray]] = defaultdict(list)
     edge = np.zeros(int(EDGE_SECONDS * SAMPLING_RATE), dtype=np.float32)
     for entry in read_manifest(speech_dir)[::share]:
@@ -59,7 +59,7 @@ def decode(
 
 
 def score(expected: list[list[int]], found: list[list[int]]) -> tuple[int, int]:
-    """Errors, and tokens in float32."""
+    """Number of errors, and of tokens in float32."""
     num_tokens = sum(map(len, expected))
     surplus = sum(len(tokens) for truth, tokens in zip(expected, found, strict=True) if not truth)
     pairs = [(truth, tokens) for truth, tokens in zip(expected, found, strict=True) if truth]

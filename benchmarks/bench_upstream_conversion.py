@@ -2,16 +2,16 @@
 Which families of NeMo checkpoints do the conversion scripts of transformers load, with which error, and with which
 numbers, next to this package?
 
-transformers has a script for each of its models that came from NeMo. Its wheels and source distributions are without
-them (looked for in 5.23), so they are taken from a checkout and run as they are, through their own `main`:
+transformers has a script for each of its models that came from NeMo. Its wheels and source distributions do not hold
+them (checked in 5.23), so they are taken from a checkout and run as they are, through their own `main`:
 
     git clone https://github.com/huggingface/transformers /tmp/transformers
     python benchmarks/bench_upstream_conversion.py --scripts /tmp/transformers/src/transformers/models
 
 Every family of `tests/support/families.py` is built by NeMo with perturbed random weights, in two blocks of the
-published width and with 1024 tokens, as the scripts take some widths and the size of the vocabulary for granted. Real
-clips, by themselves and in one padded batch, go through NeMo, through what the script made and through what this
-package made. A script that does not name a family is tried nevertheless where its model comes nearest: a user would.
+published width and with 1024 tokens, since the scripts assume some widths and the size of the vocabulary. Real clips,
+by themselves and in one padded batch, go through NeMo and through the conversions of the script and of this package. A
+script that does not name a family is still tried if its model is the nearest one, as a user would do.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ NUM_CLIPS = 3
 MAX_SECONDS = 5
 VOCAB_SIZE = 1024
 NUM_BLOCKS = 2
-# Published widths; of the others, and of recipes, the one that the scripts take for granted.
+# Published widths; for other families, and for recipes, the width that the scripts assume.
 WIDTHS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("ctc", "hybrid tdt-ctc", "rnnt"), (1024, 512)),
     **dict.fromkeys(("conformer ctc", "conformer ctc, characters", "conformer rnnt", "end of utterance"), (512,)),
@@ -108,7 +108,7 @@ Batches = list[list[ClipOutputs]]
 
 
 def families_to_compare() -> list[Any]:
-    """Those of the table, and TDT with a vocabulary such as parakeet-tdt-0.6b-v3 has and parakeet-tdt-0.6b-v2 not."""
+    """Families of the table, and TDT with `<pad>` in its vocabulary, as in parakeet-tdt-0.6b-v3 but not in -v2."""
     from families import FAMILIES
 
     tdt = next(family for family in FAMILIES if family.name == "tdt")
@@ -117,20 +117,20 @@ def families_to_compare() -> list[Any]:
 
 
 def padded_tokenizer(folder: Path) -> dict[str, Any]:
-    """A tokenizer with `<pad>` at 2."""
+    """Make a tokenizer with `<pad>` at 2."""
     from families import train_with_symbols
 
     return train_with_symbols(folder, ["<tag>", "<pad>"], 128)
 
 
 def make_large_tokenizer(folder: Path) -> Path:
-    """A tokenizer of as many tokens as the published ones."""
+    """Make a tokenizer of as many tokens as the published ones."""
     folder.mkdir(exist_ok=True)
     return folder if (folder / "tokenizer.model").is_file() else train_tokenizer(folder, VOCAB_SIZE)
 
 
 def widths_of(family: Any) -> tuple[int, ...]:
-    """The published widths, or that of the table's row for encoders whose other parts are sized along with it."""
+    """The published widths, or the width of the table's row for encoders whose other parts depend on it."""
     if family.architecture == "FastConformerModel":
         return (int(family.build.get("encoder", {}).get("d_model", 32)),)
     return WIDTHS.get(family.name, DEFAULT_WIDTHS)
@@ -168,7 +168,7 @@ def read_clips(speech_dir: Path) -> list[np.ndarray]:
 
 
 def scripts_for(family: Any) -> list[tuple[str, str]]:
-    """Scripts, each with its model type, that a user would try on a family; the most fitting first."""
+    """Scripts with model types that a user would try on a family, the most fitting first."""
     nemo_class = family.build.get("nemo_class", "")
     if "MultiTask" in nemo_class:
         return []
@@ -184,7 +184,7 @@ def scripts_for(family: Any) -> list[tuple[str, str]]:
 
 
 def lend_unpacking() -> None:
-    """What newer scripts import to unpack archives, and the installed release of transformers may not have."""
+    """Provide the function that newer scripts import to unpack archives, if the installed transformers lacks it."""
     import transformers.utils.generic as generic
 
     def safe_extract_tar(archive: tarfile.TarFile, folder: str) -> None:
@@ -195,7 +195,7 @@ def lend_unpacking() -> None:
 
 
 def run_script(scripts_dir: Path, script: str, model_type: str, archive: Path, output_dir: Path) -> str:
-    """Run the `main` of a script on an archive. Returns what it warned of."""
+    """Run the `main` of a script on an archive; returns its warnings."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         main = runpy.run_path(str(scripts_dir / script))["main"]
@@ -204,7 +204,7 @@ def run_script(scripts_dir: Path, script: str, model_type: str, archive: Path, o
         elif script in (STREAMING, PROMPTED):
             main("local/archive", str(output_dir), nemo_file=str(archive))
         else:
-            # It takes a repository, for which a folder with the archive under the folder's name does.
+            # It takes a repository; a folder that holds the archive under the folder's name works too.
             folder = output_dir.parent / f"{output_dir.name}-repository"
             folder.mkdir()
             os.link(archive, folder / f"{folder.name}.nemo")
@@ -213,7 +213,7 @@ def run_script(scripts_dir: Path, script: str, model_type: str, archive: Path, o
 
 
 def verdict_of(error: Exception, scripts_dir: Path) -> str:
-    """`refused` where a check of the script's own or the loading of weights said no, else `failed`."""
+    """`refused` where a check of the script or the loading of weights raised the error, else `failed`."""
     frames = traceback.extract_tb(error.__traceback__)
     innermost = frames[-1]
     line = linecache.getline(innermost.filename, innermost.lineno or 0).strip()
@@ -255,7 +255,7 @@ def load_upstream(folder: Path) -> tuple[Any, Any]:
 def run_upstream(
     model: Any, processor: Any, waveforms: list[np.ndarray], language: str | None, has_head: bool
 ) -> list[ClipOutputs]:
-    """Features, encoder output and tokens of a batch, as the documentation of transformers says to compute them."""
+    """Compute features, encoder output and tokens of a batch as the documentation of transformers describes it."""
     options = {} if language is None else {"language": language}
     inputs = processor(waveforms, sampling_rate=SAMPLING_RATE, **options)
     features, feature_mask = inputs["input_features"], inputs["attention_mask"].bool()
@@ -282,14 +282,14 @@ def run_upstream(
 
 
 def largest_difference(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Infinite where the shapes differ or something is not a number."""
+    """Largest difference; infinite where the shapes differ or a value is not a number."""
     if expected.shape != found.shape or not found.isfinite().all():
         return math.inf
     return float((expected - found).abs().max())
 
 
 def compare(reference: Batches, found: Batches, side: str, ignored: int | None = None) -> Row:
-    """The cells of one side; batches of one clip are clips by themselves. `ignored` is a token that is left out."""
+    """Fill the cells of one side; batches of one clip are clips by themselves. Token `ignored` is left out."""
     row: Row = {}
     features, has_numbers, has_tokens = 0.0, True, True
     for suffix, is_batch in (("", False), ("_batch", True)):
@@ -316,7 +316,7 @@ def compare(reference: Batches, found: Batches, side: str, ignored: int | None =
 def compare_family(
     family: Any, width: int, build: Any, clips: list[np.ndarray], scripts_dir: Path, folder: Path
 ) -> Iterator[Row]:
-    """One row for each script that is tried on the family."""
+    """Compare one family; each script that is tried on it gives a row."""
     from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
     from transformers_fastconformer.nemo.reference import NemoRunner
     from transformers_fastconformer.nemo.verify import ConvertedRunner
@@ -366,7 +366,7 @@ def compare_family(
 
 @contextlib.contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """The working directory for a while."""
+    """Change the working directory while a block runs."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -376,7 +376,7 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 def run_families(names: list[str] | None, scripts_dir: Path, speech_dir: Path, output: Path) -> None:
-    """Run the comparison and write the result after each family; rows of other families in it stay."""
+    """Run the comparison and write the result after each family; rows of other families are kept."""
     import nemo
     import transformers
     from families import write_bert_base
@@ -384,7 +384,7 @@ def run_families(names: list[str] | None, scripts_dir: Path, speech_dir: Path, o
     from nemo_models import ModelBuilder
 
     lend_unpacking()
-    # NeMo 3.0 stops at the text of a CTC head with an aggregate tokenizer; texts are not compared.
+    # NeMo 3.0 fails at the text of a CTC head with an aggregate tokenizer; texts are not compared.
     AggregateTokenizer.tokens_to_text = lambda self, tokens, lang_id=None: ""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -407,7 +407,7 @@ def run_families(names: list[str] | None, scripts_dir: Path, speech_dir: Path, o
                     rows.append(row | {"versions": versions})
                     print(family.name, width, row.get("script"), row["upstream"], row["ours"], sep=", ", flush=True)
                 shutil.rmtree(folder)
-                gc.collect()  # NeMo's models are cycles, of hundreds of megabytes each
+                gc.collect()  # NeMo's models hold reference cycles, of hundreds of megabytes each
             rows.sort(key=lambda row: order.index(row["family"]))
             write_rows(output, rows, FIELDS)
 

@@ -42,7 +42,7 @@ def read_test_clips(speech_dir: Path) -> dict[str, list[tuple[str, np.ndarray]]]
 def join_clips(
     clips: dict[str, list[tuple[str, np.ndarray]]], num_digits: int, seed: int
 ) -> list[tuple[str, np.ndarray]]:
-    """Every clip once, in strings of `num_digits` of one speaker (the last may be shorter)."""
+    """Join every clip once into strings of `num_digits` of one speaker (the last may be shorter)."""
     generator = random.Random(seed * 100 + num_digits)
     edge = np.zeros(int(EDGE_SECONDS * SAMPLING_RATE), dtype=np.float32)
     strings = []
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def describe(head: str, num_digits: str, expected: list[str], found: list[str]) -> dict[str, object]:
-    """One row: errors of one head on strings of one length."""
+    """Row with the errors of one head on strings of one length."""
     score = jiwer.process_words(expected, found)
     words = score.hits + score.substitutions + score.deletions
     row: dict[str, object] = {

@@ -6,8 +6,8 @@ They show what `bench_encoder.py`, `bench_memory.py` and `bench_longform_memory.
     pip install 'transformers-fastconformer[bench]'
     python benchmarks/plot_results.py
 
-One picture for each shape and device: `docs/images/encoder_speed_<shape>_<device>.png`, for clips alone with full
-attention, and `docs/images/encoder_memory_<shape>_<dtype>_<device>.png`; for files from a minute to hours, by the
+There is one picture for each shape and device: `docs/images/encoder_speed_<shape>_<device>.png`, for single clips with
+full attention, and `docs/images/encoder_memory_<shape>_<dtype>_<device>.png`; for files from a minute to hours, by
 strategy, `docs/images/longform_memory_<device>.png`.
 """
 
@@ -27,7 +27,7 @@ IMAGES = ROOT / "docs" / "images"
 Rows = list[dict[str, str]]
 Points = list[tuple[float, float]]
 
-# The colour tells the family, the line and the marker the dtype; good for eyes that do not see red and green apart.
+# The colour shows the family, the line and the marker show the dtype; readable without seeing red and green apart.
 COLOURS = {"ours": "#0072b2", "nemo": "#d55e00", "transformers": "#009e73", "onnxruntime": "#cc79a7"}
 NAMES = {"ours": "this package", "nemo": "NeMo", "transformers": "transformers", "onnxruntime": "ONNX Runtime"}
 STYLES = {"float32": ("-", "o"), "bfloat16": ("--", "s"), "float16": ("-.", "D"), "int8": (":", "^")}
@@ -41,23 +41,23 @@ SHAPES = {
 
 
 def read_all(paths: Iterable[Path]) -> Rows:
-    """The rows of some result files, with the file's order."""
+    """Read the rows of some result files, in order."""
     return [row for path in sorted(paths) for row in read_rows(path)]
 
 
 def label_of(system: str) -> str:
-    """`ours_float32` in words."""
+    """Label of a system such as `ours_float32`, in words."""
     family, _, dtype = system.partition("_")
     return f"{NAMES.get(family, family)}, {dtype}"
 
 
 def collect_speed(rows: Rows) -> dict[str, Points]:
-    """For each system (seconds of the clip, seconds of audio a second), of clips alone with full attention."""
+    """For each system (seconds of the clip, seconds of audio a second), of single clips with full attention."""
     lines: dict[str, dict[float, float]] = defaultdict(dict)
     for row in rows:
         if row["batch"] == "1" and row["attention"] == "full" and row["ms_min"] and row["case"].startswith("1x"):
             length, speed = float(row["audio_seconds"]), float(row["seconds_of_audio_a_second"])
-            # A system that took part in several runs: its best.
+            # The best of several runs of a system.
             lines[row["system"]][length] = max(speed, lines[row["system"]].get(length, 0.0))
     return {system: sorted(points.items()) for system, points in lines.items()}
 
@@ -175,7 +175,7 @@ def collect_longform(rows: Rows) -> dict[str, Points]:
 
 
 def slope_per_minute(points: Points) -> float:
-    """MiB for each further minute, from the middle of two and more lengths to the longest."""
+    """MiB for each further minute, from the middle one of two or more lengths to the longest."""
     (start, least), (end, most) = points[(len(points) - 1) // 2], points[-1]
     return (most - least) / (end - start)
 

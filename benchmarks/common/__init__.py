@@ -1,1 +1,1 @@
-"""What the benchmarks share; each of them answers one question and imports no other."""
+"""Parts that the benchmarks share; each benchmark answers one question and does not import another."""

@@ -9,6 +9,6 @@ Item = TypeVar("Item")
 
 
 def split_batches(items: Sequence[Item], batch_size: int) -> Iterator[Sequence[Item]]:
-    """Consecutive pieces of `batch_size` items, the last with what is left."""
+    """Split items in order into batches of `batch_size`; the last has the rest."""
     for start in range(0, len(items), batch_size):
         yield items[start : start + batch_size]

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a file; none where there is no file."""
+    """Read the rows of a file; without a file the list is empty."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -18,12 +18,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """
-    Write all rows anew. Long runs call it after every row, so that what is measured is kept when they are ended.
+    Write all rows anew. Long runs call it after every row, so that results are kept when a run is ended.
 
     Args:
         path: The file; its folder is made.
-        rows: One dictionary for each line. What a row lacks is left empty.
-        columns: In their order; those of the first row if None.
+        rows: One dictionary for each line. Cells that a row lacks are left empty.
+        columns: Columns in order; None: those of the first row.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -31,7 +31,7 @@ DURATIONS = [0, 1, 2, 3, 4]
 FRAMES_PER_SECOND = 12.5
 TOKENS_PER_SECOND = 3.5
 MAX_SYMBOLS = 10
-# Before each turn, for the threads of the one before to go to sleep.
+# Pause before each turn, in which the threads of the system before go to sleep.
 PAUSE_SECONDS = 0.05
 
 Tokens = list[list[int]]
@@ -41,7 +41,7 @@ Decode = Callable[[torch.Tensor, torch.Tensor], Tokens]
 
 
 def build_model(family: str, vocabulary: int) -> Any:
-    """Our model with an encoder of next to nothing."""
+    """Build our model with the smallest possible encoder."""
     shape = {
         "num_mel_bins": 8,
         "hidden_size": 8,
@@ -62,7 +62,7 @@ def build_model(family: str, vocabulary: int) -> Any:
 
 
 def draw_weights(model: Any, family: str, vocabulary: int, seed: int = 0) -> None:
-    """Heads that speak at a likely rate."""
+    """Draw weights of heads that emit tokens about as often as in speech."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in (model.decoder, model.joint):
@@ -269,7 +269,7 @@ class OneStep(nn.Module):
 
 
 def use_onnxruntime(model: Any, family: str, vocabulary: int, threads: int) -> Decode:
-    """Clip by clip, as there is no batched loop over this graph in use."""
+    """Decode clip by clip, since this graph is not used with a batched loop."""
     import onnxruntime
 
     state = torch.zeros(NUM_LAYERS, 1, DECODER_SIZE)
@@ -313,8 +313,13 @@ def use_onnxruntime(model: Any, family: str, vocabulary: int, threads: int) -> D
 
 def build_implementation(name: str, family: str, vocabulary: int, threads: int, weights: Path) -> Decode:
     """
+    Build a decoder that benchmarks compare.
+
     Args:
         name: Implementation and dtype, such as `nemo_float32`.
+        family: `"rnnt"` or `"tdt"`.
+        vocabulary: Number of tokens without the blank.
+        threads: Threads of ONNX Runtime.
         weights: File with our parameters.
     """
     system, dtype_name = name.rsplit("_", 1)
@@ -340,8 +345,8 @@ def serve(connection: Any, name: str, family: str, vocabulary: int, threads: int
     """
     Decode whenever asked.
 
-    Sent first is None, or why the implementation cannot be had. Then a path gets encoder outputs and lengths read and
-    is answered None; None gets them decoded and is answered milliseconds and tokens.
+    The process first sends None, or the reason why the implementation is not available. A path makes it read encoder
+    outputs and lengths and answer None; None makes it decode them and answer milliseconds and tokens.
     """
     torch.set_num_threads(threads)
     try:
@@ -366,7 +371,7 @@ def serve(connection: Any, name: str, family: str, vocabulary: int, threads: int
 
 
 class Worker:
-    """An implementation in a process of its own; `missing` says why there is none."""
+    """An implementation in a process of its own; `missing` has the reason if it is not available."""
 
     def __init__(self, name: str, *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -381,7 +386,7 @@ class Worker:
         self.connection.recv()
 
     def decode(self) -> tuple[float, Tokens]:
-        """Milliseconds and tokens of what was read last."""
+        """Decode what was read last; returns milliseconds and tokens."""
         time.sleep(PAUSE_SECONDS)
         self.connection.send(None)
         milliseconds, tokens = self.connection.recv()

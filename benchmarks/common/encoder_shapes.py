@@ -1,4 +1,4 @@
-"""The shapes of the encoders that benchmarks compare: configurations, random features, and how much work they are."""
+"""Shapes of the encoders that benchmarks compare: configurations, random features, and numbers of operations."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from transformers_fastconformer import FastConformerConfig
 
 MEL_FRAMES_PER_SECOND = 100
 LOCAL_CONTEXT = [128, 128]
-# Names of shapes here, and of those in `nemo_shapes.py`; the tiny one is for tests.
+# Names of shapes here, with their names in `nemo_shapes.py`; the tiny one is for tests.
 PUBLISHED = {"0.6b": "parakeet-tdt-0.6b-v2", "110m": "parakeet-tdt_ctc-110m"}
 TINY = {
     **{"d_model": 32, "n_layers": 2, "mels": 16, "vocab_size": 32, "use_bias": False, "xscaling": False},
     **{"pred_layers": 0, "durations": [], "ctc": True},
     "encoder": {"n_heads": 4, "subsampling_conv_channels": 8},
 }
-MAX_CEILING_FRAMES = 6000  # a larger product is no faster
+MAX_CEILING_FRAMES = 6000  # a larger product is not faster
 
 
 def shape_name(name: str, num_layers: int | None) -> str:
-    """A shape with another number of layers is one with a name of its own."""
+    """Name of a shape; another number of layers is part of it."""
     return name if num_layers is None else f"{name}-{num_layers}layers"
 
 
@@ -43,7 +43,7 @@ def nemo_options(shape: str) -> dict[str, Any]:
 
 
 def our_options(shape: str) -> dict[str, Any]:
-    """The same as arguments of our configurations."""
+    """The arguments of our configurations for a shape."""
     options = nemo_options(shape)
     return {
         "num_mel_bins": options["feat_in"],
@@ -67,11 +67,11 @@ def our_config(shape: str) -> FastConformerConfig:
 
 def count_flops(config: FastConformerConfig, mel_lengths: Sequence[int], window_frames: int | None = None) -> int:
     """
-    Floating-point operations that one pass over a batch needs, a multiplication and an addition being two.
+    Count the floating-point operations that one pass over a batch needs; a multiplication and an addition are two.
 
-    What nothing real depends on is not counted: padding, distances that a query does not have, scores outside of the
-    window; nor are norms, activations and softmax, which are not matrix products. The table of distances is projected
-    once for a batch and layer, see `count_position_flops`.
+    Work that does not change the result is not counted: padding, distances that a query does not have, scores outside
+    of the window; nor are norms, activations and softmax, which are not matrix products. The table of distances is
+    projected once for a batch and layer, see `count_position_flops`.
 
     Args:
         mel_lengths: Real mel frames of each clip.
@@ -100,16 +100,16 @@ def count_flops(config: FastConformerConfig, mel_lengths: Sequence[int], window_
 
 def count_position_flops(config: FastConformerConfig, mel_frames: int, window_frames: int | None = None) -> int:
     """
-    The part of `count_flops` that depends only on the length: every layer's projection of the distances.
+    Count the part of `count_flops` that depends only on the length: every layer's projection of the distances.
 
-    A system that keeps them from one pass to the next does not do it again for clips of the same length.
+    A system that keeps the projections from one pass to the next does not repeat it for clips of the same length.
     """
     distances = 2 * config.count_encoder_frames(mel_frames) - 1 if window_frames is None else window_frames
     return config.num_hidden_layers * 2 * distances * config.hidden_size**2
 
 
 def make_features(config: FastConformerConfig, clip_seconds: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normal noise, as the normalised features of speech are: (batch, mel frames, mels), and lengths (batch,)."""
+    """Make normal noise, similar to normalised features: (batch, mel frames, mels), and lengths (batch,)."""
     lengths = torch.tensor([round(seconds * MEL_FRAMES_PER_SECOND) for seconds in clip_seconds])
     generator = torch.Generator().manual_seed(len(clip_seconds))
     features = torch.randn(len(lengths), int(lengths.max()), config.num_mel_bins, generator=generator)

@@ -1,8 +1,8 @@
 """
-The encoders that benchmarks compare: NeMo's, transformers', ONNX Runtime on NeMo's export, and ours, same weights.
+Encoders that benchmarks compare: NeMo's, transformers', ONNX Runtime on NeMo's export, and ours, with equal weights.
 
-Weights of a shape are random, written once into a folder in the form that each system reads, by
-processes that run this module.
+Weights of a shape are random. Processes that run this module write them once into a folder, in the form that each
+system reads.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from transformers_fastconformer.nemo.weight_map import unmap_state_dict
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 ATTENTION_KINDS = ("full", "local")
-# Of the heads of a whole chain.
+# Sizes of the heads of a whole chain.
 VOCABULARY, TOKENS_PER_SECOND = 1024, 3.5
 
 Encode = Callable[[Any], torch.Tensor | None]
@@ -53,10 +53,10 @@ class System:
     An encoder that is ready.
 
     Args:
-        prepare: Brings features (batch, mel frames, mels) and lengths (batch,), which are not timed, into its form.
-        encode: What is timed; gives (batch, frames, hidden_size), or None where there is nothing to compare.
-        weights: What it computes with, to be read once before memory is measured.
-        note: What else is to be told of its last call.
+        prepare: Brings features (batch, mel frames, mels) and lengths (batch,) into its form; this is not timed.
+        encode: The function that is timed; returns (batch, frames, hidden_size), or None if nothing is compared.
+        weights: Its weights, which are read once before memory is measured.
+        note: Returns a note about its last call.
     """
 
     prepare: Callable[[torch.Tensor, torch.Tensor], Any]
@@ -69,7 +69,7 @@ class System:
 
 
 def can_export() -> bool:
-    """Tell whether what exports and quantizes is installed."""
+    """Tell whether the packages that export and quantize are installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("nemo", "onnx", "onnxruntime"))
 
 
@@ -78,7 +78,7 @@ def folder_of(shape: str, folder: Path) -> Path:
 
 
 def write_weights(shape: str, folder: Path) -> None:
-    """Our folder and that of transformers."""
+    """Write our folder and that of transformers."""
     from transformers_fastconformer.interop.writing import export_to_transformers
 
     model = FastConformerModel(our_config(shape)).eval()
@@ -88,7 +88,7 @@ def write_weights(shape: str, folder: Path) -> None:
 
 
 def write_onnx(shape: str, folder: Path) -> None:
-    """NeMo's own export, its tensors in one file next to it."""
+    """Write NeMo's own export, with its tensors in one file next to it."""
     import onnx
 
     encoder = load_nemo(shape, folder, torch.float32, "full")
@@ -108,10 +108,10 @@ def write_onnx(shape: str, folder: Path) -> None:
 
 def write_onnx_int8(shape: str, folder: Path) -> None:
     """
-    Its dynamic int8, as ONNX Runtime's own tool makes it, by the fastest of its options.
+    Write the export in dynamic int8 by ONNX Runtime's own tool, with the fastest of its options.
 
-    Convolutions in int8 are slower than in float32 there, and unsigned weights slower than signed ones; a scale for
-    each channel costs nothing and is more exact.
+    Convolutions are slower there in int8 than in float32, and unsigned weights slower than signed ones; a scale for
+    each channel takes no extra time and is more exact.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -131,16 +131,18 @@ WRITERS: dict[str, Callable[[str, Path], None]] = {
     "onnx": write_onnx,
     "onnx_int8": write_onnx_int8,
 }
-# The folder by which one sees that a writer is done.
+# The folder that shows that a writer is done.
 WRITTEN = {"weights": "transformers", "onnx": "onnx", "onnx_int8": "onnx_int8"}
 
 
 def find_files(shape: str, folder: Path, dtypes: Sequence[str] = ()) -> Path:
     """
-    The folder with a shape's weights, written where they are missing, each form by a process of its own.
+    Find the folder with a shape's weights; missing forms are written, each by a process of its own.
 
     Args:
-        dtypes: Those that ONNX Runtime is wanted in.
+        shape: See `nemo_options`.
+        folder: Folder of all shapes.
+        dtypes: Types for which ONNX Runtime needs a file.
     """
     steps = ["weights"]
     if dtypes:
@@ -154,7 +156,7 @@ def find_files(shape: str, folder: Path, dtypes: Sequence[str] = ()) -> Path:
             continue
         part = Path(tempfile.mkdtemp(dir=target))
         try:
-            # What is there already is seen through links; what is new is moved when it is whole.
+            # Existing files are seen through links; new ones are moved when they are whole.
             for done in (path for path in target.iterdir() if path.name in ("ours", *WRITTEN.values())):
                 (part / done.name).symlink_to(done.resolve())
             subprocess.run([*module_command("common.encoder_systems"), step, shape, str(part)], check=True)
@@ -240,7 +242,7 @@ def build_ours(shape: str, folder: Path, dtype: str, attention: str, device: str
 
 
 def build_chain(shape: str, folder: Path, dtype: str, attention: str, device: str) -> System:
-    """From samples in the host's memory to the tokens of a TDT model, its heads random and as talkative as speech."""
+    """Build the whole chain from samples in the host's memory to tokens of a TDT model, as many as in speech."""
     kind = getattr(torch, dtype)
     config = FastConformerTDTConfig(
         **our_options(shape), vocab_size=VOCABULARY + 1, durations=[0, 1, 2, 3, 4], decoder_hidden_size=640,
@@ -322,10 +324,10 @@ def build_onnxruntime(shape: str, folder: Path, dtype: str, attention: str, devi
 
 def build_ceiling(shape: str, folder: Path, dtype: str, attention: str, device: str) -> System:
     """
-    Not an encoder: the two matrix products of a feed-forward module for as many frames as the batch has.
+    Build the ceiling, not an encoder: the two matrix products of a feed-forward module for the frames of the batch.
 
-    `torch.nn.functional.linear`; in int8, for which it has none, `torch._int_mm`. The weights are the same in every
-    call, so they may stay in a cache, as they cannot in an encoder: a ceiling.
+    They are `torch.nn.functional.linear`; in int8, which it does not have, `torch._int_mm`. The weights are the same
+    in every call, so that they may stay in a cache; those of an encoder cannot.
     """
     config = our_config(shape)
     size, wide = config.hidden_size, config.intermediate_size
@@ -354,7 +356,7 @@ def build_ceiling(shape: str, folder: Path, dtype: str, attention: str, device: 
 
 @dataclass(frozen=True)
 class Family:
-    """How a system is built, and what it can do."""
+    """Builder of a system, and the cases that it supports."""
 
     build: Callable[[str, Path, str, str, str], System]
     dtypes: tuple[str, ...]
@@ -373,7 +375,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def split_system(name: str) -> tuple[str, str]:
-    """`ours_float32`: family and dtype."""
+    """Split a name such as `ours_float32` into family and dtype."""
     family, _, dtype = name.partition("_")
     if family not in FAMILIES or dtype not in FAMILIES[family].dtypes:
         accepted = [f"{known}_{kind}" for known, entry in FAMILIES.items() for kind in entry.dtypes]
@@ -383,10 +385,12 @@ def split_system(name: str) -> tuple[str, str]:
 
 def build_system(name: str, shape: str, folder: Path, kind: str, device: str) -> System:
     """
+    Build a system that is ready to encode.
+
     Args:
         name: Family and dtype, such as `ours_float32`.
         shape: See `nemo_options`.
-        folder: What `find_files` returned.
+        folder: Folder that `find_files` returned.
         kind: One of the family's.
         device: `cpu` or `cuda`.
     """

@@ -33,18 +33,18 @@ from common.processes import POLL_SECONDS, module_command
 
 PAGE_BYTES = 4096
 PR_SET_PDEATHSIG = 1  # of Linux
-MAX_PASSES = 10  # in one turn
+MAX_PASSES = 10  # of one turn
 
 
 # In the worker
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Answer the parent's lines until there are no more."""
+    """Answer the parent's lines until the last one."""
     with contextlib.suppress(OSError, AttributeError):
-        # One that is stopped would outlive a parent that is killed.
+        # A stopped worker would outlive a parent that is killed.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Whatever libraries print goes to the log.
+    # All output of libraries goes to the log.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker: Service | None = None
@@ -58,14 +58,14 @@ def serve(options: argparse.Namespace) -> None:
                 answer = worker.run(**request)
         except ImportError as error:
             answer = {"missing": str(error)}
-        except Exception as error:  # one that fails must not end a run of hours
+        except Exception as error:  # one failure must not end a run of hours
             answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
             worker.release() if worker is not None else None
         print(json.dumps(answer), file=answers, flush=True)
 
 
 class Service:
-    """A system, and what it was given last."""
+    """A system and its last inputs."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -88,18 +88,18 @@ class Service:
         return {"weights_bytes": weights_bytes, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
     def release(self) -> None:
-        """Give back what the last inputs took."""
+        """Release the memory of the last inputs."""
         self.clip_seconds, self.inputs = [], None
         if self.is_cuda:
             torch.cuda.empty_cache()
 
     def run(self, clip_seconds: list[float], turn_seconds: float = 0.0, save: str | None = None) -> dict[str, Any]:
         """
-        Passes over one batch.
+        Run passes over one batch.
 
         Args:
             clip_seconds: Length of each clip.
-            turn_seconds: As many passes as fit, and one at least.
+            turn_seconds: Time for passes; there is at least one.
             save: File for the encoder frames of all clips, one after the other, in float32.
         """
         with torch.inference_mode():
@@ -143,7 +143,7 @@ class Service:
         return torch.cuda.memory_allocated() if self.is_cuda else resident_bytes()
 
     def _reset_peak(self) -> tuple[int, Callable[[], int]]:
-        """What is taken now, and how the most that is taken from now on is read."""
+        """Memory that is taken now, and a function that reads the peak from now on."""
         if self.is_cuda:
             torch.cuda.reset_peak_memory_stats()
             return self._resident(), torch.cuda.max_memory_allocated
@@ -154,21 +154,25 @@ class Service:
 
 
 class WorkerError(RuntimeError):
-    """A worker could not do it; the message says why, shortly enough for a table."""
+    """Failure of a worker; the message says why, in words short enough for a table."""
 
 
 class MissingSystemError(WorkerError):
-    """What the system is made of is not installed."""
+    """A package that the system needs is not installed."""
 
 
 @dataclass
 class Worker:
     """
-    The parent's end.
+    The parent's side of a worker.
 
     Args:
-        system, shape, folder, kind, device: See `build_system`.
-        threads: Of the worker; 0: as many as torch takes.
+        system: Name of the system, see `build_system`.
+        shape: See `build_system`.
+        folder: See `build_system`.
+        kind: See `build_system`.
+        device: See `build_system`.
+        threads: Threads of the worker; 0: as many as torch takes.
     """
 
     system: str
@@ -205,15 +209,15 @@ class Worker:
 
     def run(self, clip_seconds: Sequence[float], max_bytes: int | None = None, **options: Any) -> dict[str, Any]:
         """
-        `Service.run`, and sleep again; started before if need be.
+        Wake the worker for a `Service.run`, after which it sleeps again; it is started if it does not run.
 
         Args:
             clip_seconds: Length of each clip.
-            max_bytes: End the process when it takes so much more than it did before.
-            options: Of `Service.run`.
+            max_bytes: End the process when it takes this much more memory than before.
+            options: Options of `Service.run`.
 
         Raises:
-            WorkerError: when it fails, runs out of memory or takes more than it may.
+            WorkerError: when it fails, runs out of memory or takes more than allowed.
         """
         if not self.is_running:
             self.start()
@@ -265,14 +269,14 @@ class Worker:
 
 
 class WorkerPool:
-    """Workers that are kept for their next turn; the one used longest ago makes way when memory is short."""
+    """Workers that are kept for their next turn; when memory is short, the one used longest ago is ended."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.workers: dict[tuple[str, str], Worker] = {}
 
     def find(self, worker: Worker, expected_bytes: int) -> Worker:
-        """The worker of that system and kind, with room made for it where it does not run."""
+        """Find the worker of that system and kind; if it does not run, make room for it."""
         worker = self.workers.setdefault((worker.system, worker.kind), worker)
         if not worker.is_running:
             others = [other for other in self.workers.values() if other.is_running]

@@ -1,8 +1,8 @@
 """
-A long file through one system in a process of its own.
+Transcription of a long file by one system in a process of its own.
 
-Each system is a function that loads a model and returns what transcribes a file with it. Of this package, Transformers
-and NeMo a process imports only the one that it measures.
+Each system is a function that loads a model and returns a function that transcribes a file with it. Of this package,
+Transformers and NeMo a process imports only the one that it measures.
 
 The process prints one line of JSON; see `module_command("common.long_audio_systems")`, which takes a request such as
 `{"system": "nemo", "path": "talk.wav", ...}`.
@@ -22,7 +22,7 @@ import torch
 
 from common.machine import MIB, reset_peak, use_given_threads
 
-# Of the demonstration checkpoint.
+# Sampling rate of the demonstration checkpoint.
 SAMPLING_RATE = 16000
 FRAME_SAMPLES = 1280
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLING_RATE
@@ -34,7 +34,7 @@ Transcribe = Callable[[str], str]
 
 
 def load_this_package(checkpoint: str, head: str, **options: Any) -> Transcribe:
-    """`transcribe_file` with its options."""
+    """Load this package's model for `transcribe_file` with its options."""
     from transformers_fastconformer import load_model, transcribe_file
 
     model, processor = load_model(checkpoint, head)
@@ -46,13 +46,13 @@ def load_this_package(checkpoint: str, head: str, **options: Any) -> Transcribe:
 
 def load_transformers(checkpoint: str, head: str, has_ratio: bool = False, **options: Any) -> Transcribe:
     """
-    Transformers' pipeline, with the options of its call.
+    Load Transformers' pipeline, with the options of its call.
 
     Args:
         checkpoint: Folder in Transformers' own form.
         head: `"ctc"` or `"transducer"`.
         has_ratio: Tell the pipeline, in the model's configuration, how many samples an encoder frame stands for.
-        options: Such as `chunk_length_s`.
+        options: Options of the call, such as `chunk_length_s`.
     """
     import soundfile
     from transformers import AutoProcessor, ParakeetForCTC, ParakeetForTDT, pipeline
@@ -80,13 +80,14 @@ def load_transformers(checkpoint: str, head: str, has_ratio: bool = False, **opt
 
 def load_nemo(checkpoint: str, head: str, method: str, **options: Any) -> Transcribe:
     """
-    NeMo.
+    Load NeMo's model for one of its ways to transcribe long files.
 
     Args:
         checkpoint: The `.nemo` file.
         head: `"ctc"` or `"transducer"`.
-        method: `"whole"`, `"stateful"`, or how buffers are merged: `"middle"` or, for transducers, `"lcs"`.
-        options: Of that way.
+        method: `"whole"`, `"stateful"`, or the way in which buffers are merged: `"middle"` or, for transducers,
+            `"lcs"`.
+        options: Options of that method.
     """
     import copy
     import logging
@@ -100,7 +101,7 @@ def load_nemo(checkpoint: str, head: str, method: str, **options: Any) -> Transc
     decoding = copy.deepcopy(model.cfg.aux_ctc.decoding if is_ctc else model.cfg.decoding)
     with open_dict(decoding):
         if not is_ctc:
-            # The classes that merge take alignments frame by frame, which of NeMo's strategies "greedy" gives for TDT.
+            # The classes that merge need alignments for each frame, which only NeMo's strategy "greedy" gives for TDT.
             is_merged = method in ("middle", "lcs")
             decoding.strategy = "greedy" if is_merged else "greedy_batch"
             decoding.preserve_alignments = is_merged
@@ -120,7 +121,7 @@ def load_nemo(checkpoint: str, head: str, method: str, **options: Any) -> Transc
 def _transcribe_buffered(
     model: Any, path: str, is_ctc: bool, method: str, chunk_seconds: float, buffer_seconds: float
 ) -> str:
-    """`FrameBatchASR` and its relatives: a buffer moves on by a chunk, and tokens of its middle are kept or merged."""
+    """Transcribe by `FrameBatchASR` or alike: a buffer moves by a chunk, tokens of its middle are kept or merged."""
     from nemo.collections.asr.parts.utils import streaming_utils
 
     tokens_per_chunk = math.ceil(chunk_seconds / FRAME_SECONDS)
@@ -144,7 +145,7 @@ def _transcribe_buffered(
 def _transcribe_stateful(
     model: Any, path: str, left_seconds: float, chunk_seconds: float, right_seconds: float
 ) -> str:
-    """Windows with context on both sides, the decoder's state carried over, by NeMo's buffer and decoder."""
+    """Transcribe windows with context by NeMo's buffer and decoder, whose state is carried over."""
     from nemo.collections.asr.parts.utils.streaming_utils import ContextSize, StreamingBatchedAudioBuffer, load_audio
 
     audio = load_audio(path, SAMPLING_RATE)[0][None]
@@ -193,7 +194,7 @@ LOADERS: dict[str, Callable[..., Transcribe]] = {
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Text, seconds, the most memory above the loaded model, which has transcribed a short clip, and versions."""
+    """Measure text, seconds, versions and peak memory above that of a model that has transcribed a short clip."""
     use_given_threads()
     transcribe = LOADERS[request["system"]](request["checkpoint"], request["head"], **request["options"])
     transcribe(request["clip"])
@@ -219,7 +220,7 @@ def _version(system: str) -> str:
 
 
 def main() -> None:
-    # Whatever libraries print goes to the log; the last line of this process is the answer.
+    # All output of libraries goes to the log; the last line of this process is the answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:

@@ -1,4 +1,4 @@
-"""The machine and the memory of a process, as Linux tells them."""
+"""The machine and the memory of a process, as Linux reports them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def name_machine(device: str = "cpu") -> str:
 
 
 def use_given_threads() -> None:
-    """Let torch use as many threads as `OMP_NUM_THREADS` says, also where it would take fewer."""
+    """Let torch use the number of threads in `OMP_NUM_THREADS`, even if it would take fewer."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
 
 
 def available_bytes() -> int:
-    """Memory that can be had without swapping."""
+    """Memory that is available without swapping."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
 
@@ -50,13 +50,13 @@ def resident_bytes() -> int:
 
 
 def reset_peak() -> tuple[int, Callable[[], int]]:
-    """Memory of this process now, and a function that tells the most it has taken from now on."""
+    """Memory of this process now, and a function that returns the peak from now on."""
     trim_memory()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return resident_bytes(), lambda: read_memory(os.getpid(), "VmHWM")
 
 
 def trim_memory() -> None:
-    """Give freed memory back to the system, so that what is resident is what is in use."""
+    """Return freed memory to the system, so that all resident memory is in use."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

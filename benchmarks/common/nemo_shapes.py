@@ -86,7 +86,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def train_tokenizer(folder: Path, vocab_size: int) -> Path:
-    """A SentencePiece BPE tokenizer with as many pieces as asked for, of words made from syllables."""
+    """Train a SentencePiece BPE tokenizer with the given number of pieces, on words made from syllables."""
     import random
 
     import sentencepiece
@@ -215,7 +215,7 @@ def build_config(shape: dict[str, Any], tokenizer_dir: Path) -> dict[str, Any]:
 
 
 def perturb(model: Any) -> None:
-    """Random weights everywhere, running statistics of batch norms too, scaled so that nothing explodes."""
+    """Draw random weights, also the running statistics of batch norms, scaled so that values stay moderate."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -232,7 +232,7 @@ def perturb(model: Any) -> None:
             if isinstance(child, torch.nn.Embedding) and child.padding_idx is not None:
                 child.weight[child.padding_idx] = 0.0
         if hasattr(model, "joint"):
-            # The blank wins mostly, as in a trained model; at random it loses, and tokens fill every frame.
+            # The blank wins mostly, as in a trained model; with random weights it loses, and tokens fill every frame.
             blank = model.joint.num_classes_with_blank - 1 - getattr(model.joint, "num_extra_outputs", 0)
             model.joint.joint_net[-1].bias[blank] += 3.0
 
@@ -256,7 +256,7 @@ def build_archive(name: str, path: Path) -> None:
 
 
 def find_archive(name: str, folder: Path) -> Path:
-    """The archive of a shape in a folder, built where it is missing."""
+    """Find the archive of a shape in a folder; it is built if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.nemo"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Processes of their own: what is measured in one costs no other time or memory."""
+"""Processes of their own, so that one measurement does not take time or memory from another."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 
 def run_limited(command: list[str], max_bytes: int, max_seconds: float) -> dict[str, Any]:
     """
-    The last line that a command prints, which is JSON; what goes wrong is its `error`.
+    Run a command and read the last line that it prints, which is JSON; after a failure the result has an `error`.
 
     Args:
         command: Program and arguments.
-        max_bytes: It is ended when it has more of them in memory.
-        max_seconds: It is ended after so long.
+        max_bytes: Memory above which it is ended.
+        max_seconds: Time after which it is ended.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output, tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=output, stderr=log)

@@ -1,4 +1,4 @@
-"""Recorded digits joined into a file of any length, whose words are known; the count of what is wrong in others."""
+"""Recorded digits joined into a file of any length with known words, and counts of the errors in transcripts of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EDGE = np.zeros(round(0.3 * SAMPLING_RATE), dtype=np.float32)
 PAUSE_SECONDS = (0.05, 0.5)
 # Digits that one speaker says before the next one does.
 TURN_DIGITS = 60
-# Loudness that all clips are brought to: speakers differ by 30 dB, as no recording of a conversation does.
+# Loudness of all clips after scaling: speakers differ by 30 dB here, which no recording of a conversation has.
 LEVEL = 0.05
 # Longest clip that is taken for one digit.
 MAX_DIGIT_SECONDS = 1.2
@@ -30,7 +30,7 @@ COUNTS = ("lost", "doubled", "added", "wrong")
 
 
 class Spoken(NamedTuple):
-    """A word of the joined file and where it stands, in seconds."""
+    """A word of the joined file and its position, in seconds."""
 
     word: str
     start: float
@@ -38,7 +38,7 @@ class Spoken(NamedTuple):
 
 
 def read_digits(speech_dir: Path) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """Word and samples of every digit, by speaker, all equally loud."""
+    """Read word and samples of every digit, by speaker, all equally loud."""
     clips = defaultdict(list)
     for entry in read_manifest(speech_dir):
         if entry["audio_filepath"].startswith("digits/"):
@@ -56,9 +56,10 @@ def keep_known(
     min_confidence: float = MIN_CONFIDENCE,
 ) -> dict[str, list[tuple[str, np.ndarray]]]:
     """
-    The clips that a head recognises for sure: alone and in several short strings of digits, all of which it got right
-    with more than that confidence (0: any) in the word. Clips with room for more than a digit are left out: some
-    speakers were recorded with something after it.
+    Keep the clips that a head surely recognises: by themselves and in several short strings of digits, always with
+    more than the given confidence (0: any) in the word.
+
+    Clips that are long enough for more than a digit are left out: some speakers were recorded with something after it.
 
     Raises:
         ValueError: when too few are left to join.
@@ -86,7 +87,7 @@ def keep_known(
 def _recognise(
     model: Any, processor: Any, strings: Sequence[Sequence[tuple[str, np.ndarray]]], min_confidence: float
 ) -> Iterator[list[tuple[str, np.ndarray]]]:
-    """Of each string that is recognised as it was said the clips with enough confidence."""
+    """Clips with enough confidence from each string that is recognised correctly."""
     waveforms = [np.concatenate([EDGE, *(part for _, clip in string for part in (clip, EDGE))]) for string in strings]
     transcripts = transcribe_waveforms(model, processor, waveforms, confidence=ConfidenceOptions())
     for string, transcript in zip(strings, transcripts, strict=True):
@@ -96,7 +97,7 @@ def _recognise(
 
 
 def join_digits(clips: dict[str, list[tuple[str, np.ndarray]]], seconds: float, path: Path, seed: int) -> list[Spoken]:
-    """Write digits with pauses in turns of speakers, none twice in a row, and return what is where."""
+    """Write digits with pauses, in turns of different speakers, and return the words with their positions."""
     generator = random.Random(seed)
     spoken: list[Spoken] = []
     position = 0
@@ -123,7 +124,7 @@ def _draw(
 
 
 def compare_words(spoken: list[Spoken], found: list[dict[str, Any]]) -> tuple[dict[str, int], dict[int, int]]:
-    """Words lost, doubled, added and wrong, and for each spoken word that is right the place of the found one."""
+    """Count words lost, doubled, added and wrong; also the place of the found word for each correct spoken word."""
     expected, words = [item.word for item in spoken], [item["word"] for item in found]
     counts = dict.fromkeys(COUNTS, 0)
     places: dict[int, int] = {}

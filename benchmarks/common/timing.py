@@ -1,4 +1,4 @@
-"""Interleaved rounds: what else the machine does hits all that are compared, and the minimum of the rounds is told."""
+"""Interleaved rounds: other load of the machine affects all systems alike, and the minimum of the rounds counts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 def take_turns(names: Iterable[str], rounds: int, is_alternating: bool = False) -> Iterator[tuple[int, str]]:
     """
-    Each name once a round: the number of the round, and the name.
+    Give each name once a round: the number of the round, and the name.
 
     Args:
-        names: Those who take turns.
-        rounds: As many times as each has a turn.
-        is_alternating: Every second round goes in the opposite order, so that nobody always follows the same.
+        names: Systems that take turns.
+        rounds: Number of turns of each.
+        is_alternating: True to reverse the order in every second round, so that no system always follows the same one.
     """
     order = list(names)
     for number in range(rounds):
@@ -24,12 +24,12 @@ def take_turns(names: Iterable[str], rounds: int, is_alternating: bool = False) 
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """The time that a call takes."""
+    """Seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def minimum_and_median(values: Sequence[float]) -> tuple[float, float]:
-    """The two numbers that are written of the rounds."""
+    """Minimum and median of the rounds, the two numbers in the results."""
     return min(values), statistics.median(values)

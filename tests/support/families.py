@@ -1,7 +1,8 @@
 """
-The table of checkpoint families: what each row builds with NeMo, and which published checkpoints it stands for.
+The table of checkpoint families: the model that each row builds with NeMo, and the published checkpoints it covers.
 
-Plain data, read by the test that runs NeMo beside us and by the one that checks `docs/supported-checkpoints.md`.
+Plain data, read by the test that runs NeMo next to this package and by the one that checks
+`docs/supported-checkpoints.md`.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ TABLE_PATH = Path(__file__).resolve().parents[2] / "docs" / "supported-checkpoin
 @dataclass(frozen=True)
 class Family:
     """
-    One row.
+    One row of the table.
 
     Args:
-        name: What the row is called.
-        checkpoints: Published checkpoints it stands for.
-        options: What is particular about it, for a reader.
+        name: Name of the row.
+        checkpoints: Published checkpoints that it covers.
+        options: Its particular options, in words.
         kind: Kind of the small configuration that it starts from, as `nemo_model_config` knows it.
         build: Further arguments of `build_nemo_model`.
         architecture: Our class.
-        languages: Of prompted models: the language of each run.
+        languages: For models with language prompts, the language of each run.
         left_out: Parts that are not converted.
         done_right: Stages that NeMo 3.0 gets wrong and this package does not, which are not compared.
-        note: What the comparison leaves out, and why.
+        note: Parts that the comparison leaves out, with the reason.
         strategy: NeMo's decoding that ours is compared with.
-        is_alone_only: Compared clip by clip, as NeMo's result depends on the batch (see `differences-from-nemo.md`).
+        is_alone_only: True to compare clip by clip, since NeMo's result depends on the batch (see
+            `differences-from-nemo.md`).
     """
 
     name: str
@@ -208,14 +210,14 @@ WORDPIECES = [
 
 
 def wordpiece_tokenizer(folder: Path) -> dict[str, Any]:
-    """A WordPiece vocabulary. NeMo asks for `bert-base-cased` beside it: see `write_bert_base`."""
+    """A WordPiece vocabulary. NeMo also needs `bert-base-cased`, see `write_bert_base`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(WORDPIECES) + "\n", encoding="utf-8")
     return {"dir": str(folder), "type": "wpe"}
 
 
 def write_bert_base(folder: Path) -> Path:
-    """Put a folder `bert-base-cased` into `folder`: in that working directory it answers NeMo in place of the Hub."""
+    """Put a folder `bert-base-cased` into `folder`: in that working directory NeMo reads it in place of the Hub."""
     model = folder / "bert-base-cased"
     model.mkdir(parents=True, exist_ok=True)
     (model / "vocab.txt").write_text("\n".join(WORDPIECES) + "\n", encoding="utf-8")
@@ -272,7 +274,7 @@ FAMILIES: tuple[Family, ...] = (
         "FastConformerForCTC",
         {"encoder": {"subsampling": "stacking_norm", "subsampling_factor": 4, "conv_norm_type": "group_norm4"}},
         is_alone_only=True,
-        note="clip by clip, as the number of frames that NeMo stacks depends on the padding of the batch",
+        note="compared clip by clip, since the number of frames that NeMo stacks depends on the padding of the batch",
     ),
     Family(
         "long-form ctc",
@@ -307,7 +309,7 @@ FAMILIES: tuple[Family, ...] = (
         },
         is_alone_only=True,
         done_right=("ctc: timestamps",),
-        note="clip by clip, as above; times are not compared, as those of NeMo forget the reduction",
+        note="compared clip by clip, as above; times are not compared, since NeMo's leave the reduction out",
     ),
     Family(
         "rnnt",
@@ -337,7 +339,7 @@ FAMILIES: tuple[Family, ...] = (
         "FastConformerForRNNT",
         {"decoder": {"blank_as_pad": False}, "joint": {"jointnet": {"activation": "sigmoid"}}},
         strategy="greedy",
-        note="compared with NeMo's `greedy`, as its `greedy_batch` reads token 0 for the blank until the first token",
+        note="compared with NeMo's `greedy`: its `greedy_batch` reads token 0 for the blank until the first token",
     ),
     Family(
         "rnnt, stateless",
@@ -467,7 +469,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "language prompts, hybrid",
-        "fine-tunes with a CTC head beside",
+        "fine-tunes with a CTC head too",
         "prompts by language",
         "hybrid_rnnt_ctc",
         "FastConformerForRNNT",
@@ -477,7 +479,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "multi-talker",
         "multitalker-parakeet-streaming-0.6b-v1",
-        "speaker kernels, everybody followed",
+        "speaker kernels, all speakers followed",
         "rnnt",
         "FastConformerForRNNT",
         {
@@ -489,7 +491,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "several languages",
         "stt_multilingual_fastconformer_hybrid_large_pc, aggregate tokenizers",
-        "two SentencePiece models behind one another",
+        "two SentencePiece models, one after the other",
         "rnnt",
         "FastConformerForRNNT",
         {"tokenizer": two_languages_tokenizer},
@@ -497,12 +499,12 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "several languages, hybrid",
         "stt_multilingual_fastconformer_hybrid_large_pc, its CTC head",
-        "two SentencePiece models behind one another, both heads",
+        "two SentencePiece models, one after the other, both heads",
         "hybrid_rnnt_ctc",
         "FastConformerForRNNT",
         {"tokenizer": two_languages_tokenizer},
         done_right=("ctc: text",),
-        note="NeMo 3.0 has no text of the CTC head; its tokens and frames are compared",
+        note="NeMo 3.0 does not give the text of the CTC head; its tokens and frames are compared",
     ),
     Family(
         "word pieces",
@@ -536,7 +538,7 @@ FAMILIES: tuple[Family, ...] = (
         left_out=("decoder", "mask_processor", "quantizer"),
     ),
     Family(
-        "nest, masks behind the subsampling",
+        "nest, masks after the subsampling",
         "fine-tunes of the self-supervised recipes",
         "`mask_position: post_conv`",
         "ctc",
@@ -584,24 +586,26 @@ COLUMNS = ("family", "published checkpoints", "particular options", "class", "la
 PAGE = """\
 # Supported checkpoints
 
-Every family of NeMo's FastConformer and Conformer checkpoints, with what a comparison with NeMo {nemo} found. A row is
-a small model of the family's shape with perturbed random weights, built and saved by NeMo, converted by this package,
-and run by both on {clips} batches of real speech, padded and odd ones among them; then saved, loaded and compared
-again, with both forms of attention. No row is made from the published weights themselves.
+All families of NeMo's FastConformer and Conformer checkpoints, with the results of a comparison with NeMo {nemo}. For
+each row NeMo builds and saves a small model of the family's shape with perturbed random weights, this package converts
+it, and both run it on {clips} batches of real speech, some of them padded or of odd lengths. Then the model is saved,
+loaded and compared again, with both forms of attention. The published weights themselves are not used in any row.
 
-- **Largest error**: the largest difference from NeMo in float32 on a CPU as a share of the largest magnitude in NeMo's
-  output; {tolerance:.0e} is allowed. Features are bit-equal in every row.
-- **Decoded**: what is identical for every clip, of tokens (alone and in a batch), frames, durations, times and text.
+- **Largest error**: the largest difference from NeMo in float32 on a CPU, as a share of the largest magnitude in
+  NeMo's output; {tolerance:.0e} is allowed. Features are bit-equal in every row.
+- **Decoded**: the results that are identical for every clip: tokens (of the clip by itself and in a batch), frames,
+  durations, times and text.
 
-Encoders alone (`FastConformerModel`) come from models whose other parts are not converted; the conversion names these.
-`fastconformer inspect --model FILE.nemo` tells what would become of a checkpoint.
+Rows with only an encoder (`FastConformerModel`) come from models whose other parts are not converted; the conversion
+names these parts. `fastconformer inspect --model FILE.nemo` shows the result of a conversion before it is made.
 
 {table}
 
 ## Notes
 
 {notes}
-- Aggregate tokenizers: NeMo 3.0 cannot give times with them, this package does; tokens, frames and text are compared.
+- Aggregate tokenizers: NeMo 3.0 does not give times with them, this package does; only tokens, frames and text are
+  compared.
 
 Written by `FASTCONFORMER_WRITE_TABLE=1 pytest -m nemo tests/equivalence/test_families_nemo.py`.
 """
@@ -613,7 +617,7 @@ def fixed_cells(family: Family) -> list[str]:
 
 
 def read_page() -> dict[str, tuple[str, str]]:
-    """The last two cells of each row of the page as it is."""
+    """Read the last two cells of each row of the page."""
     cells = {}
     for line in TABLE_PATH.read_text(encoding="utf-8").splitlines():
         row = tuple(cell.strip() for cell in line.strip().strip("|").split(" | "))
