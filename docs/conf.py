@@ -1,4 +1,4 @@
-"""How the site is built: `sphinx-build -W --keep-going -b html docs build/docs`; every warning is an error."""
+"""Configuration of the site: `sphinx-build -W --keep-going -b html docs build/docs`; every warning is an error."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Measures of the package's structure: modules at the top, longest files and functions, complexity, what imports what.
+Measures of the package's structure: modules at the top, longest files and functions, complexity, imports.
 
     python tools/measure_house.py [--at REVISION]
 
@@ -66,7 +66,7 @@ def complexities(package: Path) -> list[tuple[int, str]]:
 
 
 def imports_inside(package: Path) -> tuple[dict[str, set[str]], list[str]]:
-    """Which modules of the package each module imports, and the private names that cross modules."""
+    """Modules of the package that each module imports, and the private names that cross modules."""
     paths = {}
     for path in package.rglob("*.py"):
         parts = list(path.relative_to(package).with_suffix("").parts)

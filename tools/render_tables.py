@@ -1,11 +1,11 @@
 """
-Write the tables of the pages from the results of the benchmarks, or check that they are what the results say.
+Write the tables of the pages from the results of the benchmarks, or check that they agree with the results.
 
     python tools/render_tables.py
     python tools/render_tables.py --check
 
 A table stands in a page between two comments. The first has the result files (below `benchmarks/`; several with
-commas) and what is told of them, as SQL over one table `rows`:
+commas) and a query for the table, as SQL over one table `rows`:
 
     <!-- table: results/wer_digits_float32_cpu.csv
     SELECT head, fixed(wer_percent, 1) || ' %' AS "word error rate" FROM rows WHERE digits = '1-8' -->
@@ -40,12 +40,12 @@ INTEGER, REAL = re.compile(r"-?\d+"), re.compile(r"-?\d+(\.\d+)?")
 
 
 def list_pages(root: Path) -> list[Path]:
-    """Where tables may stand."""
+    """List the pages in which tables may stand."""
     return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
 def type_of(values: Sequence[str]) -> str:
-    """The SQL type that holds all values of a column; what has an exponent stays text, and so as it is written."""
+    """The SQL type that holds all values of a column; values with an exponent stay text, as they are written."""
     for name, pattern in (("INTEGER", INTEGER), ("REAL", REAL)):
         if all(pattern.fullmatch(value) for value in values if value):
             return name
@@ -53,7 +53,7 @@ def type_of(values: Sequence[str]) -> str:
 
 
 def load_rows(paths: Sequence[Path]) -> sqlite3.Connection:
-    """A database in memory with the table `rows`: the rows of all files, in their order."""
+    """Load the rows of all files, in order, into the table `rows` of a database in memory."""
     rows: list[dict[str, str]] = []
     for path in paths:
         with path.open(newline="", encoding="utf-8") as file:
@@ -70,7 +70,7 @@ def load_rows(paths: Sequence[Path]) -> sqlite3.Connection:
 
 
 def format_number(value: float | None, digits: int) -> str | None:
-    """`fixed(value, digits)` of the queries: a number with so many digits after the point; of nothing nothing."""
+    """Format a number with `digits` digits after the point, for `fixed` in queries; None stays None."""
     if value is None:
         return None
     return str(Decimal(str(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
@@ -81,7 +81,7 @@ def format_cell(value: object) -> str:
 
 
 def render(match: re.Match[str], results_parent: Path) -> str:
-    """A marked part of a page with its content anew."""
+    """Render the content of a marked part of a page anew."""
     paths = [results_parent / name for name in re.split(r",\s+", match["files"])]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
@@ -103,10 +103,10 @@ def render(match: re.Match[str], results_parent: Path) -> str:
 
 def render_page(page: str, results_parent: Path) -> str:
     """
-    A page with all of its tables anew.
+    Render all tables of a page anew.
 
     Raises:
-        ValueError: for a table without an end, a file that is not there, a query that fails or finds nothing.
+        ValueError: for a table without an end, a missing file, and a query that fails or finds nothing.
     """
     num_starts, num_marks = len(START.findall(page)), len(MARK.findall(page))
     if num_starts != num_marks:

@@ -27,8 +27,8 @@ SAMPLING_RATE = 16000
 WIDTH, HEIGHT = 960, 300
 PAUSE_SECONDS = 1.0
 
-# Browsers lay subtitles over pictures, of which a recording has none: here the page shows what is said at the moment,
-# as the browser has read it from the WebVTT file.
+# Browsers show subtitles over pictures, which a recording does not have. Here the page itself shows the subtitle of
+# the moment, as the browser has read it from the WebVTT file.
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -67,7 +67,7 @@ PAGE = """<!doctype html>
 
 
 def draw_waveform(waveform: np.ndarray, width: int = WIDTH, height: int = HEIGHT) -> str:
-    """An SVG with a bar for the loudest sample of every other column."""
+    """Draw an SVG with a bar for the loudest sample of every other column."""
     columns = np.array_split(np.abs(waveform), width // 2)
     peaks = np.array([column.max(initial=0.0) for column in columns])
     peaks /= max(float(peaks.max(initial=0.0)), 1e-9)

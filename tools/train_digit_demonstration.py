@@ -1,9 +1,9 @@
-"""Trains the demonstration checkpoint: a small hybrid TDT-CTC FastConformer for strings of spoken English digits.
+"""Train the demonstration checkpoint: a small hybrid TDT-CTC FastConformer for strings of spoken English digits.
 
 The model is NeMo's own `EncDecHybridRNNTCTCBPEModel` and NeMo writes the `.nemo`; only the TDT loss is ours, because
-NeMo 3.0 has none that runs on a CPU. Needs the extras `nemo` and `audio`, espeak-ng, and the Free Spoken Digit Dataset
-as a folder `digits/` with `train.txt` and `test.txt` (paths relative to its parent, one a line) and
-files named `<digit>_<speaker>_<index>.flac`.
+the one of NeMo 3.0 does not run on a CPU. Needs the extras `nemo` and `audio`, espeak-ng, and the Free Spoken Digit
+Dataset as a folder `digits/` with `train.txt` and `test.txt` (paths relative to its parent, one a line) and files
+named `<digit>_<speaker>_<index>.flac`.
 
     python tools/train_digit_demonstration.py --output digits.nemo --minutes 40
     python tools/train_digit_demonstration.py --output digits.nemo --evaluate
@@ -100,7 +100,7 @@ def synthesize(text: str, voice: str, words_per_minute: int = 150, pitch: int = 
 
 
 def read_synthesized_clips(cache_dir: Path, strings_per_voice: int = 60) -> list[Utterance]:
-    """Digit strings by many espeak-ng voices; made once and kept in `cache_dir`."""
+    """Digit strings spoken by many espeak-ng voices; made once and kept in `cache_dir`."""
     path = cache_dir / f"espeak-{strings_per_voice}.npz"
     if not path.is_file():
         generator = random.Random(7)
@@ -156,8 +156,8 @@ class DigitStrings(torch.utils.data.IterableDataset):
         torch.set_num_threads(1)
         generator = np.random.default_rng(torch.initial_seed() % 2**32)
         while True:
-            # A curriculum: from single clean recorded digits the alignment is learned in a minute; from the full
-            # mixture it takes very much longer.
+            # A curriculum: with single clean recorded digits the model learns the alignment in a minute; with the full
+            # mixture it takes much longer.
             stage = int(self.stage)
             seconds_per_batch = self.seconds_per_batch
             if stage < 3:
@@ -312,7 +312,7 @@ def train_tokenizer(folder: Path) -> None:
 
 
 def make_configuration(tokenizer_folder: Path) -> dict[str, Any]:
-    """A parakeet-tdt_ctc in small."""
+    """Configuration of a small parakeet-tdt_ctc."""
     return {
         "sample_rate": SAMPLING_RATE,
         "compute_eval_loss": False,
@@ -459,7 +459,7 @@ def build_model(tokenizer_folder: Path) -> Any:
 
 
 def restore(path: Path) -> Any:
-    """The model in a `.nemo`."""
+    """Load the model of a `.nemo`."""
     from nemo.collections.asr.models import ASRModel
 
     return ASRModel.restore_from(str(path), map_location="cpu")
@@ -557,7 +557,7 @@ def measure_word_error_rate(model: Any, strings: list[Utterance]) -> tuple[int, 
 
 
 def evaluate(model: Any, speech_dir: Path) -> None:
-    """Prints the word error rates of both heads."""
+    """Print the word error rates of both heads."""
 
     def report(name: str, strings: list[Utterance]) -> tuple[int, int, int]:
         tdt_errors, ctc_errors, words = measure_word_error_rate(model, strings)
@@ -625,7 +625,7 @@ def train(arguments: argparse.Namespace) -> None:
         )
 
         def save(output: Path) -> None:
-            """Stores the averaged weights, checks them on short test strings, and puts the training weights back."""
+            """Store the averaged weights, check them on short test strings, and put the training weights back."""
             current = {name: value.clone() for name, value in model.state_dict().items()}
             model.encoder.load_state_dict(average.module.state_dict())
             heads.load_state_dict(head_average.module.state_dict())

@@ -1,11 +1,11 @@
 """
-Makes the two demonstration clips (once) and stores what NeMo gives for them, stage by stage, with its provenance.
+Make the two demonstration clips (once) and store NeMo's outputs for them, stage by stage, with their provenance.
 
     python tools/write_demonstration_expectations.py
 
 Needs the extras `nemo` and `audio`, and espeak-ng if the clips are missing. Writes next to the checkpoint in
-`src/transformers_fastconformer/demonstration/`. With what it writes `fastconformer demo` verifies a conversion where
-NeMo is not installed.
+`src/transformers_fastconformer/demonstration/`. With these files `fastconformer demo` verifies a conversion where NeMo
+is not installed.
 """
 
 from __future__ import annotations

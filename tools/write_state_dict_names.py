@@ -3,8 +3,8 @@ Write names and shapes of the weights of every tiny model of the tests: the chec
 
     python tools/write_state_dict_names.py
 
-Writes `tests/fixtures/state_dict_names.json`. What is in it must not change for models that exist: folders that users
-have saved would not load any more. So it is run when a kind of model is added, and the difference is read.
+Writes `tests/fixtures/state_dict_names.json`. Its content must not change for models that exist: folders that users
+have saved would not load any more. So run it when a kind of model is added, and read the difference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FIXTURE = TESTS / "fixtures" / "state_dict_names.json"
 
 
 def collect_names() -> dict[str, dict[str, list[int]]]:
-    """Kind of model, to the name of each weight, to its shape."""
+    """Shape of each weight, by kind of model and name."""
     sys.path.insert(0, str(TESTS / "support"))
     from models import KINDS, build_model
 
