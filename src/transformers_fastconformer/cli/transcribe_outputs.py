@@ -166,7 +166,7 @@ class FolderOutput:
     Folder with a file for each input and format; a line of a manifest becomes a line of a manifest.
 
     A file that exists is finished. A manifest grows in an unfinished file next to its place, from which a later run
-    goes on; it is moved to its place when all its lines are done.
+    goes on. It is written to its place at the end of a run; the unfinished file stays as long as lines are missing.
 
     Args:
         folder: Folder to write to; it is made when something is written.
@@ -261,7 +261,7 @@ class FolderOutput:
         """Write nothing for an input that has failed."""
 
     def close(self, is_whole: bool) -> None:
-        """Move manifests to their places; those of a run that was ended early wait for the next run."""
+        """Write manifests to their places; those of a run that was ended early wait for the next run."""
         for manifest in self._manifests.values() if is_whole else ():
             missing = [index for index in manifest.indices if index not in manifest.lines]
             if not manifest.lines:

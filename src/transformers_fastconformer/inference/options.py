@@ -16,7 +16,7 @@ STRATEGIES = ("auto", "full", "local", "chunked")
 @dataclass(frozen=True)
 class ChunkOptions:
     """
-    Options of the way of a clip through the encoder.
+    Options for passing a clip through the encoder.
 
     Args:
         strategy: `"full"`: the encoder sees the whole clip. `"local"`: it sees the whole clip, but each frame of a
@@ -24,7 +24,7 @@ class ChunkOptions:
             `"auto"` (default): one of these by the length of the clip and the free memory.
         chunk_length_s: Seconds that the encoder sees at once, context included; None (default) or 0: 30 for
             `"chunked"`. With any other number `"auto"` is `"chunked"`.
-        stride_length_s: Seconds of context in a chunk, one number for each of both sides or a pair (left, right); None
+        stride_length_s: Seconds of context on each side of a chunk, one number or a pair (left, right); None
             (default): a sixth of the chunk, at least 0.8 s, at most a third of the chunk.
 
     Raises:
@@ -75,8 +75,8 @@ class TranscriptionOptions:
     `language="de"`, `strategy="local"`.
 
     Args:
-        decoding: Options for turning frames into tokens.
-        chunking: Options of the way of clips through the encoder.
+        decoding: Options for turning encoder frames into tokens.
+        chunking: Options for passing clips through the encoder.
         timestamps: Levels of times to return: `"token"`, `"char"`, `"word"`, `"segment"`, one or several; True: all,
             False (default): no times.
         voice_activity: Find speech first and transcribe only that, part by part, each as a clip of its own; `chunking`

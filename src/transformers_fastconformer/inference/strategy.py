@@ -1,5 +1,5 @@
 """
-Ways of a clip through the encoder: whole, whole with local attention, or in chunks.
+Strategies for passing a clip through the encoder: whole, whole with local attention, or in chunks.
 
 With `"auto"` the length of the clip and the free memory decide.
 """

@@ -59,5 +59,5 @@ def split_labels(labels: Tensor, batch_size: int, blank_id: int, padding_id: int
     if bool(((labels > blank_id) & is_token).any()):
         raise ValueError(f"labels hold the id {int(labels.max())}; expected ids below {blank_id}, -100 for padding.")
     if bool((is_token[:, 1:] & ~is_token[:, :-1]).any()):
-        raise ValueError("labels have padding between their tokens; expected it behind them.")
+        raise ValueError("labels have padding between their tokens; expected it after them.")
     return labels.masked_fill(~is_token, 0), is_token.sum(dim=-1)
