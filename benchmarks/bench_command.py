@@ -37,13 +37,13 @@ from transformers_fastconformer.audio.files import load_waveform
 
 def run_command(report: Path, arguments: list[str]) -> None:
     """Run the command, and after it only the encoder on inputs of the same shapes; figures go to `report`."""
-    from transformers_fastconformer.cli import transcribe
+    from transformers_fastconformer.cli import transcribe_run
     from transformers_fastconformer.cli.main import app
     from transformers_fastconformer.modeling.encoder import FastConformerEncoder
 
     figures: dict[str, Any] = {"encoder_busy_seconds": 0.0, "encoder_passes": 0}
     inputs: list[tuple[FastConformerEncoder, dict[str, Any]]] = []
-    load_model, forward = transcribe.load_model, FastConformerEncoder.forward
+    load_model, forward = transcribe_run.load_model, FastConformerEncoder.forward
 
     def load_and_note(*given: Any) -> Any:
         loaded = load_model(*given)
@@ -58,7 +58,7 @@ def run_command(report: Path, arguments: list[str]) -> None:
         inputs.append((encoder, {"input_features": input_features.shape, "given": given, "named": named}))
         return output
 
-    transcribe.load_model = load_and_note
+    transcribe_run.load_model = load_and_note
     FastConformerEncoder.forward = encode_and_note  # type: ignore[method-assign]
     app(arguments, standalone_mode=False)
     figures["ended_at"] = time.time()

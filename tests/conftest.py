@@ -13,6 +13,8 @@ import pytest
 # imported, which reads it once.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test asks the network; those of the Hub have a server of their own. Before huggingface_hub is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

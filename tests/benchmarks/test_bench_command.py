@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import bench_command
-from transformers_fastconformer.cli import transcribe
+from transformers_fastconformer.cli import transcribe_run
 from transformers_fastconformer.demonstration import CLIP_PATHS
 from transformers_fastconformer.modeling.encoder import FastConformerEncoder
 
@@ -22,7 +22,7 @@ def test_the_encoder_goes_again_through_what_it_saw(tmp_path: Path, monkeypatch:
         return forward(encoder, input_features, *given, **named)
 
     # What the measurement replaces is put back at the end.
-    monkeypatch.setattr(transcribe, "load_model", transcribe.load_model)
+    monkeypatch.setattr(transcribe_run, "load_model", transcribe_run.load_model)
     monkeypatch.setattr(FastConformerEncoder, "forward", encode)
     report = tmp_path / "report.json"
     files = [str(path) for path in CLIP_PATHS]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
@@ -117,7 +118,11 @@ def test_a_repository_is_downloaded_once_and_found_offline(
 
     client.forget_requests()
     FastConformerModel.from_pretrained("org/parakeet")
-    assert [request.method for request in client.requests] == ["HEAD"]  # of config.json
+    methods = [request.method for request in client.requests]
+    if huggingface_hub.__version__ < "2":  # asks again for files that the repository lacks
+        assert set(methods) == {"HEAD"}
+    else:
+        assert methods == ["HEAD"]  # of config.json
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     client.forget_requests()
     FastConformerForTDT.from_pretrained("org/parakeet")

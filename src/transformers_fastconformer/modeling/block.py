@@ -84,9 +84,9 @@ class FastConformerConvolution(nn.Module):
         """True if `_convolve_frames_first` can stand for `_convolve`."""
         if is_reference(self.config) or self.norm_kind.counts_frames:
             return False
-        if self.norm_kind.is_folded and not can_be_folded(self.norm):
-            return False
-        return takes_frames_first(self.depthwise_conv, hidden_states)
+        # The convolution first: it is never taken so in a graph, where the norm must not be looked into.
+        is_taken = takes_frames_first(self.depthwise_conv, hidden_states)
+        return is_taken and (not self.norm_kind.is_folded or can_be_folded(self.norm))
 
     def _convolve_frames_first(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The same as `_convolve` in the form that a CPU is fast in."""
