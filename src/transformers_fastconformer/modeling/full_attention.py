@@ -265,7 +265,8 @@ class _ProductAttention(_BlockAttention):
 
 def _is_one_operation(*states: torch.Tensor | None) -> bool:
     """True in a graph being compiled that may call Python and whose gradients nobody wants; not under autocast."""
-    is_exporting = getattr(torch.compiler, "is_exporting", None)  # torch before 2.7 cannot tell
+    # torch before 2.7 lacks it; 2.7 says yes in every graph, which then holds torch's own attention.
+    is_exporting = getattr(torch.compiler, "is_exporting", None)
     return (
         torch.compiler.is_compiling()
         and torch.compiler.is_dynamo_compiling()
