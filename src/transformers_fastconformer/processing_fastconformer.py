@@ -434,7 +434,8 @@ def timestamp_levels(timestamps: bool | str | Sequence[str], output_offsets: boo
         return TIMESTAMP_LEVELS
     if timestamps is False or timestamps is None:
         return ()
-    asked = [timestamps] if isinstance(timestamps, str) else list(timestamps)
+    is_list = isinstance(timestamps, list | tuple | set | frozenset)
+    asked = list(timestamps) if is_list else [timestamps]
     unknown = [level for level in asked if level not in TIMESTAMP_LEVELS]
     if unknown or not asked:
         raise ValueError(f"timestamps={timestamps!r} is not supported; expected a bool or some of {TIMESTAMP_LEVELS}.")

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 import transformers_fastconformer.cli.convert as convert_module
-import transformers_fastconformer.cli.transcribe_run as transcribe_module
+import transformers_fastconformer.inference.loading as loading_module
 from transformers_fastconformer.audio import voice_activity
 from transformers_fastconformer.cli.exit_codes import ExitCode, InputError, exit_code_of, failing_as_input
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
@@ -163,11 +163,11 @@ def test_the_default_model_is_said_and_its_absence_explained(
 ) -> None:
     asked = []
 
-    def load(source: str, *options: Any) -> None:
+    def resolve(source: str, *options: Any) -> None:
         asked.append(source)
         raise OSError("We couldn't connect\nto the Hub") from LocalEntryNotFoundError("not cached")
 
-    monkeypatch.setattr(transcribe_module, "load_model", load)
+    monkeypatch.setattr(loading_module, "resolve_checkpoint", resolve)
     result = run_command("transcribe", CLIP)
     assert (result.returncode, result.stdout, asked) == (3, "", [DEFAULT_MODEL])
     said, error = result.stderr.splitlines()

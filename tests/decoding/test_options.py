@@ -17,7 +17,8 @@ def test_the_default_asks_for_nothing():
 
 def test_what_is_accepted():
     options = DecodingOptions(["de", "en"], 3, ConfidenceOptions())
-    assert options.language == ["de", "en"]
+    assert options.language == ("de", "en")
+    assert hash(options) == hash(DecodingOptions(("de", "en"), 3, ConfidenceOptions()))
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.language = "fr"  # type: ignore[misc]
 

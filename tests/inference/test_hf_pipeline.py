@@ -673,3 +673,16 @@ def test_voice_activity(recognize: Any, waveforms: list[np.ndarray]) -> None:
     assert found["text"] == TEXTS[0]
     ((start, end),) = found["speech"]
     assert 3.0 < start < end < 8.0
+
+
+def test_options_whole(recognize: Any, waveforms: list[np.ndarray]) -> None:
+    found = recognize(waveforms[0], decoding=DecodingOptions(confidence=ConfidenceOptions()))
+    assert found["confidence"] > 0
+    assert recognize(waveforms[0], chunking=ChunkOptions("chunked"))["text"] == TEXTS[0]
+
+
+def test_a_wrong_default_is_refused_where_it_is_given(folder: Path) -> None:
+    with pytest.raises(ValueError, match="strategy='x' is not supported"):
+        pipeline(TASK, model=folder, strategy="x")
+    with pytest.raises(ValueError, match=r"generate_kwargs=\['language'\] is not supported; expected a mapping"):
+        pipeline(TASK, model=folder, generate_kwargs=["language"])

@@ -288,3 +288,25 @@ def test_options_that_the_model_does_not_have_are_refused_at_once(worker: Any) -
             transcribe_clips([worker], [], TranscriptionOptions.of(None, options))
     with pytest.raises(ValueError, match=r"workers=\[\] is not supported"):
         transcribe_clips([], [], TranscriptionOptions())
+
+
+def test_what_is_not_a_clip_or_a_count_is_refused(worker: Any) -> None:
+    with pytest.raises(ValueError, match=r"clips\[0\]='x\.wav' is not supported; expected an AudioClip"):
+        list(transcribe_clips([worker], ["x.wav"]))  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="sort_ahead=0 is not supported; expected an integer of 1 or more"):
+        transcribe_clips([worker], [AudioClip("x.wav")], sort_ahead=0)
+    with pytest.raises(ValueError, match="lengths_seconds has 1 values; expected 2"):
+        transcribe_clips([worker], [AudioClip("x.wav")] * 2, lengths_seconds=[1.0])
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("length", ["short", "long"])
+def test_an_error_of_the_callers_function_is_his(worker: Any, long_path: Path, length: str, copies: int) -> None:
+    """It ends the run, of whatever type it is, and is not taken for that of a clip."""
+    source = str(long_path if length == "long" else CLIP_PATHS[0])
+
+    def fail(place: int, seconds: float) -> None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        list(transcribe_clips([worker] * copies, [AudioClip(source)], on_progress=fail))

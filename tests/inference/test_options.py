@@ -44,6 +44,8 @@ def test_every_field_of_decoding_and_chunks_has_a_name_at_the_door() -> None:
         ({"beams": 3}, "beams: not an option of transcription; expected some of timestamps"),
         ({"decoding": 3}, "decoding=3 is not supported; expected DecodingOptions"),
         ({"voice_activity": True}, "voice_activity=True is not supported; expected VoiceActivityOptions or None"),
+        ({"timestamps": "sentence"}, "timestamps='sentence' is not supported; expected a bool or some of"),
+        ({"timestamps": 3}, "timestamps=3 is not supported; expected a bool or some of"),
         ({"batch_size": 0}, "batch_size=0 is not supported; expected an integer of 1 or more"),
         ({"batch_size": None}, "batch_size=None is not supported"),
         ({"batch_seconds": float("inf")}, "batch_seconds=inf is not supported"),
@@ -77,3 +79,9 @@ def test_what_a_transcript_depends_on_is_described_as_plain_values() -> None:
     assert described["voice_activity"]["threshold"] == 0.5
     assert "confidence" not in described
     assert "batch_size" not in described
+
+
+def test_options_can_be_keys() -> None:
+    lists = {"timestamps": ["word"], "chunk_length_s": 9.0, "stride_length_s": [1, 1], "language": ["de"]}
+    tuples = {"timestamps": ("word",), "chunk_length_s": 9.0, "stride_length_s": (1, 1), "language": ("de",)}
+    assert len({TranscriptionOptions.of(None, lists), TranscriptionOptions.of(None, tuples)}) == 1

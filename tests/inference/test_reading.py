@@ -96,6 +96,7 @@ def test_only_speech_is_prepared(processor: Any, tmp_path: Path) -> None:
         ({"start_seconds": -1.0}, "offset=-1.0 of 'x.wav' is not supported"),
         ({"seconds": 0.0}, "duration=0.0 of 'x.wav' is not supported"),
         ({"seconds": float("nan")}, "duration=nan of 'x.wav' is not supported"),
+        ({"channel": "left"}, "channels='left' is not supported; expected 'mix' or the number of a channel"),
     ],
 )
 def test_parts_that_are_none(options: dict[str, Any], message: str) -> None:
@@ -103,9 +104,20 @@ def test_parts_that_are_none(options: dict[str, Any], message: str) -> None:
         AudioClip("x.wav", **options)
 
 
+@pytest.mark.parametrize("form", ["samples", "mapping", "bytes"])
+def test_a_part_of_what_is_not_a_file_by_name_is_refused(processor: Any, tmp_path: Path, form: str) -> None:
+    samples = read_audio(CLIP_PATHS[0])
+    sources = {"samples": samples, "mapping": {"array": samples, "sampling_rate": RATE}, "bytes": b"x"}
+    for part in ({"start_seconds": 1.0}, {"seconds": 0.5}):
+        with pytest.raises(ValueError, match="offset and duration of audio are not supported; expected those"):
+            prepare_clip(AudioClip(sources[form], **part), processor, tmp_path, None)
+
+
 def test_errors_have_the_name_of_the_clip(processor: Any, tmp_path: Path) -> None:
     (tmp_path / "x.wav").write_bytes(b"no audio at all")
     with pytest.raises(ValueError, match=r"^the talk cannot be decoded"):
         prepare_clip(AudioClip(str(tmp_path / "x.wav"), label="the talk"), processor, tmp_path, None)
+    with pytest.raises(FileNotFoundError, match=r"^the talk does not exist"):
+        prepare_clip(AudioClip(str(tmp_path / "missing.wav"), label="the talk"), processor, tmp_path, None)
     with pytest.raises(ValueError, match=r"^Clip 7 is empty \(0 samples\)"):
         prepare_clip(AudioClip(np.zeros(0, dtype=np.float32), label="Clip 7"), processor, tmp_path, None)

@@ -304,12 +304,12 @@ def test_groups_of_parts_are_of_a_bounded_size() -> None:
     lengths = [10, 20, 375, 375, 375, 3000, 5, 6000, 5, 5, 5]
     starts = np.cumsum([0, *lengths]).tolist()
     parts = [SpeechPart(start, start + length) for start, length in zip(starts, lengths, strict=False)]
-    groups = list(group_parts(parts, 4, FRAME_SECONDS))
+    groups = list(group_parts(parts, 4, 240.0, FRAME_SECONDS))
     assert [part for group in groups for part in group] == parts
     assert [[stop - start for start, stop in group] for group in groups] == [
         [10, 20, 375, 375], [375], [3000], [5], [6000], [5, 5, 5]
     ]  # fmt: skip
-    assert [len(group) for group in group_parts(parts[-3:], 2, FRAME_SECONDS)] == [2, 1]
+    assert [len(group) for group in group_parts(parts[-3:], 2, 240.0, FRAME_SECONDS)] == [2, 1]
 
 
 def test_the_samples_of_a_file_are_never_held(

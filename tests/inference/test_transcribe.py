@@ -60,6 +60,39 @@ def test_samples_longer_than_a_minute(loaded: Any) -> None:
     assert found.strategy == "chunked"
 
 
+def test_a_generator_is_many(loaded: Any) -> None:
+    found = transcribe((path for path in CLIP_PATHS[:2]), loaded)
+    assert [item.text for item in found] == list(TEXTS)
+
+
+def test_the_head_of_a_loaded_hybrid_is_chosen(loaded: Any) -> None:
+    """The two heads give other times; what belongs to loading is refused."""
+    whole, of_ctc = (transcribe(CLIP_PATHS[0], loaded, head=head) for head in ("transducer", "ctc"))
+    assert whole.text == of_ctc.text == TEXTS[0]
+    assert whole.timestamps != of_ctc.timestamps
+    for options, message in (
+        ({"head": "nonsense"}, "head='nonsense' is not supported; expected one of"),
+        ({"device": "cpu"}, "device='cpu' is not supported with a model that is loaded"),
+        ({"dtype": "float16"}, "dtype='float16' is not supported with a model that is loaded"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            transcribe(CLIP_PATHS[0], loaded, **options)
+
+
+@pytest.mark.parametrize("make", [lambda pair: pair[::-1], list, lambda pair: pair[0], lambda pair: None])
+def test_what_is_not_a_model_is_refused(loaded: Any, make: Any) -> None:
+    with pytest.raises(ValueError, match="expected the name of a checkpoint, or the model and the processor"):
+        transcribe(CLIP_PATHS[0], make(loaded))
+
+
+def test_a_broken_one_of_many_is_named(loaded: Any) -> None:
+    samples = read_audio(CLIP_PATHS[0])
+    with pytest.raises(ValueError, match="Clip 1 has the value nan at sample 0"):
+        transcribe([samples, samples * np.nan], loaded)
+    with pytest.raises(ValueError, match="audio is None; expected a path"):
+        transcribe(None, loaded)
+
+
 def test_what_is_refused(loaded: Any) -> None:
     with pytest.raises(ValueError, match="beams: not an option of transcription"):
         transcribe(CLIP_PATHS[0], model="no model of that name is looked for", beams=3)

@@ -24,15 +24,11 @@ since then nothing is done. Errors without a row are faults of this package and 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-HTTP_NO_ACCESS = (401, 403)
-HTTP_SERVER_ERROR = 500
+from ..checkpoints.network import causes_of, is_unreachable
 
 
 class ExitCode(IntEnum):
@@ -73,30 +69,5 @@ def exit_code_of(error: Exception) -> ExitCode:
         return ExitCode.USED_WRONGLY
     # Errors of the system have a number, such as that of a full disk; those of Transformers, which say that a name
     # holds no checkpoint, have none.
-    has_number = any(isinstance(cause, OSError) and cause.errno is not None for cause in _causes(error))
+    has_number = any(isinstance(cause, OSError) and cause.errno is not None for cause in causes_of(error))
     return ExitCode.INPUTS_FAILED if has_number else ExitCode.USED_WRONGLY
-
-
-def is_unreachable(error: BaseException) -> bool:
-    """Tell whether an error comes from a missing network or a missing right to a repository."""
-    return any(_is_of_the_network(cause) for cause in _causes(error))
-
-
-def _is_of_the_network(error: BaseException) -> bool:
-    if isinstance(error, GatedRepoError | LocalEntryNotFoundError):
-        return True
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        # The Hub answers 401 for a repository that does not exist, too.
-        is_unknown = isinstance(error, RepositoryNotFoundError)
-        return (status in HTTP_NO_ACCESS and not is_unknown) or status >= HTTP_SERVER_ERROR
-    return isinstance(error, ConnectionError | TimeoutError | socket.gaierror) and not isinstance(
-        error, BrokenPipeError
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and the errors that led to it, the last first."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..inference.loading import DEFAULT_MODEL, DEMONSTRATION_NAME, choose_device, load_model
+from ..inference.loading import DEFAULT_MODEL, choose_device, load_model
 from ..inference.many_files import Worker, transcribe_clips
 from ..inference.options import TranscriptionOptions
 from ..inference.reading import measure_clip
@@ -20,7 +20,6 @@ from ..inference.transcript import Transcript
 from ..modeling.recognizer import FastConformerRecognizer
 from ..writers.record import TranscriptRecord
 from .errors import say, show_error
-from .exit_codes import is_unreachable
 from .transcribe_inputs import AudioInput
 from .transcribe_outputs import Output
 from .transcribe_progress import TranscriptionProgress
@@ -61,16 +60,7 @@ class Checkpoint:
         """
         if self._is_default:
             say(f"Model: {self.source} (the default; --model names another).")
-        try:
-            return [Worker(*load_model(self.source, self._head, device, self._dtype)) for device in self.devices]
-        except OSError as error:
-            if not is_unreachable(error):
-                raise
-            raise OSError(
-                f"{self.source} is not on this machine, and the Hub does not give it (no network, HF_HUB_OFFLINE, or "
-                "no access). Give --model a folder or a .nemo file, or for a trial offline "
-                f"--model {DEMONSTRATION_NAME}."
-            ) from error
+        return [Worker(*load_model(self.source, self._head, device, self._dtype)) for device in self.devices]
 
     def describe(self, model: FastConformerRecognizer) -> dict[str, str]:
         """Facts about the model that the formats write."""

@@ -38,6 +38,7 @@ class DecodingOptions:
         if language is not None and not isinstance(language, str):
             is_list = isinstance(language, Sequence) and all(isinstance(code, str) for code in language)
             require(is_list, "language", language, "the code of a language, one for each clip, or None")
+            object.__setattr__(self, "language", tuple(language))
         if self.max_symbols_per_step is not None:
             require_count("max_symbols_per_step", self.max_symbols_per_step)
         is_known = self.confidence is None or isinstance(self.confidence, ConfidenceOptions)

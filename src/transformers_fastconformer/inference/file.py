@@ -34,6 +34,8 @@ class SampleSource:
     """
 
     def __init__(self, audio: Any, sampling_rate: int, name: str = "audio") -> None:
+        if audio is None:
+            raise ValueError(f"{name} is None; expected a path, a URL, bytes, samples or a mapping that holds them.")
         is_bare = not isinstance(audio, Mapping) and not hasattr(audio, "get_all_samples")
         self._audio = {"raw": audio, "sampling_rate": sampling_rate} if is_bare else audio
         self.name = name

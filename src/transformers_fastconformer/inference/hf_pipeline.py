@@ -25,6 +25,7 @@ from ..configuration_fastconformer import FastConformerConfig
 from ..decoding.options import DecodingOptions
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import TIMESTAMP_LEVELS, FastConformerProcessor
+from ..validation import require
 from .file import check_options
 from .loading import NotOursError, choose_head, load_recognizer
 from .many_files import BATCHES_AHEAD, Finished, transcribe_clips
@@ -43,6 +44,8 @@ CALL_OPTIONS = (
     "return_timestamps",
     *CHUNK_OPTIONS,
     *GENERATE_OPTIONS,
+    "decoding",
+    "chunking",
     "generate_kwargs",
     "voice_activity",
     "batch_seconds",
@@ -173,6 +176,7 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             raise ValueError(f"{', '.join(unknown)}: not an option of the pipeline; expected some of {expected}.")
         options = {name: value for name, value in kwargs.items() if value is not None}
         of_generate = options.pop("generate_kwargs", {})
+        require(isinstance(of_generate, Mapping), "generate_kwargs", of_generate, "a mapping of names to values")
         unknown = sorted(set(of_generate) - set(GENERATE_OPTIONS))
         if unknown:
             raise ValueError(
@@ -187,6 +191,8 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             raise ValueError(
                 f"return_timestamps={level!r} is not supported; expected a bool or one of {TIMESTAMP_LEVELS}."
             )
+        # Values are checked here too, so that a default of the pipeline fails where it is given.
+        TranscriptionOptions.of(None, {name: value for name, value in options.items() if name != "return_timestamps"})
         return {}, options, {}
 
     def _transcribe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from ..checkpoint_sources import resolve_checkpoint
+from ..checkpoints.network import is_unreachable
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from ..demonstration import CHECKPOINT_PATH
 from ..modeling.ctc import FastConformerForCTC
@@ -18,7 +20,7 @@ from ..modeling.recognizer import FastConformerRecognizer
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
 from ..nemo.locate import is_hub_name
 from ..processing_fastconformer import FastConformerProcessor
-from ..validation import require_choice
+from ..validation import require, require_choice
 
 #: The checkpoint that is used where none is named.
 DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
@@ -30,12 +32,13 @@ DEMONSTRATION_NAME = "demo"
 AUTO_DEVICE = "auto"
 
 HEADS = ("auto", "ctc", "transducer")
+DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 # Arguments of a model's `from_pretrained` that say where its configuration is.
 CONFIG_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "subfolder")
 
 
 def load_model(
-    source: str | Path, head: str = "auto", device: str = "cpu", dtype: str = "auto"
+    source: str | Path, head: str = "auto", device: str = AUTO_DEVICE, dtype: str = "auto"
 ) -> tuple[FastConformerRecognizer, FastConformerProcessor]:
     """
     Load the model and the processor of a checkpoint, ready to transcribe.
@@ -45,7 +48,8 @@ def load_model(
             folder or repository that holds one, which is converted once into a cache; or `"demo"` for the
             demonstration checkpoint.
         head: `"ctc"`, `"transducer"`, or `"auto"` (default): the transducer if there is one.
-        device: Device of the model, `"cpu"` by default; `"auto"`: CUDA if this machine has it, else MPS, else the CPU.
+        device: Device of the model, such as `"cpu"` or `"cuda:1"`; `"auto"` (default): CUDA if this machine has it,
+            else MPS, else the CPU.
         dtype: `"auto"` (default; as stored), `"float32"`, `"float16"`, `"bfloat16"`, or `"int8"`: float32, with 8-bit
             products in the blocks of the encoder, see [`quantize_dynamic_int8`].
 
@@ -59,14 +63,24 @@ def load_model(
         OSError: when the checkpoint cannot be had from the Hub.
     """
     require_choice("head", head, HEADS)
+    require_choice("dtype", dtype, DTYPES)
     is_int8 = dtype == "int8"
     device = choose_device(device, is_int8)
     source = checkpoint_of_name(source)
-    # Where a repository has Transformers' own form of a checkpoint as well, the configuration is read from ours.
-    config = AutoConfig.from_pretrained(resolve_checkpoint(source, FastConformerConfig, {}) or source)
-    stored = load_recognizer(source, config, dtype="float32" if is_int8 else dtype)
+    try:
+        # Where a repository has Transformers' own form of a checkpoint as well, the configuration is read from ours.
+        config = AutoConfig.from_pretrained(resolve_checkpoint(source, FastConformerConfig, {}) or source)
+        stored = load_recognizer(source, config, dtype="float32" if is_int8 else dtype)
+        processor = FastConformerProcessor.from_pretrained(source)
+    except OSError as error:
+        if not is_unreachable(error):
+            raise
+        raise OSError(
+            f"{source} is not on this machine, and the Hub does not give it (no network, HF_HUB_OFFLINE, or no "
+            f"access). Give a folder or a .nemo file, or for a trial offline the model {DEMONSTRATION_NAME!r} "
+            f"(--model {DEMONSTRATION_NAME})."
+        ) from error
     model: Any = choose_head(stored, head).eval().to(device)
-    processor = FastConformerProcessor.from_pretrained(source)
     if is_int8:
         quantize_dynamic_int8(model)
     return model, processor
@@ -79,6 +93,7 @@ def checkpoint_of_name(name: str | Path) -> str | Path:
     Raises:
         FileNotFoundError: when the name is not a file or folder that exists, and not the name of a repository.
     """
+    require(isinstance(name, str | os.PathLike), "model", name, "the name of a checkpoint")
     if name == DEMONSTRATION_NAME:
         return CHECKPOINT_PATH
     text = str(name)
@@ -147,7 +162,13 @@ def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConform
     # The most special first: a TDT configuration is an RNN-T configuration too.
     for model_class in (FastConformerForTDT, FastConformerForRNNT, FastConformerForCTC):
         if isinstance(config, model_class.config_class):
-            return model_class.from_pretrained(name, config=config, **kwargs)
+            model, loading = model_class.from_pretrained(name, config=config, output_loading_info=True, **kwargs)
+            if loading["missing_keys"]:
+                raise NotOursError(
+                    f"{name} lacks weights of {model_class.__name__}, such as {sorted(loading['missing_keys'])[0]!r}; "
+                    "expected a checkpoint with its head."
+                )
+            return model
     raise NotOursError(
         f"{name} holds a model of type {config.model_type!r}; expected one of this package with a head to "
         "transcribe with: 'fastconformer_ctc', 'fastconformer_rnnt' or 'fastconformer_tdt'."

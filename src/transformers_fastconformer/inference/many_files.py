@@ -12,7 +12,7 @@ import math
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from itertools import islice
@@ -23,6 +23,7 @@ import torch
 
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
+from ..validation import require, require_count
 from .chunked import transcribe_features
 from .clip_features import ClipFeatures
 from .file import check_options, transcribe_source
@@ -103,11 +104,18 @@ def transcribe_clips(
     if not workers:
         raise ValueError("workers=[] is not supported; expected a model and its processor for each device.")
     options = TranscriptionOptions.of(options, {})
+    if sort_ahead is not None:
+        require_count("sort_ahead", sort_ahead)
+    if lengths_seconds is not None and isinstance(clips, Sized) and len(lengths_seconds) != len(clips):
+        raise ValueError(
+            f"lengths_seconds has {len(lengths_seconds)} values; expected {len(clips)}, one for each clip."
+        )
     for model, processor in workers:
         check_options(model, processor, options)
     sampling_rate = workers[0][1].feature_extractor.sampling_rate
     packs = _plan_packs(clips, lengths_seconds, options, sort_ahead, sampling_rate)
-    return _transcribe_packs([Worker(*worker) for worker in workers], packs, options, on_progress or _ignore)
+    team = [Worker(*worker) for worker in workers]
+    return _raising_errors_of_callers(_transcribe_packs(team, packs, options, _guard(on_progress or _ignore)))
 
 
 def _ignore(place: int, seconds: float) -> None:
@@ -123,6 +131,8 @@ def _plan_packs(
 ) -> Iterator[list[tuple[int, AudioClip]]]:
     numbered = enumerate(clips)
     while group := list(islice(numbered, sort_ahead)):
+        for place, clip in group:
+            require(isinstance(clip, AudioClip), f"clips[{place}]", clip, "an AudioClip")
         if lengths_seconds is None:
             lengths = [measure_clip(clip, sampling_rate) for _, clip in group]
         else:
@@ -154,6 +164,34 @@ def pack_clips(lengths_seconds: Sequence[float | None], batch_size: int, batch_s
             longest = known[index]
         packs[-1].append(index)
     return packs
+
+
+class _CallerError(BaseException):
+    """An error of a function that the caller gave: not of a clip, whatever its type."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _guard(on_progress: Progress) -> Progress:
+    """The same function, whose errors are not taken for those of a clip."""
+
+    def report(place: int, seconds: float) -> None:
+        try:
+            on_progress(place, seconds)
+        except Exception as error:
+            raise _CallerError(error) from error
+
+    return report
+
+
+def _raising_errors_of_callers(results: Generator[Finished, None, None]) -> Generator[Finished, None, None]:
+    with closing(results):
+        try:
+            yield from results
+        except _CallerError as error:
+            raise error.error from None
 
 
 class _StoppedError(Exception):
@@ -350,11 +388,14 @@ def _decode_batch(worker: Worker, options: TranscriptionOptions, short: Sequence
     features = _features_of(short)
     mel_length = max((clip.mel_length for clip in features), default=0)
     chosen = choose_strategy(model, mel_length, processor.frame_seconds, options.chunking)
-    # With voice activity a clip may have several parts.
-    batch_size = options.batch_size if options.voice_activity is None else _count_fitting(model, short)
-    output = transcribe_features(
-        chosen.model, features, chosen.plan, min(batch_size, options.batch_size), options.decoding
-    )
+    batch_size = options.batch_size
+    if options.voice_activity is not None:
+        # A clip may have several parts, which nobody has packed.
+        config: Any = model.config
+        longest_seconds = max(config.count_encoder_frames(mel_length), 1) * processor.frame_seconds
+        in_seconds = max(int(options.batch_seconds / longest_seconds), 1)
+        batch_size = min(batch_size, in_seconds, _count_fitting(model, short))
+    output = transcribe_features(chosen.model, features, chosen.plan, batch_size, options.decoding)
     if options.voice_activity is None:
         seconds = [item.prepared.seconds for item in short]
         return to_transcripts(processor, output, seconds, options, chosen.name)

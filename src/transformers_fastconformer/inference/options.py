@@ -8,6 +8,7 @@ from typing import Any
 
 from ..audio.voice_activity import VoiceActivityOptions
 from ..decoding.options import DecodingOptions
+from ..processing_fastconformer import timestamp_levels
 from ..validation import is_number, require, require_choice, require_count
 
 STRATEGIES = ("auto", "full", "local", "chunked")
@@ -38,6 +39,8 @@ class ChunkOptions:
 
     def __post_init__(self) -> None:
         require_choice("strategy", self.strategy, STRATEGIES)
+        if isinstance(self.stride_length_s, list):
+            object.__setattr__(self, "stride_length_s", tuple(self.stride_length_s))
         chunk, stride = self.chunk_length_s, self.stride_length_s
         require(chunk is None or _is_duration(chunk), "chunk_length_s", chunk, "seconds, 0 or more, or None")
         is_pair = isinstance(stride, list | tuple) and len(stride) == 2 and all(map(_is_duration, stride))
@@ -98,6 +101,9 @@ class TranscriptionOptions:
     num_workers: int = 1
 
     def __post_init__(self) -> None:
+        timestamp_levels(self.timestamps)
+        if not isinstance(self.timestamps, bool | str):
+            object.__setattr__(self, "timestamps", tuple(self.timestamps))
         require(isinstance(self.decoding, DecodingOptions), "decoding", self.decoding, "DecodingOptions")
         require(isinstance(self.chunking, ChunkOptions), "chunking", self.chunking, "ChunkOptions")
         is_known = self.voice_activity is None or isinstance(self.voice_activity, VoiceActivityOptions)

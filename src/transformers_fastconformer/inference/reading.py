@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..audio.clips import check_channels
 from ..audio.files import URL_SCHEMES, AudioFile, find_file, import_soundfile, load_waveform
 from ..audio.parts import read_header, read_part
 from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions
@@ -59,6 +60,7 @@ class AudioClip:
     label: str | None = None
 
     def __post_init__(self) -> None:
+        check_channels(self.channel)
         start, seconds = self.start_seconds, self.seconds
         if not (is_number(start) and start >= 0):
             raise ValueError(f"offset={start!r} of {self.name} is not supported; expected seconds, 0 or more.")
@@ -159,6 +161,8 @@ def prepare_clip(
     """
     sampling_rate = processor.feature_extractor.sampling_rate
     file = find_file(clip.source)
+    if not clip.is_whole and not isinstance(file, str | os.PathLike):
+        raise ValueError(f"offset and duration of {clip.name} are not supported; expected those of a file by name.")
     if file is None:
         samples = SampleSource(clip.source, sampling_rate, clip.name)
         return _prepare_source(samples, clip.channel, processor, voice_activity)
@@ -167,10 +171,6 @@ def prepare_clip(
             audio = AudioFile(file)
             length = None if clip.is_remote else measure_clip(clip)
             return _prepare_source(audio, clip.channel, processor, voice_activity, audio.close, length)
-        if not isinstance(file, str | os.PathLike):
-            raise ValueError(
-                f"offset and duration of {clip.name} are not supported; expected those of a file by name."
-            )
         waveform = read_part(os.fspath(file), sampling_rate, clip.channel, clip.start_seconds, clip.seconds)
         if waveform.shape[0] <= PACKED_SECONDS * sampling_rate:
             part: Any = SampleSource(waveform, sampling_rate, clip.name)
@@ -233,7 +233,10 @@ def _write_audio(blocks: Iterable[np.ndarray], sampling_rate: int, folder: Path)
 def name_clip(error: Exception, clip: AudioClip) -> Exception:
     """The error with the user's name of the file in place of the path that was read."""
     read = repr(clip.source) if isinstance(clip.source, str) else clip.name
-    return ValueError(str(error).replace(read, clip.name)) if read != clip.name and read in str(error) else error
+    if read == clip.name or read not in str(error):
+        return error
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+    return kind(str(error).replace(read, clip.name))
 
 
 class Readers:

@@ -23,9 +23,6 @@ from .clip_features import AudioSource, ClipFeatures, extract_clip
 from .options import TranscriptionOptions
 from .strategy import ChosenStrategy, choose_strategy
 
-# Seconds of the parts that are in memory at a time, each padded to the longest of them: their samples are 15 MB.
-MAX_GROUP_SECONDS = 240.0
-
 
 class ClipSpeech(NamedTuple):
     """
@@ -90,12 +87,22 @@ def extract_parts(
         yield extract_clip(processor.feature_extractor, waveform)
 
 
-def group_parts(parts: Sequence[SpeechPart], batch_size: int, frame_seconds: float) -> Iterator[list[SpeechPart]]:
-    """Group neighbours that go through the encoder together: at most `batch_size` and `MAX_GROUP_SECONDS`, or one."""
+def group_parts(
+    parts: Sequence[SpeechPart], batch_size: int, batch_seconds: float, frame_seconds: float
+) -> Iterator[list[SpeechPart]]:
+    """
+    Group neighbours that go through the encoder together, which are in memory at a time.
+
+    Args:
+        parts: Parts of a recording, in order.
+        batch_size: Parts of a group, at most.
+        batch_seconds: Seconds of a group, each part padded to the longest, at most; a longer part is alone.
+        frame_seconds: Seconds from one encoder frame to the next.
+    """
     group: list[SpeechPart] = []
     for part in parts:
         longest = max(stop - start for start, stop in [*group, part])
-        is_full = len(group) == batch_size or (len(group) + 1) * longest * frame_seconds > MAX_GROUP_SECONDS
+        is_full = len(group) == batch_size or (len(group) + 1) * longest * frame_seconds > batch_seconds
         if group and is_full:
             yield group
             group = []
@@ -112,7 +119,7 @@ def choose_part_strategy(
 ) -> ChosenStrategy:
     """Choose the strategy for all parts of a recording: that of the longest."""
     longest = max((stop - start for start, stop in parts), default=0)
-    num_together = int(MAX_GROUP_SECONDS / max(longest * processor.frame_seconds, processor.frame_seconds))
+    num_together = int(options.batch_seconds / max(longest * processor.frame_seconds, processor.frame_seconds))
     return choose_strategy(
         model,
         longest * processor.subsampling_factor,
@@ -146,7 +153,7 @@ def transcribe_speech(
     blocks = audio.blocks(processor.feature_extractor.sampling_rate, channel)
     features = extract_parts(processor, blocks, speech.parts)
     transcriptions: list[FastConformerTranscription] = []
-    for group in group_parts(speech.parts, options.batch_size, processor.frame_seconds):
+    for group in group_parts(speech.parts, options.batch_size, options.batch_seconds, processor.frame_seconds):
 
         def report(num_frames: list[int], group: Sequence[SpeechPart] = group) -> None:
             unfinished = (

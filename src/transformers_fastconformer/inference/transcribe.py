@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
+from ..audio.files import find_file
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from .file import check_options
-from .loading import AUTO_DEVICE, DEFAULT_MODEL, load_model
+from .loading import AUTO_DEVICE, DEFAULT_MODEL, choose_head, load_model
 from .many_files import Progress, transcribe_clips
 from .options import TranscriptionOptions
 from .reading import AudioClip
@@ -35,8 +40,8 @@ def transcribe(
 
     Args:
         audio: One recording: a path, an `http(s)` URL, the bytes of a file, an open file, an array or tensor (at the
-            rate of the model), a mapping with `"array"` and `"sampling_rate"`, or an audio decoder; or a list or tuple
-            of them for many recordings.
+            rate of the model), a mapping with `"array"` and `"sampling_rate"`, or an audio decoder; or a list, tuple
+            or generator of them for many recordings.
         model (`str`, `Path` or what [`load_model`] returns, defaults to `"nvidia/parakeet-tdt-0.6b-v3"`): A checkpoint
             by name (a Hub repository, a folder, a `.nemo` file, `"demo"`), which is loaded in each call; for several
             calls load it once: `model = load_model(name)`.
@@ -52,7 +57,7 @@ def transcribe(
             `timestamps`, `language`, `confidence`, `strategy`, `chunk_length_s`, `voice_activity`, `batch_size`.
 
     Returns:
-        A [`Transcript`], for a list or tuple a list of them in the same order.
+        A [`Transcript`], for many recordings a list of them in the same order.
 
     Raises:
         ValueError: for what is not audio, a URL that cannot be downloaded, an unknown option, an option that the model
@@ -63,10 +68,16 @@ def transcribe(
         ImportError: when an extra is needed and not installed; the message holds the command.
     """
     options = TranscriptionOptions.of(options, keywords)
-    worker = model if isinstance(model, tuple) else load_model(model, head, device, dtype)
+    if isinstance(model, str | os.PathLike):
+        worker = load_model(model, head, device, dtype)
+    else:
+        worker = _check_loaded(model, head, device, dtype)
     check_options(*worker, options)
-    is_many = isinstance(audio, list | tuple)
-    clips = [AudioClip(item) for item in (audio if is_many else [audio])]
+    is_many = isinstance(audio, list | tuple | Generator)
+    clips = [
+        AudioClip(item, label=None if find_file(item) is not None or not is_many else f"Clip {number}")
+        for number, item in enumerate(audio if is_many else [audio])
+    ]
     transcripts: dict[int, Transcript] = {}
     for finished in transcribe_clips([worker], clips, options, on_progress=on_progress):
         if finished.error is not None:
@@ -74,3 +85,19 @@ def transcribe(
         assert finished.transcript is not None
         transcripts[finished.place] = finished.transcript
     return [transcripts[place] for place in range(len(clips))] if is_many else transcripts[0]
+
+
+def _check_loaded(
+    model: Any, head: str, device: str, dtype: str
+) -> tuple[FastConformerRecognizer, FastConformerProcessor]:
+    """A model that is loaded already, with the head that is wanted."""
+    is_pair = isinstance(model, tuple) and len(model) == 2
+    if not (is_pair and isinstance(model[0], PreTrainedModel) and isinstance(model[1], FastConformerProcessor)):
+        raise ValueError(
+            f"model is a {type(model).__name__}; expected the name of a checkpoint, or the model and the processor "
+            "that load_model returns."
+        )
+    for name, value in (("device", device), ("dtype", dtype)):
+        if value != "auto":
+            raise ValueError(f"{name}={value!r} is not supported with a model that is loaded; expected 'auto'.")
+    return choose_head(model[0], head), model[1]
