@@ -16,6 +16,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # No test asks the network; those of the Hub have a server of their own. Before huggingface_hub is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+pytest_plugins = ["hub_fixtures"]  # of `support`; more than one folder has tests that talk to a Hub
+
 
 @pytest.fixture(scope="session", autouse=True)
 def conversion_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

@@ -306,7 +306,7 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
             self._require_that(0 <= getattr(self, name) <= 1, name, "a probability")
 
     def _require_that(self, is_accepted: bool, name: str, expected: str) -> None:
-        """As `require`, for a field."""
+        """`require`, for the field of this name."""
         require(is_accepted, name, getattr(self, name), expected)
 
     def _require_positive(self, name: str) -> None:

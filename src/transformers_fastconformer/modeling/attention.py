@@ -175,7 +175,7 @@ class FastConformerAttention(nn.Module):
     def _attend_clips(
         self, states: AttentionStates, mask: FrameMask, output_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As `_attend`, for each clip of a packed row too."""
+        """Attend within each clip: one to a row or, in a packed row, several one after another."""
         if mask.spans is None:
             return self._attend(states, mask, output_attentions)
         context = torch.zeros_like(states.value)

@@ -60,7 +60,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         }
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
-        """As in Transformers, but position biases do not depend on `config.tie_word_embeddings`."""
+        """Tied weights by name; position biases are tied whatever `config.tie_word_embeddings` says."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         return self._tied_position_biases()
@@ -259,7 +259,7 @@ class FastConformerModel(FastConformerPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> FastConformerEncoderOutput | tuple[Any, ...]:
-        """As [`FastConformerEncoder.forward`]."""
+        """Encode features; arguments and result are those of [`FastConformerEncoder.forward`]."""
         return self.encoder(
             input_features,
             attention_mask=attention_mask,

@@ -132,7 +132,7 @@ def _describe_left_out(mapped: MappedConfig, parts_left_out: Mapping[str, str]) 
 
 
 def read_source_card(source: FoundArchive, hub_options: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata on top of the card of the repository that an archive comes from; empty where there are none."""
+    """The metadata on top of the card of the repository that an archive comes from; empty without a card."""
     if source.hub_id is None:
         return {}
     return read_hub_metadata(source.hub_id, {**hub_options, "revision": source.commit})
