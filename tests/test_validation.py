@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from transformers_fastconformer.validation import is_integer, is_number, require, require_choice, require_count
+from transformers_fastconformer.validation import (
+    is_integer,
+    is_number,
+    reading,
+    require,
+    require_choice,
+    require_count,
+)
 
 
 @pytest.mark.parametrize("value", [0, -3, np.int64(5), np.uint8(1)])
@@ -44,3 +52,31 @@ def test_refusals_name_option_value_and_what_is_accepted():
     for value in ("c", ["a"], None):
         with pytest.raises(ValueError, match=r"kind=.* is not supported; expected one of \('a', 'b'\)"):
             require_choice("kind", value, {"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize(
+    "thrown", [KeyError("x"), AssertionError(), RecursionError("too deep"), Exception("odd"), OSError("no number")]
+)
+def test_reading_names_what_a_parser_throws(thrown):
+    with (
+        pytest.raises(ValueError, match=r"m\.nemo: member 'a' cannot be read: .*; expected YAML\.") as caught,
+        reading("m.nemo: member 'a'", "YAML"),
+    ):
+        raise thrown
+    assert type(thrown).__name__ in str(caught.value)
+    assert caught.value.__cause__ is thrown
+
+
+@pytest.mark.parametrize(
+    "thrown",
+    [ValueError("m.nemo: key x=1 is not supported"), OSError(errno.ENOSPC, "No space left"), ImportError("yaml")],
+)
+def test_reading_passes_on_what_is_named_or_of_the_machine(thrown):
+    with pytest.raises(type(thrown)) as caught, reading("m.nemo", "YAML"):
+        raise thrown
+    assert caught.value is thrown
+
+
+def test_reading_names_the_data_when_memory_runs_out():
+    with pytest.raises(MemoryError, match=r"m\.nemo: the memory does not suffice"), reading("m.nemo", "YAML"):
+        raise MemoryError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -47,3 +48,33 @@ def require_choice(name: str, value: Any, accepted: Collection[Any]) -> None:
     except TypeError:  # what has no hash
         is_accepted = False
     require(is_accepted, name, value, f"one of {tuple(accepted)}")
+
+
+@contextmanager
+def reading(name: str, expected: str) -> Iterator[None]:
+    """
+    Turn whatever a block throws over data that a user gave into an error that names the data.
+
+    Parsers of other libraries throw whatever comes: `KeyError`, `AssertionError`, `RecursionError`, an `Exception`
+    of their own. A `ValueError` that names the data already is passed on, and so is what is no fault of the data: an
+    error of the system with a number (a full disk, a missing file), a missing package, an interrupt. Memory that runs
+    out stays a `MemoryError` and gets the name.
+
+    Args:
+        name: What is read: the archive, the member, the key.
+        expected: What is accepted, as it follows the word "expected".
+
+    Raises:
+        ValueError: with the name, what was thrown and what is accepted.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_of_the_system = isinstance(error, OSError) and error.errno is not None
+        is_named = isinstance(error, ValueError) and name in str(error)
+        if is_of_the_system or is_named or isinstance(error, ImportError):
+            raise
+        if isinstance(error, MemoryError):
+            raise MemoryError(f"{name}: the memory does not suffice. {error}".rstrip()) from error
+        found = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+        raise ValueError(f"{name} cannot be read: {found.rstrip('.')}; expected {expected}.") from error
