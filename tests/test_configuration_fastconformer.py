@@ -70,6 +70,7 @@ REFUSED = [
     (FastConformerRNNTConfig, {"joint_activation": "gelu"}, "joint_activation='gelu'"),
     (FastConformerRNNTConfig, {"num_decoder_layers": 0}, "num_decoder_layers=0"),
     (FastConformerRNNTConfig, {"max_symbols_per_step": 0}, "max_symbols_per_step=0"),
+    (FastConformerRNNTConfig, {"decoding_strategy": "beam"}, "decoding_strategy='beam'"),
     (FastConformerRNNTConfig, {"decoder_type": "stateless", "decoder_context_size": 0}, "decoder_context_size=0"),
     (FastConformerTDTConfig, {"durations": []}, "durations="),
     (FastConformerTDTConfig, {"durations": [0, -1]}, "durations="),

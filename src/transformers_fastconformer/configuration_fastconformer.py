@@ -42,6 +42,8 @@ LAYERDROP_MODES = ("linear", "uniform")
 JOINT_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 DECODER_TYPES = ("lstm", "stateless")
 CTC_LOSS_REDUCTIONS = ("mean", "sum")
+# NeMo's names of the two rules by which a transducer leaves a frame that is full of tokens; the first is the usual one.
+DECODING_STRATEGIES = ("greedy_batch", "greedy")
 
 
 @strict
@@ -430,6 +432,9 @@ class FastConformerRNNTConfig(FastConformerConfig):
         joint_activation (`str`, defaults to `"relu"`): `"relu"`, `"tanh"` or `"sigmoid"`.
         decoder_dropout, joint_dropout (`float`, defaults to 0.2): Dropouts in training.
         max_symbols_per_step (`int`, defaults to 10): Most tokens in one frame in greedy decoding.
+        decoding_strategy (`str`, defaults to `"greedy_batch"`):
+            NeMo's rule for a frame with so many tokens. `"greedy_batch"`: the next frame where the last token lasts
+            none. `"greedy"`: TDT counts the blank of a frame too, and a last duration above 0 grows by one frame.
         ctc_loss_weight (`float`, defaults to 0.3): Share of the CTC loss in a hybrid's training loss.
         ctc_loss_reduction, ctc_zero_infinity: As in [`FastConformerCTCConfig`].
         transducer_zero_infinity (`bool`, defaults to `True`):
@@ -459,6 +464,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
     decoder_dropout: float | int = 0.2
     joint_dropout: float | int = 0.2
     max_symbols_per_step: int = 10
+    decoding_strategy: str = DECODING_STRATEGIES[0]
     ctc_loss_weight: float | int = 0.3
     ctc_loss_reduction: str = "mean"
     ctc_zero_infinity: bool = True
@@ -471,6 +477,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
         _validate_vocabulary(self)
         require_choice("decoder_type", self.decoder_type, DECODER_TYPES)
         require_choice("joint_activation", self.joint_activation, JOINT_ACTIVATIONS)
+        require_choice("decoding_strategy", self.decoding_strategy, DECODING_STRATEGIES)
         for name in ("decoder_hidden_size", "num_decoder_layers", "joint_hidden_size", "max_symbols_per_step"):
             self._require_positive(name)
         if self.decoder_type == "stateless":

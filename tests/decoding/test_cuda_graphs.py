@@ -13,6 +13,7 @@ from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer
 from tolerances import DECODING
 from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
+from transformers_fastconformer.configuration_fastconformer import DECODING_STRATEGIES
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions, TransducerScore
 from transformers_fastconformer.decoding.cuda_graphs import GraphCache, round_up_sizes, transducer_masked_decode
 from transformers_fastconformer.decoding.options import DecodingOptions
@@ -21,14 +22,16 @@ from transformers_fastconformer.modeling.decoding_networks import derive_decodin
 from transformers_fastconformer.modeling.transducer import PLAIN_NETWORKS
 
 
+@pytest.mark.parametrize("strategy", DECODING_STRATEGIES)
 @pytest.mark.parametrize("looks_per_round", [1, 3])
 @pytest.mark.parametrize("name", DURATIONS)
-def test_equals_the_readable_loop(name, looks_per_round):
+def test_equals_the_readable_loop(name, looks_per_round, strategy):
     masked = partial(transducer_masked_decode, looks_per_round=looks_per_round)
     num_tokens = 0
     for networks, rows, lengths, max_symbols in random_cases(DURATIONS[name], 20):
-        expected, expected_state = networks.decode(rows, lengths, max_symbols_per_step=max_symbols)
-        found, state = networks.decode(rows, lengths, masked, max_symbols_per_step=max_symbols)
+        options = {"max_symbols_per_step": max_symbols, "strategy": strategy}
+        expected, expected_state = networks.decode(rows, lengths, **options)
+        found, state = networks.decode(rows, lengths, masked, **options)
         assert_equal(found, expected)
         assert_states_equal(state, expected_state)
         num_tokens += int(found.token_lengths.sum())
@@ -146,6 +149,23 @@ def test_graphs_equal_the_readable_loop(kind):
         found, state = model.decode_frames(frames, lengths)
         assert_equal(found, expected)
         assert_states_equal(state, expected_state, tolerance=DECODING)
+
+
+@pytest.mark.gpu
+def test_a_strategy_is_captured_by_itself():
+    """One model, both rules in turn, with a limit that frames reach: a loop of the other rule is not replayed."""
+    model = build_model("tdt").to("cuda")
+    frames = (2.0 * torch.randn(3, 90, 16, generator=torch.Generator().manual_seed(5))).to("cuda")
+    lengths = torch.tensor([90, 31, 64]).to("cuda")
+    found = {}
+    for strategy in (*DECODING_STRATEGIES, *DECODING_STRATEGIES):
+        expected, _ = readable(model, frames, lengths, strategy=strategy, max_symbols_per_step=1)
+        decoding = DecodingOptions(decoding_strategy=strategy, max_symbols_per_step=1)
+        found[strategy], _ = model.decode_frames(frames, lengths, decoding)
+        assert_equal(found[strategy], expected)
+    assert found["greedy"].tokens.shape != found["greedy_batch"].tokens.shape or not torch.equal(
+        found["greedy"].frame_indices, found["greedy_batch"].frame_indices
+    )
 
 
 @pytest.mark.gpu

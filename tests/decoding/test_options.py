@@ -16,9 +16,9 @@ def test_the_default_asks_for_nothing():
 
 
 def test_what_is_accepted():
-    options = DecodingOptions(["de", "en"], 3, ConfidenceOptions())
+    options = DecodingOptions(["de", "en"], 3, ConfidenceOptions(), "greedy")
     assert options.language == ("de", "en")
-    assert hash(options) == hash(DecodingOptions(("de", "en"), 3, ConfidenceOptions()))
+    assert hash(options) == hash(DecodingOptions(("de", "en"), 3, ConfidenceOptions(), "greedy"))
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.language = "fr"  # type: ignore[misc]
 
@@ -31,6 +31,8 @@ def test_what_is_accepted():
         {"max_symbols_per_step": 0},
         {"max_symbols_per_step": 2.0},
         {"max_symbols_per_step": True},
+        {"decoding_strategy": "beam"},
+        {"decoding_strategy": True},
         {"confidence": True},
         {"confidence": {"method": "entropy"}},
     ],

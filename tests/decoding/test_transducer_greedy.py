@@ -9,11 +9,13 @@ import torch
 from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer, emissions_of
 from tolerances import DECODING
 
+from transformers_fastconformer.configuration_fastconformer import DECODING_STRATEGIES
 from transformers_fastconformer.decoding.state import TransducerState
 
 
+@pytest.mark.parametrize("strategy", DECODING_STRATEGIES)
 @pytest.mark.parametrize("name", DURATIONS)
-def test_equals_the_loop_on_random_batches(name):
+def test_equals_the_loop_on_random_batches(name, strategy):
     generator = torch.Generator().manual_seed(1)
     num_tokens = num_stuck = 0
     for case in range(80):
@@ -26,10 +28,10 @@ def test_equals_the_loop_on_random_batches(name):
         if case % 7 == 0:
             lengths[-1] = 40  # one much longer than the others
         rows = torch.randint(0, 64, (batch_size, int(lengths.max()) + case % 2), generator=generator)
-        found, _ = networks.decode(rows, lengths, max_symbols_per_step=max_symbols)
+        found, _ = networks.decode(rows, lengths, max_symbols_per_step=max_symbols, strategy=strategy)
         assert (found.durations is None) == (DURATIONS[name] is None)
         for clip in range(batch_size):
-            expected = networks.decode_by_loop(rows[clip, : int(lengths[clip])].tolist(), max_symbols)
+            expected = networks.decode_by_loop(rows[clip, : int(lengths[clip])].tolist(), max_symbols, strategy)
             assert emissions_of(found, clip) == [emission[:3] for emission in expected]
             log_probs = found.log_probs[clip, : len(expected)].tolist()
             assert log_probs == pytest.approx([emission.log_prob for emission in expected], abs=DECODING)
@@ -41,7 +43,22 @@ def test_equals_the_loop_on_random_batches(name):
 
 
 @pytest.mark.parametrize("name", DURATIONS)
-def test_chunk_by_chunk_equals_at_once(name):
+def test_the_strategies_differ_where_a_full_frame_ends_in_a_duration(name):
+    """With one token a frame, every frame with a duration."""
+    rows = torch.randint(0, 64, (8, 40), generator=torch.Generator().manual_seed(0))
+    lengths = torch.full((8,), 40)
+    networks = ScriptedTransducer(1, DURATIONS[name])
+    found = {
+        strategy: networks.decode(rows, lengths, max_symbols_per_step=1, strategy=strategy)[0]
+        for strategy in DECODING_STRATEGIES
+    }
+    plain, batched = (emissions_of(found[strategy], 0) for strategy in ("greedy", "greedy_batch"))
+    assert (plain == batched) == (name in ("rnnt", "tdt_only_0"))
+
+
+@pytest.mark.parametrize("strategy", DECODING_STRATEGIES)
+@pytest.mark.parametrize("name", DURATIONS)
+def test_chunk_by_chunk_equals_at_once(name, strategy):
     """Chunks of any sizes, none and other ones for each clip included; durations reach over the seams."""
     picker = random.Random(2)
     num_ahead = num_unfinished = 0
@@ -51,7 +68,8 @@ def test_chunk_by_chunk_equals_at_once(name):
         batch_size = 1 + case % 3
         lengths = torch.tensor([picker.randrange(0, 25) for _ in range(batch_size)])
         rows = torch.tensor([[picker.randrange(64) for _ in range(25)] for _ in range(batch_size)])
-        whole, final_state = networks.decode(rows, lengths, max_symbols_per_step=max_symbols)
+        options = {"max_symbols_per_step": max_symbols, "strategy": strategy}
+        whole, final_state = networks.decode(rows, lengths, **options)
 
         state: TransducerState | None = None
         starts = [0] * batch_size
@@ -64,7 +82,7 @@ def test_chunk_by_chunk_equals_at_once(name):
             chunk = torch.zeros(batch_size, max(counts), dtype=torch.int64)
             for clip, (start, count) in enumerate(zip(starts, counts, strict=True)):
                 chunk[clip, :count] = rows[clip, start : start + count]
-            found, state = networks.decode(chunk, torch.tensor(counts), max_symbols_per_step=max_symbols, state=state)
+            found, state = networks.decode(chunk, torch.tensor(counts), state=state, **options)
             num_ahead += int((state.frames_ahead > 0).sum())
             for clip in range(batch_size):
                 joined[clip] += [(token, frame + starts[clip], d) for token, frame, d in emissions_of(found, clip)]

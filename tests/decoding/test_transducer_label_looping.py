@@ -16,6 +16,7 @@ from tolerances import DECODING
 from torch import nn
 from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
+from transformers_fastconformer.configuration_fastconformer import DECODING_STRATEGIES
 from transformers_fastconformer.decoding.hypotheses import Hypotheses
 from transformers_fastconformer.decoding.state import TransducerState
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
@@ -26,15 +27,17 @@ from transformers_fastconformer.modeling.transducer import PLAIN_NETWORKS
 FRAMES_PER_LOOK = (1, 5)
 
 
+@pytest.mark.parametrize("strategy", DECODING_STRATEGIES)
 @pytest.mark.parametrize("frames_per_look", FRAMES_PER_LOOK)
 @pytest.mark.parametrize("name", DURATIONS)
-def test_equals_the_readable_loop(name, frames_per_look):
+def test_equals_the_readable_loop(name, frames_per_look, strategy):
     """Random batches with an empty clip, with one much longer than the others, and with the limit reached."""
     label_looping = partial(transducer_label_looping_decode, frames_per_look=frames_per_look)
     num_tokens = num_stuck = 0
     for networks, rows, lengths, max_symbols in random_cases(DURATIONS[name], 36):
-        expected, expected_state = networks.decode(rows, lengths, max_symbols_per_step=max_symbols)
-        found, state = networks.decode(rows, lengths, label_looping, max_symbols_per_step=max_symbols)
+        options = {"max_symbols_per_step": max_symbols, "strategy": strategy}
+        expected, expected_state = networks.decode(rows, lengths, **options)
+        found, state = networks.decode(rows, lengths, label_looping, **options)
         assert_equal(found, expected)
         assert_states_equal(state, expected_state)
         num_tokens += int(found.token_lengths.sum())

@@ -186,7 +186,7 @@ def test_defaults_of_absent_keys_are_those_of_nemo(nemo_config):
         ("decoder.prednet", "rnn_hidden_size", 40, "-1"),
         ("joint", "num_extra_outputs", 2, "the number of durations, 4"),
         ("joint.jointnet", "activation", "gelu", "'relu' or 'tanh' or 'sigmoid'"),
-        ("decoding", "strategy", "beam", "'greedy' or 'greedy_batch'"),
+        ("decoding", "strategy", "beam", "'greedy_batch' or 'greedy'"),
         ("decoding", "big_blank_durations", [2], r"None or \[\]"),
         ("decoding", "temperature", 2.0, "1.0"),
         ("decoding", "model_type", "multiblank", "any other, such as 'rnnt' or 'tdt'"),

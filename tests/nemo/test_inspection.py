@@ -34,6 +34,15 @@ def test_what_is_told(make_archive, nemo_config, build_model, kinds):
     assert ("has_ctc_head" in found.options) == kind.startswith("hybrid")
 
 
+def test_a_strategy_of_decoding_that_is_not_the_usual_one_is_told(make_archive, nemo_config):
+    for strategy in ("greedy", "greedy_batch"):
+        config = nemo_config("tdt")
+        config["decoding"]["strategy"] = strategy
+        found = inspect_checkpoint(make_archive("tdt", config=config, name=f"{strategy}.nemo"))
+        told = found.options.get("decoding_strategy")
+        assert told == (("greedy", "greedy_batch") if strategy == "greedy" else None)
+
+
 def test_the_demonstration_checkpoint():
     found = inspect_checkpoint(CHECKPOINT_PATH)
     assert found.tokenizer == "SentencePiece, 48 tokens"

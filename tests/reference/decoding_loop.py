@@ -43,6 +43,7 @@ def decode_transducer_clip(
     blank_id: int,
     durations: Sequence[int] | None,
     max_symbols: int | None,
+    strategy: str = "greedy_batch",
 ) -> list[Emission]:
     """
     Frame by frame, and on each frame token by token.
@@ -53,7 +54,10 @@ def decode_transducer_clip(
         blank_id: Class of the blank.
         durations: Values of the duration classes; None for RNN-T.
         max_symbols: Most tokens on one frame.
+        strategy: `"greedy_batch"`, or `"greedy"`, which for TDT is another loop.
     """
+    if strategy == "greedy" and durations is not None:
+        return _decode_tdt_clip_plainly(logits_of, num_frames, blank_id, durations, max_symbols)
     emissions: list[Emission] = []
     frame = 0
     while frame < num_frames:
@@ -76,4 +80,29 @@ def decode_transducer_clip(
                 emissions.append(Emission(best, frame, step, log_prob))
                 tokens_here += 1
         frame += step
+    return emissions
+
+
+def _decode_tdt_clip_plainly(
+    logits_of: Callable[[int, tuple[int, ...]], Sequence[float]],
+    num_frames: int,
+    blank_id: int,
+    durations: Sequence[int],
+    max_symbols: int | None,
+) -> list[Emission]:
+    """NeMo's `greedy`: answers on a frame are counted, blanks too, and after `max_symbols` of them a frame is left out."""
+    emissions: list[Emission] = []
+    frame = 0
+    while frame < num_frames:
+        num_answers, duration = 0, 0
+        while duration == 0 and num_answers != max_symbols:
+            logits = logits_of(frame, tuple(emission.token for emission in emissions))
+            best = best_index(logits[: blank_id + 1])
+            duration = durations[best_index(logits[blank_id + 1 :])]
+            if best != blank_id:
+                emissions.append(Emission(best, frame, duration, log_softmax_at(logits[: blank_id + 1], best)))
+            num_answers += 1
+        frame += duration
+        if num_answers == max_symbols:
+            frame += 1
     return emissions

@@ -82,9 +82,16 @@ class ScriptedTransducer:
             **options,
         )
 
-    def decode_by_loop(self, rows: list[int], max_symbols: int | None) -> list[Emission]:
+    def decode_by_loop(
+        self, rows: list[int], max_symbols: int | None, strategy: str = "greedy_batch"
+    ) -> list[Emission]:
         return decode_transducer_clip(
-            lambda frame, tokens: self.logits_of(rows[frame], tokens), len(rows), BLANK, self.durations, max_symbols
+            lambda frame, tokens: self.logits_of(rows[frame], tokens),
+            len(rows),
+            BLANK,
+            self.durations,
+            max_symbols,
+            strategy,
         )
 
 

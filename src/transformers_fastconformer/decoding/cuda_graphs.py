@@ -80,6 +80,7 @@ class MaskedLoop:
         score: As in `transducer_masked_decode`.
         start_state: State of the prediction network at a start, for its shapes, with any batch.
         looks_per_round: Frames that a clip may look at for its next token before the prediction network runs.
+        strategy: As in `transducer_greedy_decode`.
     """
 
     def __init__(
@@ -95,11 +96,13 @@ class MaskedLoop:
         score: ScoreFunction | None,
         start_state: tuple[torch.Tensor, ...],
         looks_per_round: int,
+        strategy: str,
     ) -> None:
         device = template.device
         self.predict, self.joint, self.blank_id, self.score = predict, joint, blank_id, score
         self.durations = None if durations is None else torch.tensor(durations, device=device)
         self.max_symbols, self.looks_per_round = max_symbols_per_step, looks_per_round
+        self.leaves_full_frames_late = strategy == "greedy" and durations is not None
         self.batch_size, self.num_frames = batch_size, num_frames
 
         def integers(*shape: int) -> torch.Tensor:
@@ -168,8 +171,10 @@ class MaskedLoop:
                 *([] if scores is None else [(self.scores[number], scores)]),
             ):
                 buffer.copy_(torch.where(is_token, values, buffer))
-            self.symbols += is_token
             jump = torch.where(best == self.blank_id, lasting.clamp(min=1), lasting)
+            if self.leaves_full_frames_late and self.max_symbols is not None:
+                jump = jump + ((lasting > 0) & (self.symbols + 1 >= self.max_symbols))
+            self.symbols += is_token
             if self.max_symbols is not None:
                 is_stuck = is_token & (jump == 0) & (self.symbols >= self.max_symbols)
                 jump = torch.where(is_stuck, 1, jump)
@@ -224,6 +229,7 @@ def transducer_masked_decode(
     looks_per_round: int | None = None,
     score: ScoreFunction | None = None,
     graphs: GraphCache | None = None,
+    strategy: str = "greedy_batch",
 ) -> tuple[Hypotheses, TransducerState]:
     """
     Decode like `transducer_greedy_decode`, without waiting for the device in each step.
@@ -243,6 +249,7 @@ def transducer_masked_decode(
         score: As in `transducer_label_looping_decode`, (n, classes) to (n,). It must not wait for the device. With
             `graphs`, objects that compute the same must be equal, since captured loops are found by them.
         graphs: Captured loops of these networks, on a CUDA device; None runs the same loop without graphs.
+        strategy: As in `transducer_greedy_decode`.
 
     Returns:
         The hypotheses, and the state for the frames that follow. Frame indices count from the start of this call.
@@ -262,13 +269,23 @@ def transducer_masked_decode(
     def build() -> MaskedLoop:
         template = encoder_frames.new_zeros(encoder_frames.shape[2])
         return MaskedLoop(
-            *sizes, template, predict, joint, blank_id, durations, max_symbols_per_step, score, predictor_state, looks
+            *sizes,
+            template,
+            predict,
+            joint,
+            blank_id,
+            durations,
+            max_symbols_per_step,
+            score,
+            predictor_state,
+            looks,
+            strategy,
         )
 
     if graphs is None:
         rounds, next_state = _run(build(), encoder_frames, lengths, time, prediction, predictor_state)
     else:
-        key = (*sizes, encoder_frames.dtype, str(device), looks, max_symbols_per_step, score)
+        key = (*sizes, encoder_frames.dtype, str(device), looks, max_symbols_per_step, strategy, score)
         with graphs.lock:
             loop = graphs.find(key) or _capture(build(), key, graphs)
             rounds, next_state = _run(loop, encoder_frames, lengths, time, prediction, predictor_state)

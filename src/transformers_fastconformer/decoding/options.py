@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..validation import require, require_count
+from ..configuration_fastconformer import DECODING_STRATEGIES
+from ..validation import require, require_choice, require_count
 from .confidence import ConfidenceOptions
 
 
@@ -24,6 +25,8 @@ class DecodingOptions:
         max_symbols_per_step: Largest number of tokens on one frame, for transducers; None (default) is
             `config.max_symbols_per_step`.
         confidence: Measure of the confidences that are returned; None (default): confidences are not returned.
+        decoding_strategy: `"greedy_batch"` or `"greedy"`, NeMo's rules for a frame that has that many tokens, for
+            transducers; None (default) is `config.decoding_strategy`.
 
     Raises:
         ValueError: for a value that no model accepts; the message names the option.
@@ -32,6 +35,7 @@ class DecodingOptions:
     language: str | Sequence[str] | None = None
     max_symbols_per_step: int | None = None
     confidence: ConfidenceOptions | None = None
+    decoding_strategy: str | None = None
 
     def __post_init__(self) -> None:
         language = self.language
@@ -41,6 +45,7 @@ class DecodingOptions:
             object.__setattr__(self, "language", tuple(language))
         if self.max_symbols_per_step is not None:
             require_count("max_symbols_per_step", self.max_symbols_per_step)
+        require_choice("decoding_strategy", self.decoding_strategy, (*DECODING_STRATEGIES, None))
         is_known = self.confidence is None or isinstance(self.confidence, ConfidenceOptions)
         require(is_known, "confidence", self.confidence, "ConfidenceOptions or None")
 

@@ -29,6 +29,7 @@ def transducer_greedy_decode(
     durations: list[int] | None = None,
     max_symbols_per_step: int | None = 10,
     state: TransducerState | None = None,
+    strategy: str = "greedy_batch",
 ) -> tuple[Hypotheses, TransducerState]:
     """
     Decode in the readable loop: in each step every clip that has frames left looks at its own current frame.
@@ -36,7 +37,9 @@ def transducer_greedy_decode(
     A token is kept and fed to the prediction network, and the clip stays on its frame (RNN-T) or goes on by the
     predicted duration (TDT). A blank goes on by one frame, or by its duration, at least one. A clip that has emitted
     `max_symbols_per_step` tokens on one frame and would stay on it goes on by one. These are the rules of NeMo 3.0's
-    `greedy_batch` (`GreedyBatchedRNNTLabelLoopingComputer`, `GreedyBatchedTDTLabelLoopingComputer`).
+    `greedy_batch` (`GreedyBatchedRNNTLabelLoopingComputer`, `GreedyBatchedTDTLabelLoopingComputer`). Those of `greedy`
+    (`GreedyRNNTInfer`, `GreedyTDTInfer`) are the same for RNN-T. For TDT they count a blank like a token, and a clip
+    that has so many on one frame goes on by its last duration, if that is above 0, and one frame more.
 
     Args:
         encoder_frames: (batch, frames, joint_hidden_size), encoder output projected for the joint network.
@@ -50,6 +53,7 @@ def transducer_greedy_decode(
         durations: Frames that each of TDT's duration classes stands for; None for RNN-T.
         max_symbols_per_step: Largest number of tokens on one frame; None: no limit.
         state: State returned for the frames before these; None at the start of a clip.
+        strategy: `"greedy_batch"` or `"greedy"`.
 
     Returns:
         The hypotheses, and the state for the frames that follow. Frame indices count from the start of this call.
@@ -81,6 +85,9 @@ def transducer_greedy_decode(
             jump = duration_values[logits[:, blank_id + 1 :].argmax(dim=-1)]
             predicted_duration = jump
             jump = torch.where(is_token, jump, jump.clamp(min=1))
+            if strategy == "greedy" and max_symbols_per_step is not None:
+                is_full = symbols_on_frame[clips] + 1 >= max_symbols_per_step  # with this token or blank
+                jump = jump + (is_full & (predicted_duration > 0))
 
         emitting = clips[is_token]
         if emitting.numel() > 0:

@@ -46,6 +46,7 @@ def transducer_label_looping_decode(
     frames_per_look: int = 1,
     score: ScoreFunction | None = None,
     project: ProjectFunction | None = None,
+    strategy: str = "greedy_batch",
 ) -> tuple[Hypotheses, TransducerState]:
     """
     Decode like `transducer_greedy_decode`, in as few and as large network calls as the rules allow.
@@ -68,6 +69,7 @@ def transducer_label_looping_decode(
         score: (n, classes) logits of emitted tokens to (n, scores), such as confidences; kept next to the tokens.
         project: The joint network's projection of frames, (n, size) to (n, joint_hidden_size), where `encoder_frames`
             are not projected yet. TDT jumps over most frames: with many clips only those looked at are projected.
+        strategy: As in `transducer_greedy_decode`.
 
     Returns:
         The hypotheses, and the state for the frames that follow. Frame indices count from the start of this call.
@@ -91,6 +93,7 @@ def transducer_label_looping_decode(
         blank_id=blank_id,
         durations=None if durations is None else np.asarray(durations, dtype=np.int64),
         max_symbols=max_symbols_per_step,
+        leaves_full_frames_late=strategy == "greedy" and durations is not None,
         frames_per_look=frames_per_look,
         emissions=_Emissions(blank_id, score),
     )
@@ -124,6 +127,7 @@ class _Walk:
         blank_id: int,
         durations: np.ndarray | None,
         max_symbols: int | None,
+        leaves_full_frames_late: bool,
         frames_per_look: int,
         emissions: _Emissions,
     ) -> None:
@@ -134,6 +138,7 @@ class _Walk:
         self.blank_id = blank_id
         self.durations = durations
         self.max_symbols = max_symbols
+        self.leaves_full_frames_late = leaves_full_frames_late and max_symbols is not None
         self.frames_per_look = frames_per_look
         self.emissions = emissions
 
@@ -165,6 +170,8 @@ class _Walk:
             end = first + len(best)
             while time < end:
                 token, jump = int(best[time - first]), int(jumps[time - first])
+                # One frame more with the last token or blank that a frame may have, see `greedy`.
+                more = int(self.leaves_full_frames_late and jump > 0 and symbols + 1 >= max_symbols)
                 if token != blank_id:
                     row = time - first
                     emissions.add_one(token, time, jump, logits[row : row + 1])
@@ -175,9 +182,9 @@ class _Walk:
                     if jump == 0 and symbols >= max_symbols:
                         jump = 1
                     if jump > 0:
-                        time, symbols = time + jump, 0
+                        time, symbols = time + jump + more, 0
                     break
-                time, symbols = time + max(jump, 1), 0
+                time, symbols = time + max(jump, 1) + more, 0
         return prediction, predictor_state, np.array([time])
 
     def batch(
@@ -269,8 +276,11 @@ class _Walk:
                     )
                     tokens_found[searching[emitting]] = tokens[is_token]
                     is_searching[emitting] = False
+                more = 0
+                if self.leaves_full_frames_late:
+                    more = (jump > 0) & (symbols[clip] + 1 >= self.max_symbols)
                 symbols[clip] += is_token
-                jump = np.where(is_token, jump, np.maximum(jump, 1))
+                jump = np.where(is_token, jump, np.maximum(jump, 1)) + more
                 if self.max_symbols is not None:
                     jump = np.where(is_token & (jump == 0) & (symbols[clip] >= self.max_symbols), 1, jump)
                 symbols[clip[jump > 0]] = 0

@@ -97,7 +97,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         **kwargs: Any,
     ) -> FastConformerGenerateOutput | torch.Tensor:
         r"""
-        Decode features greedily by NeMo's rules (`greedy_batch`); every clip of a batch ends on its own.
+        Decode features greedily by NeMo's rules; every clip of a batch ends on its own.
 
         Args:
             input_features (`torch.FloatTensor` of shape `(batch, mel frames, num_mel_bins)`):
@@ -109,7 +109,8 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
             decoding ([`DecodingOptions`], *optional*): Options of decoding.
             return_dict_in_generate (`bool`, *optional*, defaults to `False`):
                 Return frames, durations and log-probabilities too.
-            kwargs: Fields of [`DecodingOptions`] one by one: `language`, `max_symbols_per_step`, `confidence`.
+            kwargs: Fields of [`DecodingOptions`] one by one: `language`, `max_symbols_per_step`,
+                `decoding_strategy`, `confidence`.
 
         Returns:
             Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].

@@ -214,7 +214,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
     """Base of RNN-T and TDT models, which differ in the loss and in the meaning of the joint network's classes."""
 
     decoder_type = "rnnt"
-    decoding_options = frozenset({"language", "max_symbols_per_step", "confidence"})
+    decoding_options = frozenset({"language", "max_symbols_per_step", "decoding_strategy", "confidence"})
     # Measured: a token comes about every four frames, and the joint network takes four rows in the time of one.
     frames_per_look = 4
 
@@ -348,6 +348,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             "padding_id": self.config.pad_token_id,
             "durations": getattr(self.config, "durations", None),
             "max_symbols_per_step": decoding.max_symbols_per_step or self.config.max_symbols_per_step,
+            "strategy": decoding.decoding_strategy or self.config.decoding_strategy,
             "state": state,
             "score": None if confidence is None else TransducerScore(self.config.blank_token_id, confidence),
         }

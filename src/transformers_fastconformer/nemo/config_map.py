@@ -251,5 +251,6 @@ def _map_transducer(sections: Values, reader: NemoReader) -> dict[str, Any]:
     joint_arguments, joint = map_joint(sections["joint"], reader)
     decoding, greedy = read_decoding(sections["decoding"], "decoding", reader)
     arguments |= joint_arguments
-    arguments["max_symbols_per_step"] = read_max_symbols(greedy, reader)
+    arguments["decoding_strategy"] = decoding["strategy"]
+    arguments["max_symbols_per_step"] = read_max_symbols(greedy, decoding["strategy"], reader)
     return arguments | map_loss(sections["loss"], decoding, joint, reader)

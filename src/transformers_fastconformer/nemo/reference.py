@@ -209,8 +209,8 @@ class NemoRunner:
             heads.append("ctc")
         return heads
 
-    def _set_up_decoding(self, head: str, strategy: str) -> None:
-        """Switch on timestamps where NeMo has them, and greedy decoding by the named strategy."""
+    def _set_up_decoding(self, head: str, strategy: str | None) -> None:
+        """Switch on timestamps where NeMo has them, and another strategy of decoding than the checkpoint's own."""
         import copy
 
         from omegaconf import open_dict
@@ -222,7 +222,8 @@ class NemoRunner:
         with open_dict(decoding):
             decoding.compute_timestamps = self.has_times
             decoding.preserve_alignments = None
-            decoding.strategy = strategy
+            if strategy is not None:
+                decoding.strategy = strategy
         if is_hybrid:
             decoder_type = "ctc" if head == "ctc" else "rnnt"
             self.model.change_decoding_strategy(decoding, decoder_type=decoder_type, verbose=False)
@@ -236,7 +237,7 @@ class NemoRunner:
         waveforms: list[np.ndarray],
         dtype: torch.dtype = torch.float32,
         joint_targets: list[list[int]] | None = None,
-        strategy: str = "greedy_batch",
+        strategy: str | None = None,
         language: str | None = None,
     ) -> StageOutputs:
         """
@@ -249,7 +250,7 @@ class NemoRunner:
                 are always computed in float32.
             joint_targets: Tokens to evaluate the joint network for. Without them NeMo decodes, and the joint network
                 is evaluated for the tokens that it found.
-            strategy: NeMo's `greedy` or `greedy_batch`.
+            strategy: NeMo's `greedy` or `greedy_batch`; None is what the checkpoint says, as in `transcribe`.
             language: Code of the language, for a model with language prompts.
         """
         outputs = StageOutputs(name)
@@ -305,7 +306,7 @@ class NemoRunner:
     def _decode(
         self,
         head: str,
-        strategy: str,
+        strategy: str | None,
         encoded: torch.Tensor,
         encoder_lengths: torch.Tensor,
         ctc_log_probs: torch.Tensor | None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...checkpoints.key_table import Check, Drop, NotAcceptedError, Pin, Read, Table, Values
+from ...checkpoints.key_table import Check, Drop, Map, NotAcceptedError, Pin, Read, Table, Values, one_of
+from ...configuration_fastconformer import DECODING_STRATEGIES
 from ...validation import is_integer
 from .common import REPORTING, SPEED, NemoReader
 
@@ -12,6 +13,8 @@ PHRASE_KEYS = ("model_path", "key_phrases_file", "key_phrases_list", "key_phrase
 NOT_READ = "greedy decoding does not read it"
 # NeMo 3.0 takes it where there is no number, in CUDA graphs and when it fills in its defaults.
 DEFAULT_MAX_SYMBOLS = 10
+# NeMo's `greedy` has no limit where there is no number. A frame with so many tokens would hold NeMo for ever.
+UNLIMITED_SYMBOLS = 1000
 
 
 def _no_phrases(value: Any, values: Values) -> None:
@@ -46,7 +49,8 @@ GREEDY: Table = {
 }
 
 DECODING: Table = {
-    "strategy": Pin(("greedy", "greedy_batch")),
+    # Of CTC both give the best class of each frame.
+    "strategy": Map("decoding_strategy", DECODING_STRATEGIES[0], one_of(*DECODING_STRATEGIES)),
     "greedy": Read("GREEDY"),
     "durations": Read("loss.read_durations"),
     "model_type": Check("NeMo 3.0 goes by the durations", _not_multiblank),
@@ -88,9 +92,10 @@ def read_decoding(section: Any, name: str, reader: NemoReader) -> tuple[Values, 
     return decoding, greedy
 
 
-def read_max_symbols(greedy: Values, reader: NemoReader) -> int:
-    """Most tokens in a frame. Without a limit NeMo's plain decoder would go on for ever."""
-    limit = greedy["max_symbols"] or greedy["max_symbols_per_step"] or DEFAULT_MAX_SYMBOLS
+def read_max_symbols(greedy: Values, strategy: str, reader: NemoReader) -> int:
+    """Most tokens in a frame."""
+    default = UNLIMITED_SYMBOLS if strategy == "greedy" else DEFAULT_MAX_SYMBOLS
+    limit = greedy["max_symbols"] or greedy["max_symbols_per_step"] or default
     if not is_integer(limit) or limit <= 0:
         raise reader.refuse("decoding.greedy.max_symbols", limit, "a positive integer")
     return limit
