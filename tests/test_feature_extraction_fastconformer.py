@@ -294,6 +294,8 @@ def test_wrong_input_is_named(case: str, feature_extractor: FastConformerFeature
         ({"frame_splicing": 0}, "frame_splicing=0 is not supported"),
         ({"min_frequency": 8000.0}, "min_frequency=8000.0 is not supported"),
         ({"mel_norm": 1}, "mel_norm=1 is not supported"),
+        ({"peak_scaling": 0}, "peak_scaling=0 is not supported; expected a number above 0 or None"),
+        ({"peak_scaling": True}, "peak_scaling=True is not supported"),
         ({"filterbank_dtype": "float64"}, "filterbank_dtype='float64' is not supported"),
         ({"exact_pad": True, "hop_length": 161}, "hop_length=161 is not supported; expected an even number"),
         ({"exact_pad": True, "hop_length": 600}, "hop_length=600 is not supported; expected at most n_fft"),
@@ -342,6 +344,7 @@ ALL_OTHER_SETTINGS: dict[str, Any] = {
     "max_frequency": 3800.0,
     "mel_norm": None,
     "filterbank_dtype": "bfloat16",
+    "peak_scaling": 1e-3,
 }
 
 

@@ -42,7 +42,7 @@ LAYERDROP_MODES = ("linear", "uniform")
 JOINT_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 DECODER_TYPES = ("lstm", "stateless")
 CTC_LOSS_REDUCTIONS = ("mean", "sum")
-# NeMo's names of the two rules by which a transducer leaves a frame that is full of tokens; the first is the usual one.
+# NeMo's names of the rules by which a transducer leaves a frame that is full of tokens; the first is the usual one.
 DECODING_STRATEGIES = ("greedy_batch", "greedy")
 
 

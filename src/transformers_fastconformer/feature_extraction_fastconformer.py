@@ -58,6 +58,8 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         mel_norm (`str`, *optional*, defaults to `"slaney"`): Filters of equal area, or (`None`) of equal height.
         filterbank_dtype (`str`, defaults to `"float32"`): `"float16"` and `"bfloat16"` round filters and window, as in
             archives of half precision; the computation is in float32 all the same.
+        peak_scaling (`float`, *optional*): Each clip is first multiplied by 1 / (its largest sample + this number), as
+            NeMo's offline Sortformer models do with 1e-3; `None`: it stays as it is.
         mel_filters (array of shape (feature_size, n_fft // 2 + 1), *optional*): In place of the computed filters.
         window_values (array of shape (win_length,), *optional*): In place of the computed window.
 
@@ -89,6 +91,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         max_frequency: float | None = None,
         mel_norm: str | None = "slaney",
         filterbank_dtype: str = "float32",
+        peak_scaling: float | None = None,
         mel_filters: Any = None,
         window_values: Any = None,
         **kwargs: Any,
@@ -116,6 +119,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         self.max_frequency = max_frequency
         self.mel_norm = mel_norm
         self.filterbank_dtype = filterbank_dtype
+        self.peak_scaling = peak_scaling
         require_count("win_length", win_length)
         self.n_fft = 2 ** math.ceil(math.log2(win_length)) if n_fft is None else n_fft
         settings = self._settings()

@@ -76,6 +76,24 @@ def test_settings_are_checked() -> None:
         replace(settings, window="none")
 
 
+@pytest.mark.parametrize("preemphasis", [0.97, None])
+def test_peaks_are_scaled_clip_by_clip(preemphasis: float | None) -> None:
+    """By the largest sample, with its sign, and by nothing of the padding or of the other clips."""
+    settings: dict[str, Any] = {"normalize": None, "preemphasis": preemphasis}
+    plain, scaled = make_log_mel(**settings), make_log_mel(**settings, peak_scaling=0.01)
+    clips = [noise(4000), 3 * noise(2500, seed=1), noise(1000, seed=2).abs() - 1.0, torch.zeros(700), torch.zeros(0)]
+    clips[0][1234] = -0.9  # loud, and below zero
+    factors = [1 / (float(clip.max()) + 0.01) for clip in clips[:-1]] + [100.0]
+    assert factors[2] < 0
+    expected, lengths = extract(plain, *(factor * clip for factor, clip in zip(factors, clips, strict=True)))
+    features, found_lengths = extract(scaled, *clips)
+    assert found_lengths == lengths
+    torch.testing.assert_close(features, expected, rtol=0, atol=2e-4)
+    for clip, length, row in zip(clips[:-1], lengths, features, strict=False):
+        alone, _ = extract(scaled, clip)
+        torch.testing.assert_close(alone[0, :length], row[:length], rtol=0, atol=1e-5)
+
+
 # Features as a stream
 
 
@@ -173,6 +191,11 @@ def test_a_stream_holds_no_more_than_two_stretches(monkeypatch: pytest.MonkeyPat
         # Its storage, too: a view would keep what came before.
         waiting_samples = state.waiting.untyped_storage().nbytes() // 4
         assert waiting_samples < (2 * 10 + 1) * log_mel.settings.hop_length + log_mel.settings.n_fft
+
+
+def test_a_stream_has_no_peak() -> None:
+    with pytest.raises(ValueError, match=r"peak_scaling=0.001 is not supported; expected None, or the whole clip"):
+        make_log_mel(peak_scaling=1e-3).extract_block(noise(500))
 
 
 @pytest.mark.parametrize("samples", [torch.zeros(1, 5), torch.zeros(5, dtype=torch.float64)])

@@ -82,6 +82,15 @@ def test_rounding_passes_where_it_may() -> None:
     assert not rows["features"].passed  # bit-equal or nothing
 
 
+def test_features_of_other_batches_may_be_rounded() -> None:
+    ours = make_outputs()
+    ours.tensors["features"][0] *= 1 + 1e-6
+    for own in (None, [make_outputs()]):
+        assert rows_of(ours, are_features_exact=False, reference_16_bit=own)["features"].passed
+    ours.tensors["features"][0] *= 1 + 1e-4
+    assert not rows_of(ours, are_features_exact=False)["features"].passed
+
+
 def test_stored_outputs_may_be_rounded_by_another_machine() -> None:
     ours = make_outputs()
     for clips in ours.tensors.values():

@@ -90,7 +90,7 @@ def _decode_tdt_clip_plainly(
     durations: Sequence[int],
     max_symbols: int | None,
 ) -> list[Emission]:
-    """NeMo's `greedy`: answers on a frame are counted, blanks too, and after `max_symbols` of them a frame is left out."""
+    """NeMo's `greedy`: answers on a frame are counted, blanks too; after `max_symbols` of them a frame is left out."""
     emissions: list[Emission] = []
     frame = 0
     while frame < num_frames:

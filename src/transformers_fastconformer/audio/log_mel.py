@@ -64,6 +64,7 @@ class LogMelSettings:
     max_frequency: float | None
     mel_norm: str | None
     filterbank_dtype: str
+    peak_scaling: float | None
 
     def __post_init__(self) -> None:
         for name in ("feature_size", "sampling_rate", "hop_length", "win_length", "n_fft", "frame_splicing"):
@@ -85,6 +86,9 @@ class LogMelSettings:
             ("filterbank_dtype", FILTERBANK_DTYPES),
         ):
             require_choice(name, getattr(self, name), accepted)
+        scaling = self.peak_scaling
+        is_scaling = scaling is None or (is_number(scaling) and scaling > 0)
+        require(is_scaling, "peak_scaling", scaling, "a number above 0 or None")
         guard = self.log_zero_guard_value
         is_guard = is_number(guard) or guard in LOG_ZERO_GUARD_NAMES
         require(is_guard, "log_zero_guard_value", guard, f"a number or one of {LOG_ZERO_GUARD_NAMES}")
@@ -215,6 +219,8 @@ class LogMel:
             audio_lengths.to(torch.int64), settings.hop_length, settings.n_fft, settings.exact_pad
         )
         with torch.amp.autocast(waveforms.device.type, enabled=False):
+            if settings.peak_scaling is not None:
+                waveforms = _scale_by_peak(waveforms, audio_lengths, settings.peak_scaling)
             padded = _emphasize_and_pad(waveforms, audio_lengths, settings)
             num_frames = _num_frames(padded, settings)
             mels = padded.new_empty(padded.shape[0], mel_filters.shape[1], num_frames)
@@ -244,6 +250,9 @@ class LogMel:
         Returns:
             (mels, mel frames) that are ready, which may be none, and the state for the block that follows. After the
             last one `mel_length(state.num_samples)` frames of the clip count.
+
+        Raises:
+            ValueError: for samples of another form, and with `peak_scaling`, which needs the whole clip.
         """
         if samples.ndim != 1 or samples.dtype != torch.float32:
             raise ValueError(
@@ -251,6 +260,8 @@ class LogMel:
                 "torch.float32."
             )
         settings = self.settings
+        expected = "None, or the whole clip at once: its largest sample is not known before its end"
+        require(settings.peak_scaling is None, "peak_scaling", settings.peak_scaling, expected)
         padding_samples = settings.padding_samples
         if state is None:
             state = FeatureStreamState(samples.new_zeros(1, padding_samples), samples.new_zeros(1, 0), 0)
@@ -401,6 +412,19 @@ def mel_filterbank(
 
 
 # Waveforms
+
+
+def _scale_by_peak(waveforms: torch.Tensor, audio_lengths: torch.Tensor, floor: float) -> torch.Tensor:
+    """
+    Clips of (batch, samples), each times 1 / (its largest sample + `floor`).
+
+    NeMo 3.0.0 (`SortformerEncLabelModel.process_signal`) takes the largest sample, with its sign, of all that is given
+    together; here it is that of each clip, as NeMo has it for the clip alone.
+    """
+    is_beyond = torch.arange(waveforms.shape[1], device=waveforms.device) >= audio_lengths[:, None]
+    peaks = waveforms.masked_fill(is_beyond, -torch.inf).amax(dim=1)  # (batch,)
+    peaks = peaks.masked_fill(audio_lengths == 0, 0.0)
+    return (1 / (peaks + floor))[:, None] * waveforms
 
 
 def _emphasize(waveforms: torch.Tensor, preemphasis: float | None) -> torch.Tensor:

@@ -59,6 +59,7 @@ PINS: dict[str, Pin] = {
     "padding_value": Pin((0.0,)),
     "min_frequency": Pin((0.0,)),
     "mel_norm": Pin(("slaney",)),
+    "peak_scaling": Pin((None,)),
 }
 
 

@@ -25,7 +25,7 @@ from .sections.decoding import read_decoding, read_max_symbols
 from .sections.encoder import map_encoder
 from .sections.joint import map_joint
 from .sections.loss import map_loss, read_ctc_reduction
-from .sections.preprocessor import map_preprocessor
+from .sections.preprocessor import WAVEFORM_SCALING, map_preprocessor, read_peak_scaling
 from .sections.prompts import LANGUAGE_ID_KEYS, check_language_id_prompts, map_prompts
 from .sections.speaker_kernels import SPEAKER_KERNELS, map_speaker_kernels
 
@@ -166,10 +166,13 @@ def map_config(
     """
     reader = NemoReader(source)
     nemo_class, heads = _heads_of(config, tensor_names, reader, encoder_only)
-    sections = _read_top_level(config, heads, reader)
+    is_sortformer = _is_sortformer(config, nemo_class)
+    sections = _read_top_level(config, heads, is_sortformer, reader)
     adapters_off = check_adapters(sections["adapters"], source)
     reader.dropped |= {f"adapters.{name}": ADAPTER_OFF for name in adapters_off}
     extractor_arguments = map_preprocessor(sections["preprocessor"], reader)
+    if is_sortformer:
+        extractor_arguments["peak_scaling"] = read_peak_scaling(sections, reader)
     _check_sampling_rate(sections["sample_rate"], extractor_arguments["sampling_rate"], reader)
     num_features = extractor_arguments["feature_size"] * extractor_arguments["frame_splicing"]
     arguments = map_encoder(sections["encoder"], num_features, reader)
@@ -207,7 +210,14 @@ def _heads_of(
     return None, "hybrid" if config.get("aux_ctc") is not None and has_ctc_tensors else "transducer"
 
 
-def _read_top_level(config: Mapping[str, Any], heads: str, reader: NemoReader) -> Values:
+def _is_sortformer(config: Mapping[str, Any], nemo_class: str | None) -> bool:
+    """Tell whether a model is a Sortformer: by its class, or in old archives by its sections."""
+    if nemo_class is None:
+        return config.get("sortformer_modules") is not None
+    return nemo_class == "SortformerEncLabelModel"
+
+
+def _read_top_level(config: Mapping[str, Any], heads: str, is_sortformer: bool, reader: NemoReader) -> Values:
     """
     The sections that are read.
 
@@ -217,6 +227,8 @@ def _read_top_level(config: Mapping[str, Any], heads: str, reader: NemoReader) -
     table, reason = TOP_LEVEL, "not read by NeMo 3.0 either"
     if heads == "encoder":
         table, reason = ENCODER_ALONE, "not of the encoder"
+    if is_sortformer:
+        table = {**table, **WAVEFORM_SCALING}
     reader.dropped |= {str(key): reason for key in config if key not in table}
     _, sections = reader.apply({key: value for key, value in config.items() if key in table}, table, "")
     return sections

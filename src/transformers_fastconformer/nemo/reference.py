@@ -191,11 +191,34 @@ class NemoRunner:
         nemo_logging.setLevel(logging.ERROR)
         self.device = torch.device(device)
         self.model = ASRModel.restore_from(str(checkpoint), map_location=self.device).eval()
-        # NeMo's `transcribe` sets these before it computes features.
-        self.model.preprocessor.featurizer.dither = 0.0
+        # NeMo's `transcribe` and `diarize` set these before they compute features.
+        featurizer = self.model.preprocessor.featurizer
+        featurizer.dither = 0.0
+        if hasattr(self.model, "transcribe") or hasattr(self.model, "diarize"):
+            featurizer.pad_to = 0
         self.heads = self._find_heads()
         self.has_times = self.model.cfg.get("tokenizer", {}).get("type") != "agg"
         self.has_prompts = bool(getattr(self.model, "concat", False))
+
+    @property
+    def computes_features_alone(self) -> bool:
+        """True for a model that `diarize` runs, by default one clip at a time: its scaling depends on the batch."""
+        return hasattr(self.model, "process_signal")
+
+    def _features(self, waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of a batch, (batch, mels, mel frames), and their lengths, by NeMo's `transcribe` or `diarize`."""
+        if not self.computes_features_alone:
+            padded, lengths = (tensor.to(self.device) for tensor in pad_waveforms(waveforms))
+            return self.model.preprocessor(input_signal=padded, length=lengths)
+        alone = [
+            self.model.process_signal(*(tensor.to(self.device) for tensor in pad_waveforms([waveform])))
+            for waveform in waveforms
+        ]
+        lengths = torch.cat([length for _, length in alone])
+        features = alone[0][0].new_zeros(len(alone), alone[0][0].shape[1], max(int(lengths.max()), 1))
+        for row, (clip, length) in zip(features, alone, strict=True):
+            row[:, : int(length)] = clip[0, :, : int(length)]
+        return features, lengths
 
     def _find_heads(self) -> list[str]:
         """The heads of speech recognition that this package knows; the first is the default one."""
@@ -258,8 +281,7 @@ class NemoRunner:
         for part, module in model.named_children():
             if part != "preprocessor":  # its filterbank must not be rounded
                 module.to(dtype)
-        padded, lengths = (tensor.to(self.device) for tensor in pad_waveforms(waveforms))
-        features, feature_lengths = model.preprocessor(input_signal=padded, length=lengths)
+        features, feature_lengths = self._features(waveforms)
         outputs.keep("features", features.transpose(1, 2), feature_lengths)
         with capture_outputs(stage_modules(model.encoder, "pre_encode")) as captured:
             encoded, encoder_lengths = model.encoder(audio_signal=features.to(dtype), length=feature_lengths)

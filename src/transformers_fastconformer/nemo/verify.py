@@ -262,6 +262,7 @@ def compare_outputs(
     ours: list[StageOutputs],
     reference_16_bit: list[StageOutputs] | None = None,
     is_stored: bool = False,
+    are_features_exact: bool = True,
 ) -> list[StageResult]:
     """
     Compare all stages over all the batches; each stage gives one row.
@@ -272,6 +273,7 @@ def compare_outputs(
         reference_16_bit: Outputs of NeMo in the precision of `ours` if that has 16 bits; their error is then the
             measure.
         is_stored: True if the reference was stored, perhaps by another machine, and did not run next to ours.
+        are_features_exact: False where NeMo had other clips in a batch of features than ours, which rounds otherwise.
     """
     stages = list(dict.fromkeys(stage for outputs in reference for stage in outputs.tensors))
     rows = [
@@ -281,6 +283,7 @@ def compare_outputs(
             _clips_of(stage, ours),
             None if reference_16_bit is None else _clips_of(stage, reference_16_bit),
             is_stored,
+            are_features_exact,
         )
         for stage in stages
     ]
@@ -304,6 +307,7 @@ def _compare_tensors(
     ours: list[torch.Tensor],
     reference_16_bit: list[torch.Tensor] | None,
     is_stored: bool,
+    are_features_exact: bool,
 ) -> StageResult:
     if [clip.shape for clip in reference] != [clip.shape for clip in ours]:
         shapes = f"shapes {[tuple(clip.shape) for clip in ours]}, NeMo {[tuple(clip.shape) for clip in reference]}"
@@ -314,10 +318,10 @@ def _compare_tensors(
     difference = (expected - found).abs()
     difference = torch.where(expected == found, 0.0, difference)  # equal infinities
     max_difference, mean_difference = float(difference.max()), float(difference.mean())
-    if stage == "features" and not is_stored:
+    if stage == "features" and are_features_exact and not is_stored:
         limit = 0.0
         passed = max_difference <= limit
-    elif reference_16_bit is not None:
+    elif stage != "features" and reference_16_bit is not None:
         own = torch.cat([clip.flatten() for clip in reference_16_bit])
         limit = SIXTEEN_BIT_RATIO * float((expected - own).abs().mean())
         passed = mean_difference <= limit
@@ -462,5 +466,5 @@ def verify_conversion(
         dtype=dtype,
         device=device,
         batches=list(batches),
-        rows=compare_outputs(reference, ours, own),
+        rows=compare_outputs(reference, ours, own, are_features_exact=not nemo.computes_features_alone),
     )

@@ -43,3 +43,42 @@ def test_front_end_options(nemo_config, options, expected):
 def test_a_window_without_a_length_is_refused(nemo_config, samples):
     with pytest.raises(ValueError, match=re.escape(f"preprocessor.n_window_size={samples!r} is not supported")):
         mapped_front_end(nemo_config, window_size=None, n_window_size=samples)
+
+
+def sortformer(nemo_config, **options):
+    """The configuration of a speaker diariser, as far as it is read."""
+    config = nemo_config("ctc")
+    kept = {name: config[name] for name in ("preprocessor", "encoder", "sample_rate")}
+    target = "nemo.collections.asr.models.sortformer_diar_models.SortformerEncLabelModel"
+    return {"target": target, "sortformer_modules": {}, **kept, **options}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 1e-3),
+        ({"eps": 0.25}, 0.25),
+        ({"eps": "1e-4"}, 1e-4),
+        ({"streaming_mode": False}, 1e-3),
+        ({"streaming_mode": None}, 1e-3),
+        ({"streaming_mode": True}, None),
+        ({"streaming_mode": True, "eps": 0.25}, None),
+        ({"target": None}, 1e-3),
+        ({"target": "EncDecMultiTaskModel"}, None),
+        ({"target": "SpeechEncDecSelfSupervisedModel", "eps": 0.25}, None),
+    ],
+)
+@pytest.mark.parametrize("encoder_only", [False, True])
+def test_only_offline_diarisers_scale_the_audio(nemo_config, options, expected, encoder_only):
+    mapped = map_config(sortformer(nemo_config, **options), encoder_only=encoder_only)
+    assert mapped.feature_extractor_arguments.get("peak_scaling") == expected
+    assert expected is None or "eps" not in mapped.dropped
+
+
+@pytest.mark.parametrize(
+    "options", [{"eps": 0}, {"eps": -1e-3}, {"eps": None}, {"eps": [1]}, {"eps": "x"}, {"streaming_mode": "no"}]
+)
+def test_scaling_that_is_not_a_number_is_refused(nemo_config, options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r} is not supported; expected")):
+        map_config(sortformer(nemo_config, **options))

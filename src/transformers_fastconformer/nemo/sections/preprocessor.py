@@ -1,4 +1,9 @@
-"""The front end: `nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor`."""
+"""
+The front end: `nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor`, and what a class does ahead of it.
+
+Of the classes that are converted only `SortformerEncLabelModel` does something (`process_signal`, NeMo 3.0.0). The
+others give the samples as they are to the preprocessor. `transcribe` and `diarize` switch its dither and `pad_to` off.
+"""
 
 from __future__ import annotations
 
@@ -79,6 +84,29 @@ PREPROCESSOR: Table = {
     "stft_exact_pad": Drop(IGNORED),
     "stft_conv": Drop(IGNORED),
 }
+
+
+# Options at the top level of a Sortformer model.
+WAVEFORM_SCALING: Table = {
+    "streaming_mode": Read("read_peak_scaling", False),
+    "eps": Read("read_peak_scaling", 1e-3),
+}
+
+
+def read_peak_scaling(sections: Values, reader: NemoReader) -> float | None:
+    """Number that an offline Sortformer model adds to the largest sample, by whose inverse it scales a clip."""
+    is_streaming, floor = sections["streaming_mode"], sections["eps"]
+    if is_streaming not in (None, False, True):
+        raise reader.refuse("streaming_mode", is_streaming, "true or false")
+    if is_streaming:
+        return None
+    try:
+        floor = number(floor, sections)
+    except NotAcceptedError:
+        floor = 0.0
+    if floor <= 0:
+        raise reader.refuse("eps", sections["eps"], "a number above 0")
+    return floor
 
 
 def map_preprocessor(section: Any, reader: NemoReader) -> dict[str, Any]:
