@@ -11,13 +11,15 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from balance import balance_classes
 from tolerances import FLOAT32_SHARE
 
-from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerModel
+from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerModel, load_model
 from transformers_fastconformer.checkpoints.key_table import REQUIRED, Map, Read
 from transformers_fastconformer.checkpoints.model_classes import ARCHITECTURES
 from transformers_fastconformer.nemo.archive import NemoArchive
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.nemo.reference import NemoRunner
 from transformers_fastconformer.nemo.sections.decoder import CTC_DECODER, LSTM_DECODER, STATELESS_DECODER
 from transformers_fastconformer.nemo.sections.decoding import DECODING, GREEDY
 from transformers_fastconformer.nemo.sections.encoder import ENCODER
@@ -172,6 +174,27 @@ def test_half_precision_archives(build_nemo_model, noise, tmp_path, dtype):
     result = convert_nemo_checkpoint(path, tmp_path / "out", dtype="float32")
     assert_weights_are_those_of(load(result), restored)
     assert_encoders_agree(result.output_dir, restored, noise)
+
+
+@pytest.mark.parametrize("kind", ["ctc", "rnnt", "tdt"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_archives_give_nemos_hypotheses(build_nemo_model, speech_batches, tmp_path, kind, dtype):
+    """Eight clips alone and in a batch, by the default of both."""
+    clips = [waveforms[0] for waveforms in speech_batches.values() if len(waveforms) == 1][:8]
+    model = build_nemo_model(kind)
+    balance_classes(model, clips[0])
+    path = tmp_path / "model.nemo"
+    model.to(dtype).save_to(str(path))
+    convert_nemo_checkpoint(path, tmp_path / "out")
+    expected = NemoRunner(path).run("clips", clips).hypotheses[kind]
+    ours, processor = load_model(tmp_path / "out", device="cpu")
+    inputs = processor(clips, sampling_rate=16000, return_tensors="pt")
+    found = ours.generate(**inputs, return_dict_in_generate=True)
+    for row, hypothesis in enumerate(expected):
+        assert found.sequences[row, : int(found.sequence_lengths[row])].tolist() == hypothesis.batch_tokens
+        alone = processor(clips[row], sampling_rate=16000, return_tensors="pt")
+        assert ours.generate(**alone)[0].tolist() == hypothesis.tokens
+        assert len(hypothesis.tokens) > 3
 
 
 def test_gzip_and_saved_again(nemo_archive, tmp_path):

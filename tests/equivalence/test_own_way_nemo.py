@@ -86,11 +86,8 @@ def test_features_are_those_of_the_method_that_users_call(
         expected = given_to_the_encoder(model, waveform)
         inputs = extractor(waveform, sampling_rate=16000, return_tensors="pt")
         assert torch.equal(inputs.input_features[0, : int(inputs.input_lengths[0])], expected)
-        reference = (
-            NemoRunner(archive)
-            .run("clip", [waveform], joint_targets=[], language=family.languages[0])
-            .tensors["features"][0]
-        )
+        nemo = NemoRunner(archive)
+        outputs = nemo.run("clip", [waveform], joint_targets=[], language=family.languages[0])
         assert torch.equal(outputs.tensors["features"][0], expected)
 
 

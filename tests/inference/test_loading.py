@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
+from archives import rewrite_archive, round_weights
+from transformers import AutoModel
 
-from transformers_fastconformer import FastConformerModel, load_model, transcribe
+from transformers_fastconformer import AutoModelForTDT, FastConformerModel, load_model, transcribe
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.interop.writing import export_to_transformers
+from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 
 TEXT = "three one four one five nine"
 
@@ -24,6 +29,26 @@ def test_a_repository_with_both_forms_of_a_checkpoint(tmp_path: Path) -> None:
     assert type(model).__name__ == "FastConformerForTDT"
     assert transcribe(CLIP_PATHS[0], (model, processor)).text == TEXT
     assert transcribe(CLIP_PATHS[0], model=folder).text == TEXT
+
+
+def test_weights_of_half_precision_are_computed_in_float32(tmp_path: Path) -> None:
+    """As in NeMo, through every door; in 16 bits where they are asked for."""
+    archive = rewrite_archive(
+        CHECKPOINT_PATH, tmp_path / "half.nemo", lambda config: None, change_tensors=round_weights(torch.float16)
+    )
+    model, processor = load_model(archive, device="cpu")
+    assert transcribe(CLIP_PATHS[0], model=(model, processor)).text == TEXT
+    for loaded in (
+        model,
+        AutoModel.from_pretrained(str(archive)),
+        AutoModelForTDT.from_pretrained(str(archive), dtype="auto"),
+        transformers.pipeline("automatic-speech-recognition", model=str(archive), device="cpu").model,
+    ):
+        assert {tensor.dtype for tensor in loaded.parameters()} == {torch.float32}
+    assert AutoModel.from_pretrained(str(archive), dtype=torch.float16).dtype == torch.float16
+    assert load_model(archive, device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
+    asked_for = convert_nemo_checkpoint(archive, tmp_path / "asked-for", dtype="float16")
+    assert AutoModel.from_pretrained(asked_for.output_dir).dtype == torch.float16
 
 
 def test_a_head_that_is_none_is_refused_before_anything_is_loaded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from interop_cases import (
     state_of,
 )
 from models import BLANK, VOCAB_SIZE, build_model
+from safetensors.torch import load_file, save_file
 from their_models import calm_joint, class_of_transformers
 
 from transformers_fastconformer import FastConformerFeatureExtractor, FastConformerProcessor
@@ -86,6 +88,19 @@ def test_a_folder_is_written_as_the_model_that_it_holds(saved_model: Any, tmp_pa
             torch.equal(tensor, other)
             for tensor, other in zip(state_of(from_model).values(), state_of(from_folder).values(), strict=True)
         )
+
+
+def test_the_type_to_compute_in_is_kept(saved_model: Any, tmp_path: Path) -> None:
+    """That of a folder's configuration, whatever its weights have; of a model in memory that of its weights."""
+    folder = shutil.copytree(saved_model("ctc")[1], tmp_path / "ours")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    export_to_transformers(folder, tmp_path / "folder")
+    export_to_transformers(build_model("ctc").bfloat16(), tmp_path / "model")
+    for name, expected in (("folder", "float32"), ("model", "bfloat16")):
+        assert json.loads((tmp_path / name / "config.json").read_text())["dtype"] == expected
+        stored = load_file(tmp_path / name / "model.safetensors")
+        assert stored["ctc_head.weight"].dtype == torch.bfloat16
 
 
 def test_a_folder_with_tied_position_biases_is_written(tmp_path: Path) -> None:

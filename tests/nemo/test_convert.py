@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from archives import round_weights
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModel
 
@@ -185,26 +186,25 @@ def test_reduction_counts_in_the_processor_and_times_are_configured(convert, nem
 # The front end's constants
 
 
-def rounded(dtype):
-    def change(tensors):
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point():
-                tensors[name] = tensor.to(dtype)
-
-    return change
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_archives_of_half_precision(convert, dtype):
     name = str(dtype).removeprefix("torch.")
-    result = convert("tdt", archive={"change_tensors": rounded(dtype)})
+    result = convert("tdt", archive={"change_tensors": round_weights(dtype)})
     assert result.dtype == name
     extractor = FastConformerFeatureExtractor.from_pretrained(result.output_dir)
     assert extractor.filterbank_dtype == name
     assert extractor.mel_filters is None
-    model = ARCHITECTURES[result.mapped.architecture].from_pretrained(result.output_dir)
-    assert model.dtype == dtype
+    tensors = load_file(result.output_dir / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {dtype, torch.int64}
+    model_class = ARCHITECTURES[result.mapped.architecture]
+    for options in ({}, {"dtype": "auto"}):  # as NeMo, whose modules are float32
+        model = model_class.from_pretrained(result.output_dir, **options)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        assert all(torch.equal(tensor, tensors[name].to(tensor.dtype)) for name, tensor in model.state_dict().items())
     assert model.encoder.layers[0].conv.norm.num_batches_tracked.dtype == torch.int64
+    for name in ("float16", "bfloat16", dtype):
+        expected = getattr(torch, name) if isinstance(name, str) else name
+        assert model_class.from_pretrained(result.output_dir, dtype=name).dtype == expected
 
 
 def test_filterbank_that_nobody_computes_is_kept(convert):

@@ -81,7 +81,10 @@ DeviceOption = Annotated[
 ]
 DtypeOption = Annotated[
     StoredPrecision,
-    typer.Option(metavar="NAME", help="Precision of the weights: auto (as stored), float32, float16 or bfloat16."),
+    typer.Option(
+        metavar="NAME",
+        help="Precision: auto (weights as stored, computed in float32), float32, float16 or bfloat16.",
+    ),
 ]
 AudioOption = Annotated[
     list[Path] | None, typer.Option(help="Speech for the verification; may be given several times.")

@@ -175,8 +175,8 @@ DtypeOption = Annotated[
     Precision,
     typer.Option(
         metavar="NAME",
-        help="Precision of the model: auto (as stored), float32, float16, bfloat16, or int8 (products of the "
-        "encoder, on a CPU).",
+        help="Precision of the model: auto (as the checkpoint says; float32 for a .nemo), float32, float16, "
+        "bfloat16, or int8 (products of the encoder, on a CPU).",
     ),
 ]
 BatchSizeOption = Annotated[

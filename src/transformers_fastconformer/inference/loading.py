@@ -50,8 +50,9 @@ def load_model(
         head: `"ctc"`, `"transducer"`, or `"auto"` (default): the transducer if there is one.
         device: Device of the model, such as `"cpu"` or `"cuda:1"`; `"auto"` (default): CUDA if this machine has it,
             else MPS, else the CPU.
-        dtype: `"auto"` (default; as stored), `"float32"`, `"float16"`, `"bfloat16"`, or `"int8"`: float32, with 8-bit
-            products in the blocks of the encoder, see [`quantize_dynamic_int8`].
+        dtype: `"auto"` (default): the type that the checkpoint's configuration names, which for a `.nemo` is float32
+            as in NeMo, also if its weights have 16 bits; `"float32"`, `"float16"`, `"bfloat16"`, or `"int8"`: float32,
+            with 8-bit products in the blocks of the encoder, see [`quantize_dynamic_int8`].
 
     Returns:
         The model, in evaluation mode, and its processor.

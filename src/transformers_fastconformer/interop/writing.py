@@ -134,7 +134,9 @@ def export_to_transformers(
             _generation_config(values).save_pretrained(folder)
         write_model_card(folder, describe_export(family, ours.card))
         their_config.architectures = [family.class_name]
-        their_config.dtype = main_dtype(entries)
+        # A model in memory may have another type by now than its configuration says.
+        named = None if isinstance(source, PreTrainedModel) else ours.config.dtype
+        their_config.dtype = named or main_dtype(entries)
         their_config.save_pretrained(folder)
     return ExportResult(
         output_dir,

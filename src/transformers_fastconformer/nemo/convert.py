@@ -41,7 +41,8 @@ class ConversionOptions:
     Choices of a conversion, checked when they are made.
 
     Args:
-        dtype: `"float32"`, `"float16"` or `"bfloat16"`; `None` or `"auto"` keeps what the archive has.
+        dtype: `"float32"`, `"float16"` or `"bfloat16"`, to store and to compute in; `None` or `"auto"` stores what the
+            archive has and computes in float32.
         max_shard_size: Most bytes of weights in a file, as a number or text such as `"5GB"`.
         overwrite: Replace what is in the output folder.
         encoder_only: Leave the heads out, of any model whose encoder is a FastConformer.
@@ -61,6 +62,16 @@ class ConversionOptions:
     def torch_dtype(self) -> torch.dtype | None:
         """The type to write; None: that of the archive."""
         return DTYPES.get(str(self.dtype).removeprefix("torch."))
+
+    @property
+    def computation_dtype(self) -> torch.dtype:
+        """
+        The type that loads the model, unless another is asked for then.
+
+        NeMo 3.0 (`restore_from`) builds its modules in float32 and copies the weights into them, so it computes in
+        float32 whatever an archive has.
+        """
+        return self.torch_dtype or torch.float32
 
     @property
     def max_shard_bytes(self) -> int:
@@ -132,7 +143,9 @@ def convert_nemo_checkpoint(
         source: A `.nemo` file, a folder that holds one (or its unpacked members), the id of a Hub repository with
             one, or `owner/repository/file.nemo` where it has several.
         output_dir: Folder to make. It must not exist, be empty, or be replaced on request.
-        dtype: `"float32"`, `"float16"` or `"bfloat16"`; `None` or `"auto"` keeps what the archive has.
+        dtype: `"float32"`, `"float16"` or `"bfloat16"`, to store and to compute in. `None` or `"auto"` stores what the
+            archive has, and the configuration says float32, in which NeMo computes also with weights of 16 bits; a
+            `dtype` given to `from_pretrained` goes before it.
         max_shard_size: Most bytes of weights in a file, as a number or text such as `"5GB"`.
         overwrite: Replace what is at `output_dir`.
         encoder_only: Leave the heads out, of any model whose encoder is a FastConformer.
@@ -188,7 +201,7 @@ def convert_archive(
         )
         write_model_card(folder, card)
         # Last: a folder without it is no checkpoint to any loader.
-        mapped.config.dtype = written_dtype = options.torch_dtype or main_dtype(entries)
+        mapped.config.dtype = options.computation_dtype
         mapped.config.save_pretrained(folder)
     if parts_left_out:
         listed = "; ".join(f"{part}: {content}" for part, content in parts_left_out.items())
@@ -202,7 +215,7 @@ def convert_archive(
         dropped_tensors=plan.left_out,
         parts_left_out=parts_left_out,
         num_parameters=num_parameters,
-        dtype=str(written_dtype).removeprefix("torch."),
+        dtype=str(options.torch_dtype or main_dtype(entries)).removeprefix("torch."),
         files=sorted(path.name for path in output_dir.iterdir()),
     )
 
