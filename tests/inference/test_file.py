@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from models import build_model, make_features
 
 import transformers_fastconformer.audio.files as audio_module
@@ -25,8 +26,12 @@ from transformers_fastconformer.inference.chunked import transcribe_features
 from transformers_fastconformer.inference.clip_features import ClipFeatures
 from transformers_fastconformer.inference.file import transcribe_file, transcribe_waveforms
 from transformers_fastconformer.inference.loading import DEMONSTRATION_NAME, choose_device, load_model
+from transformers_fastconformer.inference.many_files import AudioClip, Worker, transcribe_clips
+from transformers_fastconformer.inference.options import TranscriptionOptions
+from transformers_fastconformer.inference.transcribe import transcribe
 from transformers_fastconformer.kernels.int8_linear import Int8Weight, has_int8_products
 from transformers_fastconformer.modeling.quantization import is_int8
+from transformers_fastconformer.processing_fastconformer import FastConformerProcessor
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 
@@ -291,3 +296,94 @@ def test_the_device_is_chosen_by_what_is_there(
 def test_a_device_that_is_named_must_be_there() -> None:
     with pytest.raises(ValueError, match=r"device='nodevice' is not available; this machine has cpu"):
         choose_device("nodevice")
+
+
+# Models made by hand
+
+FRONTS: dict[str, dict[str, Any]] = {
+    **{f"dw_striding x{factor}": {"subsampling_factor": factor} for factor in (2, 8, 16)},
+    "striding x4": {"subsampling_type": "striding", "subsampling_factor": 4},
+    "stacking x3": {"subsampling_type": "stacking", "subsampling_factor": 3},
+    "stacking_norm x4": {"subsampling_type": "stacking_norm", "subsampling_factor": 4},
+    "none": {"subsampling_type": "none"},
+    "factor 1": {"subsampling_factor": 1, "subsampling_type": "stacking"},
+    "none, reduction x4": {
+        "subsampling_type": "none",
+        "reduction_type": "striding",
+        "reduction_factor": 4,
+        "reduction_position": 0,
+    },
+    "dw_striding x4, reduction x2": {
+        "subsampling_factor": 4,
+        "reduction_type": "pooling",
+        "reduction_factor": 2,
+        "reduction_position": -1,
+    },
+}
+
+
+def make_noise(num_mels: int) -> torch.Tensor:
+    return torch.randn(1, 200, num_mels, generator=torch.Generator().manual_seed(0))
+
+
+def build_recognizer(loaded: dict[str, Any], **front: Any) -> tuple[Any, FastConformerProcessor]:
+    """A random model that emits tokens everywhere, and the parts of the demonstration checkpoint."""
+    _, processor = loaded["ctc"]
+    vocab_size = processor.tokenizer.blank_token_id + 1
+    model = build_model("ctc", vocab_size=vocab_size, num_mel_bins=processor.feature_extractor.feature_size, **front)
+    with torch.no_grad():  # no class is ahead of the others everywhere
+        frames = model.encoder(make_noise(model.config.num_mel_bins)).last_hidden_state
+        model.ctc_head.bias.sub_(model.ctc_head(frames).mean(dim=(0, 1)))
+    factor = model.config.mel_frames_per_encoder_frame
+    return model, FastConformerProcessor(processor.feature_extractor, processor.tokenizer, factor)
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_times_are_seconds_whatever_the_front_of_the_encoder(loaded: dict[str, Any], front: str) -> None:
+    """From every door, in one window and in several, a clip of two seconds ends after two seconds."""
+    model, processor = build_recognizer(loaded, **FRONTS[front])
+    clip = 0.1 * np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32)
+    recognize = transformers.pipeline(
+        "automatic-speech-recognition",
+        model=model,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+        device="cpu",
+    )
+    file = io.BytesIO()
+    soundfile.write(file, clip, RATE, format="WAV", subtype="FLOAT")
+    wave = file.getvalue()
+    for options in ({}, {"chunk_length_s": 1.6, "stride_length_s": 0.32}):
+        chunks = recognize(clip, return_timestamps="char", **options)["chunks"]
+        spans = [chunk["timestamp"] for chunk in chunks]
+        for found in (
+            *transcribe_waveforms(model, processor, [clip], timestamps=["char"], **options),
+            transcribe_file(model, processor, wave, timestamps=["char"], strategy="auto", **options),
+            transcribe(clip, (model, processor), timestamps=["char"], **options),
+        ):
+            assert found.timestamps is not None
+            assert [(item["start"], item["end"]) for item in found.timestamps["char"]] == spans
+        assert len(spans) > 3
+        assert 1.0 < max(end for _, end in spans) <= 2.0 + processor.frame_seconds
+    inputs = processor(clip, sampling_rate=RATE, return_tensors="pt")
+    output = model.generate(**inputs, return_dict_in_generate=True)
+    assert output.encoder_lengths.tolist() == [model.config.count_encoder_frames(200)]
+
+
+def test_a_processor_of_another_model_is_refused(loaded: dict[str, Any]) -> None:
+    """Its times would be wrong by a factor and nobody would be told."""
+    model, _ = build_recognizer(loaded, subsampling_type="none")
+    _, processor = loaded["ctc"]
+    clip = np.zeros(RATE, dtype=np.float32)
+    message = r"processor\.subsampling_factor=8 is not supported; expected 1, the mel frames of an encoder frame"
+    for door in (
+        lambda: transcribe_waveforms(model, processor, [clip]),
+        lambda: transcribe_file(model, processor, CLIP_PATHS[0]),
+        lambda: transcribe(clip, (model, processor)),
+        lambda: list(transcribe_clips([Worker(model, processor)], [AudioClip(clip)], TranscriptionOptions())),
+        lambda: transformers.pipeline("automatic-speech-recognition", model=model, processor=processor, device="cpu")(
+            clip
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            door()

@@ -13,6 +13,7 @@ from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, check_voice_activity
 from ..frames import seconds_from_samples
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
+from ..validation import require
 from .chunked import transcribe_features
 from .clip_features import AudioSource, extract_clip, open_clip
 from .options import TranscriptionOptions
@@ -54,10 +55,18 @@ def check_options(
     Check that a model can do what is asked for, before anything is read.
 
     Raises:
-        ValueError: for options that the model does not have.
+        ValueError: for options that the model does not have, and for a processor whose times would be those of
+            another model.
         ImportError: for `voice_activity`, when the extra `vad` is not installed; the message holds the command.
     """
     config: Any = model.config
+    mel_frames = config.mel_frames_per_encoder_frame
+    require(
+        processor.subsampling_factor == mel_frames,
+        "processor.subsampling_factor",
+        processor.subsampling_factor,
+        f"{mel_frames}, the mel frames of an encoder frame of this model (config.mel_frames_per_encoder_frame)",
+    )
     model.check_decoding(options.decoding)
     check_strategy(config, processor.frame_seconds, options.chunking)
     check_voice_activity(options.voice_activity)
