@@ -164,6 +164,7 @@ REFUSED: tuple[tuple[str, dict[str, Any], str | None, str], ...] = (
     ("rnnt", PROMPTS, None, "num_prompts=4.*ParakeetForRNNT.*0"),
     ("rnnt_hybrid", {**STREAMING, **PROMPTS}, "ctc", "causal_downsampling=True.*head='ctc'"),
     ("rnnt", {**STREAMING, **PROMPTS, "default_language": None}, None, "default_language=None.*'auto', 'de-DE'"),
+    ("tdt", {"decoding_strategy": "greedy"}, None, "decoding_strategy='greedy'.*ParakeetForTDT.*'greedy_batch'"),
     ("tdt_far", {}, None, r"durations=\[0, 2, 4, 8\].*\[0, 1, 2, 3\]"),
     ("tdt_hybrid", {}, None, "has_ctc_head=True.*head='transducer' or head='ctc'"),
     ("tdt", {}, "ctc", "head='ctc'.*None"),

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..checkpoints.key_table import Refusal, SectionReader, Values, check_pins, write_section
-from ..configuration_fastconformer import FastConformerConfig, FastConformerRNNTConfig
+from ..configuration_fastconformer import FastConformerConfig, FastConformerRNNTConfig, FastConformerTDTConfig
 from .config_tables import (
     AUTOMATIC_LANGUAGE,
     BLANK_KEYS,
@@ -19,6 +19,7 @@ from .config_tables import (
     OFFLINE_PINS,
     PROMPT_WIDTH,
     STREAMING_PINS,
+    TDT_PINS,
     TRAINING_ONLY,
     TRANSDUCER_PINS,
     encoder_table,
@@ -220,6 +221,8 @@ def _write_encoder(config: FastConformerConfig, family: Family, refuse: Refusal)
 
 def _write_transducer(config: FastConformerRNNTConfig, values: Values, family: Family, refuse: Refusal) -> Values:
     pins = TRANSDUCER_PINS if family.has_prompts else TRANSDUCER_PINS | NO_PROMPTS
+    if isinstance(config, FastConformerTDTConfig):
+        pins = pins | TDT_PINS
     check_pins(pins, partial(getattr, config), refuse)
     durations = list(values.get("durations", []))
     if durations != list(range(len(durations))):

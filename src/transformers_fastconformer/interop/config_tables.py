@@ -196,8 +196,9 @@ STREAMING_PINS: dict[str, Pin] = {
     "conv_norm_type": Pin(("layer_norm",)),
     "attention_context_style": Pin(("chunked_limited",)),
 }
-# Theirs goes on after a full frame as NeMo's `greedy_batch` does.
-TRANSDUCER_PINS: dict[str, Pin] = {"decoder_type": Pin(("lstm",)), "decoding_strategy": Pin(("greedy_batch",))}
+TRANSDUCER_PINS: dict[str, Pin] = {"decoder_type": Pin(("lstm",))}
+# RNN-T is decoded alike by both.
+TDT_PINS: dict[str, Pin] = {"decoding_strategy": Pin(("greedy_batch",))}
 NO_PROMPTS: dict[str, Pin] = {"num_prompts": Pin((0,))}
 # Only of training: their classes do not have it, so a loaded checkpoint trains by their rules.
 TRAINING_ONLY: dict[str, Drop] = {
