@@ -9,7 +9,7 @@ import pytest
 import torch
 from models import BLANK as BLANK_OF_MODELS
 from models import build_model
-from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer
+from scripted_transducer import BLANK, DURATIONS, STRATEGIES, ScriptedTransducer
 from tolerances import DECODING
 from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
@@ -22,9 +22,8 @@ from transformers_fastconformer.modeling.decoding_networks import derive_decodin
 from transformers_fastconformer.modeling.transducer import PLAIN_NETWORKS
 
 
-@pytest.mark.parametrize("strategy", DECODING_STRATEGIES)
 @pytest.mark.parametrize("looks_per_round", [1, 3])
-@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize(("name", "strategy"), STRATEGIES)
 def test_equals_the_readable_loop(name, looks_per_round, strategy):
     masked = partial(transducer_masked_decode, looks_per_round=looks_per_round)
     num_tokens = 0

@@ -6,15 +6,14 @@ import random
 
 import pytest
 import torch
-from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer, emissions_of
+from scripted_transducer import BLANK, DURATIONS, STRATEGIES, ScriptedTransducer, emissions_of
 from tolerances import DECODING
 
 from transformers_fastconformer.configuration_fastconformer import DECODING_STRATEGIES
 from transformers_fastconformer.decoding.state import TransducerState
 
 
-@pytest.mark.parametrize("strategy", DECODING_STRATEGIES)
-@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize(("name", "strategy"), STRATEGIES)
 def test_equals_the_loop_on_random_batches(name, strategy):
     generator = torch.Generator().manual_seed(1)
     num_tokens = num_stuck = 0
@@ -56,8 +55,7 @@ def test_the_strategies_differ_where_a_full_frame_ends_in_a_duration(name):
     assert (plain == batched) == (name in ("rnnt", "tdt_only_0"))
 
 
-@pytest.mark.parametrize("strategy", DECODING_STRATEGIES)
-@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize(("name", "strategy"), STRATEGIES)
 def test_chunk_by_chunk_equals_at_once(name, strategy):
     """Chunks of any sizes, none and other ones for each clip included; durations reach over the seams."""
     picker = random.Random(2)

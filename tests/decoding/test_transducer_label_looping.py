@@ -11,12 +11,11 @@ import pytest
 import torch
 from models import BLANK as MODEL_BLANK
 from models import TRANSDUCERS, build_model
-from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer, emissions_of
+from scripted_transducer import BLANK, DURATIONS, STRATEGIES, ScriptedTransducer, emissions_of
 from tolerances import DECODING
 from torch import nn
 from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
-from transformers_fastconformer.configuration_fastconformer import DECODING_STRATEGIES
 from transformers_fastconformer.decoding.hypotheses import Hypotheses
 from transformers_fastconformer.decoding.state import TransducerState
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
@@ -27,9 +26,8 @@ from transformers_fastconformer.modeling.transducer import PLAIN_NETWORKS
 FRAMES_PER_LOOK = (1, 5)
 
 
-@pytest.mark.parametrize("strategy", DECODING_STRATEGIES)
 @pytest.mark.parametrize("frames_per_look", FRAMES_PER_LOOK)
-@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize(("name", "strategy"), STRATEGIES)
 def test_equals_the_readable_loop(name, frames_per_look, strategy):
     """Random batches with an empty clip, with one much longer than the others, and with the limit reached."""
     label_looping = partial(transducer_label_looping_decode, frames_per_look=frames_per_look)

@@ -21,6 +21,11 @@ DURATIONS: dict[str, list[int] | None] = {
     "tdt_only_0": [0],
     "tdt_unordered": [3, 0, 1],
 }
+# Each with the usual strategy, and those with the other one for which it is another.
+STRATEGIES = [
+    *((name, "greedy_batch") for name in DURATIONS),
+    *((name, "greedy") for name in ("tdt", "tdt_far", "tdt_unordered")),
+]
 
 
 class ScriptedTransducer:
