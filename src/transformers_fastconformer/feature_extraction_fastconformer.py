@@ -221,7 +221,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
     ) -> dict[str, torch.Tensor]:
         """Features, mask and lengths of clips together; `first_index` is the number of the first one."""
         batch = pad_clips(waveforms, lengths, device, first_index)
-        features, mel_lengths = self.log_mel.extract(batch, torch.tensor(lengths, device=device))
+        features, mel_lengths = self.log_mel.extract(batch, torch.tensor(lengths, dtype=torch.int64, device=device))
         attention_mask = torch.arange(features.shape[1], device=device) < mel_lengths[:, None]
         return {"input_features": features, "attention_mask": attention_mask, "input_lengths": mel_lengths}
 

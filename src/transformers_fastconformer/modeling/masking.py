@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -49,9 +50,14 @@ def resolve_lengths(
     return mask_lengths
 
 
+def _as_tensor(values: Any) -> torch.Tensor:
+    """Tensors as they are, on their device; lists and arrays on the CPU, whatever the default device is."""
+    return values if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")
+
+
 def _accept_lengths(input_lengths: torch.Tensor, batch_size: int, num_frames: int) -> torch.Tensor:
     """(batch,) int64."""
-    lengths = torch.as_tensor(input_lengths)
+    lengths = _as_tensor(input_lengths)
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(f"input_lengths has dtype {lengths.dtype}; expected integers, one length a clip.")
     if lengths.shape != (batch_size,):
@@ -71,7 +77,7 @@ def _accept_lengths(input_lengths: torch.Tensor, batch_size: int, num_frames: in
 
 def _count_kept_frames(attention_mask: torch.Tensor, batch_size: int, num_frames: int) -> torch.Tensor:
     """Frames that a mask keeps, which must be the first ones: (batch,) int64."""
-    mask = torch.as_tensor(attention_mask)
+    mask = _as_tensor(attention_mask)
     if mask.shape != (batch_size, num_frames):
         raise ValueError(
             f"attention_mask has shape {tuple(mask.shape)}; expected ({batch_size}, {num_frames}) like input_features."
