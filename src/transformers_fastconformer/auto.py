@@ -9,7 +9,8 @@ Registration: all changes that importing this package makes in Transformers, and
 - `FeatureExtractionMixin.get_feature_extractor_dict`, which `transformers.pipeline` calls too, is wrapped likewise.
   Two functions that the pipeline calls on any name (`cached_file`, `find_adapter_config_file`) return None for a name
   that ends in `.nemo`, which they would take for the id of a repository.
-- `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models (`inference/hf_pipeline.py`).
+- `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models, and so does the constructor
+  of `AutomaticSpeechRecognitionPipeline` (`inference/hf_pipeline.py`).
 - Our own classes are told where `.nemo` checkpoints and those of Transformers' own FastConformer classes come from
   (`checkpoint_sources.py`); the Auto classes give Transformers' classes for the latter, as before.
 

@@ -42,6 +42,8 @@ LAYERDROP_MODES = ("linear", "uniform")
 JOINT_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 DECODER_TYPES = ("lstm", "stateless")
 CTC_LOSS_REDUCTIONS = ("mean", "sum")
+# Outputs of heads that `Trainer` does not gather for metrics.
+KEYS_TO_IGNORE_AT_INFERENCE = ["last_hidden_state", "encoder_lengths", "hidden_states", "attentions"]
 
 
 @strict
@@ -400,6 +402,7 @@ class FastConformerCTCConfig(FastConformerConfig):
     """
 
     model_type = "fastconformer_ctc"
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
 
     vocab_size: int = 1025
     blank_token_id: int | None = None
@@ -444,6 +447,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
     """
 
     model_type = "fastconformer_rnnt"
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
 
     vocab_size: int = 1025
     blank_token_id: int | None = None

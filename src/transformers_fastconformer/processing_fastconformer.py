@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import BatchEncoding, BatchFeature, ProcessorMixin
 from transformers.utils import ModelOutput
@@ -156,10 +157,13 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         """
         Text of one clip, with its times if asked for; see `batch_decode` for the arguments.
 
-        `token_ids` is a sequence of ids or the [`FastConformerGenerateOutput`] of a single clip.
+        `token_ids` is a sequence of ids, the logits of a CTC head (frames, vocab_size), or the
+        [`FastConformerGenerateOutput`] of a single clip.
         """
         if not isinstance(token_ids, FastConformerGenerateOutput):
             _check_only_text(timestamps, output_offsets, confidence)
+            if _is_floating(token_ids):
+                token_ids, kwargs = self._best_classes(token_ids, 2), {**kwargs, "group_tokens": True}
             return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
         num_clips = len(token_ids.sequences) if token_ids.sequences is not None else 0
         if num_clips != 1:
@@ -179,20 +183,24 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         Text of each clip, with its times if asked for.
 
         Args:
-            token_ids: Rows of ids, or the [`FastConformerGenerateOutput`] of `generate`, which times need.
+            token_ids: The [`FastConformerGenerateOutput`] of `generate`, which times need; rows of ids, which may be
+                tokens or the best classes of CTC frames (see `group_tokens` of [`FastConformerTokenizer.decode`]); or
+                the logits of a CTC head (batch, frames, vocab_size), of which rows of -100 are padding.
             skip_special_tokens (`bool`, defaults to `True`): Leave event tokens such as `<EOU>` out of the text.
             timestamps (`bool`, `str` or `list[str]`, defaults to `False`):
                 Levels of times: `"token"`, `"char"`, `"word"`, `"segment"`, several of them, or `True` for all.
             output_offsets (`bool`, defaults to `False`): The same as `timestamps=True`.
             confidence (`bool`, defaults to `False`):
                 Confidences of tokens, words and the clip, for what `generate(..., confidence=...)` returned.
-            kwargs: Further arguments of the tokenizer, for rows of ids.
+            kwargs: Further arguments of the tokenizer, for rows of ids, such as `group_tokens`.
 
         Returns:
             `list[str]`, or with times or confidences `list[FastConformerTranscription]`.
         """
         if not isinstance(token_ids, FastConformerGenerateOutput):
             _check_only_text(timestamps, output_offsets, confidence)
+            if _is_floating(token_ids):
+                token_ids, kwargs = self._best_classes(token_ids, 3), {**kwargs, "group_tokens": True}
             return self.tokenizer.batch_decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
         if kwargs:
             raise TypeError(f"batch_decode() does not know {sorted(kwargs)} for what generate() returns.")
@@ -210,6 +218,19 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
                 fields |= self._confidences(clip, token_ids.confidence_aggregation, skip_special_tokens)
             transcriptions.append(FastConformerTranscription(**fields))
         return transcriptions
+
+    def _best_classes(self, logits: Any, num_dimensions: int) -> torch.Tensor:
+        """Best classes of the frames of a CTC head: (..., frames, classes) to (..., frames), the padding blank."""
+        logits = torch.as_tensor(logits, device=getattr(logits, "device", "cpu"))
+        num_classes = self.tokenizer.blank_token_id + 1
+        if logits.ndim != num_dimensions or logits.shape[-1] != num_classes:
+            expected = f"{'(batch, frames' if num_dimensions == 3 else '(frames'}, {num_classes})"
+            raise ValueError(
+                f"token_ids is a floating-point array of shape {tuple(logits.shape)}; expected ids, or the logits of "
+                f"a CTC head of shape {expected}."
+            )
+        is_padding = (logits == IGNORED_LABEL).all(dim=-1)  # as `Trainer` pads
+        return logits.argmax(dim=-1).masked_fill(is_padding, self.tokenizer.blank_token_id)
 
     def join_transcriptions(
         self,
@@ -411,6 +432,13 @@ def _split_output(output: FastConformerGenerateOutput) -> list[_Clip]:
 
     columns = (output.sequences, output.frame_indices, output.durations, output.token_confidences)
     return [_Clip(*fields) for fields in zip(*map(split, columns), strict=True)]
+
+
+def _is_floating(values: Any) -> bool:
+    """True for arrays and tensors of floating-point numbers, which are logits and not ids."""
+    if isinstance(values, torch.Tensor):
+        return values.is_floating_point()
+    return isinstance(values, np.ndarray) and values.dtype.kind == "f"
 
 
 def _check_only_text(timestamps: bool | str | Sequence[str], output_offsets: bool, confidence: bool) -> None:

@@ -81,7 +81,7 @@ class TranscriptionOptions:
         decoding: Options for turning encoder frames into tokens.
         chunking: Options for passing clips through the encoder.
         timestamps: Levels of times to return: `"token"`, `"char"`, `"word"`, `"segment"`, one or several; True: all,
-            False (default): no times.
+            False or None: no times.
         voice_activity: Find speech first and transcribe only that, part by part, each as a clip of its own; `chunking`
             is then applied to the parts. None (default): the whole clip is transcribed.
         batch_size: Clips, or windows of a long one, that the encoder sees at a time, at most.
@@ -102,6 +102,8 @@ class TranscriptionOptions:
 
     def __post_init__(self) -> None:
         timestamp_levels(self.timestamps)
+        if self.timestamps is None:
+            object.__setattr__(self, "timestamps", False)
         if not isinstance(self.timestamps, bool | str):
             object.__setattr__(self, "timestamps", tuple(self.timestamps))
         require(isinstance(self.decoding, DecodingOptions), "decoding", self.decoding, "DecodingOptions")

@@ -25,7 +25,8 @@ def _require_ctc_head(config: FastConformerRNNTConfig, class_name: str) -> None:
     if not config.has_ctc_head:
         raise ValueError(
             f"{class_name} needs a hybrid checkpoint; this one has has_ctc_head=False, that is no CTC head. "
-            f"Load it with its transducer head, as model_type={config.model_type!r} says."
+            f"Load it with its transducer head, as model_type={config.model_type!r} says (AutoModelForTDT or "
+            "AutoModelForRNNT)."
         )
 
 
@@ -138,4 +139,5 @@ def share_as_ctc(model: FastConformerForRNNT | FastConformerForTDT) -> FastConfo
         shared = ctc_class(config)
     shared.encoder, shared.decoder, shared.joint = model.encoder, model.decoder, model.joint
     shared.ctc_head, shared.prompt_kernel = model.ctc_head, model.prompt_kernel
+    shared.generation_config = model.generation_config
     return shared.train(model.training)
