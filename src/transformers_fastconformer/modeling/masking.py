@@ -50,6 +50,15 @@ def resolve_lengths(
     return mask_lengths
 
 
+def require_features(input_features: Any) -> None:
+    """Raise a `ValueError` for features that are not a tensor, with the way to get one."""
+    if not isinstance(input_features, torch.Tensor):
+        raise ValueError(
+            f"input_features is of type {type(input_features).__name__}; expected a tensor (return_tensors='pt' of "
+            "the feature extractor gives one)."
+        )
+
+
 def _as_tensor(values: Any) -> torch.Tensor:
     """Tensors as they are, on their device; lists and arrays on the CPU, whatever the default device is."""
     return values if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")
@@ -88,7 +97,8 @@ def _count_kept_frames(attention_mask: torch.Tensor, batch_size: int, num_frames
         (lengths_to_mask(lengths, num_frames) == mask).all(),
         lambda: (
             "attention_mask must be True for the first frames of each clip and False for the padding after them; "
-            "it has padding on the left or gaps."
+            "it has padding on the left or gaps. Frames that come after padding can be moved to the front clip by "
+            "clip: features[clip].roll(-number of padded frames, dims=0), and the mask with them."
         ),
     )
     return lengths
