@@ -214,4 +214,7 @@ def _share_as_transducer(model: Any) -> FastConformerForTransducer:
         shared = transducer_class(config)
     for name in ("encoder", "decoder", "joint", "ctc_head", "prompt_kernel"):
         setattr(shared, name, getattr(model, name))
+    # A CTC head has them frozen.
+    shared.decoder.requires_grad_(True)
+    shared.joint.requires_grad_(True)
     return shared.train(model.training)
