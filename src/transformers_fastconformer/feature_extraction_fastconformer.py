@@ -16,6 +16,7 @@ from transformers.utils import logging
 from .audio.clips import pad_clips, read_clips
 from .audio.log_mel import LogMel, LogMelSettings
 from .checkpoint_sources import LoadsFromSources
+from .kernels.forks import survive_forks
 from .validation import require, require_choice, require_count
 
 logger = logging.get_logger(__name__)
@@ -130,6 +131,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
     @property
     def log_mel(self) -> LogMel:
         """The computation on tensors, by the settings as they are now."""
+        survive_forks()
         settings, log_mel = self._settings(), self._log_mel
         if (
             log_mel is None

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
+from ..kernels.forks import survive_forks
 from ..validation import require
 from .finite_check import check_features
 from .generation import take_generation_arguments
@@ -135,6 +136,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
                 know, an argument that would change the result elsewhere (`num_beams=4`), features or lengths of a
                 wrong shape, features that are not finite, and for `confidence` without `return_dict_in_generate`.
         """
+        survive_forks()
         if generation_config is None:
             generation_config = getattr(self, "generation_config", None)
         require(
