@@ -291,3 +291,18 @@ def test_the_device_is_chosen_by_what_is_there(
 def test_a_device_that_is_named_must_be_there() -> None:
     with pytest.raises(ValueError, match=r"device='nodevice' is not available; this machine has cpu"):
         choose_device("nodevice")
+
+
+def test_no_time_lies_after_the_end_of_the_clip(loaded: dict[str, Any]) -> None:
+    """An encoder frame is 80 ms, so that the last one ends up to that much later than the audio; offsets keep it."""
+    model, processor = loaded["transducer"]
+    waveform = read_audio(CLIP_PATHS[0])
+    clips = [waveform[:samples] for samples in range(10000, 30000, 1700)]
+    beyond = 0
+    for transcript in transcribe_waveforms(model, processor, clips, timestamps=True):
+        assert transcript.timestamps is not None
+        for items in transcript.timestamps.values():
+            for item in items:
+                assert item["start"] <= item["end"] <= transcript.duration_seconds
+                beyond += item["end_offset"] * processor.frame_seconds > transcript.duration_seconds
+    assert beyond > 0

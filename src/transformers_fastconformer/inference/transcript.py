@@ -20,7 +20,8 @@ class Transcript:
     Args:
         text: The words that were said.
         timestamps: Level (`"token"`, `"char"`, `"word"`, `"segment"`) to a list of items with `start_offset` and
-            `end_offset` in encoder frames, `start` and `end` in seconds; None if times were not asked for.
+            `end_offset` in encoder frames, `start` and `end` in seconds, never after the end of the clip; None if
+            times were not asked for.
         duration_seconds: Length of the clip.
         strategy: Strategy that was used: `"full"`, `"local"` or `"chunked"`, see [`ChunkOptions`].
         channel: Channel of the file, from 0, or `"mix"` for the mean of all.
@@ -49,15 +50,26 @@ class Transcript:
         speech: list[SpeechSegment] | None = None,
     ) -> Transcript:
         """Make a transcript of the processor's output for a clip and of what else is known of the clip."""
+        timestamps = transcription.timestamps if options.timestamps else None
         return cls(
             text=transcription.text or "",
-            timestamps=transcription.timestamps if options.timestamps else None,
+            timestamps=None if timestamps is None else _end_with_clip(timestamps, duration_seconds),
             duration_seconds=duration_seconds,
             strategy=strategy,
             confidence=transcription.confidence,
             word_confidences=transcription.word_confidences,
             speech=speech,
         )
+
+
+def _end_with_clip(
+    timestamps: dict[str, list[dict[str, Any]]], duration_seconds: float
+) -> dict[str, list[dict[str, Any]]]:
+    """Times that lie in the clip: its last encoder frame goes beyond its last sample. Offsets stay what they are."""
+    return {
+        level: [{**item, **{key: min(item[key], duration_seconds) for key in ("start", "end")}} for item in items]
+        for level, items in timestamps.items()
+    }
 
 
 def to_transcripts(
