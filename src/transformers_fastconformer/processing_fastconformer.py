@@ -58,6 +58,7 @@ class FastConformerTranscription(ModelOutput):
         token_confidences (`list[float]`): Confidence of each token.
         word_confidences (`list[float]`): Confidence of each word of the text, in order.
         confidence (`float`): Confidence of the clip.
+        token_ids (`list[int]`): Ids of the tokens of the text.
     """
 
     text: str | None = None
@@ -66,6 +67,7 @@ class FastConformerTranscription(ModelOutput):
     token_confidences: list[float] | None = None
     word_confidences: list[float] | None = None
     confidence: float | None = None
+    token_ids: list[int] | None = None
 
 
 class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
@@ -277,7 +279,9 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             return texts
         transcriptions = []
         for clip, text in zip(clips, texts, strict=True):
-            fields: dict[str, Any] = {"text": text}
+            hidden_ids = self.tokenizer.event_token_ids if skip_special_tokens else frozenset()
+            token_ids_of_text = [token_id for token_id in clip.token_ids if token_id not in hidden_ids]
+            fields: dict[str, Any] = {"text": text, "token_ids": token_ids_of_text}
             if levels:
                 fields |= self._times(clip, token_ids.decoder_type, levels, skip_special_tokens)
             if confidence:
@@ -344,6 +348,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             text=" ".join(part.text for part in parts if part.text),
             timestamps=timed if levels else None,
             events=moved([part.events or [] for part in parts]),
+            token_ids=[token_id for part in parts for token_id in part.token_ids or []],
             **fields,
         )
 
