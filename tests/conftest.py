@@ -16,6 +16,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # No test asks the network; those of the Hub have a server of their own. Before huggingface_hub is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import transformers
+
+# Where Transformers' loggers, and with them ours, pass on what they are told; `caplog` listens there.
+transformers.utils.logging.enable_propagation()
+
 pytest_plugins = ["hub_fixtures"]  # of `support`; more than one folder has tests that talk to a Hub
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
 )
+from transformers.utils import logging as transformers_logging
 
 from transformers_fastconformer import (
     AutoModelForRNNT,
@@ -362,3 +367,48 @@ def test_pipelines_do_not_take_a_nemo_file_for_a_repository(name, monkeypatch):
             transformers.pipelines.find_adapter_config_file(name)
     finally:
         register()
+
+
+def test_loggers_follow_transformers(caplog: pytest.LogCaptureFixture) -> None:
+    """Levels set with `transformers.logging` hold for this package; the application's root logger is left alone."""
+    ours = logging.getLogger("transformers_fastconformer.modeling.pretrained")
+    handlers, level = list(logging.getLogger().handlers), transformers_logging.get_verbosity()
+    try:
+        for verbosity in (logging.ERROR, logging.INFO, logging.DEBUG):
+            transformers_logging.set_verbosity(verbosity)
+            assert ours.getEffectiveLevel() == verbosity
+        transformers_logging.set_verbosity_error()
+        ours.warning("not shown")
+        transformers_logging.set_verbosity_info()
+        ours.info("shown")
+        assert [record.message for record in caplog.records] == ["shown"]
+    finally:
+        transformers_logging.set_verbosity(level)
+    assert logging.getLogger().handlers == handlers
+    root = logging.getLogger("transformers_fastconformer")
+    assert root.level == logging.NOTSET
+    assert root.parent is logging.getLogger("transformers")
+    unregister()
+    try:
+        assert root.parent is logging.getLogger()
+    finally:
+        register()
+    assert root.parent is logging.getLogger("transformers")
+
+
+@pytest.mark.slow
+def test_verbosity_of_the_environment() -> None:
+    """`TRANSFORMERS_VERBOSITY=error` silences warnings of this package."""
+    program = (
+        "import logging, transformers_fastconformer\n"
+        "logging.getLogger('transformers_fastconformer.nemo').warning('something')"
+    )
+    for verbosity, expected in (("error", ""), ("warning", "something")):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "TRANSFORMERS_VERBOSITY": verbosity},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr.strip().endswith(expected) if expected else done.stderr == ""

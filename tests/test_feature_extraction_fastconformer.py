@@ -474,3 +474,44 @@ def test_on_a_device(feature_extractor: FastConformerFeatureExtractor) -> None:
     assert torch.equal(outputs.input_features, from_there.input_features)
     assert torch.equal(outputs.input_lengths.cpu(), expected.input_lengths)
     torch.testing.assert_close(outputs.input_features.cpu(), expected.input_features, atol=2e-3, rtol=0)
+
+
+def test_clips_are_cut_and_filled_up_where_asked_for() -> None:
+    """`max_length` is in samples; what is filled up does not count."""
+    extractor, clips = FastConformerFeatureExtractor(), [noise(9000), noise(4000)]
+
+    def extract(audio: Any, **options: Any) -> Any:
+        return extractor(audio, sampling_rate=RATE, return_tensors="pt", **options)
+
+    cut = extract(clips, truncation=True, max_length=5000)
+    expected = extract([clips[0][:5000], clips[1]])
+    assert all(torch.equal(cut[name], expected[name]) for name in expected)
+    filled = extract(clips, padding="max_length", max_length=16000)
+    whole = extract(clips)
+    assert filled["input_features"].shape[1] == extract([noise(16000)])["input_features"].shape[1]
+    assert torch.equal(filled["input_lengths"], whole["input_lengths"])
+    for clip, length in enumerate(whole["input_lengths"].tolist()):
+        torch.testing.assert_close(filled["input_features"][clip, :length], whole["input_features"][clip, :length])
+        assert not filled["input_features"][clip, length:].any()
+    both = extract(clips, padding="max_length", max_length=5000, truncation=True)
+    assert torch.equal(both["input_features"], cut["input_features"])
+    (alone, _) = extractor(clips, sampling_rate=RATE, padding=False, truncation=True, max_length=5000)[
+        "input_features"
+    ]
+    assert alone.shape[0] == extract([noise(5000)])["input_features"].shape[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 5000}, "max_length=5000 is not supported; expected None without truncation=True"),
+        ({"padding": "max_length"}, "padding='max_length' is not supported; expected True or False without a max_len"),
+        ({"truncation": True}, "truncation=True is not supported; expected False without a max_length"),
+        ({"padding": "max_length", "max_length": 5000}, "Clip 1 has 9000 samples; expected max_length=5000 at most"),
+        ({"truncation": True, "max_length": 0}, "max_length=0 is not supported; expected an integer of 1 or more"),
+        ({"truncation": "longest_first", "max_length": 9}, "truncation='longest_first' is not supported"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FastConformerFeatureExtractor()([noise(4000), noise(9000)], sampling_rate=RATE, **options)

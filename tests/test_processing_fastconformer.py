@@ -267,3 +267,101 @@ def test_saving_and_loading_change_nothing(processor: FastConformerProcessor, tm
         assert loaded.segment_gap_frames == 7
         assert loaded.segment_separators == ["!"]
         assert dict(loaded.decode(output, timestamps=True)) == dict(expected)
+
+
+def test_tensors_are_returned_unless_others_are_asked_for(processor: FastConformerProcessor) -> None:
+    """`model.generate(**processor(audio))` is enough."""
+    inputs = processor(AUDIO, text=["the dog", "the"], sampling_rate=16000)
+    assert all(torch.is_tensor(value) for value in inputs.values())
+    arrays = processor(AUDIO, text=["the dog", "the"], sampling_rate=16000, return_tensors="np")
+    assert all(isinstance(value, np.ndarray) for value in arrays.values())
+    lists = processor(AUDIO, text=["the dog", "the"], sampling_rate=16000, padding=False)
+    assert all(isinstance(lists[name], list) for name in ("input_features", "attention_mask", "labels"))
+
+
+def test_arguments_in_mappings(processor: FastConformerProcessor) -> None:
+    """As Transformers' processors take them."""
+    texts = ["the dog", "the lazy brown dog"]
+    expected = processor(AUDIO, text=texts, sampling_rate=16000, return_tensors="pt")
+    found = processor(
+        AUDIO,
+        text=texts,
+        audio_kwargs={"sampling_rate": 16000},
+        common_kwargs={"return_tensors": "pt"},
+        text_kwargs={},
+    )
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    found = processor(
+        AUDIO,
+        text=texts,
+        sampling_rate=16000,
+        audio_kwargs={"max_length": 3000, "truncation": True},
+        text_kwargs={"max_length": 4, "truncation": True, "padding": "max_length", "return_tensors": "pt"},
+    )
+    assert found["input_lengths"].tolist() == [3000 // 160, 2500 // 160]
+    rows = processor.tokenizer(texts).input_ids
+    assert found["labels"].tolist() == [(row[:4] + [-100] * 4)[:4] for row in rows]
+    assert len(rows[1]) > 4
+    ids = processor(
+        text=texts, text_kwargs={"return_tensors": "pt"}, common_kwargs={"truncation": True, "max_length": 2}
+    )
+    assert ids["input_ids"].shape == (2, 2)
+    filled = processor(AUDIO, text=texts, sampling_rate=16000, text_kwargs={"padding": "max_length", "max_length": 50})
+    assert filled["labels"].shape == (2, 50)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 9}, "max_length=9 may be of samples or tokens; expected it in audio_kwargs or text_kwargs"),
+        ({"truncation": True}, "truncation=True may be of samples or tokens"),
+        ({"audio_kwargs": {"sampling_rate": 8000}}, "audio_kwargs has sampling_rate=8000, which contradicts"),
+        ({"common_kwargs": 3}, "common_kwargs=3 is not supported; expected a mapping"),
+        (
+            {"text_kwargs": {"max_length": 4}},
+            "max_length=4 is not supported; expected None without truncation=True or",
+        ),
+        (
+            {"text_kwargs": {"truncation": True}},
+            "truncation=True is not supported; expected False without a max_length",
+        ),
+        ({"text_kwargs": {"max_length": 1, "padding": "max_length"}}, "max_length=1 is not supported; expected .* or"),
+        ({"text_kwargs": {"stride": 1}}, "text_kwargs has stride; expected some of language"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    processor: FastConformerProcessor, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        processor(AUDIO, text=["the dog", "the"], sampling_rate=16000, **options)
+
+
+def test_arguments_of_audio_need_audio(processor: FastConformerProcessor) -> None:
+    with pytest.raises(ValueError, match=r"audio_kwargs=\{'padding': True\} needs audio"):
+        processor(text="the", audio_kwargs={"padding": True})
+
+
+def test_logits_become_text(processor: FastConformerProcessor) -> None:
+    """Best classes are taken, repeats joined, and rows of -100, with which `Trainer` pads, are nothing."""
+    ids = processor.tokenizer("the dog").input_ids
+    blank = processor.tokenizer.blank_token_id
+    frames = [ids[0], ids[0], blank, *ids[1:], blank]
+    logits = torch.nn.functional.one_hot(torch.tensor([frames]), blank + 1).float() * 5.0
+    padded = torch.nn.functional.pad(logits, (0, 0, 0, 3), value=-100.0)
+    for given in (logits, padded, padded.numpy(), padded.to(torch.bfloat16)):
+        assert processor.batch_decode(given) == ["the dog"]
+        assert processor.decode(given[0]) == "the dog"
+    with pytest.raises(ValueError, match=r"floating-point array of shape \(3, 4\); expected ids, or the logits"):
+        processor.batch_decode(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="floating-point array of shape"):
+        processor.decode(logits)
+    with pytest.raises(ValueError, match="found only token ids"):
+        processor.batch_decode(logits, timestamps=True)
+
+
+def test_what_generate_returned_is_not_joined_again(processor: FastConformerProcessor) -> None:
+    output = output_of(processor, ["aaaa the"], "ctc")
+    expected = processor.batch_decode(output)
+    assert processor.batch_decode(output, group_tokens=False) == processor.batch_decode(output.sequences) == expected
+    with pytest.raises(ValueError, match="group_tokens=True is not supported"):
+        processor.batch_decode(output, group_tokens=True)

@@ -183,12 +183,50 @@ def test_language_tags_are_deleted_where_asked_for() -> None:
     assert deleted.decode(ids) == "the dog"
 
 
+def test_best_classes_of_ctc_frames_become_text() -> None:
+    """Equal neighbours are one token in frames, and two in a sequence of tokens."""
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model())
+    blank = tokenizer.blank_token_id
+    (first, second) = tokenizer("the dog").input_ids[:2]
+    text, doubled = tokenizer.decode([first, second]), tokenizer.decode([first, first, second])
+    assert text != doubled
+    frames = [blank, first, first, blank, second, second, blank, blank]
+    assert tokenizer.decode(frames) == text
+    assert tokenizer.decode([first, first, blank, first, second]) == doubled
+    assert tokenizer.decode(torch.tensor(frames)) == tokenizer.decode(np.array(frames)) == text
+    assert tokenizer.decode(frames, group_tokens=False) == tokenizer.decode([first, first, second, second])
+    # Tokens are padded after the last one, with the blank or -100.
+    assert tokenizer.decode([first, first, second, blank, blank]) == doubled
+    assert tokenizer.decode([first, first, second, -100]) == doubled
+    assert tokenizer.decode([first, first, second], group_tokens=True) == text
+    # One row that is of frames tells of all rows of its batch.
+    assert tokenizer.batch_decode([frames, [first, first, second, blank]]) == [text, text]
+    assert tokenizer.batch_decode(np.array([[first, first, second, blank]])) == [doubled]
+    assert tokenizer.batch_decode([]) == []
+    assert tokenizer.decode([]) == tokenizer.decode([blank, blank]) == ""
+    assert tokenizer.decode(first) == tokenizer.decode([first])
+
+
+def test_padding_that_trainer_adds_to_frames_is_no_token() -> None:
+    """`Trainer` pads logits with -100, whose best class is 0, and best classes with -100."""
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model())
+    blank, unknown = tokenizer.blank_token_id, tokenizer.unk_token_id
+    assert unknown == 0
+    ids = tokenizer("the").input_ids
+    text = tokenizer.decode(ids)
+    assert tokenizer.decode([blank, *ids, blank, 0, 0, 0]) == tokenizer.decode([blank, *ids, -100, -100]) == text
+    assert tokenizer.decode([*ids, 0]) != text
+    assert tokenizer.decode([blank, 0, blank, *ids]) == tokenizer.decode([0, *ids])
+
+
 def test_options_that_would_change_the_text_are_refused() -> None:
     tokenizer = sentencepiece_tokenizer(train_sentencepiece_model())
     with pytest.raises(ValueError, match="clean_up_tokenization_spaces=True"):
         tokenizer.decode([5], clean_up_tokenization_spaces=True)
-    with pytest.raises(TypeError, match="group_tokens"):
-        tokenizer.decode([5], group_tokens=True)
+    with pytest.raises(TypeError, match="spaces_between_special_tokens"):
+        tokenizer.decode([5], spaces_between_special_tokens=True)
+    with pytest.raises(ValueError, match="group_tokens='yes'"):
+        tokenizer.decode([5], group_tokens="yes")
     with pytest.raises(ValueError, match="text_pair"):
         tokenizer("a", "b")
     with pytest.raises(ValueError, match="language='en'"):

@@ -28,7 +28,7 @@ from .interop.reading import convert_transformers_checkpoint
 from .interop.writing import ExportResult, export_to_transformers
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerEncoder, FastConformerModel
-from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT
+from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT, share_as_ctc
 from .modeling.outputs import (
     FastConformerCTCOutput,
     FastConformerEncoderOutput,
@@ -93,6 +93,7 @@ __all__ = [
     "quantize_dynamic_int8",
     "read_audio",
     "remove_int8",
+    "share_as_ctc",
     "transcribe",
     "transcribe_clips",
     "transcribe_file",

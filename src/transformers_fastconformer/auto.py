@@ -9,7 +9,10 @@ Registration: all changes that importing this package makes in Transformers, and
 - `FeatureExtractionMixin.get_feature_extractor_dict`, which `transformers.pipeline` calls too, is wrapped likewise.
   Two functions that the pipeline calls on any name (`cached_file`, `find_adapter_config_file`) return None for a name
   that ends in `.nemo`, which they would take for the id of a repository.
-- `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models (`inference/hf_pipeline.py`).
+- `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models, and so does the constructor
+  of `AutomaticSpeechRecognitionPipeline` (`inference/hf_pipeline.py`).
+- The loggers of this package become children of Transformers' own, so that `transformers.logging` and
+  `TRANSFORMERS_VERBOSITY` hold for them.
 - Our own classes are told where `.nemo` checkpoints and those of Transformers' own FastConformer classes come from
   (`checkpoint_sources.py`); the Auto classes give Transformers' classes for the latter, as before.
 
@@ -19,6 +22,7 @@ Registration: all changes that importing this package makes in Transformers, and
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -40,6 +44,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
+from transformers.utils import logging as transformers_logging
 
 from .checkpoint_sources import load_from_folder, register_source, unregister_source
 from .configuration_fastconformer import (
@@ -74,6 +79,7 @@ AutoModelForTDT = _auto_model_class("AutoModelForTDT", "token-and-duration trans
 AutoModelForRNNT = _auto_model_class("AutoModelForRNNT", "RNN transducers")
 
 
+PACKAGE = __name__.partition(".")[0]  # the name above those of all its loggers
 NEMO, TRANSFORMERS = "nemo", "transformers"  # the formats of `checkpoint_sources.py`
 CONFIG_CLASSES = (FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig, FastConformerTDTConfig)
 HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], type], ...] = (
@@ -102,6 +108,8 @@ def register() -> None:
     for auto_class, config_class, model_class in HEAD_CLASSES:
         auto_class.register(config_class, model_class, exist_ok=True)
     register_pipeline()
+    transformers_logging.get_logger()  # sets the level of the library's root logger, and its handler
+    logging.getLogger(PACKAGE).parent = logging.getLogger(transformers.__name__)
     register_source(NEMO, resolve_nemo_checkpoint)
     register_source(TRANSFORMERS, resolve_transformers_checkpoint)
     for auto_class in (AutoConfig, AutoFeatureExtractor, AutoTokenizer, AutoProcessor, *_auto_model_classes()):
@@ -121,6 +129,7 @@ def unregister() -> None:
             setattr(holder, name, original)
             del _replaced[holder, name]
     unregister_pipeline()
+    logging.getLogger(PACKAGE).parent = logging.getLogger()
     unregister_source(NEMO)
     unregister_source(TRANSFORMERS)
     mappings: list[Any] = [AutoModel._model_mapping, FEATURE_EXTRACTOR_MAPPING, TOKENIZER_MAPPING, PROCESSOR_MAPPING]

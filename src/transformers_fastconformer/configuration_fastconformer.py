@@ -44,6 +44,8 @@ DECODER_TYPES = ("lstm", "stateless")
 CTC_LOSS_REDUCTIONS = ("mean", "sum")
 # NeMo's names of the rules by which a transducer leaves a frame that is full of tokens; the first is the usual one.
 DECODING_STRATEGIES = ("greedy_batch", "greedy")
+# Outputs of heads that `Trainer` does not gather for metrics.
+KEYS_TO_IGNORE_AT_INFERENCE = ["last_hidden_state", "encoder_lengths", "hidden_states", "attentions"]
 
 
 @strict
@@ -402,6 +404,7 @@ class FastConformerCTCConfig(FastConformerConfig):
     """
 
     model_type = "fastconformer_ctc"
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
 
     vocab_size: int = 1025
     blank_token_id: int | None = None
@@ -449,6 +452,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
     """
 
     model_type = "fastconformer_rnnt"
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
 
     vocab_size: int = 1025
     blank_token_id: int | None = None

@@ -16,13 +16,14 @@ from transformers.utils import logging
 from .audio.clips import pad_clips, read_clips
 from .audio.log_mel import LogMel, LogMelSettings
 from .checkpoint_sources import LoadsFromSources
+from .kernels.forks import survive_forks
 from .validation import require, require_choice, require_count
 
 logger = logging.get_logger(__name__)
 
 # What transformers writes into a preprocessor_config.json, or passes, next to our own arguments.
 BOOKKEEPING_KEYS = {"feature_extractor_type", "processor_class", "auto_map", "_processor_class"}
-PADDINGS = (True, "longest", False, "do_not_pad")
+PADDINGS = (True, "longest", "max_length", False, "do_not_pad")
 TENSOR_TYPES = (None, "pt", "np")
 
 
@@ -134,6 +135,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
     @property
     def log_mel(self) -> LogMel:
         """The computation on tensors, by the settings as they are now."""
+        survive_forks()
         settings, log_mel = self._settings(), self._log_mel
         if (
             log_mel is None
@@ -159,8 +161,9 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         padding: bool | str = True,
         device: str | torch.device | None = None,
         channels: str | int | None = None,
-        truncation: bool = False,
+        truncation: bool | None = None,
         return_attention_mask: bool | None = None,
+        max_length: int | None = None,
     ) -> BatchFeature:
         r"""
         Args:
@@ -178,15 +181,17 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
             sampling_rate (`int`, *optional*): Rate of `raw_speech`; it must be the model's.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; `None`: tensors if `raw_speech` holds tensors or
                 `device` is given, else arrays.
-            padding (`bool` or `str`, defaults to `True`): `True` or `"longest"` pads to the longest clip; `False` or
+            padding (`bool` or `str`, defaults to `True`): `True` or `"longest"` pads to the longest clip,
+                `"max_length"` pads the waveforms to `max_length` samples; `False` or
                 `"do_not_pad"` computes each clip on its own and gives lists, or with `return_tensors` tensors where
                 all clips have equally many frames.
             device (`str` or `torch.device`, *optional*): Device that computes; tensors stay there. `None`: where the
                 tensors of `raw_speech` are, else the CPU.
             channels (`str` or `int`, *optional*): `"mix"` (and `None`) averages the channels of a clip, a number
                 takes that one.
-            truncation (`bool`, defaults to `False`): Nothing is ever cut; only `False` is accepted.
+            truncation (`bool`, *optional*, defaults to `False`): Cut clips after `max_length` samples.
             return_attention_mask (`bool`, *optional*): The mask is always returned; `False` is not accepted.
+            max_length (`int`, *optional*): Samples of a clip at most, for `truncation` or `padding="max_length"`.
 
         Returns:
             [`BatchFeature`]: `input_features` (batch, mel frames, mels) float32; `attention_mask` (batch, mel frames)
@@ -194,16 +199,26 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
             N // hop_length valid frames and at least one masked frame after them. Clips under one hop have none.
         """
         self._check_sampling_rate(sampling_rate)
-        require(not truncation, "truncation", truncation, "False: clips are never cut")
+        require_choice("truncation", truncation, (None, True, False))
         require_choice("return_attention_mask", return_attention_mask, (None, True))
         require_choice("return_tensors", return_tensors, TENSOR_TYPES)
         require_choice("padding", padding, PADDINGS)
+        is_max_length = padding == "max_length"
+        if max_length is None:
+            require(not truncation, "truncation", truncation, "False without a max_length, in samples")
+            require(not is_max_length, "padding", padding, "True or False without a max_length, in samples")
+        else:
+            require_count("max_length", max_length)
+            is_used = truncation or is_max_length
+            require(bool(is_used), "max_length", max_length, "None without truncation=True or padding='max_length'")
         waveforms, lengths, holds_tensors = read_clips(raw_speech, audio_lengths, channels)
+        if max_length is not None:
+            waveforms, lengths = _fit(waveforms, lengths, max_length, bool(truncation), is_max_length)
         tensor_type = return_tensors or ("pt" if holds_tensors or device is not None else "np")
         if device is None:
             device = waveforms[0].device if holds_tensors else "cpu"
         device = torch.device(device)
-        if padding in (True, "longest"):
+        if padding in (True, "longest", "max_length"):
             outputs = self._extract_batch(waveforms, lengths, device)
             return BatchFeature({name: _as(tensor, tensor_type) for name, tensor in outputs.items()})
         singles = [
@@ -225,7 +240,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
     ) -> dict[str, torch.Tensor]:
         """Features, mask and lengths of clips together; `first_index` is the number of the first one."""
         batch = pad_clips(waveforms, lengths, device, first_index)
-        features, mel_lengths = self.log_mel.extract(batch, torch.tensor(lengths, device=device))
+        features, mel_lengths = self.log_mel.extract(batch, torch.tensor(lengths, dtype=torch.int64, device=device))
         attention_mask = torch.arange(features.shape[1], device=device) < mel_lengths[:, None]
         return {"input_features": features, "attention_mask": attention_mask, "input_lengths": mel_lengths}
 
@@ -253,6 +268,24 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_log_mel": None}
+
+
+def _fit(
+    waveforms: Sequence[torch.Tensor], lengths: Sequence[int], max_length: int, is_cut: bool, is_filled: bool
+) -> tuple[list[torch.Tensor], list[int]]:
+    """Clips cut after `max_length` samples, or filled up with zeros that do not count, or both."""
+    if is_cut:
+        lengths = [min(length, max_length) for length in lengths]
+    elif max(lengths) > max_length:
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        raise ValueError(
+            f"Clip {longest} has {lengths[longest]} samples; expected max_length={max_length} at most, or "
+            "truncation=True."
+        )
+    cut = [waveform[:length] for waveform, length in zip(waveforms, lengths, strict=True)]
+    if is_filled:
+        cut[0] = torch.nn.functional.pad(cut[0], (0, max_length - cut[0].shape[0]))  # the batch is as long as one clip
+    return cut, list(lengths)
 
 
 def _as(tensor: torch.Tensor, tensor_type: str) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import BatchEncoding, BatchFeature, ProcessorMixin
 from transformers.utils import ModelOutput
@@ -24,10 +25,20 @@ from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .frames import seconds_from_encoder_frames
 from .modeling.outputs import FastConformerGenerateOutput
 from .tokenization_fastconformer import IGNORED_LABEL, FastConformerTokenizer
-from .validation import require_count
+from .validation import require, require_choice, require_count
 
 # Levels of times in their order: vocabulary strings, and then text in ever longer pieces.
 TIMESTAMP_LEVELS = ("token", "char", "word", "segment")
+# Arguments of the tokenizer that labels next to audio may have.
+LABEL_OPTIONS = (
+    "language",
+    "padding",
+    "truncation",
+    "max_length",
+    "padding_side",
+    "add_special_tokens",
+    "return_tensors",
+)
 TimedItem = dict[str, Any]
 
 
@@ -47,6 +58,7 @@ class FastConformerTranscription(ModelOutput):
         token_confidences (`list[float]`): Confidence of each token.
         word_confidences (`list[float]`): Confidence of each word of the text, in order.
         confidence (`float`): Confidence of the clip.
+        token_ids (`list[int]`): Ids of the tokens of the text.
     """
 
     text: str | None = None
@@ -55,6 +67,7 @@ class FastConformerTranscription(ModelOutput):
     token_confidences: list[float] | None = None
     word_confidences: list[float] | None = None
     confidence: float | None = None
+    token_ids: list[int] | None = None
 
 
 class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
@@ -99,6 +112,9 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         sampling_rate: int | None = None,
         return_tensors: str | None = None,
         language: str | None = None,
+        audio_kwargs: Mapping[str, Any] | None = None,
+        text_kwargs: Mapping[str, Any] | None = None,
+        common_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> BatchFeature | BatchEncoding:
         """
@@ -108,37 +124,89 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             audio: What the feature extractor takes: arrays, tensors, lists of either.
             text (`str` or `list[str]`, *optional*): The transcripts.
             sampling_rate (`int`, *optional*): Rate of `audio`, in Hz; it must be the model's.
-            return_tensors (`str`, *optional*): `"pt"` or `"np"`; labels are then padded with -100.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`; labels are then padded with -100. Default: `"pt"`
+                where there is audio, unless `padding` is `False`, and lists for text on its own.
             language (`str`, *optional*): Language of `text`, for aggregate tokenizers.
+            audio_kwargs (`dict`, *optional*): Further arguments of the feature extractor, such as `max_length` in
+                samples.
+            text_kwargs (`dict`, *optional*): Further arguments of the tokenizer, such as `max_length` in tokens with
+                `truncation` or `padding="max_length"`.
+            common_kwargs (`dict`, *optional*): Arguments of this call in a mapping.
             kwargs: Further arguments of the feature extractor, or of the tokenizer where there is only text.
 
         Raises:
-            ValueError: for neither of the two, for an empty list of texts, and for more or fewer texts than clips.
+            ValueError: for neither of the two, for an empty list of texts, for more or fewer texts than clips, and
+                for an argument that is given twice with different values.
         """
         if audio is None and text is None:
             raise ValueError("audio=None and text=None: expected at least one of them.")
         if text is not None and not isinstance(text, str) and len(text) == 0:
             raise ValueError("text=[] has no transcript; expected one a clip, or None.")
-        text_kwargs = {} if language is None else {"language": language}
+        named = {"sampling_rate": sampling_rate, "return_tensors": return_tensors, "language": language}
+        given = {**{name: value for name, value in named.items() if value is not None}, **kwargs}
+        given = _join_arguments(given, "common_kwargs", common_kwargs)
+        language = given.pop("language", None)
+        of_text = _join_arguments({} if language is None else {"language": language}, "text_kwargs", text_kwargs)
         if audio is None:
-            if sampling_rate is not None:
-                raise ValueError(f"sampling_rate={sampling_rate} needs audio; found only text.")
-            padding = {} if return_tensors is None else {"padding": True, "return_tensors": return_tensors}
-            return self.tokenizer(text, **{**padding, **text_kwargs, **kwargs})
-        features = self.feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **kwargs)
+            for name, value in (("sampling_rate", given.get("sampling_rate")), ("audio_kwargs", audio_kwargs)):
+                if value:
+                    raise ValueError(f"{name}={value} needs audio; found only text.")
+            of_text = _join_arguments(given, "text_kwargs", of_text)
+            padding = {"padding": True} if of_text.get("return_tensors") is not None else {}
+            return self.tokenizer(text, **{**padding, **of_text})
+        if text is not None:
+            for name in ("max_length", "truncation"):
+                if given.get(name):
+                    raise ValueError(
+                        f"{name}={given[name]} may be of samples or tokens; expected it in audio_kwargs or "
+                        "text_kwargs."
+                    )
+            of_text = {"padding": given.get("padding"), **of_text}
+        if of_text.get("return_tensors") is not None:
+            given = _join_arguments(given, "text_kwargs", {"return_tensors": of_text["return_tensors"]})
+        of_audio = _join_arguments(given, "audio_kwargs", audio_kwargs)
+        if of_audio.get("padding", True) not in (False, "do_not_pad"):
+            of_audio.setdefault("return_tensors", "pt")
+        return_tensors = of_audio.get("return_tensors")
+        features = self.feature_extractor(audio, **of_audio)
         if text is None:
             return features
         texts = [text] if isinstance(text, str) else list(text)
         num_clips = len(features["input_features"])
         if len(texts) != num_clips:
             raise ValueError(f"text has {len(texts)} transcripts for {num_clips} clips of audio; expected one a clip.")
-        rows = self.tokenizer(texts, **text_kwargs)["input_ids"]
+        rows, longest = self._encode_labels(texts, of_text)
         if return_tensors is not None:
-            longest = max(map(len, rows))
             rows = [row + [IGNORED_LABEL] * (longest - len(row)) for row in rows]
         labels = BatchFeature({"labels": rows}, tensor_type=return_tensors)["labels"]
         features["labels"] = labels.to(features["input_features"].device) if torch.is_tensor(labels) else labels
         return features
+
+    def _encode_labels(self, texts: list[str], options: Mapping[str, Any]) -> tuple[list[list[int]], int]:
+        """Ids of transcripts, and the length to which they are to be padded."""
+        unknown = sorted(set(options) - set(LABEL_OPTIONS))
+        if unknown:
+            raise ValueError(f"text_kwargs has {', '.join(unknown)}; expected some of {', '.join(LABEL_OPTIONS)}.")
+        padding, max_length = options.get("padding"), options.get("max_length")
+        require_choice("padding", padding, (None, True, "longest", "max_length", False))
+        require_choice("padding_side", options.get("padding_side"), (None, "right"))
+        if max_length is None:
+            require(not options.get("truncation"), "truncation", True, "False without a max_length, in tokens")
+            require(padding != "max_length", "padding", padding, "True without a max_length, in tokens")
+        else:
+            require_count("max_length", max_length)
+            is_used = bool(options.get("truncation")) or padding == "max_length"
+            require(is_used, "max_length", max_length, "None without truncation=True or padding='max_length'")
+        passed = {name: options[name] for name in ("language", "truncation", "add_special_tokens") if name in options}
+        if options.get("truncation"):
+            passed["max_length"] = max_length
+        rows = self.tokenizer(texts, **passed)["input_ids"]
+        longest = max(map(len, rows))
+        if padding != "max_length":
+            return rows, longest
+        assert max_length is not None
+        require(longest <= max_length, "max_length", max_length, f"{longest} or more tokens, or truncation=True")
+        return rows, max_length
 
     @property
     def model_input_names(self) -> list[str]:
@@ -156,10 +224,13 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         """
         Text of one clip, with its times if asked for; see `batch_decode` for the arguments.
 
-        `token_ids` is a sequence of ids or the [`FastConformerGenerateOutput`] of a single clip.
+        `token_ids` is a sequence of ids, the logits of a CTC head (frames, vocab_size), or the
+        [`FastConformerGenerateOutput`] of a single clip.
         """
         if not isinstance(token_ids, FastConformerGenerateOutput):
             _check_only_text(timestamps, output_offsets, confidence)
+            if _is_floating(token_ids):
+                token_ids, kwargs = self._best_classes(token_ids, 2), {**kwargs, "group_tokens": True}
             return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
         num_clips = len(token_ids.sequences) if token_ids.sequences is not None else 0
         if num_clips != 1:
@@ -179,21 +250,26 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         Text of each clip, with its times if asked for.
 
         Args:
-            token_ids: Rows of ids, or the [`FastConformerGenerateOutput`] of `generate`, which times need.
+            token_ids: The [`FastConformerGenerateOutput`] of `generate`, which times need; rows of ids, which may be
+                tokens or the best classes of CTC frames (see `group_tokens` of [`FastConformerTokenizer.decode`]); or
+                the logits of a CTC head (batch, frames, vocab_size), of which rows of -100 are padding.
             skip_special_tokens (`bool`, defaults to `True`): Leave event tokens such as `<EOU>` out of the text.
             timestamps (`bool`, `str` or `list[str]`, defaults to `False`):
                 Levels of times: `"token"`, `"char"`, `"word"`, `"segment"`, several of them, or `True` for all.
             output_offsets (`bool`, defaults to `False`): The same as `timestamps=True`.
             confidence (`bool`, defaults to `False`):
                 Confidences of tokens, words and the clip, for what `generate(..., confidence=...)` returned.
-            kwargs: Further arguments of the tokenizer, for rows of ids.
+            kwargs: Further arguments of the tokenizer, for rows of ids, such as `group_tokens`.
 
         Returns:
             `list[str]`, or with times or confidences `list[FastConformerTranscription]`.
         """
         if not isinstance(token_ids, FastConformerGenerateOutput):
             _check_only_text(timestamps, output_offsets, confidence)
+            if _is_floating(token_ids):
+                token_ids, kwargs = self._best_classes(token_ids, 3), {**kwargs, "group_tokens": True}
             return self.tokenizer.batch_decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        require_choice("group_tokens", kwargs.pop("group_tokens", None), (None, False))  # they are tokens already
         if kwargs:
             raise TypeError(f"batch_decode() does not know {sorted(kwargs)} for what generate() returns.")
         levels = timestamp_levels(timestamps, output_offsets)
@@ -203,13 +279,28 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             return texts
         transcriptions = []
         for clip, text in zip(clips, texts, strict=True):
-            fields: dict[str, Any] = {"text": text}
+            hidden_ids = self.tokenizer.event_token_ids if skip_special_tokens else frozenset()
+            token_ids_of_text = [token_id for token_id in clip.token_ids if token_id not in hidden_ids]
+            fields: dict[str, Any] = {"text": text, "token_ids": token_ids_of_text}
             if levels:
                 fields |= self._times(clip, token_ids.decoder_type, levels, skip_special_tokens)
             if confidence:
                 fields |= self._confidences(clip, token_ids.confidence_aggregation, skip_special_tokens)
             transcriptions.append(FastConformerTranscription(**fields))
         return transcriptions
+
+    def _best_classes(self, logits: Any, num_dimensions: int) -> torch.Tensor:
+        """Best classes of the frames of a CTC head: (..., frames, classes) to (..., frames), the padding blank."""
+        logits = torch.as_tensor(logits, device=getattr(logits, "device", "cpu"))
+        num_classes = self.tokenizer.blank_token_id + 1
+        if logits.ndim != num_dimensions or logits.shape[-1] != num_classes:
+            expected = f"{'(batch, frames' if num_dimensions == 3 else '(frames'}, {num_classes})"
+            raise ValueError(
+                f"token_ids is a floating-point array of shape {tuple(logits.shape)}; expected ids, or the logits of "
+                f"a CTC head of shape {expected}."
+            )
+        is_padding = (logits == IGNORED_LABEL).all(dim=-1)  # as `Trainer` pads
+        return logits.argmax(dim=-1).masked_fill(is_padding, self.tokenizer.blank_token_id)
 
     def join_transcriptions(
         self,
@@ -257,6 +348,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             text=" ".join(part.text for part in parts if part.text),
             timestamps=timed if levels else None,
             events=moved([part.events or [] for part in parts]),
+            token_ids=[token_id for part in parts for token_id in part.token_ids or []],
             **fields,
         )
 
@@ -366,6 +458,15 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         }
 
 
+def _join_arguments(given: Mapping[str, Any], name: str, mapping: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments given by name, and in a mapping of that name; both may say the same."""
+    require(isinstance(mapping, Mapping | None), name, mapping, "a mapping of arguments")
+    for key, value in (mapping or {}).items():
+        if given.get(key) not in (None, value):
+            raise ValueError(f"{name} has {key}={value!r}, which contradicts {key}={given[key]!r}.")
+    return {**given, **(mapping or {})}
+
+
 class _Clip(NamedTuple):
     """
     One clip of what `generate` returned, without the padding.
@@ -411,6 +512,13 @@ def _split_output(output: FastConformerGenerateOutput) -> list[_Clip]:
 
     columns = (output.sequences, output.frame_indices, output.durations, output.token_confidences)
     return [_Clip(*fields) for fields in zip(*map(split, columns), strict=True)]
+
+
+def _is_floating(values: Any) -> bool:
+    """True for arrays and tensors of floating-point numbers, which are logits and not ids."""
+    if isinstance(values, torch.Tensor):
+        return values.is_floating_point()
+    return isinstance(values, np.ndarray) and values.dtype.kind == "f"
 
 
 def _check_only_text(timestamps: bool | str | Sequence[str], output_offsets: bool, confidence: bool) -> None:

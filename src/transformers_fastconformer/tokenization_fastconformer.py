@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
+from transformers.utils import to_py_obj
 
 from .checkpoint_sources import LoadsFromSources
 from .validation import require_choice
@@ -127,7 +129,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
     Ids `0` to `vocab_size - 1` are NeMo's. The next one is the blank, an added special token that also pads. `decode`
     gives NeMo's text: one space before punctuation is dropped where the vocabulary knows that punctuation, and tokens
     that are unknown, invisible or a byte are written as SentencePiece does. The blank and the ignored label -100 never
-    show.
+    show. The best classes of CTC frames become text too, see `decode`.
 
     Args:
         tokenizer_object, tokenizer_file: The backend, as in [`PreTrainedTokenizerFast`].
@@ -354,18 +356,58 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
                 text += token.replace(WORD_MARK, " ")
         return text + _text_from_bytes(pending)
 
+    def decode(
+        self, token_ids: Any, skip_special_tokens: bool = False, group_tokens: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        Text of ids, or the texts of a batch of them.
+
+        Args:
+            token_ids: Ids of one clip, or a list of them for each; an array or tensor of either.
+            skip_special_tokens (`bool`, defaults to `False`): Leave `event_tokens` out.
+            group_tokens (`bool`, *optional*):
+                `True`: the ids are the best classes of the frames of a CTC head (`logits.argmax(-1)`), in which equal
+                neighbours are one token. `False`: each id is a token, as in labels and in what `generate` returns.
+                `None` (default): frames if in any row of the batch a blank stands before a token, which it never does
+                among tokens. Say `True` for a single short clip, whose frames may lack such a blank.
+
+                Frames may end in a run of class 0, if that is the unknown token: it is the best class of the -100
+                with which `Trainer` pads logits, and is dropped.
+        """
+        require_choice("group_tokens", group_tokens, (None, True, False))
+        ids = to_py_obj(token_ids)
+        if group_tokens is None:
+            is_list = isinstance(ids, list | tuple)
+            rows = ids if is_list and ids and isinstance(ids[0], list | tuple) else [ids if is_list else [ids]]
+            group_tokens = any(map(self._has_blank_before_token, rows))
+        return super().decode(ids, skip_special_tokens=skip_special_tokens, group_tokens=group_tokens, **kwargs)
+
+    def _has_blank_before_token(self, row: Sequence[int]) -> bool:
+        places = range(len(row) - 1, -1, -1)
+        last = next((place for place in places if row[place] not in (self.blank_token_id, IGNORED_LABEL)), 0)
+        return self.blank_token_id in row[:last]
+
+    def _join_frames(self, row: Iterable[int]) -> list[int]:
+        """One id for each run of equal ones."""
+        frames = [int(token_id) for token_id in row if token_id != IGNORED_LABEL]
+        while self.unk_token_id == 0 and frames and frames[-1] == 0:
+            frames.pop()
+        return [token_id for token_id, _ in itertools.groupby(frames)]
+
     def _decode(
         self,
         token_ids: int | Sequence[int],
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
+        group_tokens: bool = False,
         **kwargs: Any,
     ) -> str:
         if clean_up_tokenization_spaces:
             raise ValueError("clean_up_tokenization_spaces=True is not supported; the text is NeMo's, unaltered.")
         if kwargs:
             raise TypeError(f"decode() does not know {sorted(kwargs)}.")
-        spoken = self.spoken_ids([token_ids] if isinstance(token_ids, int) else token_ids)
+        row = [token_ids] if isinstance(token_ids, int) else token_ids
+        spoken = self.spoken_ids(self._join_frames(row) if group_tokens else row)
         if skip_special_tokens:
             spoken = [token_id for token_id in spoken if token_id not in self._event_ids]
         text = self.piece_text(spoken)

@@ -387,3 +387,46 @@ def test_a_processor_of_another_model_is_refused(loaded: dict[str, Any]) -> None
     ):
         with pytest.raises(ValueError, match=message):
             door()
+
+
+def test_no_time_lies_after_the_end_of_the_clip(loaded: dict[str, Any]) -> None:
+    """An encoder frame is 80 ms, so that the last one ends up to that much later than the audio; offsets keep it."""
+    model, processor = loaded["transducer"]
+    waveform = read_audio(CLIP_PATHS[0])
+    clips = [waveform[:samples] for samples in range(10000, 30000, 1700)]
+    beyond = 0
+    for transcript in transcribe_waveforms(model, processor, clips, timestamps=True):
+        assert transcript.timestamps is not None
+        for items in transcript.timestamps.values():
+            for item in items:
+                assert item["start"] <= item["end"] <= transcript.duration_seconds
+                beyond += item["end_offset"] * processor.frame_seconds > transcript.duration_seconds
+    assert beyond > 0
+
+
+def test_tokens_and_events_of_a_transcript(loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Event tokens are left out of text and tokens unless they are asked for, and are listed either way."""
+    model, processor = loaded["transducer"]
+    waveform = read_audio(CLIP_PATHS[0])
+    (plain,) = transcribe_waveforms(model, processor, [waveform], timestamps=False)
+    assert plain.text == TEXTS[0]
+    assert plain.token_ids == model.generate(**processor(waveform, sampling_rate=RATE))[0].tolist()
+    assert processor.decode(plain.token_ids) == plain.text
+    assert plain.events == []
+    assert plain.timestamps is None
+
+    event = plain.token_ids[-1]
+    monkeypatch.setattr(processor.tokenizer, "_event_ids", frozenset({event}))
+    for options in ({}, {"strategy": "chunked", "chunk_length_s": 1.5}):
+        (without,) = transcribe_waveforms(model, processor, [waveform], **options)
+        (kept,) = transcribe_waveforms(model, processor, [waveform], skip_special_tokens=False, **options)
+        assert kept.text == plain.text
+        assert kept.token_ids == plain.token_ids
+        assert without.token_ids == [token_id for token_id in plain.token_ids if token_id != event]
+        assert without.text == processor.decode(without.token_ids)
+        assert [item["event"] for item in kept.events] == processor.tokenizer.vocabulary_tokens(
+            [event] * plain.token_ids.count(event)
+        )
+        assert kept.events == without.events
+    with pytest.raises(ValueError, match="skip_special_tokens='no' is not supported"):
+        transcribe_waveforms(model, processor, [waveform], skip_special_tokens="no")

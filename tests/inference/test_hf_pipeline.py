@@ -369,7 +369,11 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"num_beams": 4, "colour": 1},
         "colour, num_beams: not an option of .*; expected some of return_",
     ),
-    "unknown for generate": ({"generate_kwargs": {"num_beams": 4}}, "generate_kwargs has num_beams"),
+    "unknown for generate": ({"generate_kwargs": {"beams": 4, 3: 4}}, "generate_kwargs has 3, beams"),
+    "beams": ({"generate_kwargs": {"num_beams": 4}}, "num_beams=4 is not supported; expected 1, as decoding is gre"),
+    "tokens": ({"generate_kwargs": {"max_new_tokens": 4}}, "generate_kwargs has max_new_tokens; expected"),
+    "no mapping": ({"generate_kwargs": 3}, "generate_kwargs=3 is not supported; expected a mapping"),
+    "a number for a level": ({"return_timestamps": 3}, "return_timestamps=3 is not supported"),
     "contradiction": (
         {"max_symbols_per_step": 2, "generate_kwargs": {"max_symbols_per_step": 3}},
         "max_symbols_per_step=2 contradicts",
@@ -385,6 +389,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "strides": ({"chunk_length_s": 9.0, "stride_length_s": (1, 2, 3)}, r"stride_length_s=\(1, 2, 3\) is not"),
     "all stride": ({"chunk_length_s": 2.0, "stride_length_s": 1.0}, "chunk_length_s=2.0 is not supported with"),
     "batch": ({"batch_size": 0}, "batch_size=0 is not supported"),
+    "batch without end": ({"batch_size": float("inf")}, "batch_size=inf is not supported"),
     "workers": ({"num_workers": -1}, "num_workers=-1 is not supported"),
 }
 
@@ -514,13 +519,46 @@ def test_errors_of_other_models_are_their_own(
         register_pipeline()
 
 
+class OtherPipeline(AutomaticSpeechRecognitionPipeline):
+    """A class of an application that goes its own way."""
+
+
+@pytest.mark.parametrize("head", ["ctc", "transducer"])
+def test_the_class_of_transformers_called_directly(recognize: Any, head: str) -> None:
+    """Text and times are ours, whichever way the pipeline is made."""
+    model, processor = choose_head(recognize.model, head), recognize.processor
+    parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+    made: Any = AutomaticSpeechRecognitionPipeline(model=model, **parts, batch_size=2)
+    by_place: Any = AutomaticSpeechRecognitionPipeline(model, processor.feature_extractor, processor.tokenizer)
+    by_task = pipeline(TASK, model=model, pipeline_class=AutomaticSpeechRecognitionPipeline, **parts)
+    expected = recognize(str(CLIP_PATHS[0]), return_timestamps="word")
+    for each in (made, by_place, by_task):
+        assert type(each) is FastConformerSpeechRecognitionPipeline
+        assert each(str(CLIP_PATHS[0]))["text"] == expected["text"] == TEXTS[0]
+        assert len(each(str(CLIP_PATHS[0]), return_timestamps="word")["chunks"]) == len(expected["chunks"])
+    with pytest.raises(ValueError, match="decoder=3 is not supported; expected None"):
+        AutomaticSpeechRecognitionPipeline(model=model, **parts, decoder=3)
+
+
+def test_classes_made_from_that_of_transformers(recognize: Any, waveforms: list[np.ndarray]) -> None:
+    """They decode a CTC head with Transformers' own code, and are told that they cannot decode others."""
+    processor = recognize.processor
+    parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+    made: Any = OtherPipeline(model=choose_head(recognize.model, "ctc"), **parts)
+    assert made(waveforms[0])["text"] == TEXTS[0]
+    with pytest.raises(ValueError, match=r"model='FastConformerForTDT' is not supported; expected a model with a CTC"):
+        OtherPipeline(model=recognize.model, **parts)
+
+
 def test_registering_is_reversible() -> None:
+    original: Any = AutomaticSpeechRecognitionPipeline.__init__.__wrapped__  # type: ignore[attr-defined]
     registered = PIPELINE_REGISTRY.supported_tasks[TASK]
     register_pipeline()
     assert PIPELINE_REGISTRY.supported_tasks[TASK] is registered
     unregister_pipeline()
     try:
         without = PIPELINE_REGISTRY.supported_tasks[TASK]
+        assert AutomaticSpeechRecognitionPipeline.__init__ is original
         assert without["impl"] is not recognition.SpeechRecognitionPipelines
         assert recognition.AutoModelForFastConformer not in without["pt"]
         unregister_pipeline()

@@ -18,7 +18,7 @@ from transformers_fastconformer import (
 
 def test_fields_by_name_go_to_their_objects() -> None:
     options = TranscriptionOptions.of(
-        None, {"language": "de", "strategy": "local", "batch_size": 3, "timestamps": False}
+        None, {"language": "de", "strategy": "local", "batch_size": 3, "timestamps": None}
     )
     expected = TranscriptionOptions(DecodingOptions("de"), ChunkOptions("local"), timestamps=False, batch_size=3)
     assert options == expected

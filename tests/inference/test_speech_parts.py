@@ -204,7 +204,7 @@ def test_where_nothing_is_said_the_transcript_is_empty(
     noise = (0.01 * np.random.default_rng(0).standard_normal(num_samples)).astype(np.float32)
     soundfile.write(tmp_path / "noise.wav", noise, RATE, subtype="FLOAT")
     empty: dict[str, list[Any]] = {"token": [], "char": [], "word": [], "segment": []}
-    expected = Transcript("", empty, num_samples / RATE, "full", "mix", 1.0, [], [])
+    expected = Transcript("", empty, num_samples / RATE, "full", "mix", 1.0, [], [], token_ids=[], events=[])
     expected.strategy = "full" if strategy == "auto" else strategy
     options: dict[str, Any] = {"strategy": strategy, "voice_activity": VOICE, "confidence": ConfidenceOptions()}
     done: list[float] = []

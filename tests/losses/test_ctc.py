@@ -66,3 +66,21 @@ def test_labels_lose_their_padding() -> None:
 def test_labels_that_are_refused(labels: torch.Tensor, batch_size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         split_labels(labels, batch_size, BLANK, PADDING)
+
+
+def test_losses_of_the_clips() -> None:
+    """`reduction="none"`: what the others are the mean and the sum of."""
+    logits = torch.randn(3, 6, BLANK + 1, generator=torch.Generator().manual_seed(0))
+    arguments = (
+        logits,
+        torch.tensor([[0, 1], [2, 2], [0, 0]]),
+        torch.tensor([6, 5, 4]),
+        torch.tensor([2, 2, 0]),
+        BLANK,
+    )
+    losses = ctc_loss(*arguments, reduction="none", zero_infinity=False)
+    assert losses.shape == (3,)
+    assert torch.equal(losses.mean(), ctc_loss(*arguments, reduction="mean", zero_infinity=False))
+    assert torch.equal(losses.sum(), ctc_loss(*arguments, reduction="sum", zero_infinity=False))
+    with pytest.raises(ValueError, match="reduction='mean_batch' is not supported; expected one of"):
+        ctc_loss(*arguments, reduction="mean_batch", zero_infinity=False)

@@ -47,12 +47,26 @@ def test_generate_returns_the_tokens_alone_unless_asked(kind):
     assert not sequences.requires_grad
 
 
-@pytest.mark.parametrize("option", [{"num_beams": 4}, {"max_new_tokens": 5}, {"temperature": 0.5}, {"foo": 1}])
+@pytest.mark.parametrize("option", [{"foo": 1}, {"beam_size": 4}])
 @pytest.mark.parametrize("kind", CTC_HEADS)
 def test_unknown_options_are_refused(kind, option):
     (name,) = option
     with pytest.raises(ValueError, match=f"{name}: not an option of decoding; expected some of language"):
         build_model(kind).generate(make_features([20]), **option)
+
+
+@pytest.mark.parametrize("kind", CTC_HEADS)
+def test_the_padding_is_blank(kind):
+    """The best classes of all frames of a batch are those of its clips, and the loss does not see the padding."""
+    model, features, lengths = build_model(kind), make_features(LENGTHS), torch.tensor(LENGTHS)
+    with torch.no_grad():
+        found = model(features, input_lengths=lengths)
+        expected = model.ctc_head(model.encode(features, None, lengths).last_hidden_state)
+    padding = torch.arange(found.logits.shape[1]) >= found.encoder_lengths[:, None]
+    assert padding.any()
+    assert (found.logits.argmax(dim=-1)[padding] == BLANK).all()
+    assert found.logits.log_softmax(dim=-1)[padding][:, BLANK].eq(0.0).all()
+    assert torch.equal(found.logits[~padding], expected[~padding])
 
 
 LABELS = [[1, 2, 2], [3], []]

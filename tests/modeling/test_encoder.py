@@ -227,7 +227,9 @@ def test_masks_and_lengths_of_every_form_say_the_same():
     ("arguments", "message"),
     [
         ({"attention_mask": torch.tensor([[1, 1, 0]]), "input_lengths": torch.tensor([3])}, "disagree"),
-        ({"attention_mask": torch.tensor([[0, 1, 1]])}, "padding on the left or gaps"),
+        ({"attention_mask": torch.tensor([[0, 1, 1]])}, "padding on the left or gaps. .* moved to the front clip by"),
+        ({"output_hidden_states": [0, -1]}, r"output_hidden_states=\[0, -1\] is not supported; expected a bool"),
+        ({"output_attentions": 1}, "output_attentions=1 is not supported; expected a bool"),
         ({"attention_mask": torch.tensor([[1, 0, 1]])}, "padding on the left or gaps"),
         ({"attention_mask": torch.tensor([[1, 1]])}, r"attention_mask has shape \(1, 2\); expected \(1, 3\)"),
         ({"attention_mask": torch.ones(1, 3, 8)}, "attention_mask has shape"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import build_config, build_model, make_features
+from models import CTC_HEADS, HEADS, build_config, build_model, make_features
 
 from transformers_fastconformer import (
     FastConformerForCTC,
@@ -14,7 +14,17 @@ from transformers_fastconformer import (
     ParakeetTDTForCTC,
     ParakeetTDTForTDT,
 )
+from transformers_fastconformer.inference.loading import choose_head
 from transformers_fastconformer.modeling.hybrid import share_as_ctc
+
+
+def names_without_gradient(model) -> list[str]:
+    """Trainable parameters that a step of training does not reach, on which distributed training stops."""
+    model.train()
+    lengths, labels = torch.tensor([90, 41]), torch.tensor([[1, 2], [3, -100]])
+    model(make_features([90, 41]), input_lengths=lengths, labels=labels).loss.backward()
+    return [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+
 
 PAIRS = [
     ("tdt_hybrid", ParakeetTDTForCTC),
@@ -93,3 +103,37 @@ def test_sharing_copies_nothing(kind, ctc_class):
     assert torch.equal(shared.generate(features), build_model(f"{kind}_ctc").generate(features))
     with pytest.raises(ValueError, match="has_ctc_head=False"):
         share_as_ctc(build_model("tdt"))
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_trainable_parameter_has_a_gradient(kind, saved_model):
+    """Made anew and loaded; a CTC head keeps its transducer frozen."""
+    made, folder = saved_model(kind)
+    loaded = type(made).from_pretrained(folder)
+    loaded_again, _ = type(made).from_pretrained(folder, output_loading_info=True)
+    for model in (build_model(kind), loaded, loaded_again):
+        assert names_without_gradient(model) == []
+        is_hybrid_ctc = kind in CTC_HEADS and kind != "ctc"
+        frozen = {name.split(".")[0] for name, value in model.named_parameters() if not value.requires_grad}
+        assert frozen == ({"decoder", "joint"} if is_hybrid_ctc else set())
+
+
+@pytest.mark.parametrize("kind", ["tdt_hybrid_ctc", "rnnt_hybrid_ctc"])
+def test_the_transducer_of_a_ctc_head_can_be_trained(kind):
+    transducer = choose_head(build_model(kind), "transducer")
+    assert names_without_gradient(transducer) == []
+    assert all(value.requires_grad for value in transducer.parameters())
+
+
+@pytest.mark.parametrize("kind", ["tdt_hybrid", "rnnt_hybrid"])
+def test_both_heads_of_one_load(kind):
+    """`share_as_ctc` copies nothing: training one trains the other."""
+    model = build_model(kind)
+    other, features = share_as_ctc(model), make_features([90, 41])
+    assert {value.data_ptr() for value in other.parameters()} == {value.data_ptr() for value in model.parameters()}
+    before = other(features).logits
+    with torch.no_grad():
+        model.ctc_head.weight.mul_(2.0)
+    assert not torch.equal(other(features).logits, before)
+    assert other.generate(features).shape[0] == model.generate(features).shape[0] == 2
+    assert names_without_gradient(model) == []

@@ -203,6 +203,26 @@ def test_resizing_the_vocabulary_is_refused(kind):
 # Choosing what attention sees
 
 
+@pytest.mark.parametrize("kind", ["encoder", "ctc", "tdt"])
+@torch.no_grad()
+def test_a_context_for_one_call(kind: str) -> None:
+    """All parameters are shared, and the model itself goes on with its own context."""
+    model = build_model(kind, attention_context=[8, 3], attention_context_style="chunked_limited")
+    features = make_features([120])
+    encode = getattr(model, "encode", model)
+    before, configuration = encode(features).last_hidden_state, copy.deepcopy(model.config)
+    other = model.with_attention_context([4, 1])
+    assert {value.data_ptr() for value in other.parameters()} == {value.data_ptr() for value in model.parameters()}
+    found = getattr(other, "encode", other)(features).last_hidden_state
+    assert model.config == configuration
+    assert torch.equal(encode(features).last_hidden_state, before)
+    model.set_attention_context([4, 1])
+    assert torch.equal(found, encode(features).last_hidden_state)
+    assert not torch.equal(found, before)
+    with pytest.raises(ValueError, match=r"attention_context=\[1\]"):
+        model.with_attention_context([1])
+
+
 @torch.no_grad()
 def test_set_attention_context_is_the_configuration_of_a_new_model() -> None:
     encoder = build_encoder(attention_context=[8, 3], attention_context_style="chunked_limited")

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import build_model, make_features
+from models import HEADS, KINDS, build_model, make_features
+from torch import nn
 
 from transformers_fastconformer import FastConformerForTDT, quantize_dynamic_int8, remove_int8
 from transformers_fastconformer.kernels.int8_linear import has_int8_products, use_int8
 from transformers_fastconformer.modeling.quantization import find_block_linears, is_int8
 
-pytestmark = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
+needs_int8 = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
 
 
+@needs_int8
 @torch.no_grad()
 def test_a_model_in_8_bits_is_near_the_exact_one_and_back() -> None:
     model = build_model("tdt").eval()
@@ -36,6 +38,7 @@ def test_a_model_in_8_bits_is_near_the_exact_one_and_back() -> None:
     assert torch.equal(encode(), exact)
 
 
+@needs_int8
 def test_gradients_are_those_of_the_exact_model() -> None:
     model = build_model("ctc").eval()
     features = make_features([64])
@@ -50,6 +53,7 @@ def test_gradients_are_those_of_the_exact_model() -> None:
     assert torch.equal(gradient(), exact)
 
 
+@needs_int8
 @torch.no_grad()
 def test_a_saved_model_and_a_copy_are_exact(tmp_path: Path) -> None:
     model = quantize_dynamic_int8(build_model("tdt").eval())
@@ -65,6 +69,7 @@ def test_a_saved_model_and_a_copy_are_exact(tmp_path: Path) -> None:
     assert not torch.equal(model.encode(features).last_hidden_state, exact)
 
 
+@needs_int8
 def test_what_has_no_8_bits_is_refused() -> None:
     with pytest.raises(ValueError, match=r"torch\.float16 cannot use 8 bits; expected .cpu. in float32 or bfloat16"):
         quantize_dynamic_int8(build_model("ctc").half())
@@ -72,6 +77,7 @@ def test_what_has_no_8_bits_is_refused() -> None:
         quantize_dynamic_int8(build_model("ctc").to("meta"))
 
 
+@needs_int8
 @pytest.mark.parametrize("case", ["training", "half", "double", "hooks", "eager"])
 @torch.no_grad()
 def test_8_bits_are_for_layers_as_they_were_built_in_evaluation(case: str) -> None:
@@ -95,3 +101,23 @@ def test_8_bits_are_for_layers_as_they_were_built_in_evaluation(case: str) -> No
     for layer in find_block_linears(model):
         use_int8(layer, True)  # `quantize_dynamic_int8` itself refuses 16 bits of the other kind
     assert torch.equal(model(features).last_hidden_state, exact)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("layers", [{nn.Linear}, {nn.Linear, nn.LSTM}], ids=["linear", "linear and lstm"])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_layers_quantised_by_torch_are_called_as_they_are(kind: str, layers: set[type[nn.Module]]) -> None:
+    """`torch.ao.quantization.quantize_dynamic`: near the exact result, and no layer is taken for what it was."""
+    model, features, lengths = build_model(kind), make_features([90, 41]), torch.tensor([90, 41])
+    quantized = torch.ao.quantization.quantize_dynamic(model, layers)
+    for batch, batch_lengths in ((features, lengths), (features[:1], None)):
+        encode = [getattr(each, "encode", each) for each in (model, quantized)]
+        exact, rounded = (
+            function(batch, input_lengths=batch_lengths).last_hidden_state.flatten() for function in encode
+        )
+        assert 0.0 < torch.dist(rounded, exact) < 0.2 * exact.norm()
+    if kind in HEADS:
+        assert quantized.generate(features, input_lengths=lengths).shape[0] == 2
+        labels = torch.tensor([[1, 2], [3, -100]])
+        assert quantized(features, input_lengths=lengths, labels=labels).loss.isfinite()

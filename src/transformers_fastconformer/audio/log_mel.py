@@ -302,7 +302,7 @@ class LogMel:
             (mel frames, mels), with masked frames after those that count.
         """
         settings = self.settings
-        mel_lengths = torch.tensor([mel_length])
+        mel_lengths = torch.tensor([mel_length], dtype=torch.int64, device=log_mels.device)
         if settings.normalize == "all_features":
             return _normalize_and_pad(log_mels[None], mel_lengths, settings)[0]
         num_frames = frames.padded_mel_frames(log_mels.shape[1], settings.pad_to)

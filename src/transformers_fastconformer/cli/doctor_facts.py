@@ -298,15 +298,15 @@ def measure_speed() -> Speed:
 
 def measure_products(device: str, dtype: torch.dtype) -> float:
     """Measure a product of matrices, in 10⁹ operations a second."""
-    states = torch.randn(PRODUCT_ROWS, PRODUCT_INPUTS, device=device).to(dtype)
-    weight = torch.randn(PRODUCT_OUTPUTS, PRODUCT_INPUTS, device=device).to(dtype)
+    states = torch.randn(PRODUCT_ROWS, PRODUCT_INPUTS, dtype=torch.float32, device=device).to(dtype)
+    weight = torch.randn(PRODUCT_OUTPUTS, PRODUCT_INPUTS, dtype=torch.float32, device=device).to(dtype)
     return _gflops(_best_seconds(lambda: functional.linear(states, weight), device))
 
 
 def measure_int8_products() -> float:
     """Measure a product of matrices with 8 bits on the CPU, including the rounding of the activations."""
-    states = torch.randn(PRODUCT_ROWS, PRODUCT_INPUTS)
-    weight = Int8Weight(torch.randn(PRODUCT_OUTPUTS, PRODUCT_INPUTS))
+    states = torch.randn(PRODUCT_ROWS, PRODUCT_INPUTS, dtype=torch.float32, device="cpu")
+    weight = Int8Weight(torch.randn(PRODUCT_OUTPUTS, PRODUCT_INPUTS, dtype=torch.float32, device="cpu"))
     return _gflops(_best_seconds(lambda: weight.multiply(states, None), "cpu"))
 
 

@@ -65,7 +65,7 @@ def ctc_decode_frames(
         # The frames before are decoded again, and the token that they would give is dropped.
         rows = [torch.cat([last, row]) for last, row in zip(state.last_frames, rows, strict=True)]
         joined = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, frames, classes)
-        joined_lengths = torch.tensor([row.shape[0] for row in rows], device=log_probs.device)
+        joined_lengths = torch.tensor([row.shape[0] for row in rows], dtype=torch.int64, device=log_probs.device)
     found = ctc_greedy_decode(joined, joined_lengths, blank_id, padding_id)
     if confidence is not None:
         scores = ctc_confidence(joined, joined_lengths, found.frame_indices, found.token_lengths, confidence)
@@ -73,7 +73,9 @@ def ctc_decode_frames(
     last_frames = tuple(_frames_to_keep(row, blank_id, confidence).clone() for row in rows)
     revised_scores = None
     if state is not None:
-        num_before = torch.tensor([last.shape[0] for last in state.last_frames], device=log_probs.device)
+        num_before = torch.tensor(
+            [last.shape[0] for last in state.last_frames], dtype=torch.int64, device=log_probs.device
+        )
         revised_scores = _scores_of_first(found, num_before)
         found = _drop_before(found, num_before, padding_id)
     return found, CTCState(last_frames, revised_scores)

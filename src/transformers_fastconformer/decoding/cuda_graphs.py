@@ -100,7 +100,7 @@ class MaskedLoop:
     ) -> None:
         device = template.device
         self.predict, self.joint, self.blank_id, self.score = predict, joint, blank_id, score
-        self.durations = None if durations is None else torch.tensor(durations, device=device)
+        self.durations = None if durations is None else torch.tensor(durations, dtype=torch.int64, device=device)
         self.max_symbols, self.looks_per_round = max_symbols_per_step, looks_per_round
         self.leaves_full_frames_late = strategy == "greedy" and durations is not None
         self.batch_size, self.num_frames = batch_size, num_frames
@@ -118,7 +118,7 @@ class MaskedLoop:
         # Tokens that each round of a replay emitted, (rounds, batch); the blank stands for no token.
         self.tokens = integers(ROUNDS_PER_REPLAY, batch_size)
         self.emitted_at, self.emitted_durations = torch.zeros_like(self.tokens), torch.zeros_like(self.tokens)
-        self.log_probs = torch.zeros(ROUNDS_PER_REPLAY, batch_size, device=device)
+        self.log_probs = torch.zeros(ROUNDS_PER_REPLAY, batch_size, dtype=torch.float32, device=device)
         self.scores = torch.zeros_like(self.log_probs)
         self.is_running = torch.zeros((), dtype=torch.bool, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -327,7 +327,7 @@ def _run(
         loop.replay()
         rounds.append(tuple(buffer.clone() for buffer in loop.emitted))
         if is_cuda:
-            flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+            flag = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
             flag.copy_(loop.is_running, non_blocking=True)
             event = torch.cuda.Event()
             event.record()

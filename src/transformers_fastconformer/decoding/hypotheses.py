@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +26,15 @@ class Hypotheses(NamedTuple):
     log_probs: torch.Tensor
     durations: torch.Tensor | None = None
     scores: torch.Tensor | None = None
+
+    def first(self, max_tokens: int) -> Hypotheses:
+        """The first tokens of each clip, as if its decoding had ended with them."""
+        columns: dict[str, Any] = {
+            name: None if column is None else column[:, :max_tokens]
+            for name, column in self._asdict().items()
+            if name != "token_lengths"
+        }
+        return self._replace(**columns, token_lengths=self.token_lengths.clamp(max=max_tokens))
 
 
 class TokenTable:

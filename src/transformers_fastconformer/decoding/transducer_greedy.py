@@ -68,7 +68,7 @@ def transducer_greedy_decode(
         predictor_output, predictor_state = state.predictor_output.clone(), state.predictor_state
         time = state.frames_ahead.clone()
     symbols_on_frame = torch.zeros_like(time)  # a call leaves every frame that it decodes, so each call starts at 0
-    duration_values = None if durations is None else torch.tensor(durations, device=device)
+    duration_values = None if durations is None else torch.tensor(durations, dtype=torch.int64, device=device)
 
     steps: list[tuple[torch.Tensor, ...]] = []
     while True:
@@ -129,7 +129,9 @@ def _collect(
     """Sort the emissions of all steps by clip; a step has clips, tokens, frames, durations and log-probabilities."""
     device = encoder_frames.device
     empty = torch.zeros(0, dtype=torch.int64, device=device)
-    columns = list(zip(*steps, strict=True)) or [(empty,)] * 4 + [(torch.zeros(0, device=device),)]
+    columns = list(zip(*steps, strict=True)) or [(empty,)] * 4 + [
+        (torch.zeros(0, dtype=torch.float32, device=device),)
+    ]
     clips, tokens, frames, durations, log_probs = (torch.cat(column) for column in columns)
     table = TokenTable(clips, batch_size)
     return Hypotheses(

@@ -375,7 +375,7 @@ class _Emissions:
             for column in (self.clips, self.tokens, self.frames, self.durations)
         )
         table = TokenTable(torch.from_numpy(clips).to(device), batch_size)
-        none = torch.zeros(0, device=device)
+        none = torch.zeros(0, dtype=torch.float32, device=device)
         return Hypotheses(
             tokens=table.fill(torch.from_numpy(tokens).to(device), padding_id),
             token_lengths=table.token_lengths,

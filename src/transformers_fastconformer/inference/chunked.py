@@ -162,7 +162,7 @@ def _encode(
         pieces.append(clip.rows(start, stop + 1 if is_last else stop))
         mel_lengths.append(stop - start)
     batch = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(model.device)  # (windows, mel frames, mels)
-    lengths = torch.tensor(mel_lengths, device=model.device)
+    lengths = torch.tensor(mel_lengths, dtype=torch.int64, device=model.device)
     encoded: Any = model.encode(batch, input_lengths=lengths, language=decoding.language)
     rows = encoded.last_hidden_state  # (windows, frames, size)
     return [rows[row, window.kept_rows] for row, (_, window, _) in enumerate(chosen)]
@@ -175,7 +175,7 @@ def _pad_pieces(pieces: Sequence[_Piece | None]) -> tuple[torch.Tensor, torch.Te
     """(clips, frames, size) and the frames of each clip that count."""
     some = next(piece.frames for piece in pieces if piece is not None)
     filled = [some[:0] if piece is None else piece.frames for piece in pieces]
-    lengths = torch.tensor([frames.shape[0] for frames in filled], device=some.device)
+    lengths = torch.tensor([frames.shape[0] for frames in filled], dtype=torch.int64, device=some.device)
     return torch.nn.utils.rnn.pad_sequence(filled, batch_first=True), lengths
 
 
@@ -220,12 +220,12 @@ def _join(
     decoded: Sequence[_Decoded], padding_id: int, decoder_type: str, decoding: DecodingOptions
 ) -> FastConformerGenerateOutput:
     """Padded tensors of all clips."""
-    token_lengths = torch.tensor([len(clip.tokens) for clip in decoded], dtype=torch.int64)
-    table = TokenTable(torch.arange(len(decoded)).repeat_interleave(token_lengths), len(decoded))
+    token_lengths = torch.tensor([len(clip.tokens) for clip in decoded], dtype=torch.int64, device="cpu")
+    table = TokenTable(torch.arange(len(decoded), device="cpu").repeat_interleave(token_lengths), len(decoded))
 
     def fill(name: str, dtype: torch.dtype, padding: int = 0) -> torch.Tensor:
         values = [value for clip in decoded for value in getattr(clip, name)]
-        return table.fill(torch.tensor(values, dtype=dtype), padding)
+        return table.fill(torch.tensor(values, dtype=dtype, device="cpu"), padding)
 
     hypotheses = Hypotheses(
         tokens=fill("tokens", torch.int64, padding_id),
@@ -235,5 +235,5 @@ def _join(
         durations=fill("durations", torch.int64) if decoder_type == "tdt" else None,
         scores=None if decoding.confidence is None else fill("scores", torch.float32),
     )
-    encoder_lengths = torch.tensor([clip.num_frames for clip in decoded], dtype=torch.int64)
+    encoder_lengths = torch.tensor([clip.num_frames for clip in decoded], dtype=torch.int64, device="cpu")
     return FastConformerGenerateOutput.of(hypotheses, encoder_lengths, decoder_type, decoding)

@@ -81,7 +81,7 @@ class StreamedFeatures:
     def _restart(self) -> None:
         self._blocks = self._read()
         self._first_frame = 0  # of what is held
-        self._held = torch.zeros(0, self.feature_extractor.output_size)
+        self._held = torch.zeros(0, self.feature_extractor.output_size, dtype=torch.float32, device="cpu")
 
     def _read(self) -> Iterator[torch.Tensor]:
         """(mel frames, mels), normalised, masked frames at the end."""
@@ -125,7 +125,8 @@ def log_mel_blocks(
         log_mels, state = feature_extractor.log_mel.extract_block(torch.from_numpy(samples), state)
         if log_mels.shape[1]:
             yield log_mels, state.num_samples
-    log_mels, state = feature_extractor.log_mel.extract_block(torch.zeros(0), state, is_last=True)
+    no_samples = torch.zeros(0, dtype=torch.float32, device="cpu")
+    log_mels, state = feature_extractor.log_mel.extract_block(no_samples, state, is_last=True)
     yield log_mels, state.num_samples
 
 

@@ -2,27 +2,31 @@
 `transformers.pipeline("automatic-speech-recognition", ...)` for the models of this package.
 
 The registry of Transformers has one class for the task. `register_pipeline` puts a class there that makes ours for our
-models and Transformers' own for all others; `unregister_pipeline` takes it away again.
+models and Transformers' own for all others, and lets Transformers' class, where it is called directly, make ours too;
+`unregister_pipeline` takes both away again.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import closing
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 import transformers
-from transformers import Pipeline, PreTrainedModel
+from transformers import AutomaticSpeechRecognitionPipeline, Pipeline, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
 from ..audio.files import find_file
 from ..configuration_fastconformer import FastConformerConfig
 from ..decoding.options import DecodingOptions
+from ..modeling.generation import refuse_other_results
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import TIMESTAMP_LEVELS, FastConformerProcessor
 from ..validation import require
@@ -140,7 +144,8 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             confidence ([`ConfidenceOptions`], *optional*): As in [`DecodingOptions`].
             voice_activity ([`VoiceActivityOptions`], *optional*): Find speech first and transcribe only that.
             batch_seconds (`float`, *optional*): Seconds of audio in one batch, at most.
-            generate_kwargs (`dict`, *optional*): The options of [`DecodingOptions`] in one mapping.
+            generate_kwargs (`dict`, *optional*): The options of [`DecodingOptions`] in one mapping, and others of
+                `generate` that ask for nothing else than what happens, such as `num_beams=1`.
 
         Returns:
             `dict` for one clip, `list[dict]` for a list or tuple, else an iterator that reads as results are taken. A
@@ -177,7 +182,8 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         options = {name: value for name, value in kwargs.items() if value is not None}
         of_generate = options.pop("generate_kwargs", {})
         require(isinstance(of_generate, Mapping), "generate_kwargs", of_generate, "a mapping of names to values")
-        unknown = sorted(set(of_generate) - set(GENERATE_OPTIONS))
+        of_generate = refuse_other_results(of_generate, self.model.config.pad_token_id)
+        unknown = sorted(map(str, set(of_generate) - set(GENERATE_OPTIONS)))
         if unknown:
             raise ValueError(
                 f"generate_kwargs has {', '.join(unknown)}; expected some of {', '.join(GENERATE_OPTIONS)}."
@@ -379,12 +385,50 @@ class SpeechRecognitionPipelines:
         return make_pipeline(task, model=model, pipeline_class=original, **parts, **options, **kwargs)
 
 
+def _accepting_ours(original: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of Transformers' class, by which an object becomes one of our class for a model of ours."""
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = dict(signature.bind(self, *args, **kwargs).arguments)
+        model: Any = given.get("model")
+        if not isinstance(getattr(model, "config", None), FastConformerConfig):
+            original(self, *args, **kwargs)
+        elif type(self) is AutomaticSpeechRecognitionPipeline:
+            options = {**given, **given.get("kwargs", {})}
+            decoder = options.pop("decoder", None)
+            require(decoder is None, "decoder", decoder, "None for this model")
+            kept = {name: value for name, value in options.items() if name not in ("self", "kwargs")}
+            object.__setattr__(self, "__class__", FastConformerSpeechRecognitionPipeline)
+            construct_ours: Any = FastConformerSpeechRecognitionPipeline.__init__
+            construct_ours(self, **kept)
+        else:
+            require(
+                getattr(model, "decoder_type", None) == "ctc",
+                "model",
+                type(model).__name__,
+                f"a model with a CTC head in a {type(self).__name__}, or FastConformerSpeechRecognitionPipeline",
+            )
+            original(self, *args, **kwargs)
+
+    return construct
+
+
 def register_pipeline() -> None:
-    """Make `transformers.pipeline` know this package's models. Doing it again changes nothing."""
+    """
+    Make `transformers.pipeline`, and its class for the task where it is called directly, know this package's models.
+
+    Doing it again changes nothing.
+    """
     tasks = PIPELINE_REGISTRY.supported_tasks
     if tasks[TASK]["impl"] is SpeechRecognitionPipelines:
         return
     SpeechRecognitionPipelines.original_entry = entry = tasks[TASK]
+    if not hasattr(AutomaticSpeechRecognitionPipeline.__init__, "__wrapped__"):
+        AutomaticSpeechRecognitionPipeline.__init__ = _accepting_ours(  # type: ignore[method-assign]
+            AutomaticSpeechRecognitionPipeline.__init__
+        )
     # Our class refuses a checkpoint of another model at once, and the other classes load it as before.
     tasks[TASK] = {
         **entry,
@@ -398,3 +442,5 @@ def unregister_pipeline() -> None:
     tasks = PIPELINE_REGISTRY.supported_tasks
     if tasks[TASK]["impl"] is SpeechRecognitionPipelines:
         tasks[TASK] = SpeechRecognitionPipelines.original_entry
+        constructor: Any = AutomaticSpeechRecognitionPipeline.__init__
+        AutomaticSpeechRecognitionPipeline.__init__ = constructor.__wrapped__  # type: ignore[method-assign]

@@ -132,7 +132,7 @@ def check_device(device: str) -> str:
         ValueError: for a name that torch does not know, and for a device that this machine does not have.
     """
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, dtype=torch.float32, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         if torch.backends.mps.is_available():
@@ -215,4 +215,7 @@ def _share_as_transducer(model: Any) -> FastConformerForTransducer:
         shared = transducer_class(config)
     for name in ("encoder", "decoder", "joint", "ctc_head", "prompt_kernel"):
         setattr(shared, name, getattr(model, name))
+    # A CTC head has them frozen.
+    shared.decoder.requires_grad_(True)
+    shared.joint.requires_grad_(True)
     return shared.train(model.training)

@@ -81,12 +81,14 @@ class TranscriptionOptions:
         decoding: Options for turning encoder frames into tokens.
         chunking: Options for passing clips through the encoder.
         timestamps: Levels of times to return: `"token"`, `"char"`, `"word"`, `"segment"`, one or several; True: all,
-            False (default): no times.
+            False or None: no times.
         voice_activity: Find speech first and transcribe only that, part by part, each as a clip of its own; `chunking`
             is then applied to the parts. None (default): the whole clip is transcribed.
         batch_size: Clips, or windows of a long one, that the encoder sees at a time, at most.
         batch_seconds: Seconds of the clips of a batch with their padding to the longest, at most.
         num_workers: Threads that read audio and compute features ahead of the models; 0: nothing is done ahead.
+        skip_special_tokens: True (default) leaves event tokens such as `<EOU>` out of text, tokens and times; they are
+            among the `events` of a transcript either way.
 
     Raises:
         ValueError: for a value that is not accepted; the message names the option.
@@ -99,9 +101,12 @@ class TranscriptionOptions:
     batch_size: int = 8
     batch_seconds: float = 240.0
     num_workers: int = 1
+    skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         timestamp_levels(self.timestamps)
+        if self.timestamps is None:
+            object.__setattr__(self, "timestamps", False)
         if not isinstance(self.timestamps, bool | str):
             object.__setattr__(self, "timestamps", tuple(self.timestamps))
         require(isinstance(self.decoding, DecodingOptions), "decoding", self.decoding, "DecodingOptions")
@@ -110,6 +115,7 @@ class TranscriptionOptions:
         require(is_known, "voice_activity", self.voice_activity, "VoiceActivityOptions or None")
         require_count("batch_size", self.batch_size)
         require_count("num_workers", self.num_workers, minimum=0)
+        require_choice("skip_special_tokens", self.skip_special_tokens, (True, False))
         is_length = is_number(self.batch_seconds) and self.batch_seconds > 0
         require(is_length, "batch_seconds", self.batch_seconds, "more than 0 seconds")
 
@@ -151,6 +157,8 @@ class TranscriptionOptions:
         """The options on which the text of a transcript depends, as plain values."""
         decoding = {name: value for name, value in self.decoding.asked_for().items() if name != "confidence"}
         described = {**asdict(self.chunking), "language": None, **decoding}
+        if not self.skip_special_tokens:
+            described["skip_special_tokens"] = False
         if self.voice_activity is not None:
             described["voice_activity"] = asdict(self.voice_activity)
         return described

@@ -179,7 +179,10 @@ def decode_parts(
     """Texts of parts, with the details that `join_parts` needs, from the output of `transcribe_features`."""
     levels = sorted({*timestamp_levels(options.timestamps or False), "word"})
     return processor.batch_decode(  # type: ignore[return-value]
-        output, timestamps=levels, confidence=options.decoding.confidence is not None
+        output,
+        skip_special_tokens=options.skip_special_tokens,
+        timestamps=levels,
+        confidence=options.decoding.confidence is not None,
     )
 
 

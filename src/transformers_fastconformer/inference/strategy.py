@@ -6,10 +6,8 @@ With `"auto"` the length of the clip and the free memory decide.
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,14 +211,9 @@ def share_with_local_attention(model: FastConformerRecognizer) -> FastConformerR
     config: Any = model.config
     if not sees_all(config):
         return model
-    # What is in the memo is not copied: tensors, and all modules that do not read the configuration.
-    fixed = [part for part in model.modules() if not any(hasattr(inner, "config") for inner in part.modules())]
-    kept: dict[int, Any] = {id(part): part for part in chain(model.parameters(), model.buffers(), fixed)}
-    shared: Any = copy.deepcopy(model, kept)
-    shared.set_attention_context(
+    return model.with_attention_context(
         LOCAL_CONTEXT, attention_context_style="regular", position_embedding_type="rel_pos_local_attn"
     )
-    return shared
 
 
 def estimate_one_pass_bytes(

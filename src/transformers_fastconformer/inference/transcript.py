@@ -20,7 +20,8 @@ class Transcript:
     Args:
         text: The words that were said.
         timestamps: Level (`"token"`, `"char"`, `"word"`, `"segment"`) to a list of items with `start_offset` and
-            `end_offset` in encoder frames, `start` and `end` in seconds; None if times were not asked for.
+            `end_offset` in encoder frames, `start` and `end` in seconds, never after the end of the clip; None if
+            times were not asked for.
         duration_seconds: Length of the clip.
         strategy: Strategy that was used: `"full"`, `"local"` or `"chunked"`, see [`ChunkOptions`].
         channel: Channel of the file, from 0, or `"mix"` for the mean of all.
@@ -28,6 +29,8 @@ class Transcript:
         word_confidences: Confidence in each word of the text, in order; None if it was not asked for.
         speech: Segments of the clip in which something is said, in seconds; None if voice activity detection was not
             asked for.
+        token_ids: Ids of the tokens of the text.
+        events: Event tokens such as `<EOU>` with their times, under the name `"event"`.
     """
 
     text: str
@@ -38,6 +41,8 @@ class Transcript:
     confidence: float | None = None
     word_confidences: list[float] | None = None
     speech: list[SpeechSegment] | None = None
+    token_ids: list[int] | None = None
+    events: list[dict[str, Any]] | None = None
 
     @classmethod
     def of(
@@ -49,15 +54,25 @@ class Transcript:
         speech: list[SpeechSegment] | None = None,
     ) -> Transcript:
         """Make a transcript of the processor's output for a clip and of what else is known of the clip."""
+        timestamps = transcription.timestamps if options.timestamps else None
         return cls(
             text=transcription.text or "",
-            timestamps=transcription.timestamps if options.timestamps else None,
+            timestamps=None
+            if timestamps is None
+            else {level: _end_with_clip(items, duration_seconds) for level, items in timestamps.items()},
             duration_seconds=duration_seconds,
             strategy=strategy,
             confidence=transcription.confidence,
             word_confidences=transcription.word_confidences,
             speech=speech,
+            token_ids=transcription.token_ids,
+            events=None if transcription.events is None else _end_with_clip(transcription.events, duration_seconds),
         )
+
+
+def _end_with_clip(items: list[dict[str, Any]], duration_seconds: float) -> list[dict[str, Any]]:
+    """Times that lie in the clip: its last encoder frame goes beyond its last sample. Offsets stay what they are."""
+    return [{**item, **{key: min(item[key], duration_seconds) for key in ("start", "end")}} for item in items]
 
 
 def to_transcripts(
@@ -70,6 +85,7 @@ def to_transcripts(
     """Turn the output of `transcribe_features` into texts, with the times and confidences that are asked for."""
     decoded: list[Any] = processor.batch_decode(
         output,
+        skip_special_tokens=options.skip_special_tokens,
         timestamps=options.timestamps if options.timestamps else ["word"],
         confidence=options.decoding.confidence is not None,
     )

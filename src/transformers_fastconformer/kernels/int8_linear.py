@@ -29,7 +29,7 @@ def has_int8_products() -> bool:
     On x86 without VNNI oneDNN adds pairs of products in 16 bits, which are too few for them.
     """
     try:
-        largest = torch.ones(16, 512, device="cpu")
+        largest = torch.ones(16, 512, dtype=torch.float32, device="cpu")
         return bool((Int8Weight(largest).multiply(largest, None) - 512.0).abs().max() < 0.01)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False

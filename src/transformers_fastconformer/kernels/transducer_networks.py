@@ -60,8 +60,8 @@ def pack_weight(weight: torch.Tensor) -> torch.Tensor | None:
         return None
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS_TO_PACK_FOR)
-        probe = torch.ones(1, weight.shape[1], dtype=weight.dtype)
-        bias = torch.zeros(weight.shape[0], dtype=weight.dtype)
+        probe = torch.ones(1, weight.shape[1], dtype=weight.dtype, device=weight.device)
+        bias = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
         found = torch.ops.mkldnn._linear_pointwise(probe, packed, bias, "none", [], "")
     except (AttributeError, RuntimeError):
         return None
@@ -94,7 +94,7 @@ class LSTMPredictor:
         gate = torch.arange(4 * self.size, device=embedding.device).reshape(4, self.size)
         order = torch.cat([gate[0], gate[1], gate[3], gate[2]])
         # With 2 * sigmoid(2 * x) - 1 for the tanh of the cell's gate one call serves all four. Doubling is exact.
-        scale = torch.ones(4 * self.size, device=embedding.device)
+        scale = torch.ones(4 * self.size, dtype=torch.float32, device=embedding.device)
         scale[3 * self.size :] = 2.0
 
         input_weight, state_weight, input_bias, state_bias = layers[0]

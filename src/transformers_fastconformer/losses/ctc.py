@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..validation import require_choice
+
+CTC_REDUCTIONS = ("mean", "sum", "none")
+
 
 def ctc_loss(
     logits: Tensor,
@@ -24,16 +28,22 @@ def ctc_loss(
         encoder_lengths: (batch,), frames that count.
         target_lengths: (batch,), tokens that count.
         blank_id: Class of the blank.
-        reduction: `"mean"` (NeMo's `mean_batch`) or `"sum"`, over the clips.
+        reduction: `"mean"` (NeMo's `mean_batch`) or `"sum"`, over the clips, or `"none"`.
         zero_infinity: True lets a clip that is too short for its labels add 0 instead of infinity.
 
     Returns:
-        A scalar in float32.
+        A scalar in float32, or (batch,) for `"none"`.
+
+    Raises:
+        ValueError: for another reduction.
     """
+    require_choice("reduction", reduction, CTC_REDUCTIONS)
     log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)  # (frames, batch, classes)
     losses = torch.nn.functional.ctc_loss(
         log_probs, targets, encoder_lengths, target_lengths, blank_id, reduction="none", zero_infinity=zero_infinity
     )
+    if reduction == "none":
+        return losses
     return losses.mean() if reduction == "mean" else losses.sum()
 
 

@@ -146,10 +146,10 @@ def _mask_impossible_arcs(
     node = torch.arange(nodes, device=device)[None, None, :, None]
     last_frame = encoder_lengths[:, None, None, None]
     last_node = target_lengths[:, None, None, None]
-    lands = frame + torch.tensor(blank_durations, device=device)
+    lands = frame + torch.tensor(blank_durations, dtype=torch.int64, device=device)
     keep = (lands < last_frame) & (node <= last_node) | (lands == last_frame) & (node == last_node)
     blank_arcs = blank_arcs.masked_fill(~keep, -torch.inf)
-    lands = frame + torch.tensor(label_durations, device=device)
+    lands = frame + torch.tensor(label_durations, dtype=torch.int64, device=device)
     label_arcs = label_arcs.masked_fill(~((lands < last_frame) & (node < last_node)), -torch.inf)
     return blank_arcs, label_arcs
 

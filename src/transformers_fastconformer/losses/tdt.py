@@ -65,7 +65,7 @@ def tdt_loss(
     values = check_durations(durations)
     tokens = joint_logits.shape[-1] - len(values)
     check_loss_inputs(joint_logits, targets, encoder_lengths, target_lengths, blank_id, tokens, reduction)
-    if omega and float(torch.rand((), generator=generator)) < omega:
+    if omega and float(torch.rand((), generator=generator, dtype=torch.float32, device="cpu")) < omega:
         return rnnt_loss(
             joint_logits[..., :tokens], targets, encoder_lengths, target_lengths, blank_id, reduction, fastemit_lambda
         )

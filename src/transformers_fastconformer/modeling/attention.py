@@ -209,9 +209,9 @@ class FastConformerAttention(nn.Module):
         if is_reference(self.config) or self.config.has_local_attention or self.training:
             return False
         return (
-            layer.weight.device.type == "cpu"  # a GPU would have to be asked whether the weights have changed
-            and type(layer) is nn.Linear
+            type(layer) is nn.Linear  # before anything of it is read: what others put in its place may lack it
             and is_as_built(layer)
+            and layer.weight.device.type == "cpu"  # a GPU would have to be asked whether the weights have changed
             and is_inference(position_embeddings, layer.weight)
         )
 

@@ -170,5 +170,5 @@ def drop_block(block_input: torch.Tensor, block_output: torch.Tensor, probabilit
 
     Every parameter has a gradient either way, so that distributed training does not wait for one.
     """
-    is_kept = torch.rand(()) >= probability
-    return block_input + (block_output - block_input) * (is_kept / (1.0 - probability))
+    is_kept = torch.rand((), dtype=torch.float32, device="cpu") >= probability
+    return block_input + (block_output - block_input) * (is_kept.to(torch.float32) / (1.0 - probability))

@@ -15,10 +15,14 @@ from ..decoding.state import CTCState
 from ..losses.ctc import ctc_loss, split_labels
 from .encoder import FastConformerEncoder
 from .finite_check import OVERFLOW_HINT, FiniteCheck
+from .masking import lengths_to_mask
 from .outputs import FastConformerCTCOutput, FastConformerEncoderOutput
 from .pretrained import wants_dict
 from .prompt import Language, check_language
 from .recognizer import FastConformerRecognizer
+
+# Score of all classes but the blank, whose is 0, in frames beyond the end of a clip.
+PADDING_LOGIT = -100.0
 
 
 class FastConformerCTCHead(FastConformerRecognizer):
@@ -32,6 +36,11 @@ class FastConformerCTCHead(FastConformerRecognizer):
     ) -> FastConformerCTCOutput | tuple[Any, ...]:
         """Logits and, with labels, the loss of a [`FastConformerEncoderOutput`]."""
         logits = self.ctc_head(encoded.last_hidden_state)  # (batch, frames, vocab_size)
+        # Who takes the best class of every frame must find nothing in the padding.
+        is_frame = lengths_to_mask(encoded.encoder_lengths, logits.shape[1])
+        blank_row = logits.new_full((logits.shape[-1],), PADDING_LOGIT)
+        blank_row[self.config.blank_token_id] = 0.0
+        logits = torch.where(is_frame[..., None], logits, blank_row)
         loss = None
         if labels is not None:
             targets, target_lengths = split_labels(

@@ -11,10 +11,18 @@ from torch import nn
 
 from ..configuration_fastconformer import FastConformerConfig
 from ..kernels.layers import is_as_built, is_reference
+from ..validation import require
 from .attention import prepare_mask
 from .block import FastConformerBlock, drop_block, layerdrop_probability
 from .conv_norms import CONV_NORMS
-from .masking import ContextWindow, FrameMask, is_loop_over_frames_allowed, resolve_context, resolve_lengths
+from .masking import (
+    ContextWindow,
+    FrameMask,
+    is_loop_over_frames_allowed,
+    require_features,
+    resolve_context,
+    resolve_lengths,
+)
 from .outputs import FastConformerEncoderOutput
 from .packing import PackedRows, PaddedBatch, plan_packing, subsample_packed, subsample_padded
 from .positions import build_position_table
@@ -94,6 +102,11 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
             output_attentions = self.config.output_attentions
+        for name, value in (
+            ("output_hidden_states", output_hidden_states),
+            ("output_attentions", output_attentions),
+        ):
+            require(isinstance(value, bool | None), name, value, "a bool; all layers are returned, to be picked from")
         lengths = self._resolve_lengths(input_features, attention_mask, input_lengths)
 
         may_pack = not (output_hidden_states or output_attentions)
@@ -157,6 +170,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None, input_lengths: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Mel frames of each clip, on the device of the features, which are checked; None: all are real."""
+        require_features(input_features)
         num_mel_bins = self.config.num_mel_bins
         if input_features.ndim != 3 or input_features.shape[-1] != num_mel_bins:
             raise ValueError(

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from .masking import lengths_to_mask, resolve_lengths
+from .masking import lengths_to_mask, require_features, resolve_lengths
 
 # For what a model has computed from finite features.
 OVERFLOW_HINT = " Such weights may need another dtype: float16 ends at 65504."
@@ -54,6 +54,7 @@ def check_features(
     input_features: torch.Tensor, attention_mask: torch.Tensor | None, input_lengths: torch.Tensor | None
 ) -> FiniteCheck:
     """The check of features (batch, mel frames, mels); those of another shape are the encoder's to refuse."""
+    require_features(input_features)
     lengths = None
     if input_features.ndim == 3:
         lengths = resolve_lengths(attention_mask, input_lengths, *input_features.shape[:2])

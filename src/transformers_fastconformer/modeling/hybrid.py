@@ -25,13 +25,16 @@ def _require_ctc_head(config: FastConformerRNNTConfig, class_name: str) -> None:
     if not config.has_ctc_head:
         raise ValueError(
             f"{class_name} needs a hybrid checkpoint; this one has has_ctc_head=False, that is no CTC head. "
-            f"Load it with its transducer head, as model_type={config.model_type!r} says."
+            f"Load it with its transducer head, as model_type={config.model_type!r} says (AutoModelForTDT or "
+            "AutoModelForRNNT)."
         )
 
 
 class FastConformerHybridForCTC(FastConformerCTCHead, FastConformerTransducerPreTrainedModel):
     r"""
     The CTC head of a hybrid RNNT-CTC checkpoint (NeMo's `EncDecHybridRNNTCTCModel` with `cur_decoder="ctc"`).
+
+    The prediction and the joint network are kept and saved, and frozen, as the CTC loss does not reach them.
 
     Args:
         config ([`FastConformerRNNTConfig`]): Shape of encoder and heads, with `has_ctc_head=True`.
@@ -45,6 +48,20 @@ class FastConformerHybridForCTC(FastConformerCTCHead, FastConformerTransducerPre
     def __init__(self, config: FastConformerRNNTConfig) -> None:
         _require_ctc_head(config, type(self).__name__)
         super().__init__(config)
+        self._freeze_transducer()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load as every model does; Transformers makes all loaded parameters trainable."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
+        model._freeze_transducer()
+        return loaded
+
+    def _freeze_transducer(self) -> None:
+        """Freeze what the CTC loss does not reach, for whose gradients distributed training would wait."""
+        self.decoder.requires_grad_(False)
+        self.joint.requires_grad_(False)
 
     def forward(
         self,
@@ -138,4 +155,5 @@ def share_as_ctc(model: FastConformerForRNNT | FastConformerForTDT) -> FastConfo
         shared = ctc_class(config)
     shared.encoder, shared.decoder, shared.joint = model.encoder, model.decoder, model.joint
     shared.ctc_head, shared.prompt_kernel = model.ctc_head, model.prompt_kernel
+    shared.generation_config = model.generation_config
     return shared.train(model.training)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -49,9 +50,23 @@ def resolve_lengths(
     return mask_lengths
 
 
+def require_features(input_features: Any) -> None:
+    """Raise a `ValueError` for features that are not a tensor, with the way to get one."""
+    if not isinstance(input_features, torch.Tensor):
+        raise ValueError(
+            f"input_features is of type {type(input_features).__name__}; expected a tensor (return_tensors='pt' of "
+            "the feature extractor gives one)."
+        )
+
+
+def _as_tensor(values: Any) -> torch.Tensor:
+    """Tensors as they are, on their device; lists and arrays on the CPU, whatever the default device is."""
+    return values if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")
+
+
 def _accept_lengths(input_lengths: torch.Tensor, batch_size: int, num_frames: int) -> torch.Tensor:
     """(batch,) int64."""
-    lengths = torch.as_tensor(input_lengths)
+    lengths = _as_tensor(input_lengths)
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(f"input_lengths has dtype {lengths.dtype}; expected integers, one length a clip.")
     if lengths.shape != (batch_size,):
@@ -71,7 +86,7 @@ def _accept_lengths(input_lengths: torch.Tensor, batch_size: int, num_frames: in
 
 def _count_kept_frames(attention_mask: torch.Tensor, batch_size: int, num_frames: int) -> torch.Tensor:
     """Frames that a mask keeps, which must be the first ones: (batch,) int64."""
-    mask = torch.as_tensor(attention_mask)
+    mask = _as_tensor(attention_mask)
     if mask.shape != (batch_size, num_frames):
         raise ValueError(
             f"attention_mask has shape {tuple(mask.shape)}; expected ({batch_size}, {num_frames}) like input_features."
@@ -82,7 +97,8 @@ def _count_kept_frames(attention_mask: torch.Tensor, batch_size: int, num_frames
         (lengths_to_mask(lengths, num_frames) == mask).all(),
         lambda: (
             "attention_mask must be True for the first frames of each clip and False for the padding after them; "
-            "it has padding on the left or gaps."
+            "it has padding on the left or gaps. Frames that come after padding can be moved to the front clip by "
+            "clip: features[clip].roll(-number of padded frames, dims=0), and the mask with them."
         ),
     )
     return lengths

@@ -42,7 +42,8 @@ class FastConformerCTCOutput(ModelOutput):
         loss (`torch.FloatTensor`, *optional*, returned when `labels` are given):
             CTC loss, reduced as `config.ctc_loss_reduction` says.
         logits (`torch.FloatTensor` of shape `(batch, encoder frames, vocab_size)`):
-            Scores before the softmax; the last class is the blank.
+            Scores before the softmax; the last class is the blank, which is sure in frames at and beyond
+            `encoder_lengths`.
         encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
         attentions (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].

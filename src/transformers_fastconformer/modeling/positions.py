@@ -19,7 +19,7 @@ def sinusoids(positions: torch.Tensor, hidden_size: int, dtype: torch.dtype) -> 
     exponents = torch.arange(0, hidden_size, 2, dtype=torch.float32, device=positions.device)
     frequencies = torch.exp(exponents * -(math.log(10000.0) / hidden_size))
     angles = positions.to(torch.float32)[:, None] * frequencies  # (positions, hidden_size / 2)
-    table = torch.empty(positions.shape[0], hidden_size, device=positions.device)
+    table = torch.empty(positions.shape[0], hidden_size, dtype=torch.float32, device=positions.device)
     table[:, 0::2] = torch.sin(angles)
     table[:, 1::2] = torch.cos(angles)[:, : hidden_size // 2]
     return table.to(dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -14,6 +16,8 @@ from .attention import FastConformerAttention
 from .conv_norms import SCALE_AND_SHIFT_NORMS
 
 logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound="FastConformerPreTrainedModel")
 
 # What an encoder leaves out, on purpose, of a checkpoint with heads.
 HEAD_KEYS = [r"^ctc_head\.", r"^decoder\.", r"^joint\.", r"^prompt_kernel\."]
@@ -66,6 +70,8 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
         """
         Choose what attention sees from now on; the weights stay as they are and nothing is loaded again.
 
+        `with_attention_context` leaves the model as it is.
+
         Args:
             attention_context: Encoder frames to the left and right, as in [`FastConformerConfig`]. A multi-latency
                 model was trained with those of `config.attention_contexts`; another one is taken, with a warning.
@@ -99,6 +105,30 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
         config.attention_context = context
         config.attention_context_style = style
         config.position_embedding_type = position_type
+
+    def with_attention_context(
+        self: Model,
+        attention_context: list[int] | tuple[int, ...],
+        attention_context_style: str | None = None,
+        position_embedding_type: str | None = None,
+    ) -> Model:
+        """
+        Make a model that shares all parameters and buffers, none of which is copied, and whose attention sees others.
+
+        This one does not change, so that it serves other calls meanwhile: for a single call,
+        `model.with_attention_context([70, 1]).generate(...)`.
+
+        Args:
+            attention_context: As in `set_attention_context`, as are the other arguments and the errors.
+            attention_context_style: As there.
+            position_embedding_type: As there.
+        """
+        # What is in the memo is not copied: tensors, and all modules that do not read the configuration.
+        fixed = [part for part in self.modules() if not any(hasattr(inner, "config") for inner in part.modules())]
+        kept: dict[int, Any] = {id(part): part for part in chain(self.parameters(), self.buffers(), fixed)}
+        shared = copy.deepcopy(self, kept)
+        shared.set_attention_context(attention_context, attention_context_style, position_embedding_type)
+        return shared
 
     def get_input_embeddings(self) -> nn.Module:
         """

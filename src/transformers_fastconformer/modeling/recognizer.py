@@ -6,10 +6,14 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
+from transformers import GenerationConfig
 
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
+from ..kernels.forks import survive_forks
+from ..validation import require
 from .finite_check import check_features
+from .generation import take_generation_arguments
 from .outputs import FastConformerEncoderOutput, FastConformerGenerateOutput
 from .pretrained import FastConformerPreTrainedModel
 from .prompt import Language, check_language
@@ -22,6 +26,8 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
     Heads differ in `decode_frames` and in which of [`DecodingOptions`] they read.
     """
 
+    config: Any  # of one of the heads
+    generation_config: GenerationConfig
     decoder_type: ClassVar[str]
     # Names of the options of decoding that the head reads; others are refused.
     decoding_options: ClassVar[frozenset[str]] = frozenset({"language", "confidence"})
@@ -73,6 +79,11 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         """
         return state
 
+    @classmethod
+    def can_generate(cls) -> bool:
+        """True: there is a `generate`, though not the `GenerationMixin` of Transformers."""
+        return True
+
     def check_decoding(self, decoding: DecodingOptions) -> None:
         """
         Raise for options that this model does not have, before anything is computed.
@@ -94,6 +105,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         input_lengths: torch.Tensor | None = None,
         decoding: DecodingOptions | None = None,
         return_dict_in_generate: bool | None = None,
+        generation_config: GenerationConfig | None = None,
         **kwargs: Any,
     ) -> FastConformerGenerateOutput | torch.Tensor:
         r"""
@@ -109,18 +121,34 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
             decoding ([`DecodingOptions`], *optional*): Options of decoding.
             return_dict_in_generate (`bool`, *optional*, defaults to `False`):
                 Return frames, durations and log-probabilities too.
+            generation_config (`GenerationConfig`, *optional*, defaults to that of the model):
+                Its entries count like the arguments of their names.
             kwargs: Fields of [`DecodingOptions`] one by one: `language`, `max_symbols_per_step`,
-                `decoding_strategy`, `confidence`.
+                `decoding_strategy`, `confidence`; `max_new_tokens` (or `max_length`), the number of tokens after which
+                a clip ends; and what other models of Transformers take, as long as it asks for nothing else than
+                greedy decoding (`num_beams=1`, `do_sample=False`, `use_cache`). `labels` are not read.
 
         Returns:
             Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
 
         Raises:
             ValueError: for an option that decoding or this model does not have, a language that the model does not
-                know, features or lengths of a wrong shape, features that are not finite, and for `confidence` without
-                `return_dict_in_generate`.
+                know, an argument that would change the result elsewhere (`num_beams=4`), features or lengths of a
+                wrong shape, features that are not finite, and for `confidence` without `return_dict_in_generate`.
         """
-        decoding = DecodingOptions.of(decoding, kwargs)
+        survive_forks()
+        if generation_config is None:
+            generation_config = getattr(self, "generation_config", None)
+        require(
+            isinstance(generation_config, GenerationConfig | None),
+            "generation_config",
+            generation_config,
+            "a GenerationConfig or None",
+        )
+        if return_dict_in_generate is None and generation_config is not None:
+            return_dict_in_generate = generation_config.return_dict_in_generate
+        rest, max_tokens = take_generation_arguments(kwargs, generation_config, self.config.pad_token_id)
+        decoding = DecodingOptions.of(decoding, rest)
         self.check_decoding(decoding)
         if decoding.confidence is not None and not return_dict_in_generate:
             raise ValueError("confidence needs return_dict_in_generate=True; found only token ids asked for.")
@@ -128,6 +156,8 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         encoded: Any = self.encode(input_features, attention_mask, input_lengths, decoding.language)
         hypotheses, _ = self.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths, decoding)
         features_check.finish()
+        if max_tokens is not None:
+            hypotheses = hypotheses.first(max_tokens)
         if not return_dict_in_generate:
             return hypotheses.tokens
         return FastConformerGenerateOutput.of(hypotheses, encoded.encoder_lengths, self.decoder_type, decoding)

@@ -207,7 +207,7 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
             return frames
         config: Any = self.config
         prompt_ids = find_prompt_ids(config, language, frames.shape[0])
-        return self.prompt_kernel(frames, torch.tensor(prompt_ids, device=frames.device))
+        return self.prompt_kernel(frames, torch.tensor(prompt_ids, dtype=torch.int64, device=frames.device))
 
 
 class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
@@ -368,7 +368,9 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         """The state with the prediction network of some clips at its start; the position in the frames is kept."""
         no_frames = torch.zeros(len(clips), dtype=torch.int64, device=last_hidden_state.device)
         _, start = self.decode_frames(last_hidden_state[clips, :1], no_frames)
-        return state.with_prediction_of(start, torch.tensor(clips, device=state.frames_ahead.device))
+        return state.with_prediction_of(
+            start, torch.tensor(clips, dtype=torch.int64, device=state.frames_ahead.device)
+        )
 
 
 class FastConformerForRNNT(FastConformerForTransducer):

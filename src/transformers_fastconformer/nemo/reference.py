@@ -116,8 +116,8 @@ def _hypothesis_from_json(values: dict[str, Any]) -> ClipHypothesis:
 
 def pad_waveforms(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad clips with zeros to (batch, samples); also returns the number of samples of each, (batch,)."""
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    padded = torch.zeros(len(waveforms), int(lengths.max()))
+    lengths = torch.tensor([len(waveform) for waveform in waveforms], dtype=torch.int64, device="cpu")
+    padded = torch.zeros(len(waveforms), int(lengths.max()), dtype=torch.float32, device="cpu")
     for row, waveform in zip(padded, waveforms, strict=True):
         row[: len(waveform)] = torch.from_numpy(waveform)
     return padded, lengths
@@ -292,7 +292,7 @@ class NemoRunner:
             encoded, _ = model.forward(
                 processed_signal=features.to(dtype),
                 processed_signal_length=feature_lengths,
-                prompt_indices=torch.full((len(waveforms),), number, device=self.device),
+                prompt_indices=torch.full((len(waveforms),), number, dtype=torch.int64, device=self.device),
             )
             outputs.keep("prompted frames", encoded.transpose(1, 2), encoder_lengths)
 
@@ -320,7 +320,7 @@ class NemoRunner:
         """Joint log-probabilities of one clip, all classes normalised together: (frames, tokens + 1, classes)."""
         target_tensor = torch.tensor([targets], dtype=torch.int64, device=self.device).reshape(1, -1)
         predictions, _, _ = self.model.decoder(
-            targets=target_tensor, target_length=torch.tensor([len(targets)], device=self.device)
+            targets=target_tensor, target_length=torch.tensor([len(targets)], dtype=torch.int64, device=self.device)
         )
         joint = self.model.joint(encoder_outputs=encoded, decoder_outputs=predictions)
         return joint[0].float().log_softmax(dim=-1).cpu()

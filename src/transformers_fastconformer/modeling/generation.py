@@ -1,0 +1,104 @@
+"""Arguments of `generate` that Transformers' other models take: accepted where they ask for what happens anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import GenerationConfig
+
+from ..validation import is_number, require, require_count
+
+# Names and the values that ask for nothing else than greedy decoding and its tokens; None, which is "not said", and
+# empty lists are accepted for all of them.
+NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), (1,)),
+    **dict.fromkeys(("do_sample", "early_stopping", "renormalize_logits", "token_healing", "low_memory"), (False,)),
+    "temperature": (1.0, 0.0),
+    "top_k": (50, 1, 0),
+    **dict.fromkeys(("top_p", "typical_p", "repetition_penalty", "encoder_repetition_penalty"), (1.0,)),
+    **dict.fromkeys(("length_penalty", "guidance_scale"), (1.0,)),
+    **dict.fromkeys(("min_p", "epsilon_cutoff", "eta_cutoff", "diversity_penalty", "penalty_alpha"), (0.0,)),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens"), (0,)),
+    **dict.fromkeys(("output_scores", "output_logits", "output_attentions", "output_hidden_states"), (False,)),
+    **dict.fromkeys(("remove_invalid_values", "return_timestamps", "synced_gpus"), (False,)),
+    "use_cache": (True, False),  # nothing is computed twice, with or without
+    "task": ("transcribe",),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "stopping_criteria", "logits_processor"), ()),
+    **dict.fromkeys(("bad_words_ids", "force_words_ids", "constraints", "sequence_bias", "stop_strings"), ()),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "decoder_start_token_id", "decoder_input_ids"), ()),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "prompt_ids", "max_time", "streamer"), ()),
+    **dict.fromkeys(("prefix_allowed_tokens_fn", "assistant_model", "negative_prompt_ids"), ()),
+    **dict.fromkeys(("exponential_decay_length_penalty", "watermarking_config", "compile_config"), ()),
+    **dict.fromkeys(("cache_implementation", "past_key_values", "dola_layers", "custom_generate"), ()),
+}
+# Parts of a training batch, which `generate` does not read.
+UNREAD = ("labels", "decoder_attention_mask")
+# What some versions of Transformers, and `Seq2SeqTrainer`, write into a configuration that does not say `max_length`.
+UNSAID_MAX_LENGTH = 20
+
+
+def take_generation_arguments(
+    arguments: Mapping[str, Any], generation_config: GenerationConfig | None, padding_id: int
+) -> tuple[dict[str, Any], int | None]:
+    """
+    Take out of the arguments of `generate` those that Transformers' other models know.
+
+    Args:
+        arguments: Arguments by name.
+        generation_config: A configuration whose entries are arguments too, after those given.
+        padding_id: What the model pads with.
+
+    Returns:
+        The arguments that are not known here, and the largest number of tokens of a clip; None: as many as there are.
+
+    Raises:
+        ValueError: for a value that asks for another result than that of greedy decoding; the message names it.
+    """
+    rest = {name: value for name, value in arguments.items() if name not in UNREAD}
+    limits = [rest.pop(name, None) for name in ("max_new_tokens", "max_length")]
+    if generation_config is not None:
+        said: dict[str, Any] = vars(generation_config)
+        refuse_other_results(said, padding_id)
+        if limits == [None, None]:
+            limits = [said.get("max_new_tokens"), said.get("max_length")]
+            limits[1] = None if limits[1] == UNSAID_MAX_LENGTH else limits[1]
+    rest = refuse_other_results(rest, padding_id)
+    for name, limit in zip(("max_new_tokens", "max_length"), limits, strict=True):
+        if limit is not None:
+            require_count(name, limit)
+    # There is no prompt, so that both count the same; where both are given Transformers goes by the first.
+    return rest, next((int(limit) for limit in limits if limit is not None), None)
+
+
+def refuse_other_results(arguments: Mapping[str, Any], padding_id: int) -> dict[str, Any]:
+    """
+    Raise for known arguments that ask for another result than that of greedy decoding; the unknown ones are returned.
+
+    Args:
+        arguments: Arguments by name.
+        padding_id: What the model pads with.
+
+    Raises:
+        ValueError: the message names the argument, its value and what is accepted.
+    """
+    neutral_values = {**NEUTRAL_VALUES, "pad_token_id": (padding_id,)}
+    rest = {}
+    for name, value in arguments.items():
+        if name not in neutral_values:
+            rest[name] = value
+            continue
+        accepted = neutral_values[name]
+        is_empty = value is None or (isinstance(value, list | tuple | dict) and not value)
+        expected = " or ".join(map(repr, accepted)) or "None"
+        reason = "with which the model pads" if name == "pad_token_id" else "as decoding is greedy"
+        is_accepted = is_empty or any(_is_same(value, other) for other in accepted)
+        require(is_accepted, name, value, f"{expected}, {reason}")
+    return rest
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Equal as values of one kind: 1 is not True, but 1.0."""
+    if isinstance(value, bool) or isinstance(other, bool):
+        return value is other
+    return is_number(value) and value == other if is_number(other) else isinstance(value, str) and value == other
