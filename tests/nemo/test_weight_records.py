@@ -162,7 +162,8 @@ def test_sizes_that_are_not_those_of_the_storage(read, legacy):
         old, new = (read_crc(version) for version in (content, changed))
         changed = changed.replace(struct.pack("<I", old), struct.pack("<I", new))
     with pytest.raises(
-        ValueError, match=r"values of tensor 'a' have 40 bytes; expected 11|expected 635, as its storages say|is said to have"
+        ValueError,
+        match=r"values of tensor 'a' have 40 bytes; expected 11|expected 635, as its storages say|is said to have",
     ):
         read(changed)
 

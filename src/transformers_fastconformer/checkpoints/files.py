@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "processor_config.json"
@@ -34,6 +37,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: found {type(content).__name__}; expected an object.")
     return content
+
+
+def path_of_name(name: str | os.PathLike[str]) -> Path:
+    """The path that a name means, which may be a `file://` address."""
+    text = os.fspath(name)
+    return Path(url2pathname(urlsplit(text).path)) if text.lower().startswith("file://") else Path(text)
 
 
 def is_apple_double(name: str) -> bool:

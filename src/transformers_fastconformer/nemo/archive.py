@@ -302,13 +302,15 @@ def is_archive_file(path: str | os.PathLike[str]) -> bool:
 
 def _open_tar(path: Path) -> tuple[IO[bytes], bool]:
     """A file as a tar, unpacked if it is gzipped, and whether it is."""
-    file: IO[bytes] = open(path, "rb")  # noqa: SIM115
-    is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-    file.seek(0)
-    if not is_gzip:
-        return file, False
-    file.close()
-    return gzip.open(path, "rb"), True  # type: ignore[return-value]
+    if is_gzip_file(path):
+        return gzip.open(path, "rb"), True  # type: ignore[return-value]
+    return open(path, "rb"), False
+
+
+def is_gzip_file(path: Path) -> bool:
+    """Tell by its first bytes whether a file is gzipped."""
+    with open(path, "rb") as file:
+        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
 def _most_bytes(path: Path, is_gzip: bool) -> int:
