@@ -81,9 +81,7 @@ def test_archives_by_content_by_address_and_unpacked(tmp_path: Path, monkeypatch
 def test_files_and_folders_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "talk.wav"
     path.write_bytes(b"RIFF")
-    with pytest.raises(
-        ValueError, match=r"talk\.wav is not a checkpoint: its 4 bytes are not a tar.*expected"
-    ):
+    with pytest.raises(ValueError, match=r"talk\.wav is not a checkpoint: its 4 bytes are not a tar.*expected"):
         load_model(path)
     with pytest.raises(ValueError, match=r"is not a checkpoint: it holds 'talk\.wav'; expected a \.nemo archive"):
         load_model(tmp_path)
