@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from transformers_fastconformer.checkpoints import hub as hub_module
 from transformers_fastconformer.checkpoints.hub import (
     blob_digest,
     cached_snapshot,
@@ -70,3 +72,25 @@ def test_damaged_downloads(tmp_path: Path) -> None:
     other.write_bytes(b"anything")
     assert blob_digest(other) is None
     check_download(other, "org/name", "model.bin")
+
+
+def test_the_hub_is_not_tried_again_at_once(monkeypatch):
+    answers: list[Exception | None] = [ConnectionRefusedError("no network"), OSError("damaged"), None]
+
+    class Hub:
+        def model_info(self, hub_id, **options):
+            answer = answers.pop(0)
+            if answer is not None:
+                raise answer
+
+    monkeypatch.setattr(hub_module, "HfApi", Hub)
+    for expected in (True, False, False):
+        with suppress(OSError):
+            hub_module.ask_hub("org/name", {})
+        assert hub_module.was_unreachable() is expected
+    answers.append(TimeoutError("no answer"))
+    with pytest.raises(TimeoutError):
+        hub_module.ask_hub("org/name", {})
+    assert hub_module.was_unreachable()
+    monkeypatch.setattr(hub_module, "UNREACHABLE_SECONDS", 0.0)
+    assert not hub_module.was_unreachable()

@@ -11,7 +11,13 @@ from models import build_model
 from safetensors.torch import save_file
 
 from transformers_fastconformer.checkpoints.safetensors_writer import TensorEntry
-from transformers_fastconformer.checkpoints.stored_tensors import ModelTensors, StoredTensors, main_dtype, shard_names
+from transformers_fastconformer.checkpoints.stored_tensors import (
+    ModelTensors,
+    StoredTensors,
+    check_stored_weights,
+    main_dtype,
+    shard_names,
+)
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -56,7 +62,7 @@ def test_files_that_are_not_there_or_not_safetensors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no weights found; expected model\.safetensors"):
         StoredTensors(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"anything")
-    with pytest.raises(ValueError, match=r"model\.safetensors: .*expected a safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors has 8 bytes .*expected a safetensors file"):
         StoredTensors(tmp_path)
 
 
@@ -77,3 +83,49 @@ def test_the_type_of_most_bytes() -> None:
     assert main_dtype(entries) == torch.bfloat16
     assert main_dtype(entries[:2]) == torch.float32
     assert main_dtype(entries[:1]) == torch.float32
+
+
+def test_files_that_are_cut_off_or_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(TENSORS, path)
+    assert check_stored_weights(tmp_path) == dict.fromkeys(TENSORS, path)
+    content = path.read_bytes()
+    for length in (0, 3, 8, 20, len(content) - 33, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"model\.safetensors (is cut off: it has|has) \d+ bytes"):
+            check_stored_weights(tmp_path)
+    path.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=rf"it has {len(content) - 1} bytes, expected {len(content)}\. Copy"):
+        StoredTensors(tmp_path)
+    path.write_bytes(content + b"x")
+    with pytest.raises(ValueError, match=rf"is damaged: it has {len(content) + 1} bytes, expected {len(content)}"):
+        check_stored_weights(tmp_path)
+    for header in (b"[]", b"[" * 5000, b'{"a": 3}', b'{"a": {"data_offsets": ["x", "y"]}}', b"\xff\xff"):
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(ValueError, match=r"model\.safetensors cannot be read: .*expected a safetensors file"):
+            check_stored_weights(tmp_path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(ValueError, match=r"model\.safetensors is a pointer of Git LFS"):
+        check_stored_weights(tmp_path)
+
+
+def test_an_index_names_every_tensor_and_every_shard(tmp_path: Path) -> None:
+    for name, tensor in TENSORS.items():
+        save_file({name: tensor}, tmp_path / f"{name}.safetensors")
+    whole = {name: f"{name}.safetensors" for name in TENSORS}
+    for weight_map, message in (
+        (whole, None),
+        ({**whole, "c": "b.safetensors"}, "tensor 'c' is said to be in b.safetensors, and is in None"),
+        ({**whole, "b": "a.weight.safetensors"}, "tensor 'b' is said to be in a.weight.safetensors, and is in None"),
+        ({**whole, "c": "c.safetensors"}, "there is no file 'c.safetensors'; expected all the shards"),
+    ):
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        if message is None:
+            assert {name: path.name for name, path in check_stored_weights(tmp_path).items()} == whole
+            continue
+        with pytest.raises(ValueError, match=message):
+            check_stored_weights(tmp_path)
+    save_file(TENSORS, tmp_path / "b.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": whole}))
+    with pytest.raises(ValueError, match=r"tensor 'a\.weight' is in a\.weight\.safetensors and in b\.safetensors"):
+        check_stored_weights(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 import transformers
 from archives import rewrite_archive, round_weights
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from transformers_fastconformer import AutoModelForTDT, FastConformerModel, load_model, transcribe
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.interop.writing import export_to_transformers
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.nemo.inspection import inspect_checkpoint
 
 TEXT = "three one four one five nine"
 
@@ -82,3 +84,32 @@ def test_a_model_that_cannot_be_had_says_what_to_do() -> None:
     """The tests are offline, as someone is who tries the package on a train."""
     with pytest.raises(OSError, match=r"nobody/nothing is not on this machine.*for a trial offline the model 'demo'"):
         load_model("nobody/nothing")
+
+
+def test_archives_by_content_by_address_and_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORMERS_FASTCONFORMER_CACHE", str(tmp_path / "cache"))
+    other_name, unpacked = tmp_path / "digits", tmp_path / "unpacked"
+    with tarfile.open(CHECKPOINT_PATH) as tar:
+        tar.extractall(unpacked, filter="data")
+    (unpacked / "._model_weights.ckpt").write_bytes(b"of macOS")
+    shutil.copy(CHECKPOINT_PATH, other_name)
+    for source in (other_name, other_name.as_uri(), unpacked):
+        model, _ = load_model(source)
+        assert type(model).__name__ == "FastConformerForTDT"
+        assert inspect_checkpoint(source).is_convertible
+    for source in (other_name, unpacked):
+        assert type(AutoModelForTDT.from_pretrained(source)).__name__ == "FastConformerForTDT"
+        assert AutoConfig.from_pretrained(str(source)).model_type == "fastconformer_tdt"
+
+
+def test_files_and_folders_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "talk.wav"
+    path.write_bytes(b"RIFF")
+    with pytest.raises(ValueError, match=r"talk\.wav is not a checkpoint: its 4 bytes are not a tar.*expected"):
+        load_model(path)
+    with pytest.raises(ValueError, match=r"is not a checkpoint: it holds 'talk\.wav'; expected a \.nemo archive"):
+        load_model(tmp_path)
+    path = tmp_path / "model.nemo"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(ValueError, match=r"model\.nemo is a pointer of Git LFS.*Run `git lfs pull`"):
+        load_model(path)

@@ -164,7 +164,7 @@ def test_weights_that_are_missing_broken_or_elsewhere_are_refused(tmp_path: Path
     weights = tmp_path / "theirs" / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-7])
-    with pytest.raises(ValueError, match=r"model\.safetensors: .*expected a safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is cut off: it has \d+ bytes, expected \d+"):
         read_transformers_checkpoint(tmp_path / "theirs")
     weights.unlink()
     with pytest.raises(ValueError, match="no weights found"):

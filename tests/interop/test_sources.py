@@ -24,6 +24,7 @@ from transformers_fastconformer import (
     FastConformerTDTConfig,
 )
 from transformers_fastconformer.checkpoint_sources import register_source, registered_sources, unregister_source
+from transformers_fastconformer.checkpoints.hub import file_digest
 from transformers_fastconformer.interop.sources import resolve_transformers_checkpoint
 from transformers_fastconformer.interop.writing import export_to_transformers
 
@@ -139,3 +140,25 @@ def test_a_repository_in_our_form_or_of_nobody_is_loaded_in_the_usual_way(
     with pytest.raises(OSError, match="org/nothing"):
         FastConformerForCTC.from_pretrained("org/nothing")
     assert not cache.exists()
+
+
+def test_downloads_have_the_digest_of_the_hub(cache: Path, their_folder: Path, tmp_path: Path) -> None:
+    """A file in the cache of the Hub is a link to one that is named by its content."""
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    weights = their_folder / "model.safetensors"
+    blob = blobs / file_digest(weights)
+    weights.rename(blob)
+    weights.symlink_to(blob)
+    FastConformerForTDT.from_pretrained(their_folder)
+    content = bytearray(blob.read_bytes())
+    content[-5] ^= 1
+    weights.unlink()
+    other = blobs / ("0" * 64)
+    other.write_bytes(content)
+    weights.symlink_to(other)
+    with pytest.raises(
+        ValueError, match=r"the download of model\.safetensors is damaged: its SHA-256.*force_download"
+    ):
+        FastConformerForTDT.from_pretrained(their_folder)
+    assert len(conversions(cache)) == 1

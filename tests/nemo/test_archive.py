@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import logging
 import pickle
 import re
 import tarfile
@@ -11,8 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from archives import rewrite_archive
 
 from transformers_fastconformer.nemo.archive import NemoArchive, is_unresolved, resolve_interpolations
+from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.nemo.inspection import inspect_checkpoint
 
 
 def read_all(path: Path, scratch: Path) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -43,12 +48,6 @@ def test_unpacked_folder_reads_the_same(make_archive, tmp_path):
     assert folder_config == config
     assert all(torch.equal(folder_tensors[name], tensors[name]) for name in tensors)
     assert (folder / "model_weights.ckpt").is_file()
-
-
-def test_weights_of_the_zip_format_are_mapped(make_archive, tmp_path):
-    for legacy in (False, True):
-        with NemoArchive(make_archive("ctc", legacy=legacy)) as archive, archive.open_weights(tmp_path) as weights:
-            assert weights.is_mappable is not legacy
 
 
 HASH = "0123456789abcdef0123456789abcdef"
@@ -99,8 +98,8 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
         (("C:\\outside.txt", b"x"), r"is an absolute path"),
         (special("link", tarfile.SYMTYPE, "/etc/passwd"), r"member 'link' is a link to '/etc/passwd'"),
         (special("hard", tarfile.LNKTYPE, "model_config.yaml"), r"member 'hard' is a link to 'model_config\.yaml'"),
-        (special("pipe", tarfile.FIFOTYPE), r"member 'pipe' is neither a file nor a folder"),
-        (special("disk", tarfile.BLKTYPE), r"member 'disk' is neither a file nor a folder"),
+        (special("pipe", tarfile.FIFOTYPE), r"member 'pipe' is a named pipe"),
+        (special("disk", tarfile.BLKTYPE), r"member 'disk' is a device"),
         (("model_config.yaml", b"other: 1"), r"member 'model_config\.yaml' is there twice"),
     ],
 )
@@ -184,7 +183,7 @@ def test_pickles_that_would_run_code_are_refused(make_archive, tmp_path, form):
     [
         ([torch.zeros(2)], "holds list; expected a state dict"),
         ({"a": torch.zeros(2), "b": 3}, "entry 'b' is int; expected a tensor"),
-        ({1: torch.zeros(2)}, "entry 1 is Tensor; expected a tensor"),
+        ({1: torch.zeros(2)}, "entry 1 is a tensor; expected a text of letters"),
     ],
 )
 def test_what_is_no_state_dict(make_archive, tmp_path, content, message):
@@ -249,3 +248,144 @@ def test_interpolations():
         assert is_unresolved(resolved[key])
     assert is_unresolved("???")
     assert not is_unresolved("plain")
+
+
+# Damage and declarations that no archive has
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("values", r"model\.nemo: model_weights\.ckpt .*of tensor encoder\..* is damaged: its CRC-32 is"),
+        ("record header", r"model\.nemo: model_weights\.ckpt .*the header of record 'archive/data/3' is damaged"),
+        ("directory", r"model\.nemo: model_weights\.ckpt .*its directory is damaged at byte 0"),
+        ("tar header", r"model\.nemo cannot be read: it is truncated or damaged: the header at byte \d+"),
+        ("folder", r"model_weights\.ckpt .*of tensor encoder\..* is damaged: its CRC-32 is"),
+    ],
+)
+def test_one_flipped_bit_is_named_and_nothing_is_written(
+    make_archive, nemo_state_dict, nemo_config, tmp_path, place, message
+):
+    path = make_archive("ctc")
+    content = path.read_bytes()
+    tensor = nemo_state_dict(nemo_config("ctc"))["encoder.layers.1.feed_forward1.linear1.weight"]
+    if place == "folder":
+        path = tmp_path / "unpacked"
+        with tarfile.open(tmp_path / "model.nemo") as tar:
+            tar.extractall(path, filter="data")
+        weights = path / "model_weights.ckpt"
+        flip(weights, weights.read_bytes().index(tensor.numpy().tobytes()))
+    else:
+        flip(
+            path,
+            {
+                "values": content.index(tensor.numpy().tobytes()) + 7,
+                "record header": content.index(b"archive/data/3") + 5,
+                "directory": content.index(b"PK\x01\x02"),
+                "tar header": content.index(b"model_weights.ckpt") + 3,
+            }[place],
+        )
+    with pytest.raises(ValueError, match=message):
+        convert_nemo_checkpoint(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flipped_bit_anywhere_in_a_gzipped_archive(make_archive):
+    path = make_archive("ctc", mode="w:gz")
+    content = path.read_bytes()
+    # Behind the tar's end too: the stream is read to its checksum and its length.
+    for position in (20, len(content) // 3, len(content) - 200, len(content) - 7, len(content) - 2):
+        path.write_bytes(content)
+        flip(path, position)
+        with pytest.raises(ValueError, match=r"model\.nemo is truncated or damaged|model\.nemo cannot be read"):
+            NemoArchive(path)
+    for length in (len(content) - 1, len(content) - 8, len(content) - 20):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"model\.nemo is truncated or damaged"):
+            NemoArchive(path)
+
+
+def test_gzip_of_several_streams(make_archive, tmp_path):
+    path = make_archive("ctc")
+    config, tensors = read_all(path, tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(
+        b"".join(gzip.compress(content[start : start + 30_000]) for start in range(0, len(content), 30_000))
+    )
+    again, tensors_again = read_all(path, tmp_path)
+    assert again == config
+    assert all(torch.equal(tensors_again[name], tensor) for name, tensor in tensors.items())
+
+
+def test_gzip_that_grows_without_end(write_archive, monkeypatch):
+    monkeypatch.setattr("transformers_fastconformer.nemo.archive.MAX_BYTES_EXPANDED", 2**20)
+    path = write_archive([("model_config.yaml", b"a: 1"), ("zeros", bytes(2**23))], mode="w:gz")
+    with pytest.raises(ValueError, match=r"member 'zeros' has 8388608 bytes, and at most \d+ are there"):
+        NemoArchive(path)
+    path.write_bytes(gzip.compress(write_archive([("a", b"b")], "plain.nemo").read_bytes() + bytes(2**23)))
+    with pytest.raises(ValueError, match="it unpacks to more than 1048576 bytes; refused"):
+        NemoArchive(path)
+
+
+def test_what_git_lfs_and_macos_leave(write_archive, tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    path = tmp_path / "pointer.nemo"
+    path.write_bytes(pointer)
+    with pytest.raises(ValueError, match=r"pointer\.nemo is a pointer of Git LFS, without the content.*git lfs pull"):
+        NemoArchive(path)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("model_config.yaml", "._model_config.yaml", "model_weights.ckpt"):
+        (folder / name).write_bytes(pointer if name.endswith("ckpt") else b"a: 1")
+    with NemoArchive(folder) as archive:
+        assert sorted(archive.member_names) == ["model_config.yaml", "model_weights.ckpt"]
+        with pytest.raises(ValueError, match=r"model_weights\.ckpt is a pointer of Git LFS"):
+            archive.read_tensor_headers()
+    with NemoArchive(write_archive([("._model_config.yaml", b"x"), ("model_config.yaml", b"a: 1")])) as archive:
+        assert archive.member_names == ["model_config.yaml"]
+
+
+def test_folders_of_too_many_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers_fastconformer.nemo.archive.MAX_MEMBERS", 3)
+    for number in range(4):
+        (tmp_path / str(number)).write_bytes(b"")
+    with pytest.raises(ValueError, match="holds more than 3 files; expected those of an archive"):
+        NemoArchive(tmp_path)
+
+
+def test_archives_without_checksums_are_told(make_archive, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers_fastconformer"), "propagate", True)
+    convert_nemo_checkpoint(make_archive("ctc"), tmp_path / "with")
+    assert "no checksums" not in caplog.text
+    convert_nemo_checkpoint(make_archive("ctc", legacy=True), tmp_path / "without")
+    assert "model.nemo: the weights have no checksums, so that damage to their values cannot be told." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "section", "change"),
+    [
+        ("ctc", "encoder.n_layers", lambda config: config["encoder"].update(n_layers=1000)),
+        (
+            "tdt",
+            "decoder.prednet.pred_rnn_layers",
+            lambda config: config["decoder"]["prednet"].update(pred_rnn_layers=1000),
+        ),
+    ],
+)
+def test_layers_are_counted_before_a_model_is_built(make_archive, tmp_path, monkeypatch, kind, section, change):
+    path = rewrite_archive(make_archive(kind), tmp_path / "other.nemo", change)
+
+    def refuse(*arguments):
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr("transformers_fastconformer.nemo.description.build_without_memory", refuse)
+    message = rf"other\.nemo: the weights do not fit .* {section}=1000, and the archive holds tensors of 2"
+    with pytest.raises(ValueError, match=message):
+        convert_nemo_checkpoint(path, tmp_path / "out")
+    assert re.search(message, inspect_checkpoint(path).refusal)

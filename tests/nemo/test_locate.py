@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,13 @@ import pytest
 
 from transformers_fastconformer.checkpoints import hub as hub_module
 from transformers_fastconformer.nemo import locate as locate_module
-from transformers_fastconformer.nemo.locate import FoundArchive, find_archive, is_hub_name, require_archive
+from transformers_fastconformer.nemo.locate import (
+    FoundArchive,
+    find_archive,
+    is_hub_name,
+    refuse_other_paths,
+    require_archive,
+)
 
 COMMIT = "b" * 40
 
@@ -94,10 +102,79 @@ def test_several_in_a_folder(tmp_path):
             find(tmp_path)
 
 
-def test_an_unpacked_archive_is_for_conversions(tmp_path):
-    (tmp_path / "model_config.yaml").write_text("")
-    assert find_archive(tmp_path) is None
-    assert require_archive(tmp_path) == FoundArchive(tmp_path)
+def test_an_unpacked_archive(tmp_path):
+    for find in (find_archive, require_archive):
+        (tmp_path / "model_config.yaml").write_text("")
+        assert find(tmp_path) == FoundArchive(tmp_path)
+        (tmp_path / "m.nemo").write_bytes(b"")  # unless there is a whole archive next to a configuration alone
+        assert find(tmp_path) == FoundArchive(tmp_path / "m.nemo")
+        (tmp_path / "model_weights.ckpt").write_bytes(b"")
+        assert find(tmp_path) == FoundArchive(tmp_path)
+        for path in list(tmp_path.iterdir()):
+            path.unlink()
+
+
+def test_what_macos_keeps_of_an_archive_is_not_a_second_one(tmp_path, hub):
+    for name in ("m.nemo", "._m.nemo"):
+        (tmp_path / name).write_bytes(b"")
+    for find in (find_archive, require_archive):
+        assert find(tmp_path) == FoundArchive(tmp_path / "m.nemo")
+    hub.files["org/name"] = ["._m.nemo", "m.nemo"]
+    assert find_archive("org/name").file_name == "m.nemo"
+    hub.store("org/name", "._m.nemo")
+    assert find_archive("org/name", {"local_files_only": True}).file_name == "m.nemo"
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_archives_of_other_names(tmp_path, mode):
+    path = tmp_path / "checkpoint"
+    for names, is_archive in (
+        (["./tokenizer.model", "./model_config.yaml"], True),
+        (["model_config.yaml"], True),
+        (["other.yaml"], False),
+    ):
+        with tarfile.open(path, mode) as tar:
+            for name in names:
+                tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+        assert find_archive(path) == (FoundArchive(path) if is_archive else None)
+    for content in (b"", b"{}", b"\x1f\x8bspoilt", bytes(4096)):
+        path.write_bytes(content)
+        assert find_archive(path) is None
+
+
+def test_addresses_of_files(tmp_path):
+    path = tmp_path / "a b.nemo"
+    path.write_bytes(b"")
+    for find in (find_archive, require_archive):
+        assert find(path.as_uri()) == FoundArchive(path)
+        assert find(tmp_path.as_uri()) == FoundArchive(path)
+
+
+def test_paths_of_other_things_are_refused(tmp_path):
+    for name in ("org/name", "absent"):
+        refuse_other_paths(name)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(
+        ValueError, match=r"folder is not a checkpoint: it holds nothing; expected a \.nemo archive, a f"
+    ):
+        refuse_other_paths(folder)
+    for number in range(7):
+        (folder / f"{number}.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"it holds '0\.wav', .*, '4\.wav' and 2 more; expected"):
+        refuse_other_paths(folder)
+    with pytest.raises(ValueError, match=r"0\.wav is not a checkpoint: it is empty; expected"):
+        refuse_other_paths(folder / "0.wav")
+    (folder / "1.wav").write_bytes(b"RIFF")
+    with pytest.raises(ValueError, match=r"1\.wav is not a checkpoint: its 4 bytes are not a tar with model_config"):
+        refuse_other_paths(folder / "1.wav")
+    (folder / "config.json").write_text("{}")
+    refuse_other_paths(folder)
+    with pytest.raises(ValueError, match=r"it is the configuration of one, and the folder '.*' may be meant"):
+        refuse_other_paths(folder / "config.json")
+    (folder / "m").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(ValueError, match=r"m is a pointer of Git LFS, without the content .*git lfs pull"):
+        refuse_other_paths(folder / "m")
 
 
 @pytest.mark.parametrize("name", ["./absent", "/no/such/folder", "a/b/c", "a b/c", "", "."])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -204,6 +205,36 @@ def test_a_download_is_found_by_the_name_of_its_blob_and_checked_once(make_archi
     with pytest.raises(ValueError, match=r"org/name: the download of model\.nemo is damaged.*force_download=True"):
         converted_folder(damaged, OFFLINE)
     assert [entry.digest for entry in list_conversions()] == [folder.name]
+
+
+def test_unpacked_archives_are_found_by_the_content_of_their_files(make_archive, tmp_path, conversions):
+    folder = tmp_path / "unpacked"
+    with tarfile.open(make_archive("ctc")) as tar:
+        tar.extractall(folder, filter="data")
+    first = resolve_nemo_checkpoint(folder)
+    assert resolve_nemo_checkpoint(folder) == first
+    (folder / "._model_config.yaml").write_bytes(b"of macOS")
+    assert resolve_nemo_checkpoint(folder) == first
+    assert len(conversions) == 1
+    config = folder / "model_config.yaml"
+    config.write_text(config.read_text().replace("features: 16", "features: 16 "))
+    assert resolve_nemo_checkpoint(folder) != first
+
+
+def test_an_archive_that_is_changed_meanwhile_is_not_kept(make_archive, monkeypatch):
+    path, other = make_archive("ctc"), make_archive("tdt", name="other.nemo")
+    convert = sources_module.convert_archive
+
+    def convert_other(archive, *arguments):
+        other.replace(path)
+        return convert(archive, *arguments)
+
+    monkeypatch.setattr(sources_module, "convert_archive", convert_other)
+    with pytest.raises(ValueError, match=r"model\.nemo was changed while it was converted; load it again"):
+        resolve_nemo_checkpoint(path)
+    assert list_conversions() == []
+    monkeypatch.setattr(sources_module, "convert_archive", convert)
+    assert resolve_nemo_checkpoint(path) is not None
 
 
 def store_as_download(hub_cache: Path, content: bytes, digest: str | None = None) -> FoundArchive:

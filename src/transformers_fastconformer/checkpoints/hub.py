@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,18 @@ from huggingface_hub import HfApi, ModelInfo, constants, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
 from transformers.utils.hub import cached_file, is_offline_mode
 
+from .network import is_without_network
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 HASH_BYTES = 2**20
+# The client tries to reach the Hub for about 20 seconds; several parts of one call need not do so one after another.
+UNREACHABLE_SECONDS = 5.0
+
+_unreachable_at: ContextVar[float | None] = ContextVar("unreachable_at", default=None)
 
 
 def is_hub_id(name: str) -> bool:
@@ -48,8 +56,22 @@ def path_in_repository(subfolder: str, name: str) -> str:
 
 
 def ask_hub(hub_id: str, options: Mapping[str, Any]) -> ModelInfo:
-    """The commit, the files and the task of a repository, by one request."""
-    return HfApi().model_info(hub_id, revision=_plain_revision(options.get("revision")), token=options.get("token"))
+    """The commit, the files and the task of a repository, by one request, which is not tried again."""
+    try:
+        info = HfApi().model_info(
+            hub_id, revision=_plain_revision(options.get("revision")), token=options.get("token")
+        )
+    except Exception as error:
+        _unreachable_at.set(time.monotonic() if is_without_network(error) else None)
+        raise
+    _unreachable_at.set(None)
+    return info
+
+
+def was_unreachable() -> bool:
+    """Tell whether [`ask_hub`] did not reach the Hub a moment ago: only the last part of a call tries again then."""
+    seen = _unreachable_at.get()
+    return seen is not None and time.monotonic() - seen < UNREACHABLE_SECONDS
 
 
 def download_file(

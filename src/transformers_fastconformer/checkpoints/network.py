@@ -16,6 +16,17 @@ def is_unreachable(error: BaseException) -> bool:
     return any(_is_of_the_network(cause) for cause in causes_of(error))
 
 
+def is_without_network(error: BaseException) -> bool:
+    """Tell whether an error comes from a missing network, and not from an answer of the Hub."""
+    return any(_is_of_a_connection(cause) for cause in causes_of(error))
+
+
+def _is_of_a_connection(error: BaseException) -> bool:
+    return isinstance(error, ConnectionError | TimeoutError | socket.gaierror) and not isinstance(
+        error, BrokenPipeError
+    )
+
+
 def _is_of_the_network(error: BaseException) -> bool:
     if isinstance(error, GatedRepoError | LocalEntryNotFoundError):
         return True
@@ -24,9 +35,7 @@ def _is_of_the_network(error: BaseException) -> bool:
         # The Hub answers 401 for a repository that does not exist, too.
         is_unknown = isinstance(error, RepositoryNotFoundError)
         return (status in HTTP_NO_ACCESS and not is_unknown) or status >= HTTP_SERVER_ERROR
-    return isinstance(error, ConnectionError | TimeoutError | socket.gaierror) and not isinstance(
-        error, BrokenPipeError
-    )
+    return _is_of_a_connection(error)
 
 
 def causes_of(error: BaseException | None) -> Iterator[BaseException]:

@@ -310,12 +310,12 @@ def local_digest(path: Path, root: Path) -> str:
     path = Path(os.path.realpath(path))
     index_path = root / DIGESTS_FILE
     index = _read_json(index_path)
-    state = _file_state(path)
+    state = file_state(path)
     remembered = index.get(str(path))
     if isinstance(remembered, list) and len(remembered) == len(state) + 1 and remembered[:-1] == state:
         return str(remembered[-1])
     digest = file_digest(path)
-    if _file_state(path) == state and time.time() - path.stat().st_mtime > SETTLED_SECONDS:
+    if file_state(path) == state and time.time() - path.stat().st_mtime > SETTLED_SECONDS:
         try:
             root.mkdir(parents=True, exist_ok=True)
             kept = {name: value for name, value in _read_json(index_path).items() if os.path.exists(name)}
@@ -325,6 +325,7 @@ def local_digest(path: Path, root: Path) -> str:
     return digest
 
 
-def _file_state(path: Path) -> list[int]:
+def file_state(path: Path) -> list[int]:
+    """Size, times and inode of a file, which change with its content."""
     state = path.stat()
     return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]

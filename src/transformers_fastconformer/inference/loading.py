@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from ..checkpoint_sources import resolve_checkpoint
+from ..checkpoints.files import path_of_name
 from ..checkpoints.network import is_unreachable
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from ..demonstration import CHECKPOINT_PATH
@@ -18,7 +19,7 @@ from ..modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
 from ..modeling.quantization import quantize_dynamic_int8
 from ..modeling.recognizer import FastConformerRecognizer
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
-from ..nemo.locate import is_hub_name
+from ..nemo.locate import is_hub_name, refuse_other_paths
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require, require_choice
 
@@ -58,8 +59,8 @@ def load_model(
         The model, in evaluation mode, and its processor.
 
     Raises:
-        ValueError: for a head, device or dtype that is not available, and for a checkpoint that is not of this package
-            or has no head.
+        ValueError: for a head, device or dtype that is not available, for a file or folder that is not a checkpoint,
+            and for one that is not of this package or has no head.
         FileNotFoundError: when `source` is not a file or folder that exists, and not the name of a repository.
         OSError: when the checkpoint cannot be had from the Hub.
     """
@@ -68,6 +69,7 @@ def load_model(
     is_int8 = dtype == "int8"
     device = choose_device(device, is_int8)
     source = checkpoint_of_name(source)
+    refuse_other_paths(source)
     try:
         # Where a repository has Transformers' own form of a checkpoint as well, the configuration is read from ours.
         config = AutoConfig.from_pretrained(resolve_checkpoint(source, FastConformerConfig, {}) or source)
@@ -89,7 +91,7 @@ def load_model(
 
 def checkpoint_of_name(name: str | Path) -> str | Path:
     """
-    The checkpoint that a user names: the folder of `"demo"`, and every other name as it is.
+    The checkpoint that a user names: that of `"demo"`, the path of a `file://` address, and other names as they are.
 
     Raises:
         FileNotFoundError: when the name is not a file or folder that exists, and not the name of a repository.
@@ -98,6 +100,9 @@ def checkpoint_of_name(name: str | Path) -> str | Path:
     if name == DEMONSTRATION_NAME:
         return CHECKPOINT_PATH
     text = str(name)
+    if path_of_name(text) != Path(text):
+        name = path_of_name(text)
+        text = str(name)
     if not (Path(text).exists() or is_hub_name(text)):
         raise FileNotFoundError(f"{text!r} does not exist; expected a folder, a .nemo archive or a Hub repository.")
     return name

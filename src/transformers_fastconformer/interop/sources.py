@@ -18,9 +18,17 @@ from ..checkpoints.files import (
     PROCESSOR_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
+    is_apple_double,
     read_json,
 )
-from ..checkpoints.hub import blob_digest, download_options, is_hub_id, snapshot_commit
+from ..checkpoints.hub import (
+    blob_digest,
+    check_download,
+    download_options,
+    is_hub_id,
+    snapshot_commit,
+    was_unreachable,
+)
 from ..checkpoints.safetensors_writer import INDEX_FILE, SINGLE_FILE
 from ..checkpoints.store import cache_folder, cached_conversion, local_digest
 from ..checkpoints.stored_tensors import shard_names
@@ -69,6 +77,8 @@ def _find_folder(name: str, options: Mapping[str, Any]) -> Path | None:
     if not is_hub_id(name):
         return None
     download = {**download_options(options), "subfolder": subfolder}
+    if was_unreachable():
+        download["local_files_only"] = True
     missing_is_none = {
         "_raise_exceptions_for_gated_repo": False,
         "_raise_exceptions_for_missing_entries": False,
@@ -111,6 +121,8 @@ def _converted_folder(folder: Path, source: str, options: Mapping[str, Any]) -> 
     root = cache_folder(options.get("cache_dir"))
 
     def convert(target: Path) -> None:
+        for path in _files_that_are_read(folder):
+            check_download(path, source, path.name)
         convert_transformers_checkpoint(folder, target, overwrite=True)
 
     return cached_conversion(_digest_of(folder, root), source, convert, root)
@@ -119,8 +131,16 @@ def _converted_folder(folder: Path, source: str, options: Mapping[str, Any]) -> 
 def _digest_of(folder: Path, root: Path) -> str:
     """One digest for the files that are read."""
     digest = hashlib.sha256(f"transformers {INTEROP_FORMAT}".encode())
-    for path in sorted(folder.iterdir()):
-        is_read = path.name in (CONFIG_FILE, INDEX_FILE, *OPTIONAL_FILES) or path.suffix == ".safetensors"
-        if is_read and path.is_file():
-            digest.update(f"\n{path.name} {blob_digest(path) or local_digest(path, root)}".encode())
+    for path in _files_that_are_read(folder):
+        digest.update(f"\n{path.name} {blob_digest(path) or local_digest(path, root)}".encode())
     return digest.hexdigest()
+
+
+def _files_that_are_read(folder: Path) -> list[Path]:
+    names = (CONFIG_FILE, INDEX_FILE, *OPTIONAL_FILES)
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and (path.name in names or (path.suffix == ".safetensors" and not is_apple_double(path.name)))
+    ]

@@ -1,116 +1,124 @@
 """
 `.nemo` archives: a tar, plain or gzipped, of a YAML configuration, pickled weights and artifacts.
 
-Nothing here trusts an archive: every member is checked, nothing but the weights is ever written to disk, weights are
-loaded without running any code in them, and every fault is a `ValueError` that names what is wrong.
+Nothing here trusts an archive: every member is checked (`tar_members`), nothing but the weights of a gzipped archive
+is ever written to disk, weights are loaded without running any code in them (`weights`), and every fault is a
+`ValueError` that names what is wrong.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
-import pickle
 import re
 import shutil
-import tarfile
-import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-import torch
 import yaml
 
+from ..checkpoints.files import is_apple_double, refuse_lfs_pointer
+from ..validation import reading
+from .tar_members import BLOCK_BYTES, MAX_MEMBERS, TarMember, is_tar_header, walk_tar
+from .weights import WEIGHTS_MEMBER, NemoWeights, TensorHeader
+
 CONFIG_MEMBER = "model_config.yaml"
-WEIGHTS_MEMBER = "model_weights.ckpt"
 ARTIFACT_PREFIX = "nemo:"
 # Configurations with vocabularies of 16 thousand tokens have about 2 MB, the largest tokenizers about 5 MB.
 MAX_BYTES_IN_MEMORY = 256 * 2**20
 COPY_BYTES = 2**20
 # A gzipped archive is read from its start for every member, so what is small is kept when it passes by.
 MAX_BYTES_KEPT = 32 * 2**20
+GZIP_MAGIC = b"\x1f\x8b"
+# Weights hardly become smaller by compression; an archive that grows to more than this is made to fill a disk.
+MAX_EXPANSION = 100
+MAX_BYTES_EXPANDED = 2**30
+# `is_archive_file` looks for the configuration in so many bytes of a gzipped file; it lies before the weights.
+MAX_BYTES_SEARCHED = 64 * 2**20
 INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
-PICKLED_GLOBAL = re.compile(r"GLOBAL (\S+)")
 
-ZIP_MAGIC = b"PK\x03\x04"
-STORAGE_DTYPES = {
-    "BFloat16Storage": "bfloat16",
-    "BoolStorage": "bool",
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "IntStorage": "int32",
-    "LongStorage": "int64",
-}
-
-_TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, OSError)
+EXPECTED = "a .nemo archive, which is a tar, plain or gzip, with its weights and its configuration"
+_GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class NemoArchive:
     """
     A `.nemo` file, or a folder with the same files in it, opened for reading. Use it in a `with` statement.
 
+    A gzipped archive is read to its end when it is opened, so that its checksum is compared.
+
     Args:
         source: The archive or folder.
 
     Raises:
-        ValueError: when it is not an archive, is truncated, or holds a member that has no business in one: a path that
-            leads elsewhere (absolute, or with `..`), a link, a device, or a name that stands there twice.
+        ValueError: when it is not an archive, is truncated or damaged, or holds a member that has no business in one:
+            a path that leads elsewhere (absolute, or with `..`), a link, a device, a sparse file, or a name that
+            stands there twice.
     """
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.source = Path(source)
         self.is_gzip = False
-        self._tar: tarfile.TarFile | None = None
-        self._members: dict[str, tarfile.TarInfo | Path] = {}
+        self._stream: IO[bytes] | None = None
+        self._members: dict[str, TarMember | Path] = {}
         self._kept: dict[str, bytes] = {}
         if self.source.is_dir():
-            self._members = {
-                path.relative_to(self.source).as_posix(): path
-                for path in sorted(self.source.rglob("*"))
-                if path.is_file()
-            }
+            self._members = dict(self._walk_folder())
             return
         if not self.source.is_file():
             raise ValueError(f"{self.source}: no such file; expected a .nemo archive or a folder with its members.")
+        refuse_lfs_pointer(self.source)
+        self._stream, self.is_gzip = _open_tar(self.source)
         try:
-            with open(self.source, "rb") as file:
-                is_gzip = file.read(2) == b"\x1f\x8b"
-            self._tar = tarfile.open(self.source, "r:gz" if is_gzip else "r:")  # noqa: SIM115
-            self.is_gzip = is_gzip
-            bytes_to_keep = MAX_BYTES_KEPT if is_gzip else 0
-        except _TAR_ERRORS as error:
-            raise ValueError(
-                f"{self.source} is not a .nemo archive: {error}; expected a tar, plain or gzip."
-            ) from error
-        try:
-            self._members = dict(self._check_members(bytes_to_keep))
+            with self._reading_tar():
+                if not is_tar_header(self._stream.read(BLOCK_BYTES)):
+                    raise ValueError(f"{self.source} is not a .nemo archive; expected a tar, plain or gzip.")
+                self._members = {member.name: member for member in self._walk()}
         except BaseException:
             self.close()
             raise
 
-    def _check_members(self, bytes_to_keep: int) -> Iterator[tuple[str, tarfile.TarInfo]]:
-        assert self._tar is not None
-        seen: set[str] = set()
+    def _walk_folder(self) -> Iterator[tuple[str, Path]]:
+        count = 0
+        for path in self.source.rglob("*"):
+            if path.is_file() and not is_apple_double(path.name):
+                count += 1
+                if count > MAX_MEMBERS:
+                    raise ValueError(
+                        f"{self.source} holds more than {MAX_MEMBERS} files; expected those of an archive."
+                    )
+                yield path.relative_to(self.source).as_posix(), path
+
+    def _walk(self) -> Iterator[TarMember]:
+        """The members; of a gzipped archive the small ones are kept, and it is read to its end."""
+        assert self._stream is not None
+        total_bytes = _most_bytes(self.source, self.is_gzip)
+        bytes_to_keep = MAX_BYTES_KEPT if self.is_gzip else 0
+        for member in walk_tar(self._stream, total_bytes):
+            if is_apple_double(PurePosixPath(member.name).name):
+                continue
+            if member.num_bytes <= bytes_to_keep:
+                self._stream.seek(member.offset)
+                self._kept[member.name] = self._stream.read(member.num_bytes)
+                bytes_to_keep -= member.num_bytes
+            yield member
+        while self.is_gzip and self._stream.read(COPY_BYTES):
+            if self._stream.tell() > total_bytes:
+                raise ValueError(f"it unpacks to more than {total_bytes} bytes; refused")
+
+    @contextmanager
+    def _reading_tar(self) -> Iterator[None]:
         try:
-            for info in self._tar:
-                name = _safe_member_name(info, self.source)
-                if info.isdir():
-                    continue
-                if name in seen:
-                    raise ValueError(f"{self.source}: member {info.name!r} is there twice; refused.")
-                seen.add(name)
-                if info.size <= bytes_to_keep:
-                    stream = self._tar.extractfile(info)
-                    assert stream is not None
-                    self._kept[name] = stream.read()
-                    bytes_to_keep -= info.size
-                yield name, info
-        except _TAR_ERRORS as error:
-            raise ValueError(f"{self.source} is truncated or damaged: {error}.") from error
+            with reading(str(self.source), EXPECTED):
+                yield
+        except ValueError as error:
+            if isinstance(error.__cause__, _GZIP_ERRORS):
+                raise ValueError(f"{self.source} is truncated or damaged: {error.__cause__}.") from error
+            raise
 
     @property
     def member_names(self) -> list[str]:
@@ -118,8 +126,8 @@ class NemoArchive:
         return list(self._members)
 
     def close(self) -> None:
-        if self._tar is not None:
-            self._tar.close()
+        if self._stream is not None:
+            self._stream.close()
 
     def __enter__(self) -> NemoArchive:
         return self
@@ -149,26 +157,21 @@ class NemoArchive:
     @contextmanager
     def open_member(self, reference: str) -> Iterator[IO[bytes]]:
         """The bytes of a member as a stream."""
-        member = self._members[self.find_member(reference)]
-        try:
-            if isinstance(member, Path):
-                with open(member, "rb") as stream:
-                    yield stream
-            else:
-                assert self._tar is not None
-                extracted = self._tar.extractfile(member)
-                assert extracted is not None
-                with extracted as stream:
-                    yield stream
-        except _TAR_ERRORS as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # a full disk, say, and no fault of the archive
-            raise ValueError(f"{self.source} is truncated or damaged in member {reference!r}: {error}.") from error
+        name = self.find_member(reference)
+        member = self._members[name]
+        if isinstance(member, Path):
+            refuse_lfs_pointer(member)
+            with open(member, "rb") as stream:
+                yield stream
+            return
+        assert self._stream is not None
+        with self._reading_tar():
+            yield io.BufferedReader(_MemberStream(self._stream, member), COPY_BYTES)
 
     def member_bytes(self, reference: str) -> int:
         """Size of a member."""
         member = self._members[self.find_member(reference)]
-        return member.stat().st_size if isinstance(member, Path) else member.size
+        return member.stat().st_size if isinstance(member, Path) else member.num_bytes
 
     def read_member(self, reference: str) -> bytes:
         """All the bytes of a small member: a configuration or a tokenizer."""
@@ -209,132 +212,111 @@ class NemoArchive:
     @contextmanager
     def open_weights(self, scratch_folder: str | os.PathLike[str]) -> Iterator[NemoWeights]:
         """
-        The weights, ready to be mapped into memory.
+        The weights, to be read tensor by tensor.
 
         Args:
-            scratch_folder: Where the weights lie, as a file of their own, until the block ends; tensors are mapped
-                from there, and the folder should have room for them.
+            scratch_folder: Where the weights of a gzipped archive lie, as a file of their own, until the block ends;
+                the folder should have room for them.
         """
         member = self._members[self.find_member(WEIGHTS_MEMBER)]
-        if isinstance(member, Path):
-            yield NemoWeights(member, self.source)
+        if not self.is_gzip:
+            with self._open_stored_weights(member) as weights:
+                yield weights
             return
         path = Path(scratch_folder) / f"{WEIGHTS_MEMBER}.unpacked"
         try:
             with self.open_member(WEIGHTS_MEMBER) as stream, open(path, "wb") as file:
                 shutil.copyfileobj(stream, file, COPY_BYTES)
-            if path.stat().st_size != member.size:
-                raise ValueError(
-                    f"{self.source} is truncated in member {WEIGHTS_MEMBER!r}: {path.stat().st_size} of "
-                    f"{member.size} bytes."
-                )
-            yield NemoWeights(path, self.source)
+            with NemoWeights(path, self.source) as weights:
+                yield weights
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+    def _open_stored_weights(self, member: TarMember | Path) -> NemoWeights:
+        if isinstance(member, Path):
+            refuse_lfs_pointer(member)
+            return NemoWeights(member, self.source)
+        return NemoWeights(self.source, self.source, member.offset, member.num_bytes)
 
     def read_tensor_headers(self) -> dict[str, TensorHeader] | None:
         """
         Names, shapes and types of the weights, of which nothing else is read. None where that would mean to read them
-        all: in gzipped archives and in PyTorch's older format.
+        all: in gzipped archives.
 
         Raises:
             ValueError: when the weights are no plain state dict.
         """
-        if self._tar is not None and self.is_gzip:
+        member = self._members[self.find_member(WEIGHTS_MEMBER)]
+        if self.is_gzip:
             return None
-        with self.open_member(WEIGHTS_MEMBER) as stream:
-            if stream.read(4) != ZIP_MAGIC:
-                return None
-            try:
-                with zipfile.ZipFile(stream) as weights:
-                    name = next(name for name in weights.namelist() if name.endswith("/data.pkl"))
-                    content = _HeaderUnpickler(io.BytesIO(weights.read(name))).load()
-            except (zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, TypeError, ValueError) as error:
-                raise ValueError(f"{self.source}: {WEIGHTS_MEMBER} cannot be read: {error}") from error
-        if not isinstance(content, dict) or not all(isinstance(header, TensorHeader) for header in content.values()):
-            raise ValueError(f"{self.source}: {WEIGHTS_MEMBER} is not a plain state dict; expected tensors only.")
-        return dict(content)
+        with self._open_stored_weights(member) as weights:
+            return weights.headers
 
 
-class TensorHeader(NamedTuple):
-    """Shape and type of a tensor, without its values."""
+class _MemberStream(io.RawIOBase):
+    """A member as a file of its own, read from its start to its end."""
 
-    shape: tuple[int, ...]
-    dtype: str
+    def __init__(self, stream: IO[bytes], member: TarMember) -> None:
+        self._stream = stream
+        self._member = member
+        self._position = 0
 
+    def readable(self) -> bool:
+        return True
 
-class _HeaderUnpickler(pickle.Unpickler):
-    """Reads a state dict for the headers of its tensors. It knows the few names that stand there, and runs none."""
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid[1]  # ("storage", type, key, device, number of values)
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) in (("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor")):
-            return lambda storage, offset, shape, *rest: TensorHeader(tuple(shape), storage)
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda header, *rest: header
-        if module == "torch" and name in STORAGE_DTYPES:
-            return STORAGE_DTYPES[name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-class NemoWeights:
-    """
-    A pickled state dict on disk.
-
-    Args:
-        path: The pickle, in PyTorch's zip format (mapped into memory) or its older one (read whole, each time).
-        source: The archive, for messages.
-    """
-
-    def __init__(self, path: Path, source: Path) -> None:
-        self.path = path
-        self.source = source
-        with open(path, "rb") as file:
-            self.is_mappable = file.read(4) == ZIP_MAGIC
-
-    def read(self) -> dict[str, torch.Tensor]:
-        """
-        All tensors by name. Where the format allows it they are views of the file: their bytes enter memory when
-        they are touched, and leave it when the last tensor of this call is gone.
-        """
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=self.is_mappable)
-        except pickle.UnpicklingError as error:
-            found = PICKLED_GLOBAL.search(str(error))
-            what = f"asks for {found.group(1)}" if found else "is not a plain state dict"
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as the member goes."""
+        wanted = min(len(buffer), self._member.num_bytes - self._position)
+        if not wanted:
+            return 0
+        self._stream.seek(self._member.offset + self._position)
+        content = self._stream.read(wanted)
+        if not content:
             raise ValueError(
-                f"{self.source}: {WEIGHTS_MEMBER} {what}; refused, because loading it could run code. Expected "
-                "tensors only."
-            ) from error
-        except (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.source}: {WEIGHTS_MEMBER} cannot be read: {error}") from error
-        if not isinstance(content, Mapping):
-            raise ValueError(f"{self.source}: {WEIGHTS_MEMBER} holds {type(content).__name__}; expected a state dict.")
-        for name, tensor in content.items():
-            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-                raise ValueError(
-                    f"{self.source}: {WEIGHTS_MEMBER}: entry {name!r} is {type(tensor).__name__}; expected a tensor."
-                )
-        return dict(content)
+                f"it is truncated in member {self._member.name!r}: {self._position} of {self._member.num_bytes} bytes"
+            )
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
 
 
-def _safe_member_name(info: tarfile.TarInfo, source: Path) -> str:
-    """The member's name without a leading `./`. Raises for what must never be in an archive."""
-    name = info.name.replace("\\", "/")
-    path = PurePosixPath(name)
-    if path.is_absolute() or re.match(r"[A-Za-z]:", name):
-        raise ValueError(f"{source}: member {info.name!r} is an absolute path; refused.")
-    if ".." in path.parts:
-        raise ValueError(f"{source}: member {info.name!r} leads out of the archive; refused.")
-    if info.issym() or info.islnk():
-        raise ValueError(f"{source}: member {info.name!r} is a link to {info.linkname!r}; refused.")
-    if not (info.isreg() or info.isdir()):
-        raise ValueError(f"{source}: member {info.name!r} is neither a file nor a folder; refused.")
-    return path.as_posix()
+def is_archive_file(path: str | os.PathLike[str]) -> bool:
+    """Tell by its content whether a file is an archive with a configuration of NeMo, whatever its name."""
+    path = Path(path)
+    stream, is_gzip = None, False
+    try:
+        stream, is_gzip = _open_tar(path)
+        if not is_tar_header(stream.read(BLOCK_BYTES)):
+            return False
+        for member in walk_tar(stream, MAX_BYTES_SEARCHED if is_gzip else path.stat().st_size):
+            if member.name == CONFIG_MEMBER:
+                return True
+    except (ValueError, OSError, *_GZIP_ERRORS):
+        return False
+    finally:
+        if stream is not None:
+            stream.close()
+    return False
+
+
+def _open_tar(path: Path) -> tuple[IO[bytes], bool]:
+    """A file as a tar, unpacked if it is gzipped, and whether it is."""
+    if is_gzip_file(path):
+        return gzip.open(path, "rb"), True  # type: ignore[return-value]
+    return open(path, "rb"), False
+
+
+def is_gzip_file(path: Path) -> bool:
+    """Tell by its first bytes whether a file is gzipped."""
+    with open(path, "rb") as file:
+        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
+def _most_bytes(path: Path, is_gzip: bool) -> int:
+    """Most bytes of a tar: those of the file, or so many that a gzipped one may become."""
+    num_bytes = path.stat().st_size
+    return max(MAX_BYTES_EXPANDED, MAX_EXPANSION * num_bytes) if is_gzip else num_bytes
 
 
 def _without_hashes(name: str) -> str:

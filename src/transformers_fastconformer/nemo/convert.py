@@ -18,21 +18,20 @@ from ..checkpoints.safetensors_writer import TensorEntry, parse_bytes, write_che
 from ..checkpoints.stored_tensors import main_dtype
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..processing_fastconformer import FastConformerProcessor
-from ..validation import require_choice
-from .archive import NemoArchive, NemoWeights
+from ..validation import reading, require_choice
+from .archive import NemoArchive
 from .config_map import MappedConfig, map_config
 from .description import check_vocabulary, describe_model, describe_parts_left_out
 from .front_end import build_feature_extractor
 from .locate import FoundArchive, require_archive
 from .model_card import describe_conversion, read_source_card
 from .tokenizer_map import build_tokenizer, timestamp_options
-from .weight_map import name_table
+from .weight_map import FILTERBANK, WINDOW, check_counts, name_table
+from .weights import NemoWeights, TensorHeader
 
 logger = logging.get_logger(__name__)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# Mapped bytes are counted as the process's memory, so the map is made anew after so many.
-MAPPED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,8 @@ def convert_nemo_checkpoint(
     Of Canary, self-supervised and Sortformer models only the encoder is converted, for `FastConformerModel` and
     without a tokenizer; a warning names the parts that are left out.
 
-    Memory stays near that of the imports: weights are mapped from disk and written tensor by tensor. While it runs,
-    the weights lie twice next to `output_dir` (once if the source is a folder or they are small).
+    Memory stays near that of the imports: weights are read and written tensor by tensor, and compared with the
+    archive's checksums on the way. While it runs, the weights of a gzipped archive lie twice next to `output_dir`.
 
     Args:
         source: A `.nemo` file, a folder that holds one (or its unpacked members), the id of a Hub repository with
@@ -176,18 +175,26 @@ def convert_archive(
     with NemoArchive(archive_path) as archive, written_as_one(output_dir, options.overwrite) as folder:
         nemo_config = archive.read_config()
         with archive.open_weights(folder) as weights:
-            tensors = weights.read()
-            mapped = map_config(nemo_config, str(archive_path), tensors, options.encoder_only)
-            feature_extractor = build_feature_extractor(mapped, tensors, str(archive_path))
-            processor = _build_processor(mapped, feature_extractor, nemo_config, archive)
-            our_shapes, num_parameters, generation_config = describe_model(mapped)
-            nemo_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            table = name_table(mapped.config, mapped.adapters_off)
-            plan = table.plan_reading(nemo_shapes, our_shapes, str(archive_path))
-            entries = _plan_entries(tensors, plan.targets, options.torch_dtype)
-            del tensors
-            source = MappedTensors(weights, plan.targets, entries)
+            headers = weights.headers
+            # Whatever a configuration holds is named by what reads it; this is for what was not thought of.
+            with reading(str(archive_path), "a checkpoint of NeMo whose encoder is a FastConformer"):
+                mapped = map_config(nemo_config, str(archive_path), headers, options.encoder_only)
+                check_counts(mapped.config, headers, str(archive_path))
+                front_end = {name: weights.read_tensor(name) for name in (FILTERBANK, WINDOW) if name in headers}
+                feature_extractor = build_feature_extractor(mapped, front_end, str(archive_path))
+                processor = _build_processor(mapped, feature_extractor, nemo_config, archive)
+                our_shapes, num_parameters, generation_config = describe_model(mapped)
+                nemo_shapes = {name: header.shape for name, header in headers.items()}
+                table = name_table(mapped.config, mapped.adapters_off)
+                plan = table.plan_reading(nemo_shapes, our_shapes, str(archive_path))
+            if not (weights.has_checksums or archive.is_gzip or found.expected_digest):
+                logger.warning(
+                    f"{archive_path}: the weights have no checksums, so that damage to their values cannot be told."
+                )
+            entries = _plan_entries(headers, plan.targets, options.torch_dtype)
+            source = RenamedTensors(weights, plan.targets, entries)
             write_checkpoint(folder, entries, source.fetch, options.max_shard_bytes)
+            weights.check_rest()
         for part in (processor, feature_extractor, generation_config):
             if part is not None:
                 part.save_pretrained(folder)
@@ -240,33 +247,26 @@ def _build_processor(
 
 
 def _plan_entries(
-    tensors: Mapping[str, torch.Tensor], targets: Mapping[str, Target], dtype: torch.dtype | None
+    headers: Mapping[str, TensorHeader], targets: Mapping[str, Target], dtype: torch.dtype | None
 ) -> list[TensorEntry]:
     """The tensors to write, in the archive's order."""
     entries = []
     for nemo_name, target in targets.items():
-        stored = tensors[nemo_name].dtype
+        stored: torch.dtype = getattr(torch, headers[nemo_name].dtype)
         entries.append(TensorEntry(target.name, target.shape, dtype if dtype and stored.is_floating_point else stored))
     return entries
 
 
-class MappedTensors:
-    """Tensors under our names; the file is mapped anew now and then, so that what was read leaves memory."""
+class RenamedTensors:
+    """Tensors of an archive under our names, read one by one."""
 
     def __init__(self, weights: NemoWeights, targets: Mapping[str, Target], entries: list[TensorEntry]) -> None:
         self._weights = weights
         self._sources = {target.name: (nemo_name, target) for nemo_name, target in targets.items()}
         self._dtypes = {entry.name: entry.dtype for entry in entries}
-        self._tensors: dict[str, torch.Tensor] | None = None
-        self._bytes_read = 0
 
     def fetch(self, name: str) -> torch.Tensor:
-        """One tensor by our name, in our form and of the type to write; each can be had once."""
-        if self._tensors is None or (self._weights.is_mappable and self._bytes_read > MAPPED_BYTES):
-            self._tensors = None  # first: two maps would be counted twice
-            self._tensors = self._weights.read()
-            self._bytes_read = 0
+        """One tensor by our name, in our form and of the type to write."""
         nemo_name, target = self._sources[name]
-        tensor = self._tensors.pop(nemo_name)  # nothing is read twice; an unmapped one is freed
-        self._bytes_read += tensor.numel() * tensor.element_size()
+        tensor = self._weights.read_tensor(nemo_name)
         return target.form.to_ours(tensor, target.shape).to(self._dtypes[name])

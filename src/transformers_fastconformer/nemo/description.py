@@ -11,9 +11,9 @@ from ..checkpoints.model_classes import ARCHITECTURES, build_without_memory, sha
 from ..checkpoints.name_table import Shape
 from ..configuration_fastconformer import FastConformerConfig
 from ..tokenization_fastconformer import FastConformerTokenizer
-from .archive import WEIGHTS_MEMBER
 from .config_map import MappedConfig
 from .weight_map import PART_LEFT_OUT, part_of_tensor
+from .weights import WEIGHTS_MEMBER
 
 WEIGHTS_SUFFIX = "_weights.ckpt"
 

@@ -14,12 +14,14 @@ from transformers import PreTrainedConfig
 from ..configuration_fastconformer import FastConformerConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..tokenization_fastconformer import FastConformerTokenizer
-from .archive import WEIGHTS_MEMBER, NemoArchive, TensorHeader
+from ..validation import reading
+from .archive import NemoArchive
 from .config_map import MappedConfig, map_config
 from .description import check_vocabulary, describe_model, describe_parts_left_out
 from .locate import require_archive
 from .tokenizer_map import build_tokenizer
-from .weight_map import name_table
+from .weight_map import check_counts, name_table
+from .weights import WEIGHTS_MEMBER, TensorHeader
 
 # Told as sizes, or without influence on what the model computes.
 NO_OPTIONS = {
@@ -128,28 +130,32 @@ def inspect_checkpoint(
         archive_bytes = path.stat().st_size if path.is_file() else sum(map(archive.member_bytes, archive.member_names))
         found = Inspection(located.source, archive_bytes)
         try:
-            config = archive.read_config()
-            _read_raw(found, config)
-            headers = archive.read_tensor_headers()
-            if headers is not None:
-                found.num_archive_tensors = len(headers)
-                values = Counter[str]()
-                for header in headers.values():
-                    if "float" in header.dtype:
-                        values[header.dtype] += _count(header)
-                found.dtype = values.most_common(1)[0][0] if values else None
-            else:
-                archive.find_member(WEIGHTS_MEMBER)
-            mapped = map_config(config, str(path), headers, encoder_only)
-            _read_mapped(found, mapped)
-            FastConformerFeatureExtractor(**mapped.feature_extractor_arguments)
-            if mapped.family != "encoder":
-                tokenizer = build_tokenizer(config, archive.read_member)
-                found.tokenizer = _describe_tokenizer(config, tokenizer)
-                check_vocabulary(tokenizer, mapped.config, str(path))
-            shapes, found.num_parameters, _ = describe_model(mapped)
-            if headers is not None:
-                _read_headers(found, mapped, headers, shapes, path, archive.member_names)
+            # Whatever a checkpoint holds is a refusal and no error of the inspection.
+            with reading(str(path), "a checkpoint of NeMo whose encoder is a FastConformer"):
+                config = archive.read_config()
+                _read_raw(found, config)
+                headers = archive.read_tensor_headers()
+                if headers is not None:
+                    found.num_archive_tensors = len(headers)
+                    values = Counter[str]()
+                    for header in headers.values():
+                        if "float" in header.dtype:
+                            values[header.dtype] += _count(header)
+                    found.dtype = values.most_common(1)[0][0] if values else None
+                else:
+                    archive.find_member(WEIGHTS_MEMBER)
+                mapped = map_config(config, str(path), headers, encoder_only)
+                if headers is not None:
+                    check_counts(mapped.config, headers, str(path))
+                _read_mapped(found, mapped)
+                FastConformerFeatureExtractor(**mapped.feature_extractor_arguments)
+                if mapped.family != "encoder":
+                    tokenizer = build_tokenizer(config, archive.read_member)
+                    found.tokenizer = _describe_tokenizer(config, tokenizer)
+                    check_vocabulary(tokenizer, mapped.config, str(path))
+                shapes, found.num_parameters, _ = describe_model(mapped)
+                if headers is not None:
+                    _read_headers(found, mapped, headers, shapes, path, archive.member_names)
         except ValueError as error:
             found.refusal = str(error)
     return found

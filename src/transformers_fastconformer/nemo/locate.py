@@ -13,7 +13,7 @@ from huggingface_hub import ModelInfo
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from ..checkpoints.files import CONFIG_FILE
+from ..checkpoints.files import CONFIG_FILE, is_apple_double, path_of_name, refuse_lfs_pointer
 from ..checkpoints.hub import (
     DOWNLOAD_OPTIONS,
     ask_hub,
@@ -26,12 +26,14 @@ from ..checkpoints.hub import (
     is_offline,
     path_in_repository,
 )
-from .archive import CONFIG_MEMBER
+from .archive import CONFIG_MEMBER, is_archive_file
+from .weights import WEIGHTS_MEMBER
 
 logger = logging.get_logger(__name__)
 
 ARCHIVE_SUFFIX = ".nemo"
 ARCHIVE_ON_HUB = re.compile(r"([A-Za-z0-9][\w.\-]*/[\w.\-]+)/((?:[^/\\]+/)*[^/\\]+\.nemo)")
+MAX_NAMES_TOLD = 5
 # NeMo has models of text and pictures too; tens of gigabytes are not downloaded to be refused afterwards.
 FOREIGN_TASKS = {
     "fill-mask",
@@ -85,12 +87,13 @@ def find_archive(
 ) -> FoundArchive | None:
     """
     The archive that a name means, downloaded where it is on the Hub; None next to a `config.json` or without a
-    `.nemo`.
+    `.nemo`. A file of another name is one by its content, a folder with the members of an archive by their names.
 
     What cannot be reached is None too: whoever loads it in the usual way is told why, in the usual words.
 
     Args:
-        name: A `.nemo` file, a folder or Hub repository that holds one, or `owner/repository/file.nemo`.
+        name: A `.nemo` file or its `file://` address, a folder or Hub repository that holds one, or
+            `owner/repository/file.nemo`.
         options: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`, `proxies` and `subfolder` as
             everywhere in Transformers; others are passed over.
         only_if_known: Say None where nothing on this machine tells that the repository is one of archives, without
@@ -103,9 +106,9 @@ def find_archive(
     """
     options = options or {}
     subfolder = str(options.get("subfolder") or "")
-    path = Path(name)
+    path = path_of_name(name)
     if path.is_file():
-        return FoundArchive(path) if path.suffix == ARCHIVE_SUFFIX else None
+        return FoundArchive(path) if path.suffix == ARCHIVE_SUFFIX or is_archive_file(path) else None
     if path.is_dir():
         folder = path / subfolder
         return None if (folder / CONFIG_FILE).is_file() else _find_in_folder(folder)
@@ -154,14 +157,13 @@ def require_archive(name: str | os.PathLike[str], options: Mapping[str, Any] | N
     if unknown:
         raise TypeError(f"{unknown[0]} is not an option; expected one of {sorted({*DOWNLOAD_OPTIONS, 'subfolder'})}.")
     subfolder = str(options.get("subfolder") or "")
-    path = Path(name)
+    path = path_of_name(name)
     if path.is_file():
         return FoundArchive(path)
     name = os.fspath(name)
     found: FoundArchive | None = None
     if path.is_dir():
-        folder = path / subfolder
-        found = FoundArchive(folder) if (folder / CONFIG_MEMBER).is_file() else _find_in_folder(folder)
+        found = _find_in_folder(path / subfolder)
     elif ARCHIVE_ON_HUB.fullmatch(name):
         found = find_archive(name, options)
     elif not is_hub_name(name):
@@ -196,7 +198,7 @@ def is_hub_name(name: str) -> bool:
 
 def only_archive(names: Iterable[str], source: str) -> str | None:
     """The one `.nemo` among file names, or None; a `ValueError` that says how to choose where there are several."""
-    archives = sorted(name for name in names if name.endswith(ARCHIVE_SUFFIX))
+    archives = sorted(name for name in names if _is_archive_name(name))
     if len(archives) > 1:
         raise ValueError(
             f"{source} holds {len(archives)} .nemo files: {', '.join(archives)}; name one of them, such as "
@@ -205,18 +207,53 @@ def only_archive(names: Iterable[str], source: str) -> str | None:
     return archives[0] if archives else None
 
 
+def _is_archive_name(name: str) -> bool:
+    return name.endswith(ARCHIVE_SUFFIX) and not is_apple_double(name.rpartition("/")[2])
+
+
+def refuse_other_paths(name: str | os.PathLike[str]) -> None:
+    """
+    Raise a `ValueError` for a file or folder that exists and is no checkpoint in any form that is loaded here.
+
+    Names that are not those of a path are passed over.
+    """
+    path = path_of_name(name)
+    accepted = "expected a .nemo archive, a folder with its members, or a folder with a config.json and its weights"
+    if path.is_file():
+        refuse_lfs_pointer(path)
+        if find_archive(path) is None:
+            raise ValueError(f"{path} is not a checkpoint: {_describe_file(path)}; {accepted}.")
+    elif path.is_dir() and not (path / CONFIG_FILE).is_file() and find_archive(path) is None:
+        names = sorted(child.name for child in path.iterdir())
+        rest = f" and {len(names) - MAX_NAMES_TOLD} more" if len(names) > MAX_NAMES_TOLD else ""
+        found = ", ".join(repr(name) for name in names[:MAX_NAMES_TOLD]) + rest if names else "nothing"
+        raise ValueError(f"{path} is not a checkpoint: it holds {found}; {accepted}.")
+
+
+def _describe_file(path: Path) -> str:
+    if path.name == CONFIG_FILE:
+        return f"it is the configuration of one, and the folder {str(path.parent)!r} may be meant"
+    num_bytes = path.stat().st_size
+    return f"its {num_bytes} bytes are not a tar with {CONFIG_MEMBER}" if num_bytes else "it is empty"
+
+
 def _find_in_folder(folder: Path) -> FoundArchive | None:
     if not folder.is_dir():
         return None
+    is_unpacked = (folder / CONFIG_MEMBER).is_file()
+    if is_unpacked and (folder / WEIGHTS_MEMBER).is_file():
+        return FoundArchive(folder)
     archive = only_archive((path.name for path in folder.iterdir() if path.is_file()), str(folder))
-    return None if archive is None else FoundArchive(folder / archive)
+    if archive is None:
+        return FoundArchive(folder) if is_unpacked else None
+    return FoundArchive(folder / archive)
 
 
 def _choose(info: ModelInfo, hub_id: str, subfolder: str) -> str | None:
     """The archive in the subfolder (else the root) of a repository; what lies deeper is only named."""
     prefix = path_in_repository(subfolder, "")
     names = [sibling.rfilename for sibling in info.siblings or []]
-    archives = sorted(name for name in names if name.endswith(ARCHIVE_SUFFIX) and name.startswith(prefix))
+    archives = sorted(name for name in names if _is_archive_name(name) and name.startswith(prefix))
     archive = only_archive((name for name in archives if "/" not in name.removeprefix(prefix)), hub_id)
     if archive is None and archives:
         raise ValueError(
@@ -237,5 +274,5 @@ def _known_archives(hub_id: str, subfolder: str, options: Mapping[str, Any]) -> 
     if snapshot is None:
         return [], False
     folder = snapshot / subfolder
-    names = [path.name for path in folder.glob(f"*{ARCHIVE_SUFFIX}") if path.is_file()]
+    names = [path.name for path in folder.glob(f"*{ARCHIVE_SUFFIX}") if path.is_file() and _is_archive_name(path.name)]
     return [path_in_repository(subfolder, name) for name in names], (folder / CONFIG_FILE).is_file()

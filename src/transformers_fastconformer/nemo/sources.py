@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.store import cache_folder, cached_conversion, check_space, local_digest
+from ..checkpoints.store import cache_folder, cached_conversion, check_space, file_state, local_digest
+from .archive import NemoArchive, is_gzip_file
 from .convert import ConversionOptions, convert_archive
 from .locate import FoundArchive, find_archive
 
@@ -27,8 +30,8 @@ def resolve_nemo_checkpoint(
     It is the source of `.nemo` checkpoints after every `from_pretrained`, see `checkpoint_sources`.
 
     Args:
-        name: A `.nemo` file, a folder or Hub repository with one and without `config.json`, or
-            `owner/repository/file.nemo`.
+        name: A `.nemo` file, a folder with the members of one, a folder or Hub repository with one and without
+            `config.json`, or `owner/repository/file.nemo`.
         loaded_class: Not used: every class loads from the same folder.
         options, only_if_known: As in [`find_archive`].
 
@@ -94,12 +97,37 @@ def converted_folder(archive: FoundArchive, options: Mapping[str, Any] | None = 
     """
     options = options or {}
     root = cache_folder(options.get("cache_dir"))
+    members = _files_of(archive.path)
+    states = [file_state(path) for path in members.values()]
 
     def convert(folder: Path) -> None:
-        # The weights are on disk twice while a conversion runs.
-        check_space(folder.parent, 2 * archive.path.stat().st_size, archive.source)
+        num_bytes = sum(path.stat().st_size for path in members.values())
+        # The weights of a gzipped archive are on disk twice while a conversion runs.
+        is_gzip = archive.path.is_file() and is_gzip_file(archive.path)
+        check_space(folder.parent, num_bytes * (2 if is_gzip else 1), archive.source)
         archive.check_content()
         convert_archive(archive, folder, ConversionOptions(overwrite=True), options)
+        if [file_state(path) for path in members.values()] != states:
+            shutil.rmtree(folder)  # it would be found by the digest of another content
+            raise ValueError(f"{archive.source} was changed while it was converted; load it again.")
 
-    digest = archive.expected_digest or local_digest(archive.path, root)
+    digest = archive.expected_digest or _local_digest_of(members, root)
     return cached_conversion(digest, archive.source, convert, root)
+
+
+def _files_of(path: Path) -> dict[str, Path]:
+    """An archive's file by the name `""`, or the files of an unpacked archive by their names."""
+    if path.is_file():
+        return {"": path}
+    with NemoArchive(path) as archive:
+        return {name: path / name for name in sorted(archive.member_names)}
+
+
+def _local_digest_of(members: Mapping[str, Path], root: Path) -> str:
+    """SHA-256 of a local file; of an unpacked archive that of the names and digests of its files."""
+    if "" in members:
+        return local_digest(members[""], root)
+    digest = hashlib.sha256(b"unpacked archive")
+    for name, path in members.items():
+        digest.update(f"\n{name!r} {local_digest(path, root)}".encode())
+    return digest.hexdigest()

@@ -6,7 +6,8 @@ The tables below are rows of `checkpoints.name_table`; [`name_table`] puts toget
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 
@@ -168,6 +169,41 @@ def name_table(config: FastConformerConfig, adapters_off: Collection[str] = ()) 
             *_head_rows(config),
         ]
     )
+
+
+# Parts of which a configuration says how many there are: the option, NeMo's key, and the tensors that tell.
+COUNTED_PARTS = (
+    ("num_hidden_layers", "encoder.n_layers", re.compile(r"encoder\.layers\.(\d+)\..+")),
+    (
+        "num_decoder_layers",
+        "decoder.prednet.pred_rnn_layers",
+        re.compile(r"decoder\.prediction\.dec_rnn\.lstm\.weight_ih_l(\d+)"),
+    ),
+    ("decoder_context_size", "decoder.context_size", re.compile(r"decoder\.prediction\.embeds\.(\d+)\.weight")),
+)
+
+
+def check_counts(config: FastConformerConfig, tensor_names: Iterable[str], source: str) -> None:
+    """
+    Compare the number of layers with the weights, before a model with so many is built.
+
+    Raises:
+        ValueError: for a configuration with more layers than the weights have.
+    """
+    names = list(tensor_names)
+    is_stateless = getattr(config, "decoder_type", None) == "stateless"
+    for option, key, pattern in COUNTED_PARTS:
+        expected = getattr(config, option, None)
+        if expected is None or (option == "num_decoder_layers" and is_stateless):
+            continue
+        if option == "decoder_context_size" and not is_stateless:
+            continue
+        found = len({match[1] for name in names if (match := pattern.fullmatch(name))})
+        if expected > found:
+            raise ValueError(
+                f"{source}: the weights do not fit their configuration; {key}={expected}, and the archive holds "
+                f"tensors of {found}."
+            )
 
 
 def _has_head(config: FastConformerConfig) -> bool:
