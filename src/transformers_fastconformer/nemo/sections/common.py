@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...checkpoints.key_table import REQUIRED, Check, NotAcceptedError, SectionReader, Table, Values, describe_choices
-from ..archive import is_unresolved
+from ..config_text import is_unresolved
 
 TRAINING = "training only"
 SPEED = "speed or memory only"
