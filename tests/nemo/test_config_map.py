@@ -192,7 +192,7 @@ def test_defaults_of_absent_keys_are_those_of_nemo(nemo_config):
         ("decoding", "model_type", "multiblank", "any other, such as 'rnnt' or 'tdt'"),
         ("decoding.greedy", "ngram_lm_model", "lm.arpa", "None"),
         ("decoding.greedy", "boosting_tree", {"key_phrases_list": ["nemo"]}, "no phrases"),
-        ("decoding.greedy", "boosting_tree", "phrases.txt", "a value of the right kind"),
+        ("decoding.greedy", "boosting_tree", "phrases.txt", "a section"),
         ("decoding.greedy", "max_symbols", -1, "a positive integer"),
         ("loss", "loss_name", "multiblank_rnnt", "'default'"),
         ("loss.tdt_kwargs", "durations", [], "a list of durations in frames"),

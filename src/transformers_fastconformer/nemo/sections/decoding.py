@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...checkpoints.key_table import Check, Drop, NotAcceptedError, Pin, Read, Table, Values
+from ...checkpoints.key_table import (
+    Check,
+    Drop,
+    NotAcceptedError,
+    Pin,
+    Read,
+    Table,
+    Values,
+    integers,
+    number,
+    section,
+    text,
+    texts,
+)
 from ...validation import is_integer
 from .common import REPORTING, SPEED, NemoReader
 
@@ -15,7 +28,7 @@ DEFAULT_MAX_SYMBOLS = 10
 
 
 def _no_phrases(value: Any, values: Values) -> None:
-    if value is not None and any(value.get(key) for key in PHRASE_KEYS):
+    if value is not None and any(section(value, values).get(key) for key in PHRASE_KEYS):
         raise NotAcceptedError("no phrases")
 
 
@@ -47,16 +60,16 @@ GREEDY: Table = {
 
 DECODING: Table = {
     "strategy": Pin(("greedy", "greedy_batch")),
-    "greedy": Read("GREEDY"),
-    "durations": Read("loss.read_durations"),
+    "greedy": Read("GREEDY", check=section),
+    "durations": Read("loss.read_durations", check=integers),
     "model_type": Check("NeMo 3.0 goes by the durations", _not_multiblank),
     "big_blank_durations": Pin((None, [])),
     "temperature": Pin((1.0, None)),
     "strip_lang_tags": Read("tokenizer_map"),
-    "lang_tag_pattern": Read("tokenizer_map"),
-    "word_seperator": Read("tokenizer_map.timestamp_options"),
-    "segment_seperators": Read("tokenizer_map.timestamp_options"),
-    "segment_gap_threshold": Read("tokenizer_map.timestamp_options"),
+    "lang_tag_pattern": Read("tokenizer_map", check=text),
+    "word_seperator": Read("tokenizer_map.timestamp_options", check=text),
+    "segment_seperators": Read("tokenizer_map.timestamp_options", check=texts),
+    "segment_gap_threshold": Read("tokenizer_map.timestamp_options", check=number),
     "beam": Drop(NOT_READ),
     "wfst": Drop(NOT_READ),
     "preserve_alignments": Drop(REPORTING),
@@ -81,9 +94,9 @@ TIME_DEFAULTS: Values = {
 }
 
 
-def read_decoding(section: Any, name: str, reader: NemoReader) -> tuple[Values, Values]:
+def read_decoding(decoding_section: Any, name: str, reader: NemoReader) -> tuple[Values, Values]:
     """Values of a decoding section and of its greedy part; both may be absent."""
-    _, decoding = reader.apply(section or {}, DECODING, name)
+    _, decoding = reader.apply(decoding_section or {}, DECODING, name)
     _, greedy = reader.apply(decoding["greedy"] or {}, GREEDY, f"{name}.greedy")
     return decoding, greedy
 
