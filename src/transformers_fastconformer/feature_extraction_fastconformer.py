@@ -16,7 +16,7 @@ from transformers.utils import logging
 from .audio.clips import pad_clips, read_clips
 from .audio.log_mel import LogMel, LogMelSettings
 from .checkpoint_sources import LoadsFromSources
-from .validation import is_integer, require, require_choice, require_count
+from .validation import is_integer, reading, require, require_choice, require_count
 
 logger = logging.get_logger(__name__)
 
@@ -292,7 +292,8 @@ def _given_array(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray |
         return None
     if isinstance(values, torch.Tensor):
         values = values.detach().to("cpu", torch.float32).numpy()
-    array = np.array(values, dtype=np.float32)
+    with reading(name, f"finite values of shape {shape}"):
+        array = np.array(values, dtype=np.float32)
     if array.shape != shape or not np.isfinite(array).all():
         raise ValueError(f"{name} has shape {array.shape}; expected finite values of shape {shape}.")
     return array

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from ..configuration_fastconformer import FastConformerConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..tokenization_fastconformer import FastConformerTokenizer
+from ..validation import reading
 from .archive import WEIGHTS_MEMBER, NemoArchive, TensorHeader
 from .config_map import MappedConfig, map_config
 from .description import check_vocabulary, describe_model, describe_parts_left_out
@@ -142,9 +143,10 @@ def inspect_checkpoint(
                 archive.find_member(WEIGHTS_MEMBER)
             mapped = map_config(config, str(path), headers, encoder_only)
             _read_mapped(found, mapped)
-            FastConformerFeatureExtractor(**mapped.feature_extractor_arguments)
+            with reading(str(path), "values of a preprocessor"):
+                FastConformerFeatureExtractor(**mapped.feature_extractor_arguments)
             if mapped.family != "encoder":
-                tokenizer = build_tokenizer(config, archive.read_member)
+                tokenizer = build_tokenizer(config, archive.read_member, str(path))
                 found.tokenizer = _describe_tokenizer(config, tokenizer)
                 check_vocabulary(tokenizer, mapped.config, str(path))
             shapes, found.num_parameters, _ = describe_model(mapped)
