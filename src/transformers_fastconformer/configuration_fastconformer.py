@@ -17,6 +17,7 @@ from .frames import (
     SUBSAMPLINGS,
     Lengths,
     Reduction,
+    StridedSubsampling,
     Subsampling,
     find_reduction,
     find_subsampling,
@@ -269,16 +270,15 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
             )
 
     def estimate_parameters(self) -> int:
-        """Weights of the large matrices, about and rather too few."""
-        width = self.hidden_size
-        kind, channels = self.subsampling_type, self.subsampling_conv_channels
-        # Channels and the mels that are left, or frames side by side, meet a linear layer.
-        columns = self.num_mel_bins * self.subsampling_factor
-        front = 0
-        if kind in ("dw_striding", "striding"):
+        """Weights of the large matrices: no more than the model has, and not many fewer."""
+        width, channels = self.hidden_size, self.subsampling_conv_channels
+        # What meets the linear layer of the front: channels and the mels that are left, or frames side by side.
+        if SUBSAMPLINGS[self.subsampling_type] is StridedSubsampling:
             columns = channels * (self.num_mel_bins // self.subsampling_factor)
-            front = channels**2
-        block = width * (8 * width + 4 * self.intermediate_size)
+            front = channels**2 if self.subsampling_factor > 2 else 0
+        else:
+            columns, front = self.num_mel_bins * self.subsampling.factor, 0
+        block = width * (7 * width + 4 * self.intermediate_size)
         return front + columns * width + self.num_hidden_layers * block
 
     def _validate_encoder(self) -> None:
@@ -587,7 +587,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
     def estimate_parameters(self) -> int:
         width, joint_width = self.decoder_hidden_size, self.joint_hidden_size
         layers = self.num_decoder_layers * 8 * width**2 if self.decoder_type == "lstm" else 0
-        embeddings = self.vocab_size * width
+        embeddings = (self.vocab_size - 1) * width
         joint = joint_width * (self.hidden_size + width + self.vocab_size)
         return super().estimate_parameters() + embeddings + layers + joint
 

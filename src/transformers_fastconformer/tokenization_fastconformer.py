@@ -214,6 +214,8 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             }
         )
         require(isinstance(languages, list | tuple), "languages", languages, "a list with an entry for each language")
+        max_tokens = kwargs.get("model_max_length")
+        require(max_tokens is None or is_number(max_tokens), "model_max_length", max_tokens, "a number of tokens")
         tokenizer_file = kwargs.get("tokenizer_file")
         if kwargs.get("tokenizer_object") is None and isinstance(tokenizer_file, str):
             check_tokenizer_json(_read_text(tokenizer_file), tokenizer_file)
