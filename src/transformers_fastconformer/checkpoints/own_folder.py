@@ -8,11 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..configuration_fastconformer import FastConformerConfig
 from ..validation import reading
-from .files import CONFIG_FILE, EXTRACTOR_FILE, GENERATION_FILE, PROCESSOR_FILE, TOKENIZER_CONFIG_FILE, read_json
+from .files import (
+    CONFIG_FILE,
+    EXTRACTOR_FILE,
+    GENERATION_FILE,
+    PROCESSOR_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    read_json,
+)
 from .model_classes import CONFIG_CLASSES
 from .safetensors_writer import INDEX_FILE, SINGLE_FILE
 from .stored_tensors import StoredTensors
@@ -46,6 +54,8 @@ def check_own_folder(name: str, loaded_class: type, options: Mapping[str, Any]) 
         return
     for file_name in CHECKED_FILES:
         read_json(folder / file_name)
+    if issubclass(loaded_class, PreTrainedTokenizerBase | ProcessorMixin):
+        read_json(folder / TOKENIZER_FILE)
     if issubclass(loaded_class, PreTrainedModel) and options.get("state_dict") is None:
         _check_weights(folder)
 
