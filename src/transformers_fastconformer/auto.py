@@ -165,7 +165,7 @@ def _accepting_nemo(original: classmethod) -> classmethod:
             folder = resolve_nemo_checkpoint(name, cls, kwargs, only_if_known=True)
             if folder is None:
                 try:
-                    with loading(name, cls) if is_own_folder(str(name)) else nullcontext():
+                    with loading(name, cls.__name__) if is_own_folder(str(name)) else nullcontext():
                         return load(name, *args, **kwargs)
                 except (OSError, ValueError) as error:
                     folder = _resolve_after(error, name, cls, kwargs)

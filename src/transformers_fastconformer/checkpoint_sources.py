@@ -79,14 +79,18 @@ def resolve_checkpoint(name: Name, loaded_class: type, options: Mapping[str, Any
 
 
 @contextmanager
-def loading(name: Name, loaded_class: type) -> Iterator[None]:
+def loading(name: Name, writer: str) -> Iterator[None]:
     """
     Turn whatever loading a checkpoint throws into a `ValueError` that names it; see [`reading`].
 
     An `OSError` is Transformers' word for a name that holds no checkpoint, and stays one.
+
+    Args:
+        name: The checkpoint.
+        writer: The class whose `save_pretrained` writes what is expected.
     """
     error_of_name: OSError | None = None
-    with reading(os.fspath(name), f"the files that {loaded_class.__name__}.save_pretrained writes"):
+    with reading(os.fspath(name), f"the files that {writer}.save_pretrained writes"):
         try:
             yield
         except OSError as error:
@@ -135,7 +139,7 @@ class LoadsFromSources:
             return load(None, *args, **kwargs)
         name = pretrained_model_name_or_path
         folder = resolve_checkpoint(name, cls, kwargs)
-        with loading(name, cls):
+        with loading(name, cls.__name__):
             if folder is None:
                 return load(name, *args, **kwargs)
             return load_from_folder(load, folder, name, args, kwargs)

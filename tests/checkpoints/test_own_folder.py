@@ -87,6 +87,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "labels": (lambda f: edit(f / "config.json", id2label=5), "cannot be read"),
     "dtype": (lambda f: edit(f / "config.json", dtype="x"), "cannot be read"),
     "broken configuration": (lambda f: cut(f / "config.json"), r"config\.json"),
+    "model type": (lambda f: edit(f / "config.json", model_type={}), "expected"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), r"config\.json"),
     "deep": (lambda f: (f / "config.json").write_text("[" * 10**5), r"config\.json"),
     "broken generation": (

@@ -63,7 +63,7 @@ def check_own_folder(name: str, loaded_class: type, options: Mapping[str, Any]) 
 def is_own_folder(folder: str | os.PathLike[str]) -> bool:
     """A folder whose configuration is one of this package, or cannot be read where the other files are of it."""
     try:
-        return read_json(Path(folder) / CONFIG_FILE).get("model_type") in CONFIG_CLASSES
+        return str(read_json(Path(folder) / CONFIG_FILE).get("model_type")) in CONFIG_CLASSES
     except ValueError:
         # Whose it is is told by the other files.
         return any(_names_us(Path(folder) / name) for name in (EXTRACTOR_FILE, PROCESSOR_FILE, TOKENIZER_CONFIG_FILE))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from ..checkpoint_sources import resolve_checkpoint
+from ..checkpoint_sources import loading, resolve_checkpoint
 from ..checkpoints.network import is_unreachable
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from ..demonstration import CHECKPOINT_PATH
@@ -69,7 +69,8 @@ def load_model(
     source = checkpoint_of_name(source)
     try:
         # Where a repository has Transformers' own form of a checkpoint as well, the configuration is read from ours.
-        config = AutoConfig.from_pretrained(resolve_checkpoint(source, FastConformerConfig, {}) or source)
+        with loading(source, FastConformerConfig.__name__):
+            config = AutoConfig.from_pretrained(resolve_checkpoint(source, FastConformerConfig, {}) or source)
         stored = load_recognizer(source, config, dtype="float32" if is_int8 else dtype)
         processor = FastConformerProcessor.from_pretrained(source)
     except OSError as error:

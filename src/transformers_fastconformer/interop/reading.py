@@ -109,7 +109,7 @@ class TransformersCheckpoint:
 def is_transformers_checkpoint(folder: str | os.PathLike[str]) -> bool:
     """A folder that holds a checkpoint of one of the classes in `families.py`."""
     try:
-        return read_json(Path(folder) / CONFIG_FILE).get("model_type") in FAMILY_OF_TYPE
+        return str(read_json(Path(folder) / CONFIG_FILE).get("model_type")) in FAMILY_OF_TYPE
     except ValueError:
         return False
 
