@@ -279,6 +279,13 @@ def test_wrong_input_is_named(case: str, feature_extractor: FastConformerFeature
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"feature_size": 10**9}, "feature_size=1000000000 .* at most 1024"),
+        ({"n_fft": 10**9}, "n_fft=1000000000 .* at most 16384"),
+        ({"win_length": 10**400, "n_fft": None}, "win_length=.* at most 16384"),
+        ({"sampling_rate": 10**400}, "sampling_rate=.* at most 1000000"),
+        ({"hop_length": 10**9}, "hop_length=1000000000 .* at most 65536"),
+        ({"pad_to": 10**9}, "pad_to=1000000000 .* at most 4096"),
+        ({"mel_filters": "x"}, "mel_filters cannot be read: .*; expected finite values of shape"),
         ({"feature_size": 0}, "feature_size=0 is not supported; expected an integer of 1 or more"),
         ({"hop_length": 160.0}, "hop_length=160.0 is not supported"),
         ({"win_length": None}, "win_length=None is not supported"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import json
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -309,3 +312,68 @@ def test_aggregates_shift_the_ids_in_order(
         ]
         with pytest.raises(ValueError, match=r"language=None is not supported; expected one of \['es', 'en'\]"):
             each(text)
+
+
+def change_map(state: dict[str, Any], change: Callable[[bytearray], None]) -> None:
+    step = next(step for step in state["normalizer"]["normalizers"] if step["type"] == "Precompiled")
+    blob = bytearray(base64.b64decode(step["precompiled_charsmap"]))
+    change(blob)
+    step["precompiled_charsmap"] = base64.b64encode(bytes(blob)).decode()
+
+
+def set_slice(blob: bytearray, start: int, content: bytes) -> None:
+    blob[start : start + len(content)] = content
+
+
+DAMAGED_FILES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "size of the map": (lambda s: change_map(s, lambda b: set_slice(b, 0, b"\xff" * 4)), "a trie of 4294967295"),
+    "map that leads out": (lambda s: change_map(s, lambda b: set_slice(b, 4, b"\xff\xff\xff\x7f")), "leads out of it"),
+    "replacement without end": (lambda s: change_map(s, lambda b: set_slice(b, len(b) - 1, b"x")), "has no end"),
+    "replacement not text": (lambda s: change_map(s, lambda b: set_slice(b, len(b) - 2, b"\xff")), "utf-8"),
+    "no model": (lambda s: s.pop("model"), "cannot be read: KeyError"),
+    "model of another kind": (lambda s: s["model"].update(type="x"), "cannot be read"),
+    "vocabulary": (lambda s: s["model"].update(vocab=5), "cannot be read"),
+    "long token": (lambda s: s["model"]["vocab"].update({"x" * 1000: 151}), "has 1000 characters; expected 1 to 256"),
+    "endless padding": (
+        lambda s: s.update(padding={"strategy": {"Fixed": 10**12}, "direction": "Right"}),
+        r"padding\.strategy\.Fixed=1000000000000 is not supported; expected 0 to 1048576",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED_FILES)
+def test_damaged_tokenizer_files_are_named_and_end_nothing(case: str, tmp_path: Path) -> None:
+    change, message = DAMAGED_FILES[case]
+    sentencepiece_tokenizer(train_sentencepiece_model()).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    state = json.loads(path.read_text(encoding="utf-8"))
+    change(state)
+    path.write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(ValueError, match=message) as raised:
+        FastConformerTokenizer.from_pretrained(tmp_path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("control_tokens", 5, "control_tokens=5 is not supported; expected a list of tokens"),
+        ("kept_symbols", [5], "kept_symbols="),
+        ("byte_tokens", "x", "byte_tokens='x' is not supported; expected True or False"),
+        ("byte_tokens", True, "256 tokens such as '<0x00>' are missing; expected all 256 of the bytes"),
+        ("unknown_text", 5, "unknown_text=5"),
+        ("language_tag_pattern", "(", "expected a regular expression"),
+        ("language_tag_pattern", 5, "expected a regular expression"),
+        ("languages", 5, "languages=5"),
+        ("languages", [[1]], "languages: found 1; expected some only where"),
+        ("text_rule", ["x"], "text_rule="),
+        ("model_max_length", "x", "model_max_length='x'"),
+    ],
+)
+def test_options_of_another_kind_are_named(name: str, value: Any, message: str, tmp_path: Path) -> None:
+    sentencepiece_tokenizer(train_sentencepiece_model()).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), name: value}), encoding="utf-8")
+    with pytest.raises(ValueError, match=message) as raised:
+        FastConformerTokenizer.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(raised.value)

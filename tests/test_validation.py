@@ -16,6 +16,7 @@ from transformers_fastconformer.validation import (
     require,
     require_choice,
     require_count,
+    shown,
 )
 
 
@@ -35,7 +36,7 @@ def test_numbers(value):
     assert is_number(value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, True, "1", None, 1j])
+@pytest.mark.parametrize("value", [math.nan, math.inf, True, "1", None, 1j, 10**400])
 def test_not_numbers(value):
     assert not is_number(value)
 
@@ -80,3 +81,25 @@ def test_reading_passes_on_what_is_named_or_of_the_machine(thrown):
 def test_reading_names_the_data_when_memory_runs_out():
     with pytest.raises(MemoryError, match=r"m\.nemo: the memory does not suffice"), reading("m.nemo", "YAML"):
         raise MemoryError
+
+
+def test_reading_puts_the_name_before_an_error_that_says_what_is_accepted():
+    with (
+        pytest.raises(ValueError, match=r"^m\.nemo: size=1 is not supported; expected 2\.$"),
+        reading("m.nemo", "YAML"),
+    ):
+        require(False, "size", 1, "2")
+
+
+def test_reading_names_panics_and_lets_interrupts_pass():
+    panic = type("PanicException", (BaseException,), {})
+    with pytest.raises(ValueError, match="PanicException: out of bounds; expected a map"), reading("m", "a map"):
+        raise panic("out of bounds")
+    with pytest.raises(KeyboardInterrupt), reading("m", "a map"):
+        raise KeyboardInterrupt
+
+
+def test_values_are_shown_in_short():
+    assert shown([1, "x"]) == "[1, 'x']"
+    assert shown(10**5000).startswith("<int: ")  # Python refuses to write it out
+    assert len(shown("x" * 10**6)) < 300

@@ -26,6 +26,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import transformers
@@ -46,7 +47,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from .checkpoint_sources import load_from_folder, register_source, unregister_source
+from .checkpoint_sources import load_from_folder, loading, register_source, unregister_source
+from .checkpoints.own_folder import check_own_folder, is_own_folder
 from .configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -80,7 +82,7 @@ AutoModelForRNNT = _auto_model_class("AutoModelForRNNT", "RNN transducers")
 
 
 PACKAGE = __name__.partition(".")[0]  # the name above those of all its loggers
-NEMO, TRANSFORMERS = "nemo", "transformers"  # the formats of `checkpoint_sources.py`
+NEMO, TRANSFORMERS, OWN = "nemo", "transformers", "own"  # the formats of `checkpoint_sources.py`
 CONFIG_CLASSES = (FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig, FastConformerTDTConfig)
 HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], type], ...] = (
     (AutoModelForCTC, FastConformerCTCConfig, FastConformerForCTC),
@@ -112,6 +114,7 @@ def register() -> None:
     logging.getLogger(PACKAGE).parent = logging.getLogger(transformers.__name__)
     register_source(NEMO, resolve_nemo_checkpoint)
     register_source(TRANSFORMERS, resolve_transformers_checkpoint)
+    register_source(OWN, check_own_folder)
     for auto_class in (AutoConfig, AutoFeatureExtractor, AutoTokenizer, AutoProcessor, *_auto_model_classes()):
         _replace(auto_class, "from_pretrained", _accepting_nemo)
     _replace(FeatureExtractionMixin, "get_feature_extractor_dict", _accepting_nemo)
@@ -132,6 +135,7 @@ def unregister() -> None:
     logging.getLogger(PACKAGE).parent = logging.getLogger()
     unregister_source(NEMO)
     unregister_source(TRANSFORMERS)
+    unregister_source(OWN)
     mappings: list[Any] = [AutoModel._model_mapping, FEATURE_EXTRACTOR_MAPPING, TOKENIZER_MAPPING, PROCESSOR_MAPPING]
     mappings += [auto_class._model_mapping for auto_class, _, _ in HEAD_CLASSES]
     for config_class in CONFIG_CLASSES:
@@ -170,7 +174,8 @@ def _accepting_nemo(original: classmethod) -> classmethod:
             folder = resolve_nemo_checkpoint(name, cls, kwargs, only_if_known=True)
             if folder is None:
                 try:
-                    return load(name, *args, **kwargs)
+                    with loading(name, cls.__name__) if is_own_folder(str(name)) else nullcontext():
+                        return load(name, *args, **kwargs)
                 except (OSError, ValueError) as error:
                     folder = _resolve_after(error, name, cls, kwargs)
             return load_from_folder(load, folder, name, args, kwargs)

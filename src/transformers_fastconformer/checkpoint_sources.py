@@ -9,8 +9,11 @@ classes do not import them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
+
+from .validation import reading
 
 # Options that say which files of which repository are meant; a folder found by a source does not need them any more.
 HUB_OPTIONS = (
@@ -75,6 +78,27 @@ def resolve_checkpoint(name: Name, loaded_class: type, options: Mapping[str, Any
     return None
 
 
+@contextmanager
+def loading(name: Name, writer: str) -> Iterator[None]:
+    """
+    Turn whatever loading a checkpoint throws into a `ValueError` that names it; see [`reading`].
+
+    An `OSError` is Transformers' word for a name that holds no checkpoint, and stays one.
+
+    Args:
+        name: The checkpoint.
+        writer: The class whose `save_pretrained` writes what is expected.
+    """
+    error_of_name: OSError | None = None
+    with reading(os.fspath(name), f"the files that {writer}.save_pretrained writes"):
+        try:
+            yield
+        except OSError as error:
+            error_of_name = error
+    if error_of_name is not None:
+        raise error_of_name
+
+
 def load_from_folder(
     load: Callable[..., Any], folder: str, name: Name, arguments: tuple[Any, ...], options: Mapping[str, Any]
 ) -> Any:
@@ -83,7 +107,8 @@ def load_from_folder(
 
     The name is written into adapters and model cards as the base model, so it must not be a folder of the cache.
     """
-    loaded = load(folder, *arguments, **{key: value for key, value in options.items() if key not in HUB_OPTIONS})
+    options = {key: value for key, value in options.items() if key not in HUB_OPTIONS}
+    loaded = load(folder, *arguments, **options)
     # `output_loading_info` and `return_unused_kwargs` give a pair.
     _rename(loaded[0] if isinstance(loaded, tuple) else loaded, folder, os.fspath(name))
     return loaded
@@ -112,7 +137,9 @@ class LoadsFromSources:
         load = super().from_pretrained  # type: ignore[misc]
         if pretrained_model_name_or_path is None:
             return load(None, *args, **kwargs)
-        folder = resolve_checkpoint(pretrained_model_name_or_path, cls, kwargs)
-        if folder is None:
-            return load(pretrained_model_name_or_path, *args, **kwargs)
-        return load_from_folder(load, folder, pretrained_model_name_or_path, args, kwargs)
+        name = pretrained_model_name_or_path
+        folder = resolve_checkpoint(name, cls, kwargs)
+        with loading(name, cls.__name__):
+            if folder is None:
+                return load(name, *args, **kwargs)
+            return load_from_folder(load, folder, name, args, kwargs)

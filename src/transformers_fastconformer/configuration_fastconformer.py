@@ -17,11 +17,12 @@ from .frames import (
     SUBSAMPLINGS,
     Lengths,
     Reduction,
+    StridedSubsampling,
     Subsampling,
     find_reduction,
     find_subsampling,
 )
-from .validation import require, require_choice
+from .validation import is_integer, is_number, require, require_choice
 
 
 class PositionType(NamedTuple):
@@ -46,6 +47,45 @@ CTC_LOSS_REDUCTIONS = ("mean", "sum")
 DECODING_STRATEGIES = ("greedy_batch", "greedy")
 # Outputs of heads that `Trainer` does not gather for metrics.
 KEYS_TO_IGNORE_AT_INFERENCE = ["last_hidden_state", "encoder_lengths", "hidden_states", "attentions"]
+
+# Largest values, about ten times those of the largest published checkpoints: a file that declares more is damaged or
+# hostile, and is refused before anything of that size is made.
+MAX_VALUES = {
+    "num_mel_bins": 2048,
+    "hidden_size": 2**14,
+    "num_hidden_layers": 512,
+    "num_attention_heads": 512,
+    "intermediate_size": 2**16,
+    "subsampling_factor": 256,
+    "subsampling_conv_channels": 2**14,
+    "reduction_factor": 256,
+    "attention_context": 2**24,
+    "attention_contexts": 2**24,
+    "num_global_tokens": 2**16,
+    "global_tokens_spacing": 2**24,
+    "conv_kernel_size": 1023,
+    "conv_context": 1023,
+    "conv_norm_groups": 2**14,
+    "encoder_output_size": 2**14,
+    "vocab_size": 2**18,
+    "decoder_hidden_size": 2**14,
+    "num_decoder_layers": 64,
+    "decoder_context_size": 64,
+    "joint_hidden_size": 2**14,
+    "max_symbols_per_step": 1024,
+    "num_prompts": 4096,
+    "durations": 4096,
+    "pad_token_id": 2**31 - 1,
+}
+# Most entries of a list or table.
+MAX_ENTRIES = {
+    "attention_contexts": 1024,
+    "attention_context_probabilities": 1024,
+    "durations": 256,
+    "prompt_languages": 2**16,
+}
+MAX_PARAMETERS = 2 * 10**10  # of all that a configuration declares
+NUMBERS = ("initializer_range", "sigma", "omega", "ctc_loss_weight")
 
 
 @strict
@@ -174,7 +214,9 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
         self.attention_context = list(self.attention_context)
         if self.conv_context is not None:
             self.conv_context = list(self.conv_context)
+        self._validate_limits()
         self._validate_encoder()
+        self._validate_size()
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -208,6 +250,40 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
             if config_dict.get("pad_token_id") == old_blank_id:
                 config_dict.pop("pad_token_id", None)
         return super().from_dict({**config_dict, **given, "model_type": cls.model_type}, **kwargs)
+
+    def _validate_limits(self) -> None:
+        """Refuse what no checkpoint is as large as, before any arithmetic on it."""
+        for name, limit in MAX_VALUES.items():
+            value = getattr(self, name, None)  # only some configurations have it
+            is_accepted = all(is_integer(number) and abs(number) <= limit for number in _flatten(value))
+            require(is_accepted, name, value, f"integers of at most {limit}")
+        for name, limit in MAX_ENTRIES.items():
+            value = getattr(self, name, None)
+            require(value is None or len(value) <= limit, name, value, f"at most {limit} entries")
+        for name in NUMBERS:
+            value = getattr(self, name, 0)
+            require(is_number(value), name, value, "a finite number")
+
+    def _validate_size(self) -> None:
+        """Refuse values that are each accepted and together make a model that no machine holds."""
+        num_parameters = self.estimate_parameters()
+        if num_parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"hidden_size={self.hidden_size}, num_hidden_layers={self.num_hidden_layers} and the other widths "
+                f"are not supported: they make about {num_parameters} weights; expected at most {MAX_PARAMETERS}."
+            )
+
+    def estimate_parameters(self) -> int:
+        """Weights of the large matrices: no more than the model has, and not many fewer."""
+        width, channels = self.hidden_size, self.subsampling_conv_channels
+        # What meets the linear layer of the front: channels and the mels that are left, or frames side by side.
+        if SUBSAMPLINGS[self.subsampling_type] is StridedSubsampling:
+            columns = channels * (self.num_mel_bins // self.subsampling_factor)
+            front = channels**2 if self.subsampling_factor > 2 else 0
+        else:
+            columns, front = self.num_mel_bins * self.subsampling.factor, 0
+        block = width * (7 * width + 4 * self.intermediate_size)
+        return front + columns * width + self.num_hidden_layers * block
 
     def _validate_encoder(self) -> None:
         self._validate_widths()
@@ -413,6 +489,7 @@ class FastConformerCTCConfig(FastConformerConfig):
     ctc_zero_infinity: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._validate_limits()
         _validate_vocabulary(self)
         super().__post_init__(**kwargs)
 
@@ -478,6 +555,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
     default_language: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._validate_limits()
         _validate_vocabulary(self)
         require_choice("decoder_type", self.decoder_type, DECODER_TYPES)
         require_choice("joint_activation", self.joint_activation, JOINT_ACTIVATIONS)
@@ -492,6 +570,8 @@ class FastConformerRNNTConfig(FastConformerConfig):
                 self.decoder_context_size,
                 f"1 to decoder_hidden_size // 2 = {self.decoder_hidden_size // 2}",
             )
+        for name in ("decoder_dropout", "joint_dropout"):
+            self._require_that(0 <= getattr(self, name) <= 1, name, "a probability")
         self._validate_prompts()
         super().__post_init__(**kwargs)
 
@@ -514,6 +594,13 @@ class FastConformerRNNTConfig(FastConformerConfig):
             self.default_language,
             f"null or one of {sorted(languages)}",
         )
+
+    def estimate_parameters(self) -> int:
+        width, joint_width = self.decoder_hidden_size, self.joint_hidden_size
+        layers = self.num_decoder_layers * 8 * width**2 if self.decoder_type == "lstm" else 0
+        embeddings = (self.vocab_size - 1) * width
+        joint = joint_width * (self.hidden_size + width + self.vocab_size)
+        return super().estimate_parameters() + embeddings + layers + joint
 
     @property
     def num_joint_outputs(self) -> int:
@@ -543,6 +630,7 @@ class FastConformerTDTConfig(FastConformerRNNTConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.durations = list(self.durations)
+        self._validate_limits()
         require(
             len(self.durations) > 0 and min(self.durations) >= 0 and len(set(self.durations)) == len(self.durations),
             "durations",
@@ -554,6 +642,13 @@ class FastConformerTDTConfig(FastConformerRNNTConfig):
     @property
     def num_joint_outputs(self) -> int:
         return self.vocab_size + len(self.durations)
+
+
+def _flatten(value: Any) -> list[Any]:
+    """All the numbers in a value, or in a list of them or of lists; none for `None`."""
+    if isinstance(value, list | tuple):
+        return [number for entry in value for number in _flatten(entry)]
+    return [] if value is None else [value]
 
 
 def _validate_vocabulary(config: FastConformerCTCConfig | FastConformerRNNTConfig) -> None:

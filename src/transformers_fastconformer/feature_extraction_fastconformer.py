@@ -17,12 +17,23 @@ from .audio.clips import pad_clips, read_clips
 from .audio.log_mel import LogMel, LogMelSettings
 from .checkpoint_sources import LoadsFromSources
 from .kernels.forks import survive_forks
-from .validation import require, require_choice, require_count
+from .validation import is_integer, reading, require, require_choice, require_count
 
 logger = logging.get_logger(__name__)
 
 # What transformers writes into a preprocessor_config.json, or passes, next to our own arguments.
 BOOKKEEPING_KEYS = {"feature_extractor_type", "processor_class", "auto_map", "_processor_class"}
+# Largest values, more than ten times those of the published checkpoints: one that declares more is refused before
+# anything of that size is made.
+MAX_VALUES = {
+    "feature_size": 1024,
+    "sampling_rate": 10**6,
+    "hop_length": 2**16,
+    "win_length": 2**14,
+    "n_fft": 2**14,
+    "pad_to": 4096,
+    "frame_splicing": 64,
+}
 PADDINGS = (True, "longest", "max_length", False, "do_not_pad")
 TENSOR_TYPES = (None, "pt", "np")
 
@@ -122,12 +133,18 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         self.filterbank_dtype = filterbank_dtype
         self.peak_scaling = peak_scaling
         require_count("win_length", win_length)
+        self._check_limits(n_fft)
         self.n_fft = 2 ** math.ceil(math.log2(win_length)) if n_fft is None else n_fft
         settings = self._settings()
         num_bins = settings.n_fft // 2 + 1
         self.mel_filters = _given_array("mel_filters", mel_filters, (settings.feature_size, num_bins))
         self.window_values = _given_array("window_values", window_values, (settings.win_length,))
         self._log_mel: LogMel | None = None
+
+    def _check_limits(self, n_fft: Any) -> None:
+        for name, limit in MAX_VALUES.items():
+            value = n_fft if name == "n_fft" else getattr(self, name)
+            require(not is_integer(value) or value <= limit, name, value, f"an integer of at most {limit}")
 
     def _settings(self) -> LogMelSettings:
         return LogMelSettings(**{field.name: getattr(self, field.name) for field in fields(LogMelSettings)})
@@ -312,7 +329,8 @@ def _given_array(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray |
         return None
     if isinstance(values, torch.Tensor):
         values = values.detach().to("cpu", torch.float32).numpy()
-    array = np.array(values, dtype=np.float32)
+    with reading(name, f"finite values of shape {shape}"):
+        array = np.array(values, dtype=np.float32)
     if array.shape != shape or not np.isfinite(array).all():
         raise ValueError(f"{name} has shape {array.shape}; expected finite values of shape {shape}.")
     return array

@@ -25,7 +25,7 @@ from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .frames import seconds_from_encoder_frames
 from .modeling.outputs import FastConformerGenerateOutput
 from .tokenization_fastconformer import IGNORED_LABEL, FastConformerTokenizer
-from .validation import require, require_choice, require_count
+from .validation import is_number, require, require_choice, require_count
 
 # Levels of times in their order: vocabulary strings, and then text in ever longer pieces.
 TIMESTAMP_LEVELS = ("token", "char", "word", "segment")
@@ -94,6 +94,11 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         segment_gap_frames: int | None = None,
     ):
         require_count("subsampling_factor", subsampling_factor)
+        require(isinstance(word_separator, str), "word_separator", word_separator, "a text")
+        is_list = isinstance(segment_separators, list | tuple) and all(isinstance(x, str) for x in segment_separators)
+        require(is_list, "segment_separators", segment_separators, "a list of texts")
+        is_gap = segment_gap_frames is None or is_number(segment_gap_frames)
+        require(is_gap, "segment_gap_frames", segment_gap_frames, "a number of frames or None")
         self.subsampling_factor = subsampling_factor
         self.word_separator = word_separator
         self.segment_separators = list(segment_separators)

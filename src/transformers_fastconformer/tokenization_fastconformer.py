@@ -15,22 +15,30 @@ import os
 import re
 import struct
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, normalizers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.utils import to_py_obj
 
 from .checkpoint_sources import LoadsFromSources
-from .validation import require_choice
+from .validation import is_integer, is_number, reading, require, require_choice, shown
 
 TEXT_RULES = ("sentencepiece", "character", "wordpiece", "aggregate")
 WORD_MARK = "▁"
 CONTINUATION_MARK = "##"
 UNKNOWN_TEXT = " ⁇ "  # what SentencePiece writes for its unknown piece
 IGNORED_LABEL = -100
+# About ten times what the largest published tokenizers have, of 16 thousand tokens.
+MAX_TOKENS = 2**18
+MAX_TOKEN_CHARACTERS = 256
+MAX_VOCABULARY_CHARACTERS = 2**22
+MAX_LANGUAGES = 256
+MAX_REPLACEMENT_BYTES = 1024  # of one stretch of text, in a map of characters
+MAX_PADDING = 2**20
 
 
 def punctuation_of(tokens: Iterable[str]) -> frozenset[str]:
@@ -61,9 +69,36 @@ class PrecompiledCharacterMap:
     """
 
     def __init__(self, blob: bytes):
-        (trie_bytes,) = struct.unpack_from("<I", blob)
-        self._units = struct.unpack_from(f"<{trie_bytes // 4}I", blob, 4)
-        self._replacements = blob[4 + trie_bytes :]
+        with reading("precompiled_charsmap", "a map of characters as SentencePiece writes it"):
+            self._units, self._replacements = self._parse(blob)
+
+    @staticmethod
+    def _parse(blob: bytes) -> tuple[tuple[int, ...], bytes]:
+        """
+        The trie and the replacements, checked.
+
+        The tokenizers library follows every place without a look and ends the process where there is none.
+        """
+        trie_bytes = int.from_bytes(blob[:4], "little")
+        if len(blob) < 4 or trie_bytes % 4 or not 0 < trie_bytes <= len(blob) - 4:
+            raise ValueError(f"{len(blob)} bytes with a trie of {trie_bytes}; expected a trie of whole units in them.")
+        units = np.frombuffer(blob, "<u4", trie_bytes // 4, 4).astype(np.int64)
+        replacements = blob[4 + trie_bytes :]
+        nodes = np.flatnonzero(units >> 31 == 0)  # the others hold the place of a replacement
+        children = nodes ^ ((units[nodes] >> 10) << ((units[nodes] & 0x200) >> 6))
+        if np.any(children | 0xFF >= len(units)):
+            raise ValueError("a unit of its trie leads out of it; expected units that stay inside.")
+        replacements.decode("utf-8")
+        places = units[children[units[nodes] >> 8 & 1 == 1]] & 0x7FFFFFFF
+        text = np.frombuffer(replacements, np.uint8)
+        ends = np.flatnonzero(text == 0)
+        if len(text) and (not len(ends) or ends[-1] != len(text) - 1):
+            raise ValueError("its last replacement has no end; expected a zero byte after each.")
+        if np.any(places >= len(text)) or np.any(text[places] & 0xC0 == 0x80):
+            raise ValueError("a replacement does not begin where a character does; expected places of characters.")
+        if len(ends) and np.diff(ends, prepend=-1).max() > MAX_REPLACEMENT_BYTES:
+            raise ValueError(f"a replacement is longer than expected; expected at most {MAX_REPLACEMENT_BYTES} bytes.")
+        return struct.unpack_from(f"<{len(units)}I", blob, 4), replacements
 
     def _longest_match(self, text: bytes, start: int) -> tuple[int, int] | None:
         """Number of bytes matched at `start` and the place of their replacement."""
@@ -169,23 +204,41 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         **kwargs: Any,
     ):
         require_choice("text_rule", text_rule, TEXT_RULES)
+        _check_options(
+            {
+                "control_tokens": control_tokens,
+                "kept_symbols": kept_symbols,
+                "event_tokens": event_tokens,
+                "byte_tokens": byte_tokens,
+                "add_dummy_prefix": add_dummy_prefix,
+                "remove_extra_whitespaces": remove_extra_whitespaces,
+                "unknown_text": unknown_text,
+            }
+        )
+        require(isinstance(languages, list | tuple), "languages", languages, "a list with an entry for each language")
+        max_tokens = kwargs.get("model_max_length")
+        require(max_tokens is None or is_number(max_tokens), "model_max_length", max_tokens, "a number of tokens")
+        tokenizer_file = kwargs.get("tokenizer_file")
+        if kwargs.get("tokenizer_object") is None and isinstance(tokenizer_file, str):
+            check_tokenizer_json(_read_text(tokenizer_file), tokenizer_file)
         # A transcript may hold the characters "<blank>" or "<unk>"; they are text there.
         kwargs.setdefault("split_special_tokens", True)
         kwargs.setdefault("clean_up_tokenization_spaces", False)
-        super().__init__(
-            *args,
-            text_rule=text_rule,
-            control_tokens=list(control_tokens),
-            byte_tokens=byte_tokens,
-            unknown_text=unknown_text,
-            add_dummy_prefix=add_dummy_prefix,
-            remove_extra_whitespaces=remove_extra_whitespaces,
-            kept_symbols=list(kept_symbols),
-            event_tokens=list(event_tokens),
-            language_tag_pattern=language_tag_pattern,
-            languages=[list(entry) for entry in languages],
-            **kwargs,
-        )
+        with reading(str(tokenizer_file or "tokenizer"), "a tokenizer.json and the options next to it"):
+            super().__init__(
+                *args,
+                text_rule=text_rule,
+                control_tokens=list(control_tokens),
+                byte_tokens=byte_tokens,
+                unknown_text=unknown_text,
+                add_dummy_prefix=add_dummy_prefix,
+                remove_extra_whitespaces=remove_extra_whitespaces,
+                kept_symbols=list(kept_symbols),
+                event_tokens=list(event_tokens),
+                language_tag_pattern=language_tag_pattern,
+                languages=[list(entry) for entry in languages],
+                **kwargs,
+            )
         self.text_rule = text_rule
         self.byte_tokens = byte_tokens
         self.unknown_text = unknown_text
@@ -216,6 +269,8 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             raise ValueError(f"control_tokens, event_tokens, kept_symbols: {missing} are not in the vocabulary.")
         self._control_ids = frozenset(ids[token] for token in control_tokens)
         self._event_ids = frozenset(ids[token] for token in self.event_tokens)
+        if self.byte_tokens:
+            _check_bytes(ids, "byte_tokens=True")
         self._byte_values = {ids[f"<0x{byte:02X}>"]: byte for byte in range(256)} if self.byte_tokens else {}
 
         # The character map is applied here and not by the backend, which gets it back when it is saved.
@@ -237,10 +292,11 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             raise ValueError(f"languages: found {len(languages)}; expected some only where text_rule='aggregate'.")
         self.language_spans: list[LanguageSpan] = []
         self._language_tokenizers: dict[str, FastConformerTokenizer] = {}
+        if len(languages) > MAX_LANGUAGES:
+            raise ValueError(f"languages: found {len(languages)}; expected at most {MAX_LANGUAGES}.")
         start = 0
-        for language, size, options in languages:
-            options = dict(options)
-            part = FastConformerTokenizer(tokenizer_object=Tokenizer.from_str(options.pop("tokenizer")), **options)
+        for entry in languages:
+            language, size, part = _read_language(entry)
             self._language_tokenizers[language] = part
             self.language_spans.append(LanguageSpan(language, start, size))
             start += size
@@ -257,7 +313,8 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             self.word_rule = "continuation_mark"
         else:
             self.word_rule = "word_mark"
-        self._language_tag = re.compile(self.language_tag_pattern) if self.language_tag_pattern else None
+        with reading(f"language_tag_pattern={shown(self.language_tag_pattern)}", "a regular expression"):
+            self._language_tag = re.compile(self.language_tag_pattern) if self.language_tag_pattern else None
 
     def complete_backend(self) -> Tokenizer:
         """A copy of the backend with all of its normalizer, as it is saved."""
@@ -470,6 +527,115 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             return_attention_mask=kwargs.get("return_attention_mask"),
             return_tensors=return_tensors,
         )
+
+
+def check_tokens(tokens: Collection[Any], name: str) -> None:
+    """
+    Raise a `ValueError` for tokens that are not texts of a sensible length, or more than a vocabulary has.
+
+    Args:
+        tokens: The tokens.
+        name: Where they come from, for messages.
+    """
+    if len(tokens) > MAX_TOKENS:
+        raise ValueError(f"{name}: {len(tokens)} tokens are not supported; expected at most {MAX_TOKENS}.")
+    for token in tokens:
+        if not isinstance(token, str):
+            raise ValueError(f"{name}: the token {shown(token)} is not supported; expected text.")
+        if not 0 < len(token) <= MAX_TOKEN_CHARACTERS:
+            raise ValueError(
+                f"{name}: the token {shown(token)} has {len(token)} characters; expected 1 to {MAX_TOKEN_CHARACTERS}."
+            )
+        if not token.isascii():
+            try:
+                token.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"{name}: the token {shown(token)} is not Unicode ({error}); expected text."
+                ) from None
+    num_characters = sum(map(len, tokens))
+    if num_characters > MAX_VOCABULARY_CHARACTERS:
+        raise ValueError(
+            f"{name}: the tokens have {num_characters} characters; expected at most {MAX_VOCABULARY_CHARACTERS}."
+        )
+
+
+def check_tokenizer_json(text: str, name: str) -> dict[str, Any]:
+    """
+    The content of a `tokenizer.json`, looked at before the tokenizers library sees it.
+
+    Args:
+        text: The file.
+        name: Its name in messages.
+
+    Raises:
+        ValueError: for what is not JSON of a tokenizer, and for what would end the process or never end.
+    """
+    with reading(name, "the JSON of a tokenizer"):
+        state = json.loads(text)
+        model = state["model"]
+        vocabulary = model["vocab"]
+        if isinstance(vocabulary, list):
+            wrong = [score for _, score in vocabulary if not is_number(score)]
+            if wrong:
+                raise ValueError(f"model.vocab: the score {shown(wrong[0])} is not supported; expected a number.")
+            check_tokens([token for token, _ in vocabulary], "model.vocab")
+        else:
+            check_tokens(dict(vocabulary).keys(), "model.vocab")
+        for step in _steps(state.get("normalizer")):
+            if step["type"] == "Precompiled":
+                PrecompiledCharacterMap(base64.b64decode(step["precompiled_charsmap"], validate=True))
+        strategy = (state.get("padding") or {}).get("strategy")
+        length = strategy.get("Fixed", 0) if isinstance(strategy, dict) else 0
+        require(0 <= length <= MAX_PADDING, "padding.strategy.Fixed", length, f"0 to {MAX_PADDING}")
+    return state
+
+
+def _steps(normalizer: Any) -> Iterator[Any]:
+    """The normalizers of a `tokenizer.json`, those of sequences one by one."""
+    if normalizer is not None and normalizer["type"] == "Sequence":
+        for step in normalizer["normalizers"]:
+            yield from _steps(step)
+    elif normalizer is not None:
+        yield normalizer
+
+
+def _read_text(path: str) -> str:
+    with reading(path, "text in UTF-8"), open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def _read_language(entry: Any) -> tuple[str, int, FastConformerTokenizer]:
+    """Name, number of tokens and tokenizer of a part of an aggregate."""
+    with reading("languages", "a name, a number of tokens and the options of a tokenizer for each"):
+        language, size, options = entry
+        require(isinstance(language, str), "language", language, "a text")
+        require(is_integer(size) and size >= 0, "size", size, "a number of tokens")
+        options = dict(options)
+        text = options.pop("tokenizer")
+        check_tokenizer_json(text, f"languages: {language}")
+        return language, size, FastConformerTokenizer(tokenizer_object=Tokenizer.from_str(text), **options)
+
+
+def _check_bytes(tokens: Collection[str], name: str) -> None:
+    """Raise a `ValueError` where a token of one of the 256 bytes is missing."""
+    missing = [byte for byte in range(256) if f"<0x{byte:02X}>" not in tokens]
+    if missing:
+        raise ValueError(
+            f"{name}: {len(missing)} tokens such as '<0x{missing[0]:02X}>' are missing; expected all 256 of the bytes."
+        )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of another kind than their default."""
+    for name, value in options.items():
+        if name.endswith(("_tokens", "_symbols")) and name != "byte_tokens":
+            is_list = isinstance(value, list | tuple) and all(isinstance(token, str) for token in value)
+            require(is_list, name, value, "a list of tokens")
+        elif name == "unknown_text":
+            require(isinstance(value, str) and len(value) <= MAX_TOKEN_CHARACTERS, name, value, "a short text")
+        else:
+            require(isinstance(value, bool), name, value, "True or False")
 
 
 def _text_from_bytes(encoded: bytes | bytearray) -> str:

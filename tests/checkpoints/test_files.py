@@ -21,5 +21,5 @@ def test_objects_are_read(tmp_path: Path) -> None:
 )
 def test_anything_else_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"a\.json: .*{message}"):
+    with pytest.raises(ValueError, match=rf"a\.json.*{message}"):
         read_json(tmp_path / "a.json")

@@ -15,7 +15,7 @@ import torch
 import yaml
 from archives import rewrite_archive
 
-from transformers_fastconformer.nemo.archive import NemoArchive, is_unresolved, resolve_interpolations
+from transformers_fastconformer.nemo.archive import NemoArchive
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.nemo.inspection import inspect_checkpoint
 
@@ -193,23 +193,6 @@ def test_what_is_no_state_dict(make_archive, tmp_path, content, message):
         read_all(make_archive("ctc", weights=buffer.getvalue()), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (b"a: !!python/object/apply:os.system ['true']", "is not plain YAML"),
-        (b"a: [1", "is not plain YAML"),
-        (b"\xff\xfe\x00", "is not plain YAML"),
-        (b"- 1", "holds list; expected a mapping"),
-    ],
-)
-def test_bad_configurations(write_archive, text, message):
-    with (
-        NemoArchive(write_archive([("model_config.yaml", text)])) as archive,
-        pytest.raises(ValueError, match=message),
-    ):
-        archive.read_config()
-
-
 def test_members_too_large_for_memory_are_not_read(write_archive, monkeypatch):
     monkeypatch.setattr("transformers_fastconformer.nemo.archive.MAX_BYTES_IN_MEMORY", 4)
     with (
@@ -224,30 +207,6 @@ def test_whole_experiments_keep_their_model(write_archive):
     config["model"]["preprocessor"] = {"features": 80}
     with NemoArchive(write_archive([("model_config.yaml", yaml.safe_dump(config).encode())])) as archive:
         assert archive.read_config()["encoder"] == {"d_model": 8, "feat_in": 80}
-
-
-def test_interpolations():
-    config = {
-        "width": 8,
-        "list": [1, "${width}"],
-        "a": {"b": "${width}", "c": "${.b}", "d": {"e": "${..b}", "text": "w=${width}, ${a.b}"}},
-        "chain": "${a.c}",
-        "whole": "${a.d}",
-        "nested_model": "${model.width}",
-        "resolver": "${oc.env:HOME}",
-        "nothing": "${no.such}",
-        "circle": "${circle}",
-    }
-    resolved = resolve_interpolations(config)
-    assert resolved["list"] == [1, 8]
-    assert resolved["a"] == {"b": 8, "c": 8, "d": {"e": 8, "text": "w=8, 8"}}
-    assert resolved["chain"] == resolved["nested_model"] == 8
-    assert resolved["whole"] == {"e": 8, "text": "w=8, 8"}
-    for key in ("resolver", "nothing", "circle"):
-        assert resolved[key] == config[key]
-        assert is_unresolved(resolved[key])
-    assert is_unresolved("???")
-    assert not is_unresolved("plain")
 
 
 # Damage and declarations that no archive has
@@ -370,11 +329,11 @@ def test_archives_without_checksums_are_told(make_archive, tmp_path, caplog, mon
 @pytest.mark.parametrize(
     ("kind", "section", "change"),
     [
-        ("ctc", "encoder.n_layers", lambda config: config["encoder"].update(n_layers=1000)),
+        ("ctc", "encoder.n_layers", lambda config: config["encoder"].update(n_layers=50)),
         (
             "tdt",
             "decoder.prednet.pred_rnn_layers",
-            lambda config: config["decoder"]["prednet"].update(pred_rnn_layers=1000),
+            lambda config: config["decoder"]["prednet"].update(pred_rnn_layers=50),
         ),
     ],
 )
@@ -385,7 +344,7 @@ def test_layers_are_counted_before_a_model_is_built(make_archive, tmp_path, monk
         raise AssertionError("a model was built")
 
     monkeypatch.setattr("transformers_fastconformer.nemo.description.build_without_memory", refuse)
-    message = rf"other\.nemo: the weights do not fit .* {section}=1000, and the archive holds tensors of 2"
+    message = rf"other\.nemo: the weights do not fit .* {section}=50, and the archive holds tensors of 2"
     with pytest.raises(ValueError, match=message):
         convert_nemo_checkpoint(path, tmp_path / "out")
     assert re.search(message, inspect_checkpoint(path).refusal)

@@ -192,7 +192,7 @@ def test_defaults_of_absent_keys_are_those_of_nemo(nemo_config):
         ("decoding", "model_type", "multiblank", "any other, such as 'rnnt' or 'tdt'"),
         ("decoding.greedy", "ngram_lm_model", "lm.arpa", "None"),
         ("decoding.greedy", "boosting_tree", {"key_phrases_list": ["nemo"]}, "no phrases"),
-        ("decoding.greedy", "boosting_tree", "phrases.txt", "a value of the right kind"),
+        ("decoding.greedy", "boosting_tree", "phrases.txt", "a section"),
         ("decoding.greedy", "max_symbols", -1, "a positive integer"),
         ("loss", "loss_name", "multiblank_rnnt", "'default'"),
         ("loss.tdt_kwargs", "durations", [], "a list of durations in frames"),
@@ -209,6 +209,63 @@ def test_refused_values_are_named(nemo_config, name, key, value, expected):
     shown = f"{name}.{key}={value!r}"
     assert str(raised.value).startswith(f"{shown} is not supported; expected ")
     assert str(raised.value).endswith("(in some.nemo).")
+
+
+MISTYPED = [
+    ("decoder", ["x"]),
+    ("decoder", True),
+    ("decoder", "text"),
+    ("decoder.prednet", 5),
+    ("decoding", ["x"]),
+    ("decoding.durations", 5),
+    ("decoding.greedy", "x"),
+    ("decoding.greedy.boosting_tree", ["x"]),
+    ("decoding.greedy.boosting_tree", 5),
+    ("decoding.segment_seperators", [1]),
+    ("decoding.word_seperator", 5),
+    ("loss", 5),
+    ("loss.tdt_kwargs", ["x"]),
+    ("loss.tdt_kwargs.durations", 5),
+    ("joint.num_extra_outputs", "x"),
+    ("joint.vocabulary", 5),
+    ("aux_ctc", "x"),
+    ("aux_ctc.decoding", ["x"]),
+    ("model_defaults", ["x"]),
+    ("labels", 5),
+    ("adapters", ["x"]),
+    ("preprocessor", None),
+    ("preprocessor.window_size", "x"),
+    ("preprocessor.window_size", float("inf")),
+    ("preprocessor.window_stride", 10**400),
+    ("encoder.conv_norm_type", "group_norm" + "9" * 5000),
+    ("encoder.d_model", 4 * 10**12),
+    ("encoder.n_layers", 10**9),
+    ("encoder.dropout", 10**400),
+    ("encoder.att_context_size", {"a": 1}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), MISTYPED, ids=lambda part: str(part)[:30])
+def test_values_of_another_kind_are_named(nemo_config, key, value):
+    config = nemo_config("hybrid_tdt_ctc")
+    *parents, last = key.split(".")
+    section = config
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    with pytest.raises(ValueError, match="expected") as raised:
+        map_config(config, "some.nemo")
+    ours = {"n_layers": "num_hidden_layers", "d_model": "hidden_size"}
+    assert ours.get(last, last) in str(raised.value)
+    assert "some.nemo" in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
+def test_old_sections_are_typed_too(nemo_config):
+    config = nemo_config("ctc")
+    config["decoder"] = {"cls": "nemo.ConvASRDecoder", "params": ["x"]}
+    with pytest.raises(ValueError, match=r"decoder\.params=\['x'\] is not supported; expected a section"):
+        map_config(config)
 
 
 @pytest.mark.parametrize("name", SECTIONS)

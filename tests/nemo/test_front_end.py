@@ -46,3 +46,9 @@ def test_constants_of_another_shape_are_refused(mapped, stored):
         ValueError, match=r"some\.nemo: preprocessor\.featurizer\.window is \(399,\); expected \(400,\)"
     ):
         build_feature_extractor(mapped, {WINDOW: stored[WINDOW][1:]}, "some.nemo")
+
+
+def test_a_few_bytes_that_say_they_are_large_are_refused_before_they_are_cast(mapped):
+    filterbank = torch.zeros(1, dtype=torch.float16).expand(10**7, 10**6)  # 20 TB in float16
+    with pytest.raises(ValueError, match=r"filterbank|fb is \(10000000, 1000000\); expected \(16, 257\)"):
+        build_feature_extractor(mapped, {FILTERBANK: filterbank}, "some.nemo")

@@ -9,9 +9,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from ..validation import reading
+
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "processor_config.json"
 EXTRACTOR_FILE = "preprocessor_config.json"
+GENERATION_FILE = "generation_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CARD_FILE = "README.md"
@@ -30,10 +33,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
+    with reading(str(path), "JSON"):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; expected JSON.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: found {type(content).__name__}; expected an object.")
     return content

@@ -57,10 +57,18 @@ class Map:
 
 @dataclass(frozen=True)
 class Read:
-    """A key that is read together with others, by the function or table named."""
+    """
+    A key that is read together with others, by the function or table named.
+
+    Args:
+        by: Name of the function or table.
+        default: Value that the other form takes for an absent key.
+        check: A converter that refuses values of another kind; null is never asked. Its result is not used.
+    """
 
     by: str
     default: Any = None
+    check: Convert = as_is
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,36 @@ Table = Mapping[str, Row]
 def integer(value: Any, values: Values) -> int:
     if not is_integer(value):
         raise NotAcceptedError("an integer")
+    return value
+
+
+def text(value: Any, values: Values) -> str:
+    if not isinstance(value, str):
+        raise NotAcceptedError("a text")
+    return value
+
+
+def sequence(value: Any, values: Values) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise NotAcceptedError("a list")
+    return list(value)
+
+
+def texts(value: Any, values: Values) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+        raise NotAcceptedError("a list of texts")
+    return list(value)
+
+
+def integers(value: Any, values: Values) -> list[int]:
+    if not isinstance(value, list | tuple) or not all(is_integer(entry) for entry in value):
+        raise NotAcceptedError("a list of integers")
+    return list(value)
+
+
+def section(value: Any, values: Values) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise NotAcceptedError("a section")
     return value
 
 
@@ -216,6 +254,9 @@ class SectionReader:
             values[key] = section.get(key, default)
             if isinstance(row, Map | Read) and self.is_absent(values[key]):
                 raise self.refuse(f"{prefix}{key}", values[key], "a value")
+        for key, row in table.items():
+            if isinstance(row, Read) and section.get(key) is not None:
+                self._convert(f"{prefix}{key}", values[key], row.check, values)
         options: Values = {}
         for key, row in table.items():
             if isinstance(row, Map):
@@ -246,8 +287,8 @@ class SectionReader:
             return convert(value, values)
         except NotAcceptedError as error:
             raise self.refuse(name, value, str(error)) from None
-        except (TypeError, KeyError, IndexError, AttributeError):
-            raise self.refuse(name, value, "a value of the right kind") from None
+        except Exception as error:  # whatever a value of another kind brings a converter to
+            raise self.refuse(name, value, "a value of the right kind") from error
 
 
 def with_defaults(table: Table, defaults: Mapping[str, Any]) -> dict[str, Row]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from ..checkpoint_sources import resolve_checkpoint
+from ..checkpoint_sources import loading, resolve_checkpoint
 from ..checkpoints.files import path_of_name
 from ..checkpoints.network import is_unreachable
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
@@ -72,7 +72,8 @@ def load_model(
     refuse_other_paths(source)
     try:
         # Where a repository has Transformers' own form of a checkpoint as well, the configuration is read from ours.
-        config = AutoConfig.from_pretrained(resolve_checkpoint(source, FastConformerConfig, {}) or source)
+        with loading(source, FastConformerConfig.__name__):
+            config = AutoConfig.from_pretrained(resolve_checkpoint(source, FastConformerConfig, {}) or source)
         stored = load_recognizer(source, config, dtype="float32" if is_int8 else dtype)
         processor = FastConformerProcessor.from_pretrained(source)
     except OSError as error:
@@ -161,6 +162,7 @@ def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConform
 
     Raises:
         NotOursError: for a checkpoint that is not of this package or has no head.
+        ValueError: for one whose weights are not those of its configuration.
     """
     if config is None:
         of_config = {key: kwargs[key] for key in CONFIG_OPTIONS if kwargs.get(key) is not None}
@@ -168,13 +170,7 @@ def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConform
     # The most special first: a TDT configuration is an RNN-T configuration too.
     for model_class in (FastConformerForTDT, FastConformerForRNNT, FastConformerForCTC):
         if isinstance(config, model_class.config_class):
-            model, loading = model_class.from_pretrained(name, config=config, output_loading_info=True, **kwargs)
-            if loading["missing_keys"]:
-                raise NotOursError(
-                    f"{name} lacks weights of {model_class.__name__}, such as {sorted(loading['missing_keys'])[0]!r}; "
-                    "expected a checkpoint with its head."
-                )
-            return model
+            return model_class.from_pretrained(name, config=config, **kwargs)
     raise NotOursError(
         f"{name} holds a model of type {config.model_type!r}; expected one of this package with a head to "
         "transcribe with: 'fastconformer_ctc', 'fastconformer_rnnt' or 'fastconformer_tdt'."

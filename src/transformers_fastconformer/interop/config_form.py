@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checkpoints.key_table import Refusal, SectionReader, Values, check_pins, write_section
 from ..configuration_fastconformer import FastConformerConfig, FastConformerRNNTConfig, FastConformerTDTConfig
+from ..validation import reading
 from .config_tables import (
     AUTOMATIC_LANGUAGE,
     BLANK_KEYS,
@@ -45,6 +46,13 @@ def config_from_transformers(
         ValueError: for a model type that is not one of theirs, a key that is not known, and a value that is not
             accepted.
     """
+    with reading(source, "the configuration of a class of Transformers"):
+        return _read_config(config_dict, processor_dict or {}, source)
+
+
+def _read_config(
+    config_dict: Mapping[str, Any], processor_dict: Mapping[str, Any], source: str
+) -> tuple[Family, FastConformerConfig]:
     model_type = config_dict.get("model_type")
     family = FAMILY_OF_TYPE.get(str(model_type))
     if family is None:
@@ -52,7 +60,6 @@ def config_from_transformers(
             f"{source}: model_type={model_type!r} is not supported; expected one of {sorted(FAMILY_OF_TYPE)}."
         )
     reader = SectionReader(refuse_reading(source), GENERIC_KEYS)
-    processor_dict = processor_dict or {}
     options: Values = {}
     head: Values = {}
     section: Any = config_dict
@@ -65,10 +72,7 @@ def config_from_transformers(
     options |= _map_encoder(section, family, processor_dict, reader)
     if family.has_prompts:
         options |= _map_prompts(head, options["hidden_size"], processor_dict, reader.refuse)
-    try:
-        return family, family.config_class(**options)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+    return family, family.config_class(**options)
 
 
 def _map_encoder(

@@ -30,6 +30,7 @@ from ..configuration_fastconformer import FastConformerConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
+from ..validation import reading
 from .config_form import config_from_transformers
 from .extractor_form import extractor_from_transformers
 from .families import FAMILY_OF_TYPE, Family
@@ -67,7 +68,8 @@ class TransformersCheckpoint:
             extractor_dict = read_json(source) or None
         if extractor_dict is None:
             return None
-        extractor = FastConformerFeatureExtractor(**extractor_from_transformers(extractor_dict, str(source)))
+        with reading(str(source), "a feature extractor of a class of Transformers"):
+            extractor = FastConformerFeatureExtractor(**extractor_from_transformers(extractor_dict, str(source)))
         if extractor.feature_size != self.config.num_mel_bins:
             raise ValueError(
                 f"{source}: feature_size={extractor.feature_size} does not fit; expected "
@@ -82,9 +84,9 @@ class TransformersCheckpoint:
         if vocab_size is None or not path.is_file():
             return None
         tokenizer_config = read_json(self.folder / TOKENIZER_CONFIG_FILE)
-        return tokenizer_from_transformers(
-            path.read_text(encoding="utf-8"), tokenizer_config, vocab_size - 1, str(path)
-        )
+        with reading(str(path), "text in UTF-8"):
+            tokenizer_json = path.read_text(encoding="utf-8")
+        return tokenizer_from_transformers(tokenizer_json, tokenizer_config, vocab_size - 1, str(path))
 
     def read_processor(self) -> FastConformerProcessor | None:
         """Both in one; None where one of them is missing."""
@@ -107,7 +109,7 @@ class TransformersCheckpoint:
 def is_transformers_checkpoint(folder: str | os.PathLike[str]) -> bool:
     """A folder that holds a checkpoint of one of the classes in `families.py`."""
     try:
-        return read_json(Path(folder) / CONFIG_FILE).get("model_type") in FAMILY_OF_TYPE
+        return str(read_json(Path(folder) / CONFIG_FILE).get("model_type")) in FAMILY_OF_TYPE
     except ValueError:
         return False
 

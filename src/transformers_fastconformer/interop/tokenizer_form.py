@@ -13,7 +13,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from ..tokenization_fastconformer import CONTINUATION_MARK, WORD_MARK, FastConformerTokenizer
+from ..tokenization_fastconformer import CONTINUATION_MARK, WORD_MARK, FastConformerTokenizer, check_tokenizer_json
+from ..validation import reading
 from .families import Family
 
 BLANK_TOKEN = "<blank>"
@@ -52,7 +53,14 @@ def tokenizer_from_transformers(
     Raises:
         ValueError: where the vocabulary is not the model's.
     """
-    state = json.loads(tokenizer_json)
+    with reading(source, "a tokenizer that Transformers' Parakeet classes read"):
+        return _read_tokenizer(tokenizer_json, tokenizer_config, num_tokens, source)
+
+
+def _read_tokenizer(
+    tokenizer_json: str, tokenizer_config: Mapping[str, Any], num_tokens: int | None, source: str
+) -> FastConformerTokenizer:
+    state = check_tokenizer_json(tokenizer_json, source)
     vocabulary = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=False)
     if num_tokens is None:
         num_tokens = len(vocabulary)

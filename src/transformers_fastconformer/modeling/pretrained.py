@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..checkpoint_sources import LoadsFromSources
+from ..checkpoint_sources import HUB_OPTIONS, LoadsFromSources, resolve_checkpoint
 from ..configuration_fastconformer import POSITION_TYPES, FastConformerConfig
 from .attention import FastConformerAttention
 from .conv_norms import SCALE_AND_SHIFT_NORMS
@@ -19,8 +20,23 @@ logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound="FastConformerPreTrainedModel")
 
+# Parts after the encoder.
+HEADS = frozenset({"ctc_head", "decoder", "joint", "prompt_kernel"})
 # What an encoder leaves out, on purpose, of a checkpoint with heads.
-HEAD_KEYS = [r"^ctc_head\.", r"^decoder\.", r"^joint\.", r"^prompt_kernel\."]
+HEAD_KEYS = [rf"^{head}\." for head in sorted(HEADS)]
+
+
+def _heads_of_checkpoint(name: str, options: Mapping[str, Any]) -> set[str]:
+    """Parts that a checkpoint has next to its encoder, as its configuration says."""
+    of_config = {key: value for key, value in options.items() if key in HUB_OPTIONS}
+    stored, _ = PreTrainedConfig.get_config_dict(
+        resolve_checkpoint(name, PreTrainedConfig, options) or name, **of_config
+    )
+    kind = stored.get("model_type")
+    heads = {"ctc_head"} if kind == "fastconformer_ctc" or stored.get("has_ctc_head") else set()
+    if kind in ("fastconformer_rnnt", "fastconformer_tdt"):
+        heads |= {"decoder", "joint"}
+    return heads | ({"prompt_kernel"} if stored.get("num_prompts") else set())
 
 
 def wants_dict(config: FastConformerConfig, return_dict: bool | None) -> bool:
@@ -39,6 +55,62 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["FastConformerBlock"]
     _supports_sdpa = True
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Load as in Transformers, from every registered format, and only whole checkpoints.
+
+        A head that the checkpoint's configuration does not have is made fresh; weights that are missing elsewhere,
+        or that have no place, are an error and not random numbers with a warning. Whoever asks for the report, by
+        `output_loading_info=True`, has them told there instead.
+
+        Raises:
+            ValueError: for a checkpoint whose files are damaged or do not fit together.
+            OSError: for a name that holds no checkpoint.
+        """
+        name = pretrained_model_name_or_path
+        # Sizes that differ are refused here, where the tensor can be named.
+        model, info = super().from_pretrained(
+            name, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        if info["mismatched_keys"] and not ignore_mismatched_sizes:
+            key, stored, expected = min(info["mismatched_keys"])
+            raise ValueError(
+                f"{name}: {key} is {tuple(stored)}; expected {tuple(expected)}, as the configuration says, or "
+                "ignore_mismatched_sizes=True for fresh weights."
+            )
+        if output_loading_info:
+            return model, info
+        if name is not None and kwargs.get("state_dict") is None and not ignore_mismatched_sizes:
+            model._check_loaded(str(name), info, kwargs)
+        return model
+
+    def _check_loaded(self, name: str, info: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """Raise a `ValueError` where weights of the checkpoint are missing, or have no place in the model."""
+        missing = [key for key in info["missing_keys"] if not key.endswith(".num_batches_tracked")]
+        parts = {key.partition(".")[0] for key in self.state_dict()}
+        unexpected = [key for key in info["unexpected_keys"] if key.partition(".")[0] not in HEADS - parts]
+        if missing:
+            fresh = {part for part in HEADS & parts if part not in _heads_of_checkpoint(name, options)}
+            fresh -= {key.partition(".")[0] for key in set(self.state_dict()).difference(missing)}
+            missing = [key for key in missing if key.partition(".")[0] not in fresh]
+        for keys, problem, expected in (
+            (missing, "lacks", "all the weights of the configuration"),
+            (unexpected, "holds", "only weights that the model has a place for"),
+        ):
+            if keys:
+                raise ValueError(
+                    f"{name} {problem} {len(keys)} weights of {type(self).__name__}, such as {min(keys)!r}; "
+                    f"expected {expected}."
+                )
 
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of `initializer_range`; norms and biases as usual; position biases start at zero."""

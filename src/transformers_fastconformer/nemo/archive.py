@@ -14,15 +14,14 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-import yaml
-
 from ..checkpoints.files import is_apple_double, refuse_lfs_pointer
 from ..validation import reading
+from .config_text import read_config_text
 from .tar_members import BLOCK_BYTES, MAX_MEMBERS, TarMember, is_tar_header, walk_tar
 from .weights import WEIGHTS_MEMBER, NemoWeights, TensorHeader
 
@@ -39,7 +38,6 @@ MAX_EXPANSION = 100
 MAX_BYTES_EXPANDED = 2**30
 # `is_archive_file` looks for the configuration in so many bytes of a gzipped file; it lies before the weights.
 MAX_BYTES_SEARCHED = 64 * 2**20
-INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
 
 EXPECTED = "a .nemo archive, which is a tar, plain or gzip, with its weights and its configuration"
 _GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -195,19 +193,7 @@ class NemoArchive:
 
     def read_config(self) -> dict[str, Any]:
         """The model's configuration, `${...}` references resolved where they are plain paths."""
-        try:
-            text = self.read_member(CONFIG_MEMBER).decode("utf-8")
-            config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.source}: {CONFIG_MEMBER} is not plain YAML: {error}") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"{self.source}: {CONFIG_MEMBER} holds {type(config).__name__}; expected a mapping.")
-        resolved = resolve_interpolations(config)
-        # NeMo keeps only the model's part; archives written by hand may hold a whole experiment.
-        model_config = resolved.get("model", resolved)
-        if not isinstance(model_config, dict):
-            raise ValueError(f"{self.source}: {CONFIG_MEMBER}: model={model_config!r}; expected a mapping.")
-        return model_config
+        return read_config_text(self.read_member(CONFIG_MEMBER), f"{self.source}: {CONFIG_MEMBER}")
 
     @contextmanager
     def open_weights(self, scratch_folder: str | os.PathLike[str]) -> Iterator[NemoWeights]:
@@ -322,66 +308,3 @@ def _most_bytes(path: Path, is_gzip: bool) -> int:
 def _without_hashes(name: str) -> str:
     """A file name without the hashes of 32 digits that NeMo writes before it, once a save."""
     return re.sub(r"^(?:[0-9a-f]{32}_)+", "", name)
-
-
-def resolve_interpolations(config: dict[str, Any]) -> dict[str, Any]:
-    """
-    A copy of `config` with OmegaConf's plain references, `${a.b}` and the relative `${.b}`, replaced.
-
-    References to nothing, resolvers such as `${oc.env:HOME}` and references in a circle stay as they are: most stand
-    in sections that no one reads, and whoever reads one refuses it (see `config_map`).
-    """
-    return _resolve(config, config, (), ())
-
-
-def _resolve(config: dict[str, Any], node: Any, parents: tuple[str, ...], open_references: tuple[str, ...]) -> Any:
-    """A node without references; `parents` is its own path, `open_references` are those that led to it."""
-    if isinstance(node, dict):
-        return {key: _resolve(config, value, (*parents, str(key)), open_references) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_resolve(config, value, (*parents, str(index)), open_references) for index, value in enumerate(node)]
-    if not isinstance(node, str) or "${" not in node:
-        return node
-    for match in INTERPOLATION.finditer(node):
-        path = match.group(1).strip()
-        if path in open_references:
-            continue
-        found, found_path = _look_up(config, path, parents[:-1])
-        if found is None:
-            continue
-        found = _resolve(config, found, found_path, (*open_references, path))
-        if match.group(0) == node:
-            return found
-        if not isinstance(found, dict | list):
-            node = node.replace(match.group(0), str(found))
-    return node
-
-
-def _look_up(config: dict[str, Any], path: str, parents: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-    """The value that a reference inside the container `parents` means, and its own path; None for nothing."""
-    dots = len(path) - len(path.lstrip("."))
-    if dots > len(parents) + 1:
-        return None, ()
-    keys = [*parents[: len(parents) - dots + 1], *path[dots:].split(".")] if dots else path.split(".")
-    for candidate in (keys, keys[1:] if keys[0] == "model" else keys):
-        node = _descend(config, candidate)
-        if node is not None:
-            return node, tuple(candidate)
-    return None, ()
-
-
-def _descend(node: Any, keys: Sequence[str]) -> Any:
-    """The value at a path of keys and places in lists; None where there is nothing."""
-    for key in keys:
-        if isinstance(node, dict) and key in node:
-            node = node[key]
-        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
-            node = node[int(key)]
-        else:
-            return None
-    return node
-
-
-def is_unresolved(value: Any) -> bool:
-    """A configuration value that is still a `${...}` reference, or OmegaConf's mark of a missing value."""
-    return isinstance(value, str) and ("${" in value or value == "???")

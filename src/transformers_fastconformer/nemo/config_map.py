@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checkpoints.key_table import REQUIRED, Drop, Pin, Read, Table, Values
+from ..checkpoints.key_table import REQUIRED, Drop, Pin, Read, Table, Values, section, sequence
 from ..configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from ..validation import reading
 from .adapters import ADAPTER_OFF, check_adapters
 from .sections.aux_ctc import map_auxiliary_ctc
 from .sections.common import REPORTING, TRAINING, NemoReader, class_of
@@ -73,13 +74,13 @@ TOP_LEVEL: Table = {
     **ENCODER_ALONE,
     "decoder": Read("CTC_DECODER, LSTM_DECODER, STATELESS_DECODER", REQUIRED),
     "joint": Read("JOINT"),
-    "decoding": Read("DECODING"),
-    "loss": Read("LOSS"),
+    "decoding": Read("DECODING", check=section),
+    "loss": Read("LOSS", check=section),
     "aux_ctc": Read("AUX_CTC"),
-    "tokenizer": Read("tokenizer_map"),
-    "labels": Read("tokenizer_map"),
+    "tokenizer": Read("tokenizer_map", check=section),
+    "labels": Read("tokenizer_map", check=sequence),
     "ctc_reduction": Read("read_ctc_reduction"),
-    "model_defaults": Read("map_prompts"),
+    "model_defaults": Read("map_prompts", check=section),
     "train_ds": Drop(TRAINING),
     "validation_ds": Drop(TRAINING),
     "test_ds": Drop(TRAINING),
@@ -164,6 +165,13 @@ def map_config(
     Raises:
         ValueError: for an option that is not supported; it names `section.key=value` and what is accepted.
     """
+    with reading(source, "the configuration of a FastConformer model"):
+        return _map_config(config, source, tensor_names, encoder_only)
+
+
+def _map_config(
+    config: Mapping[str, Any], source: str, tensor_names: Iterable[str] | None, encoder_only: bool
+) -> MappedConfig:
     reader = NemoReader(source)
     nemo_class, heads = _heads_of(config, tensor_names, reader, encoder_only)
     is_sortformer = _is_sortformer(config, nemo_class)
@@ -180,10 +188,7 @@ def map_config(
     arguments |= map_speaker_kernels(sections, nemo_class, num_layers, tensor_names, reader)
     arguments |= _map_heads(heads, sections, nemo_class, reader)
     family, config_class, architecture = FAMILIES[heads, bool(arguments.get("durations"))]
-    try:
-        mapped = config_class(**arguments)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{source}: {error}") from error
+    mapped = config_class(**arguments)
     mapped.architectures = [architecture]
     return MappedConfig(mapped, architecture, family, extractor_arguments, nemo_class, reader.dropped, adapters_off)
 
@@ -200,9 +205,9 @@ def _heads_of(
         if nemo_class not in MODEL_CLASSES:
             raise reader.refuse("target", target, f"one of {sorted(MODEL_CLASSES)}")
         return nemo_class, MODEL_CLASSES[nemo_class]
-    for section, what in ENCODER_ALONE_SECTIONS.items():
-        if config.get(section) is not None:
-            reader.dropped[section] = what
+    for name, what in ENCODER_ALONE_SECTIONS.items():
+        if config.get(name) is not None:
+            reader.dropped[name] = what
             return None, "encoder"
     if config.get("joint") is None:
         return None, "ctc"

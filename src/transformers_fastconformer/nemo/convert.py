@@ -236,7 +236,7 @@ def _build_processor(
     """The processor of a model with a head; an encoder without one comes without a tokenizer."""
     if mapped.family == "encoder":
         return None
-    tokenizer = build_tokenizer(nemo_config, archive.read_member)
+    tokenizer = build_tokenizer(nemo_config, archive.read_member, str(archive.source))
     check_vocabulary(tokenizer, mapped.config, str(archive.source))
     return FastConformerProcessor(
         feature_extractor,

@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from ..audio.log_mel import FILTERBANK_DTYPES, WINDOW_FUNCTIONS, mel_filterbank
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
+from ..validation import reading
 from .config_map import MappedConfig
 from .weight_map import FILTERBANK, WINDOW
 
@@ -24,6 +25,13 @@ def build_feature_extractor(
     They are computed again where that gives the same bits, rounded to 16 bits as in archives of half precision where
     that does, and written into the feature extractor's configuration otherwise.
     """
+    with reading(source, "values of a preprocessor"):
+        return _build_feature_extractor(mapped, tensors, source)
+
+
+def _build_feature_extractor(
+    mapped: MappedConfig, tensors: Mapping[str, torch.Tensor], source: str
+) -> FastConformerFeatureExtractor:
     arguments = dict(mapped.feature_extractor_arguments)
     extractor = FastConformerFeatureExtractor(**arguments)
     window = WINDOW_FUNCTIONS[extractor.window](extractor.win_length, periodic=False, dtype=torch.float32)
@@ -37,8 +45,7 @@ def build_feature_extractor(
             extractor.mel_norm,
         )
     )
-    stored_window = tensors.get(WINDOW, window).to(torch.float32)
-    stored_filterbank = tensors.get(FILTERBANK, filterbank).to(torch.float32)
+    stored_window, stored_filterbank = tensors.get(WINDOW, window), tensors.get(FILTERBANK, filterbank)
     if stored_filterbank.ndim == 3 and stored_filterbank.shape[0] == 1:
         stored_filterbank = stored_filterbank[0]
     for name, stored, computed in ((WINDOW, stored_window, window), (FILTERBANK, stored_filterbank, filterbank)):
@@ -47,6 +54,8 @@ def build_feature_extractor(
                 f"{source}: {name} is {tuple(stored.shape)}; expected {tuple(computed.shape)}, as the preprocessor "
                 "section says."
             )
+    # Only now: a few bytes with a stride of 0 may be a tensor of any size.
+    stored_window, stored_filterbank = stored_window.to(torch.float32), stored_filterbank.to(torch.float32)
     for dtype_name, dtype in FILTERBANK_DTYPES.items():
         rounded_window, rounded_filterbank = (values.to(dtype).to(torch.float32) for values in (window, filterbank))
         if torch.equal(stored_window, rounded_window) and torch.equal(stored_filterbank, rounded_filterbank):

@@ -150,7 +150,7 @@ def inspect_checkpoint(
                 _read_mapped(found, mapped)
                 FastConformerFeatureExtractor(**mapped.feature_extractor_arguments)
                 if mapped.family != "encoder":
-                    tokenizer = build_tokenizer(config, archive.read_member)
+                    tokenizer = build_tokenizer(config, archive.read_member, str(path))
                     found.tokenizer = _describe_tokenizer(config, tokenizer)
                     check_vocabulary(tokenizer, mapped.config, str(path))
                 shapes, found.num_parameters, _ = describe_model(mapped)

@@ -8,10 +8,13 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from ..tokenization_fastconformer import FastConformerTokenizer
+from ..tokenization_fastconformer import MAX_TOKENS, FastConformerTokenizer, PrecompiledCharacterMap, check_tokens
+from ..validation import is_number, reading
 
 BLANK_TOKEN = "<blank>"
 EVENT_TOKENS = ("<EOU>", "<EOB>")
+MODEL_KEY = "tokenizer.model_path"
+MAX_RESERVED = 2**14  # control pieces, and the user's own: ten times what Canary has
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class SentencePieces:
 
 def sentencepiece_tokenizer(model_bytes: bytes, **options: Any) -> FastConformerTokenizer:
     """Tokenizer of a SentencePiece model of type BPE, unigram or character."""
+    with reading(MODEL_KEY, f"a SentencePiece model, in {len(model_bytes)} bytes"):
+        return _sentencepiece_tokenizer(model_bytes, **options)
+
+
+def _sentencepiece_tokenizer(model_bytes: bytes, **options: Any) -> FastConformerTokenizer:
     model = _parse_sentencepiece(model_bytes)
     trainer, normalization = model.trainer_spec, model.normalizer_spec
     pieces = _sort_pieces(model)
@@ -79,7 +87,7 @@ def _parse_sentencepiece(model_bytes: bytes) -> Any:
     try:
         model.ParseFromString(model_bytes)
     except Exception as error:
-        raise ValueError(f"tokenizer.model_path: {len(model_bytes)} bytes are not a SentencePiece model.") from error
+        raise ValueError(f"{MODEL_KEY}: {len(model_bytes)} bytes are not a SentencePiece model.") from error
     pinned = {
         "trainer_spec.treat_whitespace_as_suffix": (model.trainer_spec.treat_whitespace_as_suffix, False),
         "normalizer_spec.escape_whitespaces": (model.normalizer_spec.escape_whitespaces, True),
@@ -99,18 +107,31 @@ def _kinds_of(model: Any) -> Any:
 def _sort_pieces(model: Any) -> SentencePieces:
     kinds = _kinds_of(model)
     of_kind: dict[int, list[str]] = {}
+    if len(model.pieces) > MAX_TOKENS:  # before any of them is made a text
+        raise ValueError(f"SentencePiece: {len(model.pieces)} pieces; expected at most {MAX_TOKENS}.")
+    check_tokens([piece.piece for piece in model.pieces], "SentencePiece")
     for piece in model.pieces:
+        if not is_number(piece.score):
+            raise ValueError(
+                f"SentencePiece: the score {piece.score!r} of {piece.piece!r} is not supported; expected a number."
+            )
         of_kind.setdefault(piece.type, []).append(piece.piece)
     if of_kind.get(kinds.UNUSED):
         raise ValueError(f"SentencePiece unused pieces {of_kind[kinds.UNUSED][:3]} are not supported.")
     unknown = of_kind.get(kinds.UNKNOWN, [])
     if len(unknown) != 1:
         raise ValueError(f"SentencePiece unknown pieces: {unknown}; expected one.")
+    byte_pieces = of_kind.get(kinds.BYTE, [])
+    if byte_pieces and sorted(byte_pieces) != [f"<0x{byte:02X}>" for byte in range(256)]:
+        raise ValueError(f"SentencePiece: {len(byte_pieces)} byte pieces; expected none, or '<0x00>' to '<0xFF>'.")
+    num_reserved = len(of_kind.get(kinds.CONTROL, [])) + len(of_kind.get(kinds.USER_DEFINED, []))
+    if num_reserved > MAX_RESERVED:
+        raise ValueError(f"SentencePiece: {num_reserved} control pieces and symbols; expected at most {MAX_RESERVED}.")
     return SentencePieces(
         tokens=[piece.piece for piece in model.pieces],
         unknown=unknown[0],
         control=of_kind.get(kinds.CONTROL, []),
-        byte_pieces=of_kind.get(kinds.BYTE, []),
+        byte_pieces=byte_pieces,
         symbols=sorted(of_kind.get(kinds.USER_DEFINED, []), key=len, reverse=True),
     )
 
@@ -178,6 +199,7 @@ def _bpe_backend(
 def _sentencepiece_normalizer(specification: Any, symbols: Sequence[str]) -> normalizers.Normalizer:
     steps: list[normalizers.Normalizer] = []
     if specification.precompiled_charsmap:
+        PrecompiledCharacterMap(specification.precompiled_charsmap)  # refuses what would end the process
         steps.append(normalizers.Precompiled(specification.precompiled_charsmap))
         # User-defined symbols are hidden from the map in characters of the private use area.
         changed = [symbol for symbol in symbols if steps[0].normalize_str(symbol) != symbol]
@@ -209,6 +231,7 @@ def _split_after_first(pieces: Iterable[str]) -> pre_tokenizers.PreTokenizer:
 
 def character_tokenizer(labels: Sequence[str], **options: Any) -> FastConformerTokenizer:
     """Tokenizer of a list of characters. What is not among them is left out when encoding, as NeMo's parser does."""
+    check_tokens(labels, "labels")
     vocabulary = {label: label_id for label_id, label in enumerate(labels)}
     backend = Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
     backend.pre_tokenizer = pre_tokenizers.Split(" ", behavior="isolated")  # a label of several characters is a word
@@ -220,6 +243,7 @@ def wordpiece_tokenizer(
     vocabulary_lines: Sequence[str], unk_token: str = "[UNK]", lowercases: bool = False, **options: Any
 ) -> FastConformerTokenizer:
     """Tokenizer of a WordPiece vocabulary, one token a line."""
+    check_tokens(vocabulary_lines, "tokenizer.vocab_path")
     tokens = list(dict.fromkeys(vocabulary_lines))
     if len(tokens) != len(vocabulary_lines):
         raise ValueError("tokenizer.vocab_path: repeated tokens are not supported; expected a token once.")

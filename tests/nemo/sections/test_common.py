@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from transformers_fastconformer.nemo.config_map import map_config
-from transformers_fastconformer.nemo.sections.common import MAX_CHARACTERS_SHOWN, NemoReader, class_of
+from transformers_fastconformer.nemo.sections.common import NemoReader, class_of
+from transformers_fastconformer.validation import MAX_CHARACTERS_SHOWN
 
 
 def test_sections_in_the_form_of_nemo_before_1_0(nemo_config):

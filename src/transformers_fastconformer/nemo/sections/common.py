@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...checkpoints.key_table import REQUIRED, Check, NotAcceptedError, SectionReader, Table, Values, describe_choices
-from ..archive import is_unresolved
+from ...validation import shown
+from ..config_text import is_unresolved
 
 TRAINING = "training only"
 SPEED = "speed or memory only"
 REPORTING = "metrics and logs only"
 SHAPE = "a width that the weights are checked against"
-MAX_CHARACTERS_SHOWN = 200
 
 
 def class_of(target: Any) -> str:
@@ -43,21 +43,20 @@ class NemoReader(SectionReader):
         self.source = source
 
     def _refuse(self, name: str, value: Any, expected: str) -> ValueError:
-        shown = repr(value)
-        if len(shown) > MAX_CHARACTERS_SHOWN:
-            shown = f"{shown[:MAX_CHARACTERS_SHOWN]}..."
-        return ValueError(f"{name}={shown} is not supported; expected {expected} (in {self.source}).")
+        return ValueError(f"{name}={shown(value)} is not supported; expected {expected} (in {self.source}).")
 
     def is_absent(self, value: Any) -> bool:
         return value is REQUIRED or is_unresolved(value)
 
     def apply(self, section: Any, table: Table, name: str) -> tuple[Values, Values]:
-        return super().apply(without_class_nesting(section), table, name)
+        return super().apply(self.without_class_nesting(section, name), table, name)
 
-
-def without_class_nesting(section: Any) -> Any:
-    """Sections of NeMo before 1.0, `{cls: ..., params: {...}}`, in the form of today."""
-    if not isinstance(section, Mapping) or "cls" not in section:
-        return section
-    rest = {key: value for key, value in section.items() if key not in ("cls", "params")}
-    return {"_target_": section["cls"], **rest, **(section.get("params") or {})}
+    def without_class_nesting(self, section: Any, name: str) -> Any:
+        """Sections of NeMo before 1.0, `{cls: ..., params: {...}}`, in the form of today."""
+        if not isinstance(section, Mapping) or "cls" not in section:
+            return section
+        params = section.get("params") or {}
+        if not isinstance(params, Mapping):
+            raise self.refuse(f"{name}.params", params, "a section")
+        rest = {key: value for key, value in section.items() if key not in ("cls", "params")}
+        return {"_target_": section["cls"], **rest, **params}

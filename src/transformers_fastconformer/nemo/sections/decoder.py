@@ -19,9 +19,10 @@ from ...checkpoints.key_table import (
     integer,
     number_or_zero,
     one_of,
+    sequence,
 )
 from ...validation import is_integer
-from .common import SHAPE, TRAINING, NemoReader, check_class, class_of, without_class_nesting
+from .common import SHAPE, TRAINING, NemoReader, check_class, class_of
 
 
 def _num_ctc_classes(value: Any, values: Values) -> int:
@@ -45,7 +46,7 @@ def _is_layer_norm(value: Any, values: Values) -> bool:
 CTC_DECODER: Table = {
     "_target_": check_class("ConvASRDecoder"),
     "num_classes": Map("vocab_size", REQUIRED, _num_ctc_classes),
-    "vocabulary": Read("tokenizer_map"),
+    "vocabulary": Read("tokenizer_map", check=sequence),
     "feat_in": Drop(SHAPE),
     "init_mode": Drop(TRAINING),
     "add_blank": Pin((True,)),
@@ -82,7 +83,7 @@ PREDICTION_NETWORK: Table = {
 
 def map_prediction_network(section: Any, reader: NemoReader) -> dict[str, Any]:
     """Arguments of the prediction network of a transducer."""
-    section = without_class_nesting(section)
+    section = reader.without_class_nesting(section, "decoder")
     target = section.get("_target_", "RNNTDecoder") if isinstance(section, Mapping) else None
     is_stateless = class_of(target) == "StatelessTransducerDecoder"
     arguments, values = reader.apply(section, STATELESS_DECODER if is_stateless else LSTM_DECODER, "decoder")

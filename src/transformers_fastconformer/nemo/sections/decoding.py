@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...checkpoints.key_table import Check, Drop, Map, NotAcceptedError, Pin, Read, Table, Values, one_of
+from ...checkpoints.key_table import (
+    Check,
+    Drop,
+    Map,
+    NotAcceptedError,
+    Pin,
+    Read,
+    Table,
+    Values,
+    integers,
+    number,
+    one_of,
+    section,
+    text,
+    texts,
+)
 from ...configuration_fastconformer import DECODING_STRATEGIES
 from ...validation import is_integer
 from .common import REPORTING, SPEED, NemoReader
@@ -18,7 +33,7 @@ UNLIMITED_SYMBOLS = 1000
 
 
 def _no_phrases(value: Any, values: Values) -> None:
-    if value is not None and any(value.get(key) for key in PHRASE_KEYS):
+    if value is not None and any(section(value, values).get(key) for key in PHRASE_KEYS):
         raise NotAcceptedError("no phrases")
 
 
@@ -51,16 +66,16 @@ GREEDY: Table = {
 DECODING: Table = {
     # Of CTC both give the best class of each frame.
     "strategy": Map("decoding_strategy", DECODING_STRATEGIES[0], one_of(*DECODING_STRATEGIES)),
-    "greedy": Read("GREEDY"),
-    "durations": Read("loss.read_durations"),
+    "greedy": Read("GREEDY", check=section),
+    "durations": Read("loss.read_durations", check=integers),
     "model_type": Check("NeMo 3.0 goes by the durations", _not_multiblank),
     "big_blank_durations": Pin((None, [])),
     "temperature": Pin((1.0, None)),
     "strip_lang_tags": Read("tokenizer_map"),
-    "lang_tag_pattern": Read("tokenizer_map"),
-    "word_seperator": Read("tokenizer_map.timestamp_options"),
-    "segment_seperators": Read("tokenizer_map.timestamp_options"),
-    "segment_gap_threshold": Read("tokenizer_map.timestamp_options"),
+    "lang_tag_pattern": Read("tokenizer_map", check=text),
+    "word_seperator": Read("tokenizer_map.timestamp_options", check=text),
+    "segment_seperators": Read("tokenizer_map.timestamp_options", check=texts),
+    "segment_gap_threshold": Read("tokenizer_map.timestamp_options", check=number),
     "beam": Drop(NOT_READ),
     "wfst": Drop(NOT_READ),
     "preserve_alignments": Drop(REPORTING),
@@ -85,9 +100,9 @@ TIME_DEFAULTS: Values = {
 }
 
 
-def read_decoding(section: Any, name: str, reader: NemoReader) -> tuple[Values, Values]:
+def read_decoding(decoding_section: Any, name: str, reader: NemoReader) -> tuple[Values, Values]:
     """Values of a decoding section and of its greedy part; both may be absent."""
-    _, decoding = reader.apply(section or {}, DECODING, name)
+    _, decoding = reader.apply(decoding_section or {}, DECODING, name)
     _, greedy = reader.apply(decoding["greedy"] or {}, GREEDY, f"{name}.greedy")
     return decoding, greedy
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...checkpoints.key_table import REQUIRED, Drop, Map, Read, Table, Values, integer, number_or_zero, one_of
+from ...checkpoints.key_table import (
+    REQUIRED,
+    Drop,
+    Map,
+    Read,
+    Table,
+    Values,
+    integer,
+    number_or_zero,
+    one_of,
+    sequence,
+)
 from ...configuration_fastconformer import JOINT_ACTIVATIONS
 from .common import SHAPE, SPEED, TRAINING, NemoReader, check_class
 
 JOINT: Table = {
     "_target_": check_class("RNNTJoint", "SampledRNNTJoint"),
     "jointnet": Read("JOINT_NETWORK", REQUIRED),
-    "num_extra_outputs": Read("loss.read_durations", 0),
+    "num_extra_outputs": Read("loss.read_durations", 0, check=integer),
     "num_classes": Drop(SHAPE),
-    "vocabulary": Read("tokenizer_map"),
+    "vocabulary": Read("tokenizer_map", check=sequence),
     "log_softmax": Drop("changes scores with the device, never tokens"),
     "preserve_memory": Drop(SPEED),
     "fuse_loss_wer": Drop(TRAINING),

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...checkpoints.key_table import Check, Drop, Map, NotAcceptedError, Read, Table, Values, number, one_of
-from ...validation import is_integer
+from ...checkpoints.key_table import (
+    Check,
+    Drop,
+    Map,
+    NotAcceptedError,
+    Read,
+    Table,
+    Values,
+    integers,
+    number,
+    one_of,
+    section,
+)
 from .common import TRAINING, NemoReader
 
 RNNT_LOSSES = (
@@ -26,11 +37,11 @@ LOSS: Table = {
         for name in (*RNNT_LOSSES, "multiblank_rnnt", "multiblank_rnnt_pytorch")
         if name != "tdt"
     },
-    "tdt_kwargs": Read("TDT_LOSS"),
+    "tdt_kwargs": Read("TDT_LOSS", check=section),
 }
 
 TDT_LOSS: Table = {
-    "durations": Read("read_durations"),
+    "durations": Read("read_durations", check=integers),
     "sigma": Map("sigma", 0.0, number),
     "omega": Map("omega", 0.0, number),
     "fastemit_lambda": Drop(TRAINING),
@@ -38,9 +49,9 @@ TDT_LOSS: Table = {
 }
 
 
-def map_loss(section: Any, decoding: Values, joint: Values, reader: NemoReader) -> dict[str, Any]:
+def map_loss(loss_section: Any, decoding: Values, joint: Values, reader: NemoReader) -> dict[str, Any]:
     """Arguments of a TDT model: its durations and the weights of its loss; none for RNN-T."""
-    _, loss = reader.apply(section or {}, LOSS, "loss")
+    _, loss = reader.apply(loss_section or {}, LOSS, "loss")
     arguments, tdt_loss = reader.apply(loss["tdt_kwargs"] or {}, TDT_LOSS, "loss.tdt_kwargs")
     durations = read_durations(loss, tdt_loss, decoding, joint, reader)
     return {**arguments, "durations": durations} if durations else {}
@@ -55,8 +66,6 @@ def read_durations(loss: Values, tdt_loss: Values, decoding: Values, joint: Valu
     else:
         name, durations = "decoding.durations", decoding.get("durations")
     durations = list(durations or [])
-    if not all(is_integer(duration) for duration in durations):
-        raise reader.refuse(name, durations, "a list of integers, in frames")
     if len(durations) != (joint["num_extra_outputs"] or 0):
         raise reader.refuse(
             "joint.num_extra_outputs", joint["num_extra_outputs"], f"the number of durations, {len(durations)}"

@@ -23,7 +23,7 @@ from ...checkpoints.key_table import (
     one_of,
     optional_number,
 )
-from ...validation import is_integer
+from ...validation import is_integer, shown
 from .common import TRAINING, NemoReader, check_class
 
 IGNORED = "NeMo 3.0 ignores it"
@@ -112,13 +112,22 @@ def read_peak_scaling(sections: Values, reader: NemoReader) -> float | None:
 def map_preprocessor(section: Any, reader: NemoReader) -> dict[str, Any]:
     """Arguments of our feature extractor."""
     arguments, values = reader.apply(section, PREPROCESSOR, "preprocessor")
-    arguments |= _frame_samples(values, reader)
+    arguments |= _frame_samples(values, arguments["sampling_rate"], reader)
     if arguments["n_fft"] is None:
         arguments["n_fft"] = 2 ** math.ceil(math.log2(arguments["win_length"]))
     return arguments
 
 
-def _frame_samples(section: Values, reader: NemoReader) -> dict[str, int]:
+def _samples(seconds: Any, sampling_rate: int, name: str, reader: NemoReader) -> int:
+    try:
+        return int(number(seconds, {}) * sampling_rate)
+    except (NotAcceptedError, OverflowError):
+        raise reader.refuse(
+            name, seconds, f"a number of seconds, at {shown(sampling_rate)} samples a second"
+        ) from None
+
+
+def _frame_samples(section: Values, sampling_rate: int, reader: NemoReader) -> dict[str, int]:
     """Window and hop in samples: either is given in seconds or in samples, and seconds have defaults."""
     arguments = {}
     for name, seconds_key, samples_key in (
@@ -130,7 +139,7 @@ def _frame_samples(section: Values, reader: NemoReader) -> dict[str, int]:
         if seconds and samples:
             raise reader.refuse(name_of_samples, samples, f"null next to {seconds_key}={seconds!r}")
         if seconds:
-            samples = int(number(seconds, section) * section["sample_rate"])
+            samples = _samples(seconds, sampling_rate, f"preprocessor.{seconds_key}", reader)
         if not is_integer(samples) or samples <= 0:
             expected = f"a positive number of samples, or {seconds_key} in seconds"
             raise reader.refuse(name_of_samples, section[samples_key], expected)

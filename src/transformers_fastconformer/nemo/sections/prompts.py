@@ -46,6 +46,8 @@ def map_prompts(defaults: Any, nemo_class: str | None, reader: NemoReader) -> di
     if not isinstance(languages, Mapping) or not languages:
         raise reader.refuse(name, languages, "the code and the number of each language")
     num_prompts = defaults.get("num_prompts", DEFAULT_NUM_PROMPTS)
+    if not is_integer(num_prompts):
+        raise reader.refuse("model_defaults.num_prompts", num_prompts, "an integer")
     for code, number in languages.items():
         if not isinstance(code, str) or not is_integer(number):
             raise reader.refuse(f"{name}.{code}", number, "a code that is a text, and its number")
