@@ -253,7 +253,7 @@ def _decode_by_ffmpeg(
     with _open_by_ffmpeg(name, file, section, reasons) as (container, stream):
         held: list[np.ndarray] = []
         num_held = rate = num_channels = 0
-        for frame in container.decode(stream):
+        for frame in _frames(name, container, stream):
             samples = _to_float(frame)
             num_wanted = limit_block(block_samples, samples.shape[1], name)
             is_other = (frame.sample_rate, samples.shape[1]) != (rate, num_channels)
@@ -265,6 +265,18 @@ def _decode_by_ffmpeg(
             num_held += samples.shape[0]
         if held:
             yield Decoded(rate, np.concatenate(held))
+
+
+def _frames(name: str, container: Any, stream: Any) -> Iterator[Any]:
+    """All frames of a stream; a packet of which a part is missing is an error."""
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise CutOffError(f"{name} is cut off or damaged: a part is missing at {_seconds_of(packet)} s.")
+        yield from packet.decode()
+
+
+def _seconds_of(packet: Any) -> str:
+    return "?" if packet.pts is None or packet.time_base is None else f"{float(packet.pts * packet.time_base):.2f}"
 
 
 def _to_float(frame: Any) -> np.ndarray:

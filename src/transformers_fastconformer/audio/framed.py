@@ -125,6 +125,9 @@ def read_mpeg(name: str, file: BinaryIO, start: int, end: int) -> Section | None
     if frame is None or not num_frames:
         return None
     stop = min(position, end)
+    rest = blocks.at(stop, 4)
+    if 0 < len(rest) < 4 and rest[:2] == blocks.at(first, min(len(rest), 2)):
+        raise _cut_mpeg(name, "more than its header", len(rest), announced, num_frames)
     if num_frames < announced - 1:
         raise _cut_mpeg(name, "", 0, announced, num_frames)
     _check_gap(name, blocks, stop, end, stream, stop - first)
@@ -220,9 +223,12 @@ def read_adts(name: str, file: BinaryIO, start: int, end: int) -> Section | None
     """The section of AAC in ADTS frames, otherwise as `read_mpeg`; joined streams go on in the same section."""
     blocks = Blocks(file, end)
     position = skip_id3(file, start)
+    first_bytes = blocks.at(position, 2)
     num_frames = 0
     while position < end:
         header = blocks.at(position, 7)
+        if num_frames >= 2 and len(header) < 7 and first_bytes.startswith(header[:2]):
+            raise CutOffError(f"{name} is cut off: of its last frame {len(header)} bytes are there.")
         if len(header) < 7 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
             if num_frames < 2:
                 return None

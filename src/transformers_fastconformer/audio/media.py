@@ -1,4 +1,4 @@
-"""Sections of files that hold sound or video in boxes: MP4, MOV and 3GP, Matroska and WebM, ASF (WMA)."""
+"""Sections of files that hold sound or video in boxes: MP4, MOV and 3GP, Matroska and WebM, ASF (WMA), MPEG-TS."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ CLUSTER_MARK = b"\x1f\x43\xb6\x75"
 ASF_MARK = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_HEADER_BYTES = 1 << 16
+TS_BYTES = 188
+TS_CHECKED_PACKETS = 8
 
 
 def read_mp4(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -126,5 +128,16 @@ def read_asf(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
     return Section("ASF", start, stop)
 
 
+def read_ts(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
+    """The section of an MPEG transport stream, otherwise as `read_mp4`; joined streams go on in the same section."""
+    num_packets = min((end - start) // TS_BYTES, TS_CHECKED_PACKETS)
+    heads = [read_at(file, start + number * TS_BYTES, 1) for number in range(num_packets)]
+    if num_packets < 2 or any(head != b"\x47" for head in heads):
+        return None
+    if (end - start) % TS_BYTES:
+        raise cut_off(name, f"{TS_BYTES} bytes in each packet", f"{(end - start) % TS_BYTES} of the last one")
+    return Section("MPEG-TS", start, end)
+
+
 Reader = Callable[[str, BinaryIO, int, int], "Section | None"]
-READERS: tuple[Reader, ...] = (read_mp4, read_matroska, read_asf)
+READERS: tuple[Reader, ...] = (read_mp4, read_matroska, read_asf, read_ts)
