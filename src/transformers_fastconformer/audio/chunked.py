@@ -1,11 +1,10 @@
-"""Sections of files that are made of chunks with a size each: WAV, RF64, AVI, W64, AIFF, AU, CAF, NIST SPHERE."""
+"""Sections of files that are made of chunks with a size each: WAV, RF64, AVI, W64, AIFF, AU, CAF, SPHERE, VOC, TTA."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import BinaryIO
 
-from .sections import MAX_MISSING_BYTES, MIN_UNKNOWN_BYTES, Section, check_trailing, cut_off
+from .sections import MAX_MISSING_BYTES, MIN_UNKNOWN_BYTES, Reader, Section, check_trailing, cut_off, skip_tags
 from .windows import find_bytes, read_at
 
 RIFF_MARKS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
@@ -39,7 +38,10 @@ def read_riff(name: str, file: BinaryIO, start: int, end: int) -> Section | None
         size = int.from_bytes(header[4:8], "little")
         if end - start - 8 + MAX_MISSING_BYTES < size < MIN_UNKNOWN_BYTES:
             raise cut_off(name, f"{size} bytes", str(end - start - 8))
-        return Section("AVI", start, end)
+        stop = start + 8 + size + size % 2
+        following = read_at(file, stop, 12)
+        is_joined = following[:4] == b"RIFF" and following[8:] == b"AVI "
+        return Section("AVI", start, stop if is_joined and size else end)
     position, long_size, long_place = start + 12, None, 0
     while len(chunk := read_at(file, position, 8)) == 8:
         size, body = int.from_bytes(chunk[4:], byte_order), position + 8  # type: ignore[arg-type]
@@ -281,5 +283,38 @@ def read_sphere(name: str, file: BinaryIO, start: int, end: int) -> Section | No
     return Section("NIST", start, end)
 
 
-Reader = Callable[[str, BinaryIO, int, int], "Section | None"]
-READERS: tuple[Reader, ...] = (read_riff, read_w64, read_aiff, read_au, read_caf, read_sphere)
+def read_voc(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
+    """The section of a Creative Voice file, otherwise as `read_riff`."""
+    header = read_at(file, start, 26)
+    if not header.startswith(b"Creative Voice File\x1a"):
+        return None
+    position = start + int.from_bytes(header[20:22], "little")
+    while position < end:
+        block = read_at(file, position, 4)
+        size = int.from_bytes(block[1:], "little")
+        if block[0] == 0 or len(block) < 4 or size == 0:  # the end, or a size that was never brought up to date
+            break
+        if position + 4 + size > end:
+            raise cut_off(name, f"{size} bytes in its last block", str(max(end - position - 4, 0)))
+        position += 4 + size
+    return Section("VOC", start, end)
+
+
+def read_tta(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
+    """The section of a True Audio file, otherwise as `read_riff`."""
+    header = read_at(file, start, 22)
+    if header[:4] != b"TTA1" or len(header) < 22:
+        return None
+    rate, num_samples = (int.from_bytes(header[place : place + 4], "little") for place in (10, 14))
+    frame_samples = max(256 * rate // 245, 1)
+    num_frames = -(-num_samples // frame_samples)
+    table = read_at(file, start + 22, min(4 * num_frames, end - start))
+    sizes = [int.from_bytes(table[place : place + 4], "little") for place in range(0, len(table), 4)]
+    num_bytes = 22 + 4 * num_frames + 4 + sum(sizes)
+    if start + num_bytes > end:
+        raise cut_off(name, f"{num_bytes} bytes", str(end - start))
+    stop = skip_tags(file, start + num_bytes, end)
+    return Section("TTA", start, stop if read_at(file, stop, 4) == b"TTA1" else end)
+
+
+READERS: tuple[Reader, ...] = (read_riff, read_w64, read_aiff, read_au, read_caf, read_sphere, read_voc, read_tta)

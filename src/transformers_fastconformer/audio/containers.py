@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from . import chunked, framed, media
+from . import chunked, framed, media, mpeg
 from .sections import Section, length_of
 
 # By marks first; those that are only told by many frames come last.
-READERS = (*chunked.READERS, *media.READERS, *framed.READERS)
+READERS = (*chunked.READERS, *media.READERS, *framed.READERS, *mpeg.READERS)
 # A file of more pieces is not a recording that was joined.
 MAX_SECTIONS = 100_000
 

@@ -1,12 +1,11 @@
-"""Sections of files that hold sound or video in boxes: MP4, MOV and 3GP, Matroska and WebM, ASF (WMA), MPEG-TS."""
+"""Sections of media files: MP4, MOV and 3GP, Matroska and WebM, ASF (WMA), MPEG-TS and -PS, FLV."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import BinaryIO
 
-from .sections import CutOffError, Section, cut_off
-from .windows import find_bytes, read_at
+from .sections import CutOffError, Reader, Section, cut_off
+from .windows import Blocks, find_bytes, read_at
 
 # Boxes with which a file may begin, and those that hold sound or say where it is.
 FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"pnot")
@@ -17,6 +16,7 @@ CLUSTER_MARK = b"\x1f\x43\xb6\x75"
 ASF_MARK = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_HEADER_BYTES = 1 << 16
+PACK_MARK = b"\0\0\1\xba"
 TS_BYTES = 188
 TS_CHECKED_PACKETS = 8
 
@@ -139,5 +139,44 @@ def read_ts(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
     return Section("MPEG-TS", start, end)
 
 
-Reader = Callable[[str, BinaryIO, int, int], "Section | None"]
-READERS: tuple[Reader, ...] = (read_mp4, read_matroska, read_asf, read_ts)
+def read_flv(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
+    """The section of a Flash video, otherwise as `read_mp4`."""
+    header = read_at(file, start, 9)
+    if header[:4] != b"FLV\x01":
+        return None
+    position = start + int.from_bytes(header[5:9], "big") + 4
+    blocks = Blocks(file, end)
+    while position < end:
+        tag = blocks.at(position, 11)
+        if tag[:4] == b"FLV\x01":
+            return Section("FLV", start, position)
+        size = int.from_bytes(tag[1:4], "big")
+        if len(tag) < 11 or position + 11 + size > end:
+            raise cut_off(name, f"{size + 11} bytes in its last tag", str(end - position))
+        position += 11 + size + 4
+    return Section("FLV", start, end)
+
+
+def read_ps(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
+    """The section of an MPEG program stream, otherwise as `read_mp4`; joined streams go on in the same section."""
+    if read_at(file, start, 4) != PACK_MARK:
+        return None
+    blocks = Blocks(file, end)
+    position = start
+    while position < end:
+        head = blocks.at(position, 14)
+        if head[:3] != PACK_MARK[:3]:
+            break
+        if head[:4] == PACK_MARK:
+            num_bytes = 12 if len(head) > 4 and head[4] >> 4 == 2 else 14 + (head[13] & 7 if len(head) == 14 else 0)
+        elif head[3:4] == b"\xb9":
+            num_bytes = 4
+        else:
+            num_bytes = 6 + int.from_bytes(head[4:6], "big")
+        if position + num_bytes > end:
+            raise cut_off(name, f"{num_bytes} bytes in its last packet", str(end - position))
+        position += num_bytes
+    return Section("MPEG-PS", start, end)
+
+
+READERS: tuple[Reader, ...] = (read_mp4, read_matroska, read_asf, read_ts, read_ps, read_flv)

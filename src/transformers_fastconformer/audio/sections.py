@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import BinaryIO, NamedTuple
 
-from .windows import read_at
+from .windows import BLOCK_BYTES, find_bytes, read_at
 
 # What writers put into a header when they do not know the length: 0, or the greatest numbers there are.
 MIN_UNKNOWN_BYTES = 0x7FFF0000
@@ -42,6 +42,10 @@ class Section(NamedTuple):
     sampling_rate: int = 0
 
 
+# From the name of a file, the file, and where the section begins and the file ends; None: something else begins there.
+Reader = Callable[[str, BinaryIO, int, int], "Section | None"]
+
+
 class CutOffError(ValueError):
     """A file that ends before the end that it announces."""
 
@@ -64,6 +68,28 @@ def skip_id3(file: BinaryIO, position: int) -> int:
         num_bytes = header[6] << 21 | header[7] << 14 | header[8] << 7 | header[9]
         position += 10 + num_bytes + (10 if header[5] & 0x10 else 0)
     return position
+
+
+def skip_tags(file: BinaryIO, position: int, end: int) -> int:
+    """Position after the tags and zeros that stand at a position, of the kinds that are put before or after frames."""
+    while position < end:
+        before = position
+        position = skip_id3(file, position)
+        head = read_at(file, position, 32)
+        if head[:3] == b"TAG":
+            position += 128
+        elif head[:8] == b"APETAGEX":
+            is_header = int.from_bytes(head[20:24], "little") >> 29 & 1
+            position += 32 + (int.from_bytes(head[12:16], "little") if is_header else 0)
+        elif head[:11] == b"LYRICSBEGIN":
+            found = find_bytes(file, b"LYRICS", position + 11, end)
+            position = found + 9 if found >= 0 else end
+        elif head[:1] == b"\0":
+            block = read_at(file, position, BLOCK_BYTES)
+            position += len(block) - len(block.lstrip(b"\0"))
+        if position == before:
+            break
+    return min(position, end)
 
 
 def check_trailing(name: str, file: BinaryIO, position: int, stop: int, sound_bytes: int) -> None:

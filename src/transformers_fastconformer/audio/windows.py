@@ -9,6 +9,9 @@ from typing import BinaryIO
 # A file of unknown length says that it is so many times longer than it is: whatever a decoder guesses from that is
 # beyond the end, so that the end of the data ends the reading.
 UNKNOWN_LENGTH_FACTOR = 1000
+BLOCK_BYTES = 1 << 20
+# So many bytes may be missing at the end of a last frame, whose writer counted bytes of padding and left them out.
+MAX_MISSING_TAIL_BYTES = 4
 # Decoders look for tags so near the end.
 TAG_BYTES = 128
 
@@ -23,7 +26,7 @@ def read_at(file: BinaryIO, position: int, num_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def find_bytes(file: BinaryIO, wanted: bytes, start: int, stop: int, block_bytes: int = 1 << 20) -> int:
+def find_bytes(file: BinaryIO, wanted: bytes, start: int, stop: int, block_bytes: int = BLOCK_BYTES) -> int:
     """Position of the first place between `start` and `stop` where these bytes stand; -1 for none."""
     position = start
     while position < stop:
@@ -83,6 +86,7 @@ class Window:
         left = max(self._num_bytes - position, 0)
         wanted = left if num_bytes < 0 else min(num_bytes, left)
         content = read_at(self._file, self._start + position, wanted)
+        content += bytes(min(wanted - len(content), MAX_MISSING_TAIL_BYTES))
         if self._told_bytes > self._num_bytes and position >= self._told_bytes - TAG_BYTES:
             content = bytes(min(num_bytes, self._told_bytes - position))
         for place, patch in self._patches.items():
@@ -98,3 +102,18 @@ class Window:
         content = self.read(len(buffer))
         buffer[: len(content)] = content
         return len(content)
+
+
+class Blocks:
+    """Short pieces of a file at rising positions, read a large block at a time."""
+
+    def __init__(self, file: BinaryIO, end: int) -> None:
+        self.file, self.end = file, end
+        self._start, self._block = 0, b""
+
+    def at(self, position: int, num_bytes: int) -> bytes:
+        offset = position - self._start
+        if offset < 0 or offset + num_bytes > len(self._block):
+            self._start, offset = position, 0
+            self._block = read_at(self.file, position, max(min(BLOCK_BYTES, self.end - position), 0))
+        return self._block[offset : offset + num_bytes]
