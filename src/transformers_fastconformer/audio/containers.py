@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+from ..validation import reading
 from . import chunked, framed, media, mpeg
 from .sections import Section, length_of
 
@@ -28,7 +29,11 @@ def find_sections(name: str, file: BinaryIO, start: int = 0) -> list[Section]:
     Raises:
         ValueError: for a file that is cut off, is damaged between its frames, or holds far more than it announces.
     """
-    end = length_of(file)
+    with reading(name, "an audio file"):
+        return _find_sections(name, file, start, length_of(file))
+
+
+def _find_sections(name: str, file: BinaryIO, start: int, end: int) -> list[Section]:
     for read in READERS:
         section = read(name, file, start, end)
         if section is not None:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ..validation import is_number
+from .quiet import c_library_is_quiet
 from .resampling import INSTALL_COMMAND
 from .sections import CutOffError, Section
 from .windows import Window, read_at
@@ -180,7 +181,8 @@ def _open_sound_file(name: str, file: BinaryIO, path: str | None, section: Secti
         has_unknown_length = section.container == "MP3" and not section.is_announced
         source = Window(file, section.start, section.stop, section.patches, has_unknown_length)
     try:
-        return SequentialFile(source)
+        with c_library_is_quiet():
+            return SequentialFile(source)
     except (soundfile.LibsndfileError, TypeError, RuntimeError, OSError) as error:
         return error
 
@@ -192,7 +194,8 @@ def _decode_sound_file(name: str, opened: Any, block_samples: int) -> Iterator[D
         num_wanted = limit_block(block_samples, opened.channels, name)
         while True:
             try:
-                samples = opened.read(num_wanted, dtype="float32", always_2d=True)  # (samples, channels)
+                with c_library_is_quiet():
+                    samples = opened.read(num_wanted, dtype="float32", always_2d=True)  # (samples, channels)
             except (soundfile.LibsndfileError, TypeError, RuntimeError, OSError) as error:
                 raise undecodable(name, f"libsndfile says: {error}") from error
             if samples.shape[0] == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -10,6 +11,7 @@ from .windows import Blocks, find_bytes, read_at
 
 FLAC_MARK = b"fLaC\x00\x00\x00\x22"
 AMR_MARKS = {b"#!AMR\n": (12, 13, 15, 17, 19, 20, 26, 31, 5), b"#!AMR-WB\n": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5)}
+MIRRORED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 AC3_MARK = b"\x0b\x77"
 AC3_BITRATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 WAVPACK_HEADER_BYTES = 32
@@ -70,13 +72,41 @@ def read_flac(name: str, file: BinaryIO, start: int, end: int) -> Section | None
 
 
 class OggPage(NamedTuple):
-    """One page of an OGG file."""
+    """One page of an OGG file: where it stands, and what its header says."""
 
     start: int
     stop: int
     flags: int
     serial: int
     body: int
+    number: int
+    granule: int
+    checksum: int
+
+
+def _check_ogg_page(name: str, file: BinaryIO, page: OggPage, last_pages: dict[int, OggPage]) -> None:
+    """Raise for a page whose bytes are not those that were written, and where pages before it are missing."""
+    content = bytearray(read_at(file, page.start, page.stop - page.start))
+    content[22:26] = bytes(4)
+    if ogg_checksum(content) != page.checksum:
+        raise ValueError(
+            f"{name} is damaged: the checksum of its page at byte {page.start} is not that of its content; expected a "
+            "whole file."
+        )
+    last = last_pages.get(page.serial)
+    # Recordings of a station have its first pages, then those from where they began.
+    if last is not None and last.granule > 0 and page.number != (last.number + 1) % (1 << 32):
+        raise ValueError(
+            f"{name} is damaged: page {page.number} follows page {last.number} at byte {page.start}; expected a whole "
+            "file."
+        )
+    last_pages[page.serial] = page
+
+
+def ogg_checksum(content: bytes | bytearray) -> int:
+    """CRC-32 as OGG has it, which goes through the bits in the other direction than that of zlib."""
+    mirrored = zlib.crc32(bytes(content).translate(MIRRORED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(mirrored.to_bytes(4, "little").translate(MIRRORED_BITS), "big")
 
 
 def read_ogg(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -84,6 +114,7 @@ def read_ogg(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
     if read_at(file, start, 4) != b"OggS":
         return None
     unfinished: dict[int, bool] = {}  # streams of sound, by serial number
+    last_pages: dict[int, OggPage] = {}
     has_body = False
     stop = end
     for page in _ogg_pages(name, file, start, end):
@@ -97,6 +128,7 @@ def read_ogg(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
             is_sound = head.startswith((b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex"))
             if is_sound:
                 unfinished[page.serial] = True
+        _check_ogg_page(name, file, page, last_pages)
         if page.flags & 4:
             unfinished.pop(page.serial, None)
     if unfinished:
@@ -105,15 +137,18 @@ def read_ogg(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
 
 
 def _ogg_pages(name: str, file: BinaryIO, position: int, end: int) -> Iterator[OggPage]:
-    """All pages of a file; junk between them is skipped."""
+    """All pages of a file; anything else between them is an error."""
     blocks = Blocks(file, end)
     while position < end:
         header = blocks.at(position, 27)
         if header[:4] != b"OggS":
-            position = find_bytes(file, b"OggS", position, end)
-            if position < 0:
+            following = find_bytes(file, b"OggS", position, end)
+            if following < 0:
                 return
-            continue
+            raise ValueError(
+                f"{name} is damaged: the {following - position} bytes from byte {position} on are no OGG page, "
+                "and pages follow; expected a whole file."
+            )
         num_segments = header[26] if len(header) == 27 else 0
         table = blocks.at(position + 27, num_segments)
         body = position + 27 + num_segments
@@ -122,7 +157,10 @@ def _ogg_pages(name: str, file: BinaryIO, position: int, end: int) -> Iterator[O
             raise CutOffError(
                 f"{name} is cut off: its last page announces {stop - position} bytes, {end - position} are there."
             )
-        yield OggPage(position, stop, header[5], int.from_bytes(header[14:18], "little"), body)
+        granule, serial, number, checksum = (
+            int.from_bytes(header[place:last], "little") for place, last in ((6, 14), (14, 18), (18, 22), (22, 26))
+        )
+        yield OggPage(position, stop, header[5], serial, body, number, granule, checksum)
         position = stop
 
 

@@ -12,7 +12,11 @@ FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"
 NEEDED_BOXES = (b"moov", b"moof", b"mdat")
 EBML_MARK = b"\x1a\x45\xdf\xa3"
 SEGMENT_MARK = b"\x18\x53\x80\x67"
-CLUSTER_MARK = b"\x1f\x43\xb6\x75"
+# Cluster, SeekHead, Info, Tracks, Cues, Attachments, Chapters, Tags; Void and CRC-32, which may stand anywhere.
+SEGMENT_ELEMENTS = (
+    *(bytes.fromhex(mark) for mark in ("1f43b675", "114d9b74", "1549a966", "1654ae6b", "1c53bb6b", "1941a469")),
+    *(bytes.fromhex(mark) for mark in ("1043a770", "1254c367", "ec", "bf")),
+)
 ASF_MARK = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_HEADER_BYTES = 1 << 16
@@ -74,6 +78,7 @@ def read_matroska(name: str, file: BinaryIO, start: int, end: int) -> Section | 
     if size >= 0:
         if body + size > end:
             raise cut_off(name, f"{size} bytes", str(end - body))
+        _check_elements(name, file, body, body + size)
         has_more = read_at(file, body + size, 4) == EBML_MARK
         return Section("Matroska", start, body + size if has_more else end)
     stop = body
@@ -82,21 +87,20 @@ def read_matroska(name: str, file: BinaryIO, start: int, end: int) -> Section | 
             break
         stop += 1
     stop = stop if stop >= 0 else end
-    _check_clusters(name, file, body, stop)
+    _check_elements(name, file, body, stop)
     return Section("Matroska", start, stop)
 
 
-def _check_clusters(name: str, file: BinaryIO, position: int, stop: int) -> None:
-    """Raise where the last element of a segment of unknown size is cut off."""
+def _check_elements(name: str, file: BinaryIO, position: int, stop: int) -> None:
+    """Raise where the elements of a segment do not follow one another, or the last one is cut off."""
     while position < stop:
-        first = read_at(file, position, 1)[0]
-        if first < 0x10:  # no element of the highest level
-            return
-        size, body = _read_size(
-            file, position + (4 if first < 0x20 else 3 if first < 0x40 else 2 if first < 0x80 else 1)
-        )
+        mark = read_at(file, position, 4)
+        num_mark_bytes = next((length for length in (1, 4) if mark[:length] in SEGMENT_ELEMENTS), 0)
+        if not num_mark_bytes:
+            raise ValueError(f"{name} is damaged: at byte {position} an element should begin; expected a whole file.")
+        size, body = _read_size(file, position + num_mark_bytes)
         if size < 0:
-            return
+            return  # elements of a live recording, whose ends are not told
         if body + size > stop:
             raise cut_off(name, f"{size} bytes in its last element", str(max(stop - body, 0)))
         position = body + size

@@ -71,7 +71,7 @@ def skip_id3(file: BinaryIO, position: int) -> int:
 
 
 def skip_tags(file: BinaryIO, position: int, end: int) -> int:
-    """Position after the tags and zeros that stand at a position, of the kinds that are put before or after frames."""
+    """Position after the tags of all kinds that stand at a position, or after zeros up to the end."""
     while position < end:
         before = position
         position = skip_id3(file, position)
@@ -84,12 +84,18 @@ def skip_tags(file: BinaryIO, position: int, end: int) -> int:
         elif head[:11] == b"LYRICSBEGIN":
             found = find_bytes(file, b"LYRICS", position + 11, end)
             position = found + 9 if found >= 0 else end
-        elif head[:1] == b"\0":
-            block = read_at(file, position, BLOCK_BYTES)
-            position += len(block) - len(block.lstrip(b"\0"))
         if position == before:
-            break
+            return end if head[:1] == b"\0" and is_zero(file, position, end) else position
     return min(position, end)
+
+
+def is_zero(file: BinaryIO, position: int, end: int) -> bool:
+    """True where nothing but zeros stands from a position to the end, of which some disks and players write many."""
+    while position < end and (block := read_at(file, position, min(BLOCK_BYTES, end - position))):
+        if block.count(0) != len(block):
+            return False
+        position += len(block)
+    return True
 
 
 def check_trailing(name: str, file: BinaryIO, position: int, stop: int, sound_bytes: int) -> None:
