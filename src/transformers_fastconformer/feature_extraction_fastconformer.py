@@ -160,7 +160,8 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
     ) -> BatchFeature:
         r"""
         Args:
-            raw_speech: Floating-point samples in [-1, 1], as arrays, tensors or lists of floats:
+            raw_speech: Floating-point samples in [-1, 1], as arrays, tensors or lists of floats; arrays and tensors
+                may hold 16-bit integers, and come in a pair after their rate, which must be the model's:
 
                 - one dimension: one clip;
                 - a list: one clip an item. An item of two dimensions is a clip with channels, in either order: the
@@ -194,7 +195,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
         require_choice("return_attention_mask", return_attention_mask, (None, True))
         require_choice("return_tensors", return_tensors, TENSOR_TYPES)
         require_choice("padding", padding, PADDINGS)
-        waveforms, lengths, holds_tensors = read_clips(raw_speech, audio_lengths, channels)
+        waveforms, lengths, holds_tensors = read_clips(raw_speech, audio_lengths, channels, self.sampling_rate)
         tensor_type = return_tensors or ("pt" if holds_tensors or device is not None else "np")
         if device is None:
             device = waveforms[0].device if holds_tensors else "cpu"

@@ -76,7 +76,8 @@ def _finish_riff(
     if size == 0 and found and _end_of_chunks(file, body, end, byte_order) != end:
         is_unknown = True
     if is_unknown:
-        following = find_bytes(file, b"WAVEfmt ", body, end)
+        places = [find_bytes(file, mark, body, end) for mark in (b"WAVEfmt ", b"WAVEds64")]
+        following = min((place for place in places if place >= 0), default=-1)
         if following >= 8 and read_at(file, following - 8, 4) in RIFF_MARKS:
             end = following - 8
             found = end - body

@@ -41,7 +41,9 @@ class Clips(NamedTuple):
     holds_tensors: bool
 
 
-def read_clips(raw_speech: Any, audio_lengths: Any = None, channels: str | int | None = None) -> Clips:
+def read_clips(
+    raw_speech: Any, audio_lengths: Any = None, channels: str | int | None = None, sampling_rate: int | None = None
+) -> Clips:
     """
     Clips of whatever a batch may come as.
 
@@ -51,16 +53,20 @@ def read_clips(raw_speech: Any, audio_lengths: Any = None, channels: str | int |
             `audio_lengths` or `channels` may be a batch or a clip and are refused, unless one side is 1.
         audio_lengths: (batch,), samples of each clip that count; None: all.
         channels: `"mix"` for the mean of the channels, or the number of one.
+        sampling_rate: Rate that a clip must have which comes as a pair of its rate and its samples, in Hz.
 
     Raises:
         ValueError: for anything else, by the name `raw_speech` or the number of the clip, and for an empty clip.
     """
     if channels is not None:
         check_channels(channels)
+    if is_rate_and_samples(raw_speech):
+        raw_speech = [raw_speech]
     is_list = isinstance(raw_speech, (list, tuple))
     if is_list and len(raw_speech) == 0:
         raise ValueError("raw_speech is an empty list; expected at least one clip.")
     if is_list and not _is_scalar(raw_speech[0]):
+        raw_speech = [_samples_of(item, _name(index), sampling_rate) for index, item in enumerate(raw_speech)]
         holds_tensors = any(isinstance(item, torch.Tensor) for item in raw_speech)
         waveforms = [mono_clip(item, _name(index), channels) for index, item in enumerate(raw_speech)]
     else:
@@ -230,6 +236,18 @@ def pad_clips(
         row[:length] = waveform[:length]
     check_samples(padded, [_name(first_index + index) for index in range(len(waveforms))])
     return padded
+
+
+def _samples_of(audio: Any, name: str, sampling_rate: int | None) -> Any:
+    """Samples of a pair of their rate and them, which are not resampled; anything else as it is."""
+    if not is_rate_and_samples(audio):
+        return audio
+    if sampling_rate is None or int(audio[0]) != sampling_rate:
+        raise ValueError(
+            f"{name} has {int(audio[0])} Hz; expected {sampling_rate or 'samples without a rate'}"
+            f"{' Hz' if sampling_rate else ''} (load_waveform resamples)."
+        )
+    return audio[1]
 
 
 def _name(index: int) -> str:

@@ -80,7 +80,7 @@ def read_mpeg(name: str, file: BinaryIO, start: int, end: int) -> Section | None
     if first is None:
         return None
     stream = int.from_bytes(blocks.at(first, 4), "big") & STREAM_MASK
-    position, num_frames, frame, announced = first, 0, None, 0
+    position, num_frames, frame, announced, announced_stop = first, 0, None, 0, first
     while position < end:
         header = int.from_bytes(blocks.at(position, 4), "big")
         found = mpeg_frame(header) if header & STREAM_MASK == stream else None
@@ -101,10 +101,12 @@ def read_mpeg(name: str, file: BinaryIO, start: int, end: int) -> Section | None
                 first += found.num_bytes  # a table without a number helps nobody
         else:
             num_frames += 1
-        if announced and num_frames == announced + 2:
-            num_frames -= 1
-            break  # another file follows, which has no table
+        if announced and num_frames == announced + 2:  # another file follows, which has no table
+            num_frames, position = announced, announced_stop
+            break
         position += found.num_bytes
+        if num_frames == announced:
+            announced_stop = position
     if frame is None or not num_frames:
         return None
     stop = position  # a few bytes may be missing, in whose place zeros are read
