@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from ..audio.downloads import download_audio, is_url, local_path
+from ..audio.downloads import copy_stream, download_audio, is_url, local_path
 from ..audio.parts import read_header
 from ..inference.many_files import AudioClip
 from .exit_codes import InputError
@@ -113,7 +112,7 @@ def _spool(stream: BinaryIO, label: str, temporary_folder: Path) -> str:
     """Write a stream to a file, which can be read again and from any position."""
     path = temporary_folder / f"stream{len(os.listdir(temporary_folder))}"
     with path.open("wb") as file:
-        shutil.copyfileobj(stream, file)
+        copy_stream(stream, file, label)
     if path.stat().st_size == 0:
         raise InputError(f"{label} is empty (0 bytes); expected audio.")
     return str(path)
@@ -131,7 +130,7 @@ def _find_in_folder(folder: str) -> Iterator[AudioInput]:
             path = os.path.join(parent, name)
             yield AudioInput(AudioClip(path), path, _name_below(path, folder))
     if is_empty:
-        raise InputError(f"{folder!r} has no audio in it; expected files such as *.wav, *.flac, *.ogg or *.mp3.")
+        raise InputError(f"{folder!r} has no audio in it; expected files such as *.wav, *.mp3 or *.mp4.")
 
 
 def _find_by_pattern(pattern: str) -> Iterator[AudioInput]:
