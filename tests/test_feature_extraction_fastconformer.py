@@ -200,7 +200,7 @@ WRONG_CALLS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "int8": (
         lambda: {"raw_speech": np.zeros(500, dtype=np.int8)},
-        r"raw_speech has samples of type int8; .*\[-1, 1\] or 16-bit integers\. .* by their full scale first: 128 for 8",
+        r"raw_speech has samples of type int8; .*\[-1, 1\] or 16-bit integers\. .* by their full scale first: 128",
     ),
     "int32": (
         lambda: {"raw_speech": [torch.zeros(500, dtype=torch.int32)]},
