@@ -198,9 +198,9 @@ WRONG_CALLS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {"raw_speech": [noise(500), torch.tensor([float("nan")])], "padding": False},
         r"Clip 1 has the value nan at sample 0",
     ),
-    "int16": (
-        lambda: {"raw_speech": np.zeros(500, dtype=np.int16)},
-        r"raw_speech has samples of type int16; .*\[-1, 1\]\. Divide integer samples by the full scale first: 32768",
+    "int8": (
+        lambda: {"raw_speech": np.zeros(500, dtype=np.int8)},
+        r"raw_speech has samples of type int8; .*\[-1, 1\] or 16-bit integers\. .* by their full scale first: 128",
     ),
     "int32": (
         lambda: {"raw_speech": [torch.zeros(500, dtype=torch.int32)]},

@@ -184,7 +184,8 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
     ) -> BatchFeature:
         r"""
         Args:
-            raw_speech: Floating-point samples in [-1, 1], as arrays, tensors or lists of floats:
+            raw_speech: Floating-point samples in [-1, 1], as arrays, tensors or lists of floats; arrays and tensors
+                may hold 16-bit integers, and come in a pair after their rate, which must be the model's:
 
                 - one dimension: one clip;
                 - a list: one clip an item. An item of two dimensions is a clip with channels, in either order: the
@@ -228,7 +229,7 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
             require_count("max_length", max_length)
             is_used = truncation or is_max_length
             require(bool(is_used), "max_length", max_length, "None without truncation=True or padding='max_length'")
-        waveforms, lengths, holds_tensors = read_clips(raw_speech, audio_lengths, channels)
+        waveforms, lengths, holds_tensors = read_clips(raw_speech, audio_lengths, channels, self.sampling_rate)
         if max_length is not None:
             waveforms, lengths = _fit(waveforms, lengths, max_length, bool(truncation), is_max_length)
         tensor_type = return_tensors or ("pt" if holds_tensors or device is not None else "np")

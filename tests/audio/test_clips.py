@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_fastconformer.audio.clips import check_finite, mono_clip, pad_clips, read_clips, take_channels
-from transformers_fastconformer.audio.files import load_waveform
+from transformers_fastconformer.audio.clips import check_samples, mono_clip, pad_clips, read_clips, take_channels
+from transformers_fastconformer.audio.files import find_file, load_waveform
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+from transformers_fastconformer.inference.file import transcribe_waveforms
 from transformers_fastconformer.inference.hf_pipeline import FastConformerSpeechRecognitionPipeline
 from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.inference.reading import prepare_clip
+from transformers_fastconformer.inference.transcribe import transcribe
 
 RATE = 16000
 
@@ -59,12 +61,15 @@ def doors(recognizer: FastConformerSpeechRecognitionPipeline) -> dict[str, Calla
 
 MONO = noise(2000)
 STEREO = noise(2, 2000, seed=1)
+INTEGERS = (MONO * 32768).round().clamp(-32768, 32767).to(torch.int16)
 ACCEPTED: dict[str, tuple[Any, torch.Tensor]] = {
     "samples": (MONO, MONO),
     "array": (MONO.numpy(), MONO),
     "float64": (MONO.double().numpy(), MONO),
     "half precision": (MONO.to(torch.bfloat16), MONO.to(torch.bfloat16).float()),
     "list": (MONO.tolist(), MONO),
+    "16-bit integers": (INTEGERS.numpy(), INTEGERS.float() / 32768),
+    "16-bit integers, tensor": (INTEGERS, INTEGERS.float() / 32768),
     "one channel": (MONO[None], MONO),
     "one channel last": (MONO[:, None].numpy(), MONO),
     "two channels": (STEREO, STEREO.mean(dim=0)),
@@ -81,9 +86,16 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no samples": (noise(0), r"Clip 0 is empty \(0 samples\)"),
     "no channels": (noise(0, 100), r"Clip 0 is empty \(0 samples\)"),
     "integers": (
-        (MONO * 32767).to(torch.int16).numpy(),
-        r"Clip 0 has samples of type int16; .* by the full scale first: 32768 for 16 bits",
+        (MONO * 32767).to(torch.int32).numpy(),
+        r"Clip 0 has samples of type int32; .* by their full scale first: 2147483648 for 32 bits, 32768 for 16 bits",
     ),
+    "8 bits": (np.zeros(100, dtype=np.int8), r"Clip 0 has samples of type int8"),
+    "sparse": (
+        torch.zeros(100).to_sparse(),
+        r"Clip 0 is a tensor of layout torch.sparse_coo on cpu; expected a dense",
+    ),
+    "without values": (torch.zeros(100, device="meta"), r"Clip 0 is a tensor of layout torch.strided on meta"),
+    "too large": (MONO * 1e38, r"Clip 0 has values up to .*e\+37; expected samples in \[-1, 1\]"),
     "integer tensor": (torch.zeros(100, dtype=torch.int32), r"Clip 0 has samples of type torch.int32; .* 32 bits"),
     "booleans": (np.zeros(100, dtype=bool), r"Clip 0 has samples of type bool; expected floating-point samples"),
     "complex": (np.zeros(100, dtype=complex), r"Clip 0 has samples of type complex128"),
@@ -105,7 +117,7 @@ def test_every_door_takes_the_same(form: str, doors: dict[str, Callable[[Any], A
 def test_every_door_refuses_the_same(form: str, doors: dict[str, Callable[[Any], Any]]) -> None:
     clip, message = REFUSED[form]
     for open_door in doors.values():
-        if form in ("not finite", "no samples", "no channels") and open_door is doors["the rule"]:
+        if form in ("not finite", "too large", "no samples", "no channels") and open_door is doors["the rule"]:
             continue  # checked by those who use it
         with pytest.raises(ValueError, match=message):
             open_door(clip)
@@ -132,6 +144,32 @@ def test_a_decoder_says_itself_which_side_is_time() -> None:
     six = noise(6, 4)
     decoder = SimpleNamespace(get_all_samples=lambda: SimpleNamespace(data=six, sample_rate=RATE))
     np.testing.assert_allclose(load_waveform(decoder), six.mean(dim=0).numpy(), atol=1e-7)
+
+
+@pytest.mark.parametrize("rate", [RATE, np.int64(RATE), torch.tensor(RATE), np.array(RATE)])
+def test_a_rate_and_samples_are_one_clip_at_every_door(
+    rate: Any, recognizer: FastConformerSpeechRecognitionPipeline
+) -> None:
+    """As Gradio's audio component has them, and rates as tensors of no dimensions."""
+    stereo = (INTEGERS / 2).to(torch.int16).numpy()[:, None].repeat(2, axis=1)
+    expected = stereo[:, 0] / np.float32(32768)
+    assert np.array_equal(load_waveform((rate, stereo)), expected)
+    assert np.array_equal(load_waveform({"array": stereo, "sampling_rate": rate}), expected)
+    assert find_file((rate, stereo)) is None
+    assert np.array_equal(read_clips((rate, stereo), sampling_rate=RATE).waveforms[0], expected)
+    assert np.array_equal(read_clips([(rate, stereo)], sampling_rate=RATE).waveforms[0], expected)
+    assert set(recognizer((rate, stereo))) == {"text"}
+    assert transcribe((rate, stereo), model=(recognizer.model, recognizer.processor)).duration_seconds == 2000 / RATE
+    with pytest.raises(ValueError, match=r"Clip 0 has 16000 Hz; expected 8000 Hz \(load_waveform resamples\)"):
+        read_clips([(rate, stereo)], sampling_rate=8000)
+
+
+def test_the_seconds_of_a_waveform_do_not_depend_on_the_place_of_its_channels(
+    recognizer: FastConformerSpeechRecognitionPipeline,
+) -> None:
+    for clip in (MONO, STEREO.numpy(), STEREO.T.numpy(), INTEGERS.numpy()):
+        (transcript,) = transcribe_waveforms(recognizer.model, recognizer.processor, [clip])
+        assert transcript.duration_seconds == 2000 / RATE
 
 
 def test_batches() -> None:
@@ -164,12 +202,18 @@ def test_padding_leaves_out_what_does_not_count() -> None:
         pad_clips([MONO, clip], [5, 6], torch.device("cpu"), first_index=7)
 
 
+def test_float_samples_of_other_scales_are_taken() -> None:
+    check_samples(torch.tensor([[-(2.0**31), 2.0**31]]), ["a"])
+    with pytest.raises(ValueError, match=r"b has values up to 1e\+38; expected samples in \[-1, 1\]"):
+        check_samples(torch.tensor([[0.0], [-1e38]]), ["a", "b"])
+
+
 def test_what_is_not_finite_is_named() -> None:
-    check_finite(noise(2, 10), ["a", "b"])
+    check_samples(noise(2, 10), ["a", "b"])
     samples = noise(2, 10)
     samples[1, 3] = float("-inf")
     with pytest.raises(ValueError, match="b has the value -inf at sample 103; expected finite samples"):
-        check_finite(samples, ["a", "b"], first_sample=100)
+        check_samples(samples, ["a", "b"], first_sample=100)
 
 
 def test_channels_of_a_known_layout() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recordings import encode, tone, with_flac_length
 
-from transformers_fastconformer.audio.files import read_audio
+from transformers_fastconformer.audio.files import Header, read_audio
 from transformers_fastconformer.audio.parts import read_header, read_part
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
@@ -25,7 +26,7 @@ def test_parts_are_those_of_the_whole_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(part, whole[40000:60000])
     stereo = tmp_path / "stereo.flac"
     soundfile.write(stereo, np.stack([whole[:32000], -whole[:32000]], axis=1), 8000)
-    assert read_header(str(stereo)) == (4.0, 2)
+    assert read_header(str(stereo)) == Header(4.0, 2, is_exact=True)
     assert not read_part(str(stereo), 8000, start_seconds=1.0).any()
     right = read_part(str(stereo), 8000, channel=1, start_seconds=1.0, seconds=1.0)
     np.testing.assert_allclose(right, -whole[8000:16000], atol=1e-4)
@@ -41,3 +42,51 @@ def test_parts_are_those_of_the_whole_file(tmp_path: Path) -> None:
             read_part(str(stereo), 8000, **options)
     with pytest.raises(FileNotFoundError):
         read_part(str(tmp_path / "missing.wav"), 8000, seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "is_piped", "is_joined"),
+    [("mp3", True, False), ("mp3", False, True), ("flac", True, False), ("flac", False, True), ("m4a", False, False)],
+)
+def test_parts_of_files_whose_length_is_not_in_the_header(
+    suffix: str, is_piped: bool, is_joined: bool, tmp_path: Path
+) -> None:
+    content = encode(tone(2.0), suffix, is_piped=is_piped)
+    if suffix == "flac" and is_piped:
+        content = with_flac_length(content, 0)
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(content * 2 if is_joined else content)
+    whole = read_audio(path)
+    np.testing.assert_array_equal(read_part(str(path), 16000, start_seconds=1.5), whole[24000:])
+    np.testing.assert_array_equal(read_part(str(path), 16000, start_seconds=0.5, seconds=1.0), whole[8000:24000])
+    seconds = len(whole) / 16000
+    for start_seconds, length in ((seconds + 0.01, None), (0.0, seconds + 0.2)):
+        with pytest.raises(ValueError, match=rf"offset={start_seconds}, .* the file has {seconds:.2f} s"):
+            read_part(str(path), 16000, start_seconds=start_seconds, seconds=length)
+
+
+def test_lengths_of_headers(tmp_path: Path) -> None:
+    signal = tone(2.0)
+    contents = {
+        None: (with_flac_length(encode(signal, "flac"), 2**36 - 1), encode(signal, "aac")),
+        2.088: (encode(signal, "mp3", is_piped=True),),
+        2.0: (encode(signal, "mp3"), encode(signal, "m4a")),
+        4.0: (encode(signal, "flac") * 2, encode(signal, "opus") * 2),
+    }
+    path = tmp_path / "x"
+    for seconds, files in contents.items():
+        for content in files:
+            path.write_bytes(content)
+            found = read_header(str(path))
+            assert found is not None
+            assert (found.seconds, found.is_exact) == (None if seconds is None else pytest.approx(seconds), False)
+    assert read_header("https://nowhere.invalid/x.wav") is None
+    assert read_header(str(tmp_path)) is None
+
+
+def test_a_part_may_not_go_over_a_change_of_rate(tmp_path: Path) -> None:
+    path = tmp_path / "x.flac"
+    path.write_bytes(encode(tone(1.0), "flac") + encode(tone(1.0, 8000), "flac", 8000))
+    assert len(read_part(str(path), 16000, start_seconds=0.5, seconds=0.25)) == 4000
+    with pytest.raises(ValueError, match=r"x.flac' changes from 16000 to 8000 Hz; expected one rate"):
+        read_part(str(path), 16000, start_seconds=0.5)

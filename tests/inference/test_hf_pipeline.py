@@ -238,7 +238,7 @@ BAD_AUDIO: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
     "NaN": (lambda w: np.where(np.arange(len(w)) == 7, np.nan, w), "Clip 0 has the value nan at sample 7"),
     "empty": (lambda w: w[:0], r"Clip 0 is empty \(0 samples\)"),
     "a batch": (lambda w: np.stack([w, w, w]), r"Clip 0 has shape \(3, \d+\); expected \(samples,\).*list of clips"),
-    "integers": (lambda w: (w * 32767).astype(np.int16), "samples of type int16; expected floating-point"),
+    "integers": (lambda w: (w * 32767).astype(np.int32), "samples of type int32; expected floating-point"),
     "no rate": (lambda w: {"raw": w}, "Clip 0 has samples without 'sampling_rate'"),
     "a wrong rate": (lambda w: {"raw": w, "sampling_rate": 0}, "sampling_rate=0 of Clip 0 is not supported"),
     "a stride": (lambda w: {"raw": w, "sampling_rate": 16000, "stride": (1, 1)}, "'stride', which is not supported"),

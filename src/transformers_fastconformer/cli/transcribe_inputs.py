@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from ..audio.files import URL_SCHEMES, download_audio
+from ..audio.downloads import copy_stream, download_audio, is_url, local_path
 from ..audio.parts import read_header
 from ..inference.many_files import AudioClip
 from .exit_codes import InputError
@@ -21,11 +20,12 @@ from .exit_codes import InputError
 STANDARD_INPUT = "-"
 STANDARD_INPUT_LABEL = "the standard input"
 MANIFEST_SUFFIXES = (".json", ".jsonl")
-# Files that are taken from folders: those that libsndfile reads, and other audio, which is then reported as an error.
+# Files that are taken from folders: audio, and video, whose sound is transcribed.
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd"),
     *(".caf", ".w64", ".rf64", ".sph", ".voc"),
     *(".m4a", ".m4b", ".aac", ".wma", ".amr", ".webm", ".mka"),
+    *(".mp4", ".m4v", ".mov", ".mkv", ".avi", ".3gp", ".3g2", ".wmv", ".flv", ".ts", ".mpg", ".mpeg", ".ogv"),
 )
 CHANNELS = ("mix", "each")
 
@@ -87,10 +87,11 @@ def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: 
 
 
 def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
+    argument = local_path(argument)
     if argument == STANDARD_INPUT:
         path = _spool(sys.stdin.buffer, STANDARD_INPUT_LABEL, temporary_folder)
         yield AudioInput(AudioClip(path, label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin")
-    elif argument.startswith(URL_SCHEMES):
+    elif is_url(argument):
         name = PurePosixPath(unquote(urlsplit(argument).path)).stem
         yield AudioInput(AudioClip(argument), argument, name or urlsplit(argument).netloc)
     elif Path(argument).is_dir():
@@ -111,7 +112,7 @@ def _spool(stream: BinaryIO, label: str, temporary_folder: Path) -> str:
     """Write a stream to a file, which can be read again and from any position."""
     path = temporary_folder / f"stream{len(os.listdir(temporary_folder))}"
     with path.open("wb") as file:
-        shutil.copyfileobj(stream, file)
+        copy_stream(stream, file, label)
     if path.stat().st_size == 0:
         raise InputError(f"{label} is empty (0 bytes); expected audio.")
     return str(path)
@@ -129,7 +130,7 @@ def _find_in_folder(folder: str) -> Iterator[AudioInput]:
             path = os.path.join(parent, name)
             yield AudioInput(AudioClip(path), path, _name_below(path, folder))
     if is_empty:
-        raise InputError(f"{folder!r} has no audio in it; expected files such as *.wav, *.flac, *.ogg or *.mp3.")
+        raise InputError(f"{folder!r} has no audio in it; expected files such as *.wav, *.mp3 or *.mp4.")
 
 
 def _find_by_pattern(pattern: str) -> Iterator[AudioInput]:
@@ -177,15 +178,18 @@ def _read_manifest_line(line: str, where: str, manifest: Path, row: int) -> Audi
             raise InputError(f"{where}: {name}={value!r} is not supported; expected seconds.")
         times[name] = value
     start_seconds, seconds = float(times["offset"] or 0.0), times["duration"]
-    source = audio
-    if not (audio.startswith(URL_SCHEMES) or os.path.isabs(audio)):
+    try:
+        source = local_path(audio)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+    if not (is_url(audio) or os.path.isabs(source)):
         # The path as written if that file exists, else from the manifest's folder (NeMo 3.0.0, `get_full_path`).
-        source = audio if os.path.isfile(audio) else str(manifest.parent / audio)
+        source = source if os.path.isfile(source) else str(manifest.parent / source)
     try:
         clip = AudioClip(source, start_seconds=start_seconds, seconds=None if seconds is None else float(seconds))
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
-    below = PurePosixPath(urlsplit(audio).path if audio.startswith(URL_SCHEMES) else audio)
+    below = PurePosixPath(urlsplit(audio).path if is_url(audio) else local_path(audio))
     # Full paths, and those that lead out of a folder, cannot name files below the output folder.
     name = below.stem if below.is_absolute() or ".." in below.parts else str(below.with_suffix(""))
     if times["offset"] is not None:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..audio.clips import is_rate_and_samples
 from ..audio.files import AudioFile, load_waveform
 from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, check_voice_activity
 from ..frames import seconds_from_samples
@@ -37,8 +38,8 @@ class SampleSource:
     def __init__(self, audio: Any, sampling_rate: int, name: str = "audio") -> None:
         if audio is None:
             raise ValueError(f"{name} is None; expected a path, a URL, bytes, samples or a mapping that holds them.")
-        is_bare = not isinstance(audio, Mapping) and not hasattr(audio, "get_all_samples")
-        self._audio = {"raw": audio, "sampling_rate": sampling_rate} if is_bare else audio
+        has_rate = isinstance(audio, Mapping) or hasattr(audio, "get_all_samples") or is_rate_and_samples(audio)
+        self._audio = audio if has_rate else {"raw": audio, "sampling_rate": sampling_rate}
         self.name = name
 
     def blocks(self, sampling_rate: int, channels: str | int = "mix") -> Iterator[np.ndarray]:
@@ -183,7 +184,7 @@ def transcribe_waveforms(
     Args:
         model: A model with a head, as [`load_model`] returns it.
         processor: The model's processor.
-        waveforms: Samples of each clip, float, at the rate of the processor's feature extractor.
+        waveforms: Samples of each clip, at the rate of the processor's feature extractor, see `load_waveform`.
         options: How to transcribe; None: the defaults of [`TranscriptionOptions`], but the encoder sees all clips at
             a time.
         keywords: Fields of [`TranscriptionOptions`] by name, also those of its `decoding` and `chunking`.
@@ -203,10 +204,11 @@ def transcribe_waveforms(
     if options.voice_activity is not None:
         sources = [SampleSource(waveform, sampling_rate) for waveform in waveforms]
         return [transcribe_source(model, processor, source, options) for source in sources]
-    clips = [extract_clip(processor.feature_extractor, waveform) for waveform in waveforms]
+    mono = [load_waveform(waveform, sampling_rate, f"Clip {place}") for place, waveform in enumerate(waveforms)]
+    clips = [extract_clip(processor.feature_extractor, waveform) for waveform in mono]
     mel_length = max((clip.mel_length for clip in clips), default=0)
     num_clips = min(options.batch_size, max(len(clips), 1))
     chosen = choose_strategy(model, mel_length, processor.frame_seconds, options.chunking, num_clips)
     output = transcribe_features(chosen.model, clips, chosen.plan, options.batch_size, options.decoding)
-    durations_seconds = [seconds_from_samples(len(waveform), sampling_rate) for waveform in waveforms]
+    durations_seconds = [seconds_from_samples(len(waveform), sampling_rate) for waveform in mono]
     return to_transcripts(processor, output, durations_seconds, options, chosen.name)
