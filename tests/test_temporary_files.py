@@ -192,13 +192,14 @@ def test_what_was_being_replaced_is_put_back(tmp_path: Path, is_replaced: bool) 
 
 def test_an_error_while_it_is_replaced_puts_it_back(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("old")
-    with (
-        TemporaryFolder(tmp_path) as folder,
-        pytest.raises(KeyboardInterrupt),
-        kept_aside(tmp_path / "out", folder),
-    ):
-        assert not (tmp_path / "out").exists()
-        raise KeyboardInterrupt
+
+    def replace(folder: Path) -> None:
+        with kept_aside(tmp_path / "out", folder):
+            assert not (tmp_path / "out").exists()
+            raise KeyboardInterrupt
+
+    with TemporaryFolder(tmp_path) as folder, pytest.raises(KeyboardInterrupt):
+        replace(folder)
     assert (tmp_path / "out").read_text() == "old"
 
 

@@ -268,7 +268,7 @@ def test_no_clips(worker: Any) -> None:
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size=0 is not supported; expected an integer of 1 or more"),
-        ({"num_workers": -1}, "num_workers=-1 is not supported; expected an integer of 0 or more"),
+        ({"num_workers": -1}, "num_workers=-1 is not supported; expected an integer from 0 to 256"),
         ({"batch_seconds": 0.0}, "batch_seconds=0.0 is not supported"),
     ],
 )
