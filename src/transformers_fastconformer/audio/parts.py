@@ -1,42 +1,37 @@
-"""Headers of audio files, and parts of files read without the rest; needs the extra `audio` (soundfile, soxr)."""
+"""Headers of audio files, and parts of files; needs the extra `audio`."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
 from .clips import check_channels, check_has_channel, take_channels
-from .files import URL_SCHEMES, import_soundfile, load_waveform, read_audio
+from .decoders import Decoded
+from .downloads import is_url
+from .files import AudioFile, Header, load_waveform, read_audio
+from .sections import CutOffError
 
 # By so much the parts that manifests name may exceed their file: lengths are rounded there.
 SPARE_SECONDS = 0.1
 
 
-class Header(NamedTuple):
-    """Length and channels of a file, as its header has them."""
-
-    seconds: float
-    num_channels: int
-
-
 def read_header(path: str) -> Header | None:
     """Length and channels of a local file by its header; None for a file that is not audio: reading it says why."""
-    soundfile = import_soundfile(repr(path))
-    if path.startswith(URL_SCHEMES):
+    if is_url(path):
         return None
     try:
-        found = soundfile.info(path)
-    except (OSError, RuntimeError, TypeError):
+        with AudioFile(path) as audio:
+            return audio.measure()
+    except (OSError, ValueError):
         return None
-    return Header(found.frames / found.samplerate, found.channels)
 
 
 def read_part(
     path: str, sampling_rate: int, channel: int | str = "mix", start_seconds: float = 0.0, seconds: float | None = None
 ) -> np.ndarray:
     """
-    Samples of a part of a local file, without reading the rest.
+    Samples of a part of a local file, without reading the rest where that can be found exactly.
 
     Args:
         path: An audio file.
@@ -54,26 +49,59 @@ def read_part(
     """
     if start_seconds == 0 and seconds is None:
         return read_audio(path, sampling_rate, channel)
-    header = read_header(path)
-    if header is None:
-        read_audio(path, sampling_rate, channel)  # says why
-        raise ValueError(f"{path!r} cannot be decoded; expected an audio file.")
-    end_seconds = start_seconds if seconds is None else start_seconds + seconds
-    if start_seconds >= header.seconds or end_seconds > header.seconds + SPARE_SECONDS:
-        raise ValueError(
-            f"offset={start_seconds}, duration={seconds} of {path!r} is not supported; the file has "
-            f"{header.seconds:.2f} s."
-        )
     check_channels(channel)
-    if channel != "mix":
-        check_has_channel(channel, header.num_channels, repr(path))
-    soundfile = import_soundfile(repr(path))
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            file.seek(round(start_seconds * rate))
-            samples = file.read(-1 if seconds is None else round(seconds * rate), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"{path!r} cannot be decoded. libsndfile says: {error}") from error
-    waveform = take_channels(samples, channel, repr(path))
-    return load_waveform({"raw": waveform, "sampling_rate": rate}, sampling_rate, repr(path))
+    with AudioFile(path) as audio:
+        header = audio.measure()
+        if channel != "mix":
+            check_has_channel(channel, header.num_channels, audio.name)
+        end_seconds = None if seconds is None else start_seconds + seconds
+        if header.is_exact:
+            assert header.seconds is not None
+            if start_seconds >= header.seconds or (end_seconds or 0.0) > header.seconds + SPARE_SECONDS:
+                raise _missing(audio.name, start_seconds, seconds, header.seconds)
+            rate, kept, found_seconds = _collect(audio, audio.decoded(start_seconds), 0.0, seconds, channel)
+            if start_seconds + found_seconds < min(end_seconds or header.seconds, header.seconds) - SPARE_SECONDS:
+                raise CutOffError(
+                    f"{audio.name} is cut off: its header announces {header.seconds:.2f} s, "
+                    f"{start_seconds + found_seconds:.2f} s are there."
+                )
+        else:
+            rate, kept, found_seconds = _collect(audio, audio.decoded(), start_seconds, seconds, channel)
+            has_start = sum(map(len, kept)) > 0
+            if not has_start or (end_seconds is not None and end_seconds > found_seconds + SPARE_SECONDS):
+                raise _missing(audio.name, start_seconds, seconds, found_seconds)
+        waveform = np.concatenate(kept) if kept else np.zeros(0, dtype=np.float32)
+        return load_waveform({"raw": waveform, "sampling_rate": rate}, sampling_rate, audio.name)
+
+
+def _collect(
+    audio: AudioFile, blocks: Iterator[Decoded], start_seconds: float, seconds: float | None, channel: int | str
+) -> tuple[int, list[np.ndarray], float]:
+    """Rate and mono samples of a part, and the seconds that were decoded up to its end or that of the file."""
+    kept: list[np.ndarray] = []
+    rate = position = start = 0
+    stop: int | None = None
+    for decoded in blocks:
+        if not rate:
+            rate = decoded.sampling_rate
+            start = round(start_seconds * rate)
+            stop = None if seconds is None else start + round(seconds * rate)
+        if decoded.sampling_rate != rate:
+            raise ValueError(
+                f"{audio.name} changes from {rate} to {decoded.sampling_rate} Hz; expected one rate in a file of "
+                "which a part (offset, duration) is read."
+            )
+        first = max(start - position, 0)
+        last = decoded.samples.shape[0] if stop is None else min(stop - position, decoded.samples.shape[0])
+        if first < last:
+            kept.append(take_channels(decoded.samples[first:last], channel, audio.name))
+        position += decoded.samples.shape[0]
+        if stop is not None and position >= stop:
+            break
+    return rate, kept, position / rate if rate else 0.0
+
+
+def _missing(name: str, start_seconds: float, seconds: float | None, found_seconds: float) -> ValueError:
+    return ValueError(
+        f"offset={start_seconds}, duration={seconds} of {name} is not supported; the file has {found_seconds:.2f} s."
+    )

@@ -44,7 +44,12 @@ def written_as_one(output_dir: Path, overwrite: bool) -> Iterator[Path]:
     with TemporaryFolder(output_dir.parent) as temporary:
         folder = temporary / "written"
         folder.mkdir()
-        yield folder
+        try:
+            yield folder
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(output_dir)) from error  # a disk that is full names nothing
         check_output(output_dir, overwrite)
         if not (overwrite and output_dir.is_dir()):
             folder.rename(output_dir)

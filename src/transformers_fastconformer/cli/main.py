@@ -62,7 +62,7 @@ def run(command: Callable[[], Any]) -> None:
             _run_to_its_end(command)
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if not isinstance(error, BrokenPipeError):
-            show_error(error)
+            show_error(_of_standard_output(error) or error)
         sys.exit(exit_code_of(error))
     except KeyboardInterrupt:
         _say_how_it_ended(ExitCode.INTERRUPTED)
@@ -80,6 +80,16 @@ def _run_to_its_end(command: Callable[[], Any]) -> None:
             flush_standard_output()
         raise
     flush_standard_output()
+
+
+def _of_standard_output(error: Exception) -> Exception | None:
+    """For an error of the system that names no file, that of the standard output if it has one."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        try:
+            flush_standard_output()
+        except OSError as found:
+            return found
+    return None
 
 
 def _say_how_it_ended(code: Any) -> None:

@@ -29,7 +29,14 @@ class ClosedOutput(io.TextIOBase):
     """A standard output that was closed before the command began (`>&-`)."""
 
     def write(self, text: str) -> int:
-        raise OSError(errno.EBADF, "the standard output is closed")
+        raise closed_output_error()
+
+
+def closed_output_error() -> OSError:
+    """The error of a standard output that is closed, caused by one of the system."""
+    error = OSError("the standard output is closed; expected one to write to.")
+    error.__cause__ = OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return error
 
 
 def prepare_streams() -> None:

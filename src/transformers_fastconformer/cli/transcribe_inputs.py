@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO, NoReturn
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
-from ..audio.files import URL_SCHEMES, download_audio
+from ..audio.downloads import download_audio, is_url, local_path
 from ..audio.parts import read_header
 from ..inference.many_files import AudioClip
 from ..validation import is_number
@@ -25,7 +24,6 @@ from .exit_codes import InputError
 
 STANDARD_INPUT = "-"
 STANDARD_INPUT_LABEL = "the standard input"
-FILE_SCHEME = "file:"
 MANIFEST_SUFFIXES = (".json", ".jsonl")
 MANIFEST_FORM = "a manifest, one JSON object a line with 'audio_filepath'"
 # Longer lines, and larger files of other JSON, are not read to their end to find out what they are.
@@ -36,7 +34,7 @@ AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd"),
     *(".caf", ".w64", ".rf64", ".sph", ".voc"),
     *(".m4a", ".m4b", ".aac", ".wma", ".amr", ".webm", ".mka"),
-    *(".mp4", ".m4v", ".mov", ".mkv"),
+    *(".mp4", ".m4v", ".mov", ".mkv", ".avi", ".3gp", ".3g2", ".wmv", ".flv", ".ts", ".mpg", ".mpeg", ".ogv"),
 )
 CHANNELS = ("mix", "each")
 # What a path may be that is not a file, in words.
@@ -161,16 +159,16 @@ def _path_of_url(url: str) -> str:
 
 
 def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
+    argument = local_path(argument)
+    argument = local_path(argument)
     if argument == STANDARD_INPUT:
         if sys.stdin is None:
             raise InputError(f"{STANDARD_INPUT_LABEL} is closed; expected audio.")
         path = _spool(sys.stdin.buffer, STANDARD_INPUT_LABEL, temporary_folder)
         yield AudioInput(AudioClip(path, label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin")
-    elif argument.lower().startswith(URL_SCHEMES):
+    elif is_url(argument):
         name = PurePosixPath(_path_of_url(argument)).stem
         yield AudioInput(AudioClip(argument), argument, name or urlsplit(argument).netloc)
-    elif argument.lower().startswith(FILE_SCHEME) and not os.path.lexists(argument):
-        yield from _find(_local_path(argument), temporary_folder)
     elif os.path.isdir(argument):
         yield from _find_in_folder(argument)
     elif argument.lower().endswith(MANIFEST_SUFFIXES):
@@ -194,14 +192,6 @@ def _kind_of(path: str) -> str | None:
     except (OSError, ValueError):
         return None
     return next((kind for is_kind, kind in KINDS if is_kind(mode)), None)
-
-
-def _local_path(url: str) -> str:
-    """The path that a `file:` URL names."""
-    parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost"):
-        raise InputError(f"{url!r} names a file of another machine, {parts.netloc}; expected one of this machine.")
-    return url2pathname(parts.path)
 
 
 def _pass_over(path: str, kind: str) -> None:
@@ -364,18 +354,17 @@ def _read_entry(line: str, entry: Any, where: str, manifest: Path, row: int) -> 
             raise InputError(f"{where}: {name}={repr(value)[:40]} is not supported; expected seconds.")
         times[name] = None if value is None else float(value)
     start_seconds, seconds = times["offset"] or 0.0, times["duration"]
-    source = audio
-    is_url = audio.lower().startswith(URL_SCHEMES)
-    is_file_url = audio.lower().startswith(FILE_SCHEME) and not os.path.lexists(audio)
-    if is_file_url:
-        source = _local_path(audio)
-    elif not (is_url or os.path.isabs(audio)):
+    source = local_path(audio)
+    is_remote = is_url(audio)
+    below = PurePosixPath(_path_of_url(audio) if is_remote else source)
+    if not below.name:
+        raise InputError(f"{where}: audio_filepath={audio!r} names no file; expected the path of an audio file.")
+    if not (is_remote or os.path.isabs(source)):
         # The path as written if that file exists, else from the manifest's folder (NeMo 3.0.0, `get_full_path`).
-        source = audio if os.path.isfile(audio) else str(manifest.parent / audio)
-    if (kind := None if is_url else _kind_of(source)) is not None:
+        source = source if os.path.isfile(source) else str(manifest.parent / source)
+    if (kind := None if is_remote else _kind_of(source)) is not None:
         raise InputError(f"{where}: {audio!r} is {kind}; expected an audio file.")
     clip = AudioClip(source, start_seconds=start_seconds, seconds=seconds)
-    below = PurePosixPath(_path_of_url(audio) if is_url else source if is_file_url else audio)
     # Full paths, and those that lead out of a folder, cannot name files below the output folder.
     name = below.stem if below.is_absolute() or ".." in below.parts else str(below.with_suffix(""))
     if times["offset"] is not None:

@@ -18,7 +18,7 @@ from ..writers.formats import MANIFEST_FORMAT, OUTPUT_FORMATS, UNTITLED_FORMATS,
 from ..writers.record import TranscriptRecord
 from ..writers.subtitles import SubtitleRules
 from .exit_codes import InputError
-from .streams import ESCAPE, ClosedOutput, write_standard_output
+from .streams import ESCAPE, ClosedOutput, closed_output_error, write_standard_output
 from .transcribe_inputs import AudioInput
 
 JSON_INDENT = 1
@@ -156,7 +156,7 @@ class StandardOutput:
 
     def __post_init__(self) -> None:
         if isinstance(sys.stdout, ClosedOutput):
-            raise OutputError("the standard output is closed; expected one to write to, or --output_dir.")
+            raise closed_output_error()
 
     def has(self, index: int) -> bool:
         return False

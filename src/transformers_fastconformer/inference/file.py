@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..audio.clips import is_rate_and_samples
 from ..audio.files import AudioFile, load_waveform
 from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, check_voice_activity
 from ..frames import seconds_from_samples
@@ -36,8 +37,8 @@ class SampleSource:
     def __init__(self, audio: Any, sampling_rate: int, name: str = "audio") -> None:
         if audio is None:
             raise ValueError(f"{name} is None; expected a path, a URL, bytes, samples or a mapping that holds them.")
-        is_bare = not isinstance(audio, Mapping) and not hasattr(audio, "get_all_samples")
-        self._audio = {"raw": audio, "sampling_rate": sampling_rate} if is_bare else audio
+        has_rate = isinstance(audio, Mapping) or hasattr(audio, "get_all_samples") or is_rate_and_samples(audio)
+        self._audio = audio if has_rate else {"raw": audio, "sampling_rate": sampling_rate}
         self.name = name
 
     def blocks(self, sampling_rate: int, channels: str | int = "mix") -> Iterator[np.ndarray]:

@@ -20,6 +20,7 @@ from transformers import Pipeline, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
+from ..audio.clips import is_rate_and_samples
 from ..audio.files import find_file
 from ..configuration_fastconformer import FastConformerConfig
 from ..decoding.options import DecodingOptions
@@ -160,7 +161,7 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         level = TRUE_LEVEL if asked is True else asked or None
         options = TranscriptionOptions.of(None, {**given, "timestamps": [level] if level else False})
         check_options(self.model, self.processor, options)
-        if isinstance(inputs, list | tuple):
+        if isinstance(inputs, list | tuple) and _is_many(inputs):
             # The results of a list are returned at once, so that all its clips may be sorted.
             return list(self._transcribe(inputs, options, level, SORTED_CLIPS))
         if _is_many(inputs):
@@ -304,7 +305,8 @@ def _find_processor(
 
 def _is_many(inputs: Any) -> bool:
     """Tell whether an input other than a list is many clips: a generator, an iterator, a data set, a column of one."""
-    if isinstance(inputs, str | bytes | bytearray | memoryview | Mapping | torch.Tensor):
+    is_pair = is_rate_and_samples(inputs)
+    if is_pair or isinstance(inputs, str | bytes | bytearray | memoryview | Mapping | torch.Tensor):
         return False
     if hasattr(inputs, "__array__") or hasattr(inputs, "get_all_samples") or hasattr(inputs, "read"):
         return False

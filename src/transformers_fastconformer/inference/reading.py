@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import queue
 import tempfile
@@ -18,8 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..audio.clips import check_channels
-from ..audio.files import URL_SCHEMES, AudioFile, find_file, import_soundfile, load_waveform
+from ..audio.clips import check_channels, is_rate_and_samples
+from ..audio.decoders import check_sampling_rate, import_soundfile
+from ..audio.downloads import is_url, named
+from ..audio.files import AudioFile, find_file, load_waveform
 from ..audio.parts import read_header, read_part
 from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions
 from ..processing_fastconformer import FastConformerProcessor
@@ -84,7 +85,7 @@ class AudioClip:
     @property
     def is_remote(self) -> bool:
         """True for a recording that must be downloaded."""
-        return isinstance(self.source, str) and self.source.lower().startswith(URL_SCHEMES)
+        return is_url(self.source)
 
 
 def measure_clip(clip: AudioClip, sampling_rate: int = 16000) -> float | None:
@@ -112,17 +113,20 @@ def _measure_source(clip: AudioClip, sampling_rate: int) -> float | None:
     file = find_file(clip.source)
     if isinstance(file, str | os.PathLike):
         header = read_header(os.fspath(file))
-        return None if header is None else max(header.seconds - clip.start_seconds, 0.0)
+        if header is None or header.seconds is None:
+            return None
+        return max(header.seconds - clip.start_seconds, 0.0)
     if isinstance(file, bytes):
-        found = import_soundfile(clip.name).info(io.BytesIO(file))
-        return found.frames / found.samplerate
+        return AudioFile(file).measure().seconds
     return _measure_samples(clip.source, sampling_rate) if file is None else None
 
 
 def _measure_samples(audio: Any, sampling_rate: int) -> float | None:
     if isinstance(audio, Mapping):
         samples = audio["raw"] if audio.get("raw") is not None else audio["array"]
-        return max(np.shape(samples)) / audio["sampling_rate"]
+        return max(np.shape(samples)) / check_sampling_rate(audio["sampling_rate"], "audio")
+    if is_rate_and_samples(audio):
+        return max(np.shape(audio[1])) / check_sampling_rate(audio[0], "audio")
     if hasattr(audio, "get_all_samples"):
         return audio.metadata.duration_seconds_from_header
     return max(np.shape(audio)) / sampling_rate
@@ -193,7 +197,7 @@ def _prepare(
         part: Any = SampleSource(waveform, sampling_rate, clip.name)
         return _prepare_source(part, "mix", processor, voice_activity)
     # On the disk: several such parts may wait for the model.
-    path = _write_audio([waveform], sampling_rate, folder)
+    path = _write_audio([waveform], sampling_rate, folder, clip.name)
     return Prepared(waveform.shape[0] / sampling_rate, None, source=AudioFile(path), close=lambda: os.unlink(path))
 
 
@@ -231,16 +235,23 @@ def _prepare_source(
             close()
 
 
-def _write_audio(blocks: Iterable[np.ndarray], sampling_rate: int, folder: Path) -> str:
+def _write_audio(blocks: Iterable[np.ndarray], sampling_rate: int, folder: Path, name: str) -> str:
     """A temporary file with these samples, in a format whose files may be of any size."""
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".w64", delete=False) as file:
-        path = file.name
+    soundfile = import_soundfile(name)
+    path = ""
     try:
-        with import_soundfile(repr(path)).SoundFile(path, "w", sampling_rate, 1, subtype="FLOAT") as audio:
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".w64", delete=False) as file:
+            path = file.name
+        with soundfile.SoundFile(path, "w", sampling_rate, 1, subtype="FLOAT") as audio:
             for block in blocks:
                 audio.write(block)
-    except BaseException:
-        Path(path).unlink(missing_ok=True)
+    except BaseException as error:
+        if path:
+            Path(path).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise named(error, f"{name} cannot be copied to a temporary file") from error
+        if isinstance(error, soundfile.LibsndfileError):  # it gives no reason: "System error."
+            raise OSError(f"{name} cannot be copied to a temporary file in {str(folder)!r}: {error}") from error
         raise
     return path
 

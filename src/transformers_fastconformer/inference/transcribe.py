@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..audio.clips import is_rate_and_samples
 from ..audio.files import find_file
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
@@ -73,7 +74,7 @@ def transcribe(
     else:
         worker = _check_loaded(model, head, device, dtype)
     check_options(*worker, options)
-    is_many = isinstance(audio, list | tuple | Generator)
+    is_many = isinstance(audio, list | tuple | Generator) and not is_rate_and_samples(audio)
     clips = [
         AudioClip(item, label=None if find_file(item) is not None or not is_many else f"Clip {number}")
         for number, item in enumerate(audio if is_many else [audio])

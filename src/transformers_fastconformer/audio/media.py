@@ -1,0 +1,143 @@
+"""Sections of files that hold sound or video in boxes: MP4, MOV and 3GP, Matroska and WebM, ASF (WMA), MPEG-TS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import BinaryIO
+
+from .sections import CutOffError, Section, cut_off
+from .windows import find_bytes, read_at
+
+# Boxes with which a file may begin, and those that hold sound or say where it is.
+FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"pnot")
+NEEDED_BOXES = (b"moov", b"moof", b"mdat")
+EBML_MARK = b"\x1a\x45\xdf\xa3"
+SEGMENT_MARK = b"\x18\x53\x80\x67"
+CLUSTER_MARK = b"\x1f\x43\xb6\x75"
+ASF_MARK = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+ASF_HEADER_BYTES = 1 << 16
+TS_BYTES = 188
+TS_CHECKED_PACKETS = 8
+
+
+def read_mp4(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
+    """
+    The section of an MP4, MOV or 3GP file that begins at a position.
+
+    Args:
+        name: What to call the file in messages.
+        file: The file.
+        start: Where the section begins.
+        end: Where the file ends.
+
+    Returns:
+        The section; None where something else begins.
+
+    Raises:
+        ValueError: for a file that is cut off.
+    """
+    if read_at(file, start + 4, 4) not in FIRST_BOXES:
+        return None
+    position, has_index, has_sound = start, False, False
+    while len(box := read_at(file, position, 16)) >= 8:
+        size, kind = int.from_bytes(box[:4], "big"), box[4:8]
+        if kind == b"ftyp" and has_index and has_sound:
+            return Section("MP4", start, position)
+        if size == 1:
+            size = int.from_bytes(box[8:], "big")
+        if size == 0:
+            size = end - position
+        if size < 8 or not all(32 <= byte < 127 or byte == 0xA9 for byte in kind):
+            break
+        if kind in NEEDED_BOXES and position + size > end:
+            raise cut_off(name, f"{size} bytes of its box {kind.decode()!r}", str(end - position))
+        has_index = has_index or kind == b"moov"
+        has_sound = has_sound or kind == b"mdat"
+        position += size
+    if not has_index:
+        raise CutOffError(
+            f"{name} is cut off: its index (the box 'moov'), which many writers put at the end, is not there."
+        )
+    return Section("MP4", start, end)
+
+
+def read_matroska(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
+    """The section of a Matroska or WebM file, otherwise as `read_mp4`."""
+    if read_at(file, start, 4) != EBML_MARK:
+        return None
+    size, body = _read_size(file, start + 4)
+    position = body + size
+    if read_at(file, position, 4) != SEGMENT_MARK:
+        return Section("Matroska", start, end)
+    size, body = _read_size(file, position + 4)
+    if size >= 0:
+        if body + size > end:
+            raise cut_off(name, f"{size} bytes", str(end - body))
+        has_more = read_at(file, body + size, 4) == EBML_MARK
+        return Section("Matroska", start, body + size if has_more else end)
+    stop = body
+    while (stop := find_bytes(file, EBML_MARK, stop, end)) >= 0:
+        if any(kind in read_at(file, stop, 64) for kind in (b"webm", b"matroska")):
+            break
+        stop += 1
+    stop = stop if stop >= 0 else end
+    _check_clusters(name, file, body, stop)
+    return Section("Matroska", start, stop)
+
+
+def _check_clusters(name: str, file: BinaryIO, position: int, stop: int) -> None:
+    """Raise where the last element of a segment of unknown size is cut off."""
+    while position < stop:
+        first = read_at(file, position, 1)[0]
+        if first < 0x10:  # no element of the highest level
+            return
+        size, body = _read_size(
+            file, position + (4 if first < 0x20 else 3 if first < 0x40 else 2 if first < 0x80 else 1)
+        )
+        if size < 0:
+            return
+        if body + size > stop:
+            raise cut_off(name, f"{size} bytes in its last element", str(max(stop - body, 0)))
+        position = body + size
+
+
+def _read_size(file: BinaryIO, position: int) -> tuple[int, int]:
+    """Size of an element, -1 where it was not known, and the position after that number."""
+    digits = read_at(file, position, 8)
+    if not digits or digits[0] == 0:
+        return -1, position + 1
+    num_bytes = 9 - digits[0].bit_length()
+    value = int.from_bytes(digits[:num_bytes], "big") & ((1 << 7 * num_bytes) - 1)
+    return -1 if value == (1 << 7 * num_bytes) - 1 else value, position + num_bytes
+
+
+def read_asf(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
+    """The section of an ASF file (WMA, WMV), otherwise as `read_mp4`."""
+    if read_at(file, start, 16) != ASF_MARK:
+        return None
+    stop = find_bytes(file, ASF_MARK, start + 16, end)
+    stop = stop if stop >= 0 else end
+    header = read_at(file, start, ASF_HEADER_BYTES)
+    place = header.find(ASF_FILE_PROPERTIES)
+    if place >= 0 and len(header) >= place + 92:
+        num_bytes = int.from_bytes(header[place + 40 : place + 48], "little")
+        is_broadcast = bool(header[place + 88] & 1)
+        if not is_broadcast and num_bytes > stop - start:
+            raise cut_off(name, f"{num_bytes} bytes", str(stop - start))
+    return Section("ASF", start, stop)
+
+
+def read_ts(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
+    """The section of an MPEG transport stream, otherwise as `read_mp4`; joined streams go on in the same section."""
+    num_packets = min((end - start) // TS_BYTES, TS_CHECKED_PACKETS)
+    heads = [read_at(file, start + number * TS_BYTES, 1) for number in range(num_packets)]
+    if num_packets < 2 or any(head != b"\x47" for head in heads):
+        return None
+    if (end - start) % TS_BYTES:
+        raise cut_off(name, f"{TS_BYTES} bytes in each packet", f"{(end - start) % TS_BYTES} of the last one")
+    return Section("MPEG-TS", start, end)
+
+
+Reader = Callable[[str, BinaryIO, int, int], "Section | None"]
+READERS: tuple[Reader, ...] = (read_mp4, read_matroska, read_asf, read_ts)

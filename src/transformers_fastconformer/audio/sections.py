@@ -1,0 +1,92 @@
+"""The sections of an audio file: streams that stand one after another, each with what is known of its length."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import BinaryIO, NamedTuple
+
+from .windows import read_at
+
+# What writers put into a header when they do not know the length: 0, or the greatest numbers there are.
+MIN_UNKNOWN_BYTES = 0x7FFF0000
+# Headers that are wrong by so little lose no sound: some writers count the header itself.
+MAX_MISSING_BYTES = 64
+# Bytes after the sound that may be something of which nothing is known; more than that may be sound.
+MAX_TRAILING_BYTES = 4096
+TAG_MARKS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
+
+
+class Section(NamedTuple):
+    """
+    One stream of a file that may hold several.
+
+    Args:
+        container: Name of its container; empty: not one that is known here.
+        start: Position of its first byte.
+        stop: Position after its last.
+        is_announced: It holds the number of its samples, so that libsndfile does not guess one.
+        patches: Bytes to put in place of size fields that were never brought up to date, by their position.
+        min_samples: Samples that the data must give at least; 0: not known.
+        num_samples: Samples that the data gives, if that is known without decoding; None: not known.
+        sampling_rate: Rate of these, in Hz.
+    """
+
+    container: str
+    start: int
+    stop: int
+    is_announced: bool = True
+    patches: Mapping[int, bytes] = {}
+    min_samples: int = 0
+    num_samples: int | None = None
+    sampling_rate: int = 0
+
+
+class CutOffError(ValueError):
+    """A file that ends before the end that it announces."""
+
+
+def cut_off(name: str, announced: str, found: str) -> CutOffError:
+    """The error for a file that ends too early."""
+    return CutOffError(f"{name} is cut off: its header announces {announced}, {found} are there.")
+
+
+def length_of(file: BinaryIO) -> int:
+    """Number of bytes of a file that can be wound back."""
+    return file.seek(0, os.SEEK_END)
+
+
+def skip_id3(file: BinaryIO, position: int) -> int:
+    """Position after the ID3v2 tags that stand at a position."""
+    while len(header := read_at(file, position, 10)) == 10 and header[:3] == b"ID3":
+        if any(byte >= 128 for byte in header[6:]):
+            break
+        num_bytes = header[6] << 21 | header[7] << 14 | header[8] << 7 | header[9]
+        position += 10 + num_bytes + (10 if header[5] & 0x10 else 0)
+    return position
+
+
+def check_trailing(name: str, file: BinaryIO, position: int, stop: int, sound_bytes: int) -> None:
+    """
+    Raise where much follows the sound that a header announces, and may be sound too.
+
+    Args:
+        name: What to call the file in messages.
+        file: The file.
+        position: Where the sound and all that is known ends.
+        stop: Where the file ends.
+        sound_bytes: Bytes of samples that the header announces.
+
+    Raises:
+        ValueError: for more than a few bytes that are neither zeros nor a tag.
+    """
+    if stop - position <= MAX_TRAILING_BYTES:
+        return
+    head = read_at(file, position, MAX_TRAILING_BYTES)
+    if head.startswith(TAG_MARKS) or not any(head):
+        return
+    raise ValueError(
+        f"{name} holds more than its header announces: {sound_bytes} bytes of samples, and {stop - position} bytes "
+        "after them that are nothing known; expected a file whose header is brought up to date, such as "
+        "'ffmpeg -i it new.wav' makes."
+    )
