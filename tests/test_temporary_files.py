@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from leftovers import killed
@@ -121,7 +122,7 @@ def test_without_locks_the_age_counts(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
-    monkeypatch.setattr(module, "_heart", module._Heart())
+    monkeypatch.setattr(module, "_own", module._OwnFolders())
     with TemporaryFolder(tmp_path) as folder:
         age(folder)
         before = (folder / LOCK_NAME).stat().st_mtime
@@ -130,10 +131,49 @@ def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             time.sleep(0.01)
         assert time.time() - (folder / LOCK_NAME).stat().st_mtime < 60
     end = time.monotonic() + 10
-    while any(thread.name == "fastconformer-temporary" and thread is module._heart._thread
-              for thread in threading.enumerate()) and time.monotonic() < end:  # fmt: skip
+    while module._own._thread is not None and time.monotonic() < end:
         time.sleep(0.01)
-    assert module._heart._thread is None
+    assert module._own._thread is None  # nothing is left to touch
+
+
+def test_a_signal_at_any_moment_leaves_nothing_once_all_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a folder is made, before its `with` begins, and while it is removed."""
+    real_mkdir, real_open, real_lock, real_unlink = Path.mkdir, os.open, module.lock_file, Path.unlink
+
+    def interrupted(function: Any, is_before: bool) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if is_before:
+                raise SystemExit
+            function(*arguments, **options)
+            raise SystemExit
+
+        return call
+
+    monkeypatch.setattr(module, "_own", module._OwnFolders())
+    for target, name, real in (
+        (Path, "mkdir", real_mkdir),
+        (os, "open", real_open),
+        (module, "lock_file", real_lock),
+        (Path, "unlink", real_unlink),
+    ):
+        for is_before in (True, False):
+            with monkeypatch.context() as patch:
+                folder = TemporaryFolder(tmp_path) if name == "unlink" else None
+                patch.setattr(target, name, interrupted(real, is_before))
+                with pytest.raises(SystemExit):
+                    folder.close() if folder is not None else TemporaryFolder(tmp_path)
+            module.close_all()
+            assert leftovers(tmp_path) == [], (name, is_before)
+
+
+def test_a_forked_process_leaves_the_folders_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TemporaryFolder(tmp_path) as folder:
+        monkeypatch.setattr(module._own, "_process", os.getpid() + 1)
+        module.close_all()
+        assert folder.exists()
+        monkeypatch.undo()
 
 
 def test_a_folder_without_a_lock_and_without_content_is_a_leftover(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ Whoever makes a folder removes the leftovers next to it first.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import platform
@@ -74,8 +75,7 @@ class TemporaryFolder:
         parent = Path(tempfile.gettempdir()) if parent is None else parent
         parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(parent)
-        self.path, self._descriptor = _make_locked(parent)
-        _heart.add(self._descriptor)
+        self.path = _make_locked(parent)
 
     def __enter__(self) -> Path:
         return self.path
@@ -87,11 +87,12 @@ class TemporaryFolder:
 
     def close(self) -> None:
         """Remove the folder; what cannot be removed is left to the next process."""
-        _heart.remove(self._descriptor)
-        try:
-            _remove(self.path)
-        finally:
-            os.close(self._descriptor)
+        _own.remove(self.path)
+
+
+def close_all() -> None:
+    """Remove the folders of this process that a signal kept from being closed: it may come at any moment."""
+    _own.remove_all()
 
 
 def remove_leftovers(parent: Path) -> None:
@@ -155,21 +156,23 @@ def machine_name() -> str:
     return hashlib.sha256(known.encode()).hexdigest()[:12]
 
 
-def _make_locked(parent: Path) -> tuple[Path, int]:
+def _make_locked(parent: Path) -> Path:
     while True:
         path = parent / f"{PREFIX}{machine_name()}-{secrets.token_hex(8)}"
+        _own.expect(path)
         try:
             path.mkdir(mode=0o700)
             descriptor = os.open(path / LOCK_NAME, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        except FileExistsError:
-            continue
-        except FileNotFoundError:
-            if not parent.is_dir():
-                raise
-            continue  # before it was locked, another process took it for a leftover
+        except OSError as error:
+            _own.forget(path)
+            # Before it was locked, another process may have taken it for a leftover.
+            if isinstance(error, FileExistsError) or (isinstance(error, FileNotFoundError) and parent.is_dir()):
+                continue
+            raise
+        _own.add(path, descriptor)
         if lock_file(descriptor) is not False and (path / LOCK_NAME).exists():
-            return path, descriptor
-        os.close(descriptor)
+            return path
+        _own.forget(path)
 
 
 def _remove_leftover(path: Path) -> None:
@@ -218,24 +221,48 @@ def _remove(path: Path) -> None:
         path.rmdir()
 
 
-class _Heart:
-    """Thread that touches the locks of this process now and then, as long as there are some."""
+class _OwnFolders:
+    """Folders of this process, whose locks a thread touches now and then as long as there are some."""
 
     def __init__(self) -> None:
-        self._descriptors: set[int] = set()
-        self._lock = threading.Lock()
+        self._descriptors: dict[Path, int | None] = {}
+        self._process = os.getpid()
+        self._lock = threading.RLock()  # a signal may come while it is held
         self._thread: threading.Thread | None = None
 
-    def add(self, descriptor: int) -> None:
+    def expect(self, path: Path) -> None:
+        """Note a folder that is about to be made."""
         with self._lock:
-            self._descriptors.add(descriptor)
+            if self._process != os.getpid():  # those of the process that this one was forked from are not its own
+                self._descriptors.clear()
+                self._process = os.getpid()
+            self._descriptors[path] = None
+
+    def add(self, path: Path, descriptor: int) -> None:
+        """Note its open lock, and begin to touch it."""
+        with self._lock:
+            self._descriptors[path] = descriptor
             if self._thread is None or not self._thread.is_alive():  # after a fork it is not
                 self._thread = threading.Thread(target=self._beat, name="fastconformer-temporary", daemon=True)
                 self._thread.start()
 
-    def remove(self, descriptor: int) -> None:
+    def forget(self, path: Path) -> None:
+        """Note that a folder is no longer there."""
         with self._lock:
-            self._descriptors.discard(descriptor)
+            descriptor = self._descriptors.pop(path, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def remove(self, path: Path) -> None:
+        """Remove a folder, and then give its lock back."""
+        _remove(path)
+        self.forget(path)
+
+    def remove_all(self) -> None:
+        """Remove those that are left."""
+        if self._process == os.getpid():
+            for path in list(self._descriptors):
+                self.remove(path)
 
     def _beat(self) -> None:
         while True:
@@ -244,9 +271,11 @@ class _Heart:
                 if not self._descriptors:
                     self._thread = None
                     return
-                for descriptor in self._descriptors:
-                    with suppress(OSError, NotImplementedError, TypeError):
-                        os.utime(descriptor)
+                for descriptor in self._descriptors.values():
+                    if descriptor is not None:
+                        with suppress(OSError, NotImplementedError, TypeError):
+                            os.utime(descriptor)
 
 
-_heart = _Heart()
+_own = _OwnFolders()
+atexit.register(close_all)

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from transformers.utils import logging as transformers_logging
 
+from ..temporary_files import close_all
 from ..version import __version__
 from .cache import cache
 from .convert import convert
@@ -93,6 +94,9 @@ def _of_standard_output(error: Exception) -> Exception | None:
 
 
 def _say_how_it_ended(code: Any) -> None:
+    """After a signal or an interrupt, which may have come before what was made could be noted for its removal."""
+    if code == ExitCode.INTERRUPTED or name_of_ending(code) is not None:
+        close_all()
     if code == ExitCode.INTERRUPTED:
         say("Interrupted.")
     elif (name := name_of_ending(code)) is not None:
