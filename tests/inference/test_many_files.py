@@ -310,3 +310,42 @@ def test_an_error_of_the_callers_function_is_his(worker: Any, long_path: Path, l
 
     with pytest.raises(ValueError, match="mine"):
         list(transcribe_clips([worker] * copies, [AudioClip(source)], on_progress=fail))
+
+
+def test_an_open_file_that_is_given_twice_is_refused_by_name(worker: Any) -> None:
+    """Two threads would move it under one another."""
+    with CLIP_PATHS[0].open("rb") as file, CLIP_PATHS[1].open("rb") as other:
+        clips = [AudioClip(file), AudioClip(other), AudioClip(file)]
+        with pytest.raises(ValueError, match="clip 2 is the same open file as clip 0; expected each once"):
+            run(worker, clips)
+        results = run(worker, clips[:2])
+    assert [text_of(results[place]) for place in (0, 1)] == list(TEXTS)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_errors_that_name_nothing_get_the_name_of_the_clip(
+    worker: Any, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    def transcribe(*arguments: Any, **options: Any) -> Any:
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    for finished in run(worker, [AudioClip(str(path)) for path in CLIP_PATHS], copies=copies).values():
+        assert isinstance(finished.error, MemoryError)
+        assert str(CLIP_PATHS[finished.place]) in str(finished.error)
+        assert "the memory does not suffice" in str(finished.error)
+
+
+def test_too_many_threads_are_refused_by_name(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="num_workers=100000 is not supported; expected an integer from 0 to 256"):
+        TranscriptionOptions(num_workers=100000)
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading_module.threading.Thread, "start", start)
+        with pytest.raises(
+            ValueError, match="num_workers=1 is not supported; the system starts no more than 0"
+        ):
+            reading_module.Readers(1)
