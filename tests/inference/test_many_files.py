@@ -345,7 +345,37 @@ def test_too_many_threads_are_refused_by_name(worker: Any, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(reading_module.threading.Thread, "start", start)
-        with pytest.raises(
-            ValueError, match="num_workers=1 is not supported; the system starts no more than 0"
-        ):
+        with pytest.raises(ValueError, match="num_workers=1 is not supported; the system starts no more than 0"):
             reading_module.Readers(1)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_recordings_that_change_while_they_wait_cost_no_other(
+    worker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    """After they were measured: cut off, removed, made a folder, and made longer than what is packed."""
+    names = ("same", "cut", "gone", "folder", "longer")
+    paths = {name: tmp_path / f"{name}.wav" for name in names}
+    for path in paths.values():
+        path.write_bytes(CLIP_PATHS[0].read_bytes())
+    real = files_module.prepare_packs
+
+    def change_first(*arguments: Any) -> Any:
+        paths["cut"].write_bytes(CLIP_PATHS[0].read_bytes()[:20000])
+        paths["gone"].unlink()
+        paths["folder"].unlink()
+        paths["folder"].mkdir()
+        samples = read_audio(CLIP_PATHS[0])
+        soundfile.write(paths["longer"], np.concatenate([samples] * 30), SAMPLING_RATE)
+        return real(*arguments)
+
+    clips = [AudioClip(str(path)) for path in paths.values()]
+    lengths = [2.3384375] * len(clips)
+    monkeypatch.setattr(files_module, "prepare_packs", change_first)
+    finished = transcribe_clips([worker] * copies, clips, TranscriptionOptions(), lengths)
+    results = {names[item.place]: item for item in finished}
+    assert text_of(results["same"]) == TEXTS[0]
+    assert text_of(results["longer"]) == " ".join([TEXTS[0]] * 30)
+    for name, message in (("cut", "is cut off"), ("gone", "does not exist"), ("folder", "is a folder")):
+        assert message in str(results[name].error)
+        assert str(paths[name]) in str(results[name].error)
