@@ -21,7 +21,7 @@ PACKAGE = "transformers_fastconformer"
 # fit, the longest counts.
 LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ("version",),
-    ("demonstration", "validation", "frames", "checkpoint_sources", "configuration_*"),
+    ("demonstration", "validation", "temporary_files", "frames", "checkpoint_sources", "configuration_*"),
     ("kernels", "losses", "decoding", "audio"),
     (
         "feature_extraction_*",

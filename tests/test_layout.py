@@ -19,8 +19,6 @@ TREE_TESTS = frozenset({"test_import_direction", "test_layout"})
 # Modules without tests of their own, or folders of them, and what tests them. The list only gets shorter.
 TESTED_ELSEWHERE = {
     "version": "a line; `cli/test_main.py` asks the command for it",
-    "cli.transcribe_inputs": "through `cli/test_transcribe_files.py`, as users meet it",
-    "cli.transcribe_outputs": "through `cli/test_transcribe_files.py`, as users meet it",
     "cli.transcribe_run": "through `cli/test_transcribe_files.py` and `cli/test_exit_codes.py`, as users meet it",
     "decoding.state": "a record; through `decoding/test_transducer_label_looping.py`",
     "inference.transcript": "a record; through `inference/test_file.py` and `inference/test_many_files.py`",

@@ -36,7 +36,7 @@ def test_numbers(value):
     assert is_number(value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, True, "1", None, 1j, 10**400])
+@pytest.mark.parametrize("value", [math.nan, math.inf, True, "1", None, 1j, 10**400, Fraction(10**400)])
 def test_not_numbers(value):
     assert not is_number(value)
 

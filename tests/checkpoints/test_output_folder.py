@@ -6,13 +6,16 @@ import stat
 from pathlib import Path
 
 import pytest
+from leftovers import killed
 
-from transformers_fastconformer.checkpoints.output_folder import check_output, written_as_one
+from transformers_fastconformer.checkpoints import output_folder
+from transformers_fastconformer.checkpoints.output_folder import check_output, exchange, written_as_one
+from transformers_fastconformer.temporary_files import TemporaryFolder
 
 
 def write(output: Path, content: str, overwrite: bool = False) -> None:
     with written_as_one(output, overwrite) as folder:
-        assert folder.parent == output.parent
+        assert folder.parents[1] == output.parent
         (folder / "a.txt").write_text(content)
 
 
@@ -67,3 +70,41 @@ def test_files_and_links_are_refused(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match="is a file or a link; expected a folder, or nothing"):
                 check_output(tmp_path / name, overwrite)
     check_output(tmp_path / "absent", False)
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_overwriting_with_and_without_an_exchange_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(output_folder, "exchange", lambda one, other: False)
+    output = tmp_path / "out"
+    write(output, "first")
+    write(output, "second", overwrite=True)
+    assert (output / "a.txt").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_folders_change_places(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("")
+    if not exchange(tmp_path / "one", tmp_path / "other"):
+        pytest.skip("the system cannot exchange two folders in one step")
+    assert (tmp_path / "one" / "other").exists()
+    assert (tmp_path / "other" / "one").exists()
+    assert not exchange(tmp_path / "one", tmp_path / "missing")
+
+
+def test_a_kill_between_two_steps_costs_nothing(tmp_path: Path) -> None:
+    """The old folder is back before the next run decides what to do."""
+    output = tmp_path / "out"
+    write(output, "first")
+    with TemporaryFolder(tmp_path) as living:
+        left = killed(living)
+    (left / "replaced").mkdir()
+    output.rename(left / "replaced" / "out")
+    with pytest.raises(ValueError, match="is not empty"):
+        check_output(output, False)
+    assert (output / "a.txt").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

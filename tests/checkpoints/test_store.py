@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from leftovers import killed
 
 from transformers_fastconformer.checkpoints import store as store_module
 from transformers_fastconformer.checkpoints.hub import file_digest
@@ -22,6 +22,7 @@ from transformers_fastconformer.checkpoints.store import (
     list_conversions,
     local_digest,
 )
+from transformers_fastconformer.temporary_files import TemporaryFolder
 
 
 @pytest.fixture(autouse=True)
@@ -56,18 +57,22 @@ def test_where_the_cache_lies(root, tmp_path, monkeypatch):
 
 def test_clearing_removes_what_killed_processes_left_and_not_what_is_being_written(root):
     folder = root / f"v{CONVERSION_FORMAT}"
-    left, locked = (folder / f".{digit * 64}.converting-abc" for digit in "ab")
     other = folder / ".somebody.elses"
-    for path in (left, locked, other):
-        path.mkdir(parents=True)
-        (path / "model.safetensors").write_bytes(b"half")
-    (root / "locks").mkdir()
-    assert list_conversions() == []
-    with FileLock(root / "locks" / f"{'b' * 64}.lock"):
+    other.mkdir(parents=True)
+    with TemporaryFolder(folder) as living:
+        left = killed(living)
+        assert list_conversions() == []
         clear_conversions()
-    assert sorted(path.name for path in folder.iterdir()) == sorted([locked.name, other.name])
-    clear_conversions()
-    assert list(folder.iterdir()) == [other]
+        assert sorted(folder.iterdir()) == sorted([living, other])
+    assert not left.exists()
+
+
+def test_a_conversion_removes_what_killed_ones_left(root):
+    folder = root / f"v{CONVERSION_FORMAT}"
+    with TemporaryFolder(folder) as living:
+        killed(living)
+    cached_conversion("c" * 64, "c", lambda path: (path.mkdir(), (path / "config.json").write_text("{}")), root)
+    assert sorted(path.name for path in folder.iterdir()) == ["c" * 64, "c" * 64 + ".json"]
 
 
 def test_a_local_file_is_hashed_once(stored_file, root, monkeypatch):

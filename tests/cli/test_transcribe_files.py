@@ -56,6 +56,11 @@ def below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def everything_in(folder: Path) -> list[str]:
+    """Files and folders, hidden ones too."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
 def errors_of(result: Any) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("error:")]
 
@@ -346,7 +351,7 @@ def test_a_manifest_is_in_its_place_when_the_run_has_come_to_its_end(
         (2, ["in", "--device", "cpu,nodevice"], "device='nodevice' is not available"),
         (1, ["empty"], "'empty' has no audio in it"),
         (1, ["in/*.flac"], "'in/*.flac' matches no file"),
-        (1, ["in/a/x.wav", "m.jsonl", "--format", "jsonl"], "'m.jsonl' does not exist; expected a manifest"),
+        (1, ["m.jsonl", "--format", "jsonl"], "'m.jsonl' does not exist; expected a manifest"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is(
@@ -428,29 +433,25 @@ def test_broken_files_stop_nothing_and_are_reported_at_the_end(run_command: Run,
 def test_a_full_disk_ends_the_run_and_leaves_nothing_half_written(
     run_command: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_open, opened = Path.open, []
+    real_write, written = Path.write_bytes, []
 
-    class FullFile(io.StringIO):
-        def write(self, text: str) -> int:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def write(path: Path, content: bytes) -> int:
+        if "out" in path.parts:
+            written.append(path)
+            if len(written) > 1:
+                real_write(path, content[:3])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real_write(path, content)
 
-    def open_file(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        if mode == "w" and path.suffix == outputs_module.UNFINISHED_SUFFIX:
-            opened.append(path)
-            if len(opened) > 1:
-                real_open(path, mode).close()  # a file that takes a name and no contents
-                return FullFile()
-        return real_open(path, mode, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", open_file)
-    result = transcribe(run_command, "in", "--output_dir", "out", "--batch_size", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write)
+        result = transcribe(run_command, "in", "--output_dir", "out", "--batch_size", "1")
     assert result.returncode == 1
-    assert len(errors_of(result)) == 1
-    assert "cannot be written: No space left on device" in errors_of(result)[0]
-    assert "Traceback" not in result.stderr
-    assert len(below(folder / "out")) == 1
-    monkeypatch.undo()
-    os.chdir(folder)
+    (error,) = errors_of(result)
+    assert "cannot be written: No space left on device" in error
+    assert "error: out/" in error
+    assert "Run the same command again to go on" in result.stderr
+    assert len(everything_in(folder / "out")) == 2
     result = transcribe(run_command, "in", "--output_dir", "out")
     assert "1 of 3 finished before" in result.stderr
     assert len(below(folder / "out")) == 3
@@ -471,15 +472,15 @@ def test_a_full_disk_behind_the_standard_output(
 def test_an_interrupt_ends_with_its_code(
     run_command: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, devices: str
 ) -> None:
-    write_atomically, written = outputs_module.write_atomically, []
+    write, written = outputs_module.WholeFiles.write, []
 
-    def interrupted(path: Path, text: str) -> None:
+    def interrupted(self: Any, contents: dict[Path, str]) -> None:
         if written:
             raise KeyboardInterrupt
-        written.append(path)
-        write_atomically(path, text)
+        written.extend(contents)
+        write(self, contents)
 
-    monkeypatch.setattr(outputs_module, "write_atomically", interrupted)
+    monkeypatch.setattr(outputs_module.WholeFiles, "write", interrupted)
     result = transcribe(run_command, "in", "--output_dir", "out", "--device", devices, "--batch_size", "1")
     assert result.returncode == 130
     assert "Interrupted." in result.stderr

@@ -73,6 +73,7 @@ def test_a_checkpoint_without_its_head_is_refused(tmp_path: Path) -> None:
         ({"source": None}, "model=None is not supported; expected the name of a checkpoint"),
         ({"source": "demo", "dtype": "float8"}, "dtype='float8' is not supported; expected one of"),
         ({"source": "demo", "device": "nowhere"}, "device='nowhere' is not available"),
+        ({"source": "demo", "device": "meta"}, "device='meta' is not available"),
     ],
 )
 def test_what_is_refused_at_once(options: dict[str, Any], message: str) -> None:

@@ -268,7 +268,7 @@ def test_no_clips(worker: Any) -> None:
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size=0 is not supported; expected an integer of 1 or more"),
-        ({"num_workers": -1}, "num_workers=-1 is not supported; expected an integer of 0 or more"),
+        ({"num_workers": -1}, "num_workers=-1 is not supported; expected an integer from 0 to 256"),
         ({"batch_seconds": 0.0}, "batch_seconds=0.0 is not supported"),
     ],
 )
@@ -310,3 +310,72 @@ def test_an_error_of_the_callers_function_is_his(worker: Any, long_path: Path, l
 
     with pytest.raises(ValueError, match="mine"):
         list(transcribe_clips([worker] * copies, [AudioClip(source)], on_progress=fail))
+
+
+def test_an_open_file_that_is_given_twice_is_refused_by_name(worker: Any) -> None:
+    """Two threads would move it under one another."""
+    with CLIP_PATHS[0].open("rb") as file, CLIP_PATHS[1].open("rb") as other:
+        clips = [AudioClip(file), AudioClip(other), AudioClip(file)]
+        with pytest.raises(ValueError, match="clip 2 is the same open file as clip 0; expected each once"):
+            run(worker, clips)
+        results = run(worker, clips[:2])
+    assert [text_of(results[place]) for place in (0, 1)] == list(TEXTS)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_errors_that_name_nothing_get_the_name_of_the_clip(
+    worker: Any, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    def transcribe(*arguments: Any, **options: Any) -> Any:
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    for finished in run(worker, [AudioClip(str(path)) for path in CLIP_PATHS], copies=copies).values():
+        assert isinstance(finished.error, MemoryError)
+        assert str(CLIP_PATHS[finished.place]) in str(finished.error)
+        assert "the memory does not suffice" in str(finished.error)
+
+
+def test_too_many_threads_are_refused_by_name(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="num_workers=100000 is not supported; expected an integer from 0 to 256"):
+        TranscriptionOptions(num_workers=100000)
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading_module.threading.Thread, "start", start)
+        with pytest.raises(ValueError, match="num_workers=1 is not supported; the system starts no more than 0"):
+            reading_module.Readers(1)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_recordings_that_change_while_they_wait_cost_no_other(
+    worker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    """After they were measured: cut off, removed, made a folder, and made longer than what is packed."""
+    names = ("same", "cut", "gone", "folder", "longer")
+    paths = {name: tmp_path / f"{name}.wav" for name in names}
+    for path in paths.values():
+        path.write_bytes(CLIP_PATHS[0].read_bytes())
+    real = files_module.prepare_packs
+
+    def change_first(*arguments: Any) -> Any:
+        paths["cut"].write_bytes(CLIP_PATHS[0].read_bytes()[:20000])
+        paths["gone"].unlink()
+        paths["folder"].unlink()
+        paths["folder"].mkdir()
+        samples = read_audio(CLIP_PATHS[0])
+        soundfile.write(paths["longer"], np.concatenate([samples] * 30), SAMPLING_RATE)
+        return real(*arguments)
+
+    clips = [AudioClip(str(path)) for path in paths.values()]
+    lengths = [2.3384375] * len(clips)
+    monkeypatch.setattr(files_module, "prepare_packs", change_first)
+    finished = transcribe_clips([worker] * copies, clips, TranscriptionOptions(), lengths)
+    results = {names[item.place]: item for item in finished}
+    assert text_of(results["same"]) == TEXTS[0]
+    assert text_of(results["longer"]) == " ".join([TEXTS[0]] * 30)
+    for name, message in (("cut", "is cut off"), ("gone", "does not exist"), ("folder", "is a folder")):
+        assert message in str(results[name].error)
+        assert str(paths[name]) in str(results[name].error)

@@ -49,7 +49,7 @@ def test_every_field_of_decoding_and_chunks_has_a_name_at_the_door() -> None:
         ({"batch_size": 0}, "batch_size=0 is not supported; expected an integer of 1 or more"),
         ({"batch_size": None}, "batch_size=None is not supported"),
         ({"batch_seconds": float("inf")}, "batch_seconds=inf is not supported"),
-        ({"num_workers": -1}, "num_workers=-1 is not supported; expected an integer of 0 or more"),
+        ({"num_workers": -1}, "num_workers=-1 is not supported; expected an integer from 0 to 256"),
         ({"strategy": "best"}, "strategy='best' is not supported; expected one of"),
         ({"strategy": ["full"]}, "strategy=.* is not supported; expected one of"),
         ({"chunk_length_s": "x"}, "chunk_length_s='x' is not supported"),

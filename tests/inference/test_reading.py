@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import transformers_fastconformer.inference.reading as reading_module
 from transformers_fastconformer import AudioClip, VoiceActivityOptions, load_model, read_audio
 from transformers_fastconformer.demonstration import CLIP_PATHS
-from transformers_fastconformer.inference.reading import PACKED_SECONDS, measure_clip, prepare_clip
+from transformers_fastconformer.inference.reading import PACKED_SECONDS, measure_clip, name_clip, prepare_clip
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 
@@ -121,3 +124,46 @@ def test_errors_have_the_name_of_the_clip(processor: Any, tmp_path: Path) -> Non
         prepare_clip(AudioClip(str(tmp_path / "missing.wav"), label="the talk"), processor, tmp_path, None)
     with pytest.raises(ValueError, match=r"^Clip 7 is empty \(0 samples\)"):
         prepare_clip(AudioClip(np.zeros(0, dtype=np.float32), label="Clip 7"), processor, tmp_path, None)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of bytes are POSIX's")
+def test_a_name_that_is_not_utf8_is_read(processor: Any, tmp_path: Path) -> None:
+    path = os.path.join(str(tmp_path), os.fsdecode(b"b\xff.wav"))
+    shutil.copy(CLIP_PATHS[0], path)
+    assert prepare_clip(AudioClip(path), processor, tmp_path, None).features is not None
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), AssertionError("x"), OSError(5, "Input/output error"), EOFError()])
+def test_whatever_is_thrown_while_reading_is_an_error_of_the_clip(
+    processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def throw(*arguments: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(reading_module, "AudioFile", throw)
+    with pytest.raises((ValueError, OSError), match=str(CLIP_PATHS[0])):
+        prepare_clip(AudioClip(str(CLIP_PATHS[0])), processor, tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (MemoryError("std::bad_alloc"), MemoryError, "'a.wav': the memory does not suffice. std::bad_alloc"),
+        (RuntimeError("std::bad_alloc"), MemoryError, "'a.wav': the memory does not suffice. std::bad_alloc"),
+        (MemoryError(), MemoryError, "'a.wav': the memory does not suffice."),
+        (OSError(5, "Input/output error"), OSError, "'a.wav': [Errno 5] Input/output error"),
+        (RuntimeError("System error."), RuntimeError, "'a.wav': System error."),
+        (ValueError("holds NaN"), ValueError, "'a.wav': holds NaN"),
+        (ValueError("'a.wav' is cut off"), ValueError, "'a.wav' is cut off"),
+    ],
+)
+def test_every_error_names_its_clip(error: Exception, kind: type[Exception], text: str) -> None:
+    named = name_clip(error, AudioClip("a.wav"))
+    assert type(named) is kind
+    assert str(named) == text
+
+
+def test_lengths_that_no_recording_has_are_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds in (2.0**63 / 16000, float("inf"), float("nan"), -1.0):
+        monkeypatch.setattr(reading_module, "_measure_source", lambda *arguments, seconds=seconds: seconds)
+        assert measure_clip(AudioClip("a.wav")) is None

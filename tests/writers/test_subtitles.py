@@ -200,3 +200,19 @@ def test_marks_in_words_are_words() -> None:
     words = make_words("a <b> {bold} & c")
     assert "a <b> {bold} & c" in format_srt(words)
     assert "a &lt;b&gt; {bold} &amp; c" in format_vtt(words)
+
+
+def test_abbreviations_end_no_subtitle_and_quotations_do() -> None:
+    assert texts(make_words('Mr. Smith of the U.S. Army said "yes." Then he left.')) == [
+        'Mr. Smith of the U.S. Army said "yes."',
+        "Then he left.",
+    ]
+
+
+def test_text_without_spaces_ends_at_its_marks() -> None:
+    pieces = ["\u300c", "\u306f\u3044", "\u3002", "\u300d", "\u3068", "3", ".", "5", "\u3002", "\u307e"]
+    words = make_words(" ".join(pieces))
+    for word in words[1:]:
+        word["is_continuation"] = True
+    joined = ["".join(word["word"] for word in group) for group in group_words(words)]
+    assert joined == ["\u300c\u306f\u3044\u3002\u300d", "\u30683.5\u3002", "\u307e"]

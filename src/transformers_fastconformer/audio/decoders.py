@@ -8,6 +8,7 @@ something is wrong.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
@@ -176,7 +177,8 @@ def _open_sound_file(name: str, file: BinaryIO, path: str | None, section: Secti
             return False
 
     is_plain = is_only and section.start == 0 and not section.patches and section.container != "MP3"
-    source: Any = path
+    # A name that is not UTF-8 can be opened by its bytes alone; on Windows there is none.
+    source: Any = path if path is None or os.name == "nt" else os.fsencode(path)
     if path is None or not is_plain:
         has_unknown_length = section.container == "MP3" and not section.is_announced
         source = Window(file, section.start, section.stop, section.patches, has_unknown_length)

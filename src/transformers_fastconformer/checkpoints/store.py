@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants
 from transformers.utils import logging
 
+from ..temporary_files import TemporaryFolder, remove_leftovers, write_whole
 from .files import CONFIG_FILE
 from .hub import SHA256, file_digest
 
@@ -103,8 +104,7 @@ def cached_conversion(digest: str, source: str, convert: Callable[[Path], None],
             with _locked(root, digest, source):
                 if not _is_whole(folder):
                     folder.parent.mkdir(parents=True, exist_ok=True)
-                    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
-                        shutil.rmtree(leftover, ignore_errors=True)
+                    remove_leftovers(folder.parent)
                     logger.warning(f"Converting {source}, once; it is loaded from {folder} from now on.")
                     convert(folder)
                     _remove_older_formats(folder.parent)
@@ -173,7 +173,9 @@ def clear_conversions(
         with _locked(root, entry.digest, str(entry.folder)):
             _remove_entry(entry.folder)
     if not names:
-        _remove_leftovers(root)
+        for format_folder in root.glob(f"{FORMAT_PREFIX}*"):
+            remove_leftovers(format_folder)
+        remove_leftovers(root)
     return chosen
 
 
@@ -192,15 +194,6 @@ def _entry_folders(root: Path) -> Iterator[Path]:
 def _are_on_one_path(one: Path, other: Path) -> bool:
     """Tell whether one of two paths is the other or above it."""
     return one == other or one in other.parents or other in one.parents
-
-
-def _remove_leftovers(root: Path) -> None:
-    """Remove the half-written folders of processes that were killed; folders that are being written are locked."""
-    for folder in root.glob(f"{FORMAT_PREFIX}*/.*.*"):
-        digest = folder.name.split(".")[1]
-        if SHA256.fullmatch(digest) and folder.is_dir():
-            with suppress(Timeout), FileLock(root / LOCKS_FOLDER / f"{digest}.lock", timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -231,10 +224,8 @@ def _remove_older_formats(current: Path) -> None:
 
 def _remove_entry(folder: Path) -> None:
     """Remove an entry in one step, so that other processes never see half of it."""
-    doomed = folder.with_name(f".{folder.name}.removed-{os.getpid()}")
-    with suppress(FileNotFoundError):
-        folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    with TemporaryFolder(folder.parent) as doomed, suppress(FileNotFoundError):
+        folder.rename(doomed / folder.name)
     _record_path(folder).unlink(missing_ok=True)
 
 
@@ -292,9 +283,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    replacement = path.with_name(f".{path.name}.{os.getpid()}")
-    replacement.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    replacement.replace(path)
+    text = json.dumps(content, indent=1) + "\n"
+    write_whole(path, text.encode("utf-8"))
 
 
 # Digests of local files

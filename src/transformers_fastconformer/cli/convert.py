@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +29,7 @@ from ..nemo.convert import convert_nemo_checkpoint
 from ..nemo.locate import ARCHIVE_SUFFIX
 from ..nemo.reference import require_nemo
 from ..nemo.verify import VerificationReport, describe_row, verify_conversion
+from ..temporary_files import TemporaryFolder
 from .exit_codes import ExitCode, failing_as_input
 
 CONFIG_FILE = "config.json"
@@ -135,9 +135,9 @@ def convert(
         check_output(output_dir, overwrite)
     verification = _Verification(list(audio or CLIP_PATHS), device, dtype) if verify else None
     console = Console(highlight=False)
-    with tempfile.TemporaryDirectory(dir=_nearest_folder(output_dir) if is_export else None) as temporary:
-        written = output_dir or Path(temporary) / "written"
-        folder = Path(temporary) / "converted" if is_export else written
+    with TemporaryFolder(_nearest_folder(output_dir) if is_export else None) as temporary:
+        written = output_dir or temporary / "written"
+        folder = temporary / "converted" if is_export else written
         place = str(written) if output_dir else "a temporary folder"
         if is_archive or is_transformers_checkpoint(source):
             archive_path = _convert_to_ours(source, folder, is_archive, dtype.value, overwrite)

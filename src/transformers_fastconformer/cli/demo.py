@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +16,7 @@ from ..inference.file import transcribe_waveforms
 from ..inference.loading import load_model
 from ..nemo.convert import convert_nemo_checkpoint
 from ..nemo.verify import verify_against_stored, verify_conversion
+from ..temporary_files import TemporaryFolder
 from .convert import load_clips, sampling_rate_of, show_report
 from .exit_codes import ExitCode
 
@@ -34,8 +33,8 @@ def demo(
     """Convert the demonstration checkpoint, verify it, and transcribe a clip with word times. Needs no network."""
     console = Console(highlight=False)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "fastconformer-digits"
+    with TemporaryFolder() as temporary:
+        folder = temporary / "fastconformer-digits"
         convert_nemo_checkpoint(CHECKPOINT_PATH, folder)
         sampling_rate = sampling_rate_of(folder)
         console.rule("1. Convert")

@@ -7,10 +7,13 @@ Exit codes, the same in all commands, and the errors that lead to them.
 | 1 | some inputs failed, each named at the end; the others are done |
 | 2 | the command was used wrongly; nothing was done |
 | 3 | the environment lacks something; the message says what to do |
-| 130 | interrupted by Ctrl-C; what was finished is whole |
+| 130 | interrupted by Ctrl-C; what was finished is whole, and the same command goes on where it ended |
+| 143 | ended by SIGTERM, as schedulers and containers do; as 130 |
+| 129 | ended by SIGHUP, when its terminal is closed; as 130 |
 
 Code 1: an audio file that is missing or damaged, a folder or manifest without audio; for `convert` and `inspect`,
-whose input is the checkpoint, one that cannot be converted; a verification whose numbers differ; a full disk.
+whose input is the checkpoint, one that cannot be converted; a verification whose numbers differ; a full disk; memory
+that does not suffice; a standard output that is closed.
 
 Code 2: an unknown option, format or device, options that exclude one another, a model that does not exist or that
 `transcribe` cannot load, an output folder that is in use.
@@ -39,6 +42,8 @@ class ExitCode(IntEnum):
     USED_WRONGLY = 2
     ENVIRONMENT_LACKS = 3
     INTERRUPTED = 130
+    HUNG_UP = 129
+    TERMINATED = 143
 
 
 class InputError(ValueError):
@@ -59,9 +64,9 @@ def exit_code_of(error: Exception) -> ExitCode:
     The code for an error that ends a command.
 
     Args:
-        error: A `ValueError`, `OSError` or `ImportError`.
+        error: A `ValueError`, `OSError`, `ImportError` or `MemoryError`.
     """
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | MemoryError):
         return ExitCode.INPUTS_FAILED
     if isinstance(error, ImportError) or is_unreachable(error):
         return ExitCode.ENVIRONMENT_LACKS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..decoding.confidence import ConfidenceOptions
 from ..decoding.options import DecodingOptions
 from ..inference.loading import AUTO_DEVICE, DEFAULT_MODEL, DEMONSTRATION_NAME
 from ..inference.options import ChunkOptions, TranscriptionOptions
+from ..temporary_files import TemporaryFolder
 from ..writers.formats import (
     CONFIDENT_FORMATS,
     FORMATS,
@@ -278,7 +278,7 @@ def transcribe(
 
     An input that cannot be transcribed is named at the end, and the exit code is then 1; the others are transcribed.
 
-    After Ctrl-C the exit code is 130, and what was finished is whole.
+    After Ctrl-C the exit code is 130, after SIGTERM 143; what was finished is whole, and the same command goes on.
     """
     given_rules = {
         "max_line_characters": max_line_characters,
@@ -297,8 +297,8 @@ def transcribe(
     }
     voice_activity = _make_voice_activity(vad, given_voice_activity)
     checkpoint = Checkpoint(model, head.value, device, dtype.value)
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = find_inputs(files, parse_channel(channel), Path(folder))
+    with TemporaryFolder() as folder:
+        inputs = find_inputs(files, parse_channel(channel), folder)
         chosen = _parse_formats(formats, inputs)
         output = _choose_output(inputs, chosen, output_dir, overwrite, _make_rules(given_rules, chosen))
         is_confident = any(name in CONFIDENT_FORMATS for name in chosen)

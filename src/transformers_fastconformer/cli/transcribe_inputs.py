@@ -5,22 +5,30 @@ from __future__ import annotations
 import glob
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, BinaryIO, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from ..audio.downloads import copy_stream, download_audio, is_url, local_path
 from ..audio.parts import read_header
 from ..inference.many_files import AudioClip
+from ..validation import is_number
+from ..writers.json import PACKAGE_NAME
+from .errors import say
 from .exit_codes import InputError
 
 STANDARD_INPUT = "-"
 STANDARD_INPUT_LABEL = "the standard input"
 MANIFEST_SUFFIXES = (".json", ".jsonl")
-# Files that are taken from folders: audio, and video, whose sound is transcribed.
+MANIFEST_FORM = "a manifest, one JSON object a line with 'audio_filepath'"
+# Longer lines, and larger files of other JSON, are not read to their end to find out what they are.
+MAX_LINE_CHARACTERS = 2**24
+BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+# Files that are taken from folders: audio, and videos, whose sound is transcribed.
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd"),
     *(".caf", ".w64", ".rf64", ".sph", ".voc"),
@@ -28,6 +36,13 @@ AUDIO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".avi", ".3gp", ".3g2", ".wmv", ".flv", ".ts", ".mpg", ".mpeg", ".ogv"),
 )
 CHANNELS = ("mix", "each")
+# What a path may be that is not a file, in words.
+KINDS = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,45 +82,119 @@ def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: 
     """
     The clips that arguments stand for, in their order.
 
+    An argument in which nothing is found, or that cannot be read, is a clip with an error. Files of one name and
+    several endings, such as `talk.wav` and `talk.mp3`, have their ending in the name of their output.
+
     Args:
         arguments: Arguments of the command line.
         channel: Result of `parse_channel`.
         temporary_folder: Folder for the standard input, pipes, and downloads whose channels must be counted.
 
     Raises:
-        InputError: for a folder or a pattern without audio, and for a manifest that does not exist or cannot be read.
         ValueError: for the standard input given twice.
+        InputError: when all that was given is passed over.
     """
     if list(arguments).count(STANDARD_INPUT) > 1:
         raise ValueError("- is the standard input and can be given once.")
     found: list[AudioInput] = []
     for argument in arguments:
-        found += _find(argument, temporary_folder)
+        clips: list[AudioInput] = []
+        try:
+            for item in _find(argument, temporary_folder):
+                clips.append(item)
+        except Exception as error:  # whatever a name does to the system's functions costs only this argument
+            clips.append(_refused(argument, _named(error, argument)))
+        found += clips
+    if not found:
+        raise InputError("Nothing is left to transcribe; expected audio or a manifest.")
     if channel != "each":
-        return [replace(item, clip=replace(item.clip, channel=channel)) for item in found]
-    return [part for item in found for part in _each_channel(item, temporary_folder)]
+        found = [replace(item, clip=replace(item.clip, channel=channel)) for item in found]
+    else:
+        found = [part for item in found for part in _each_channel(item, temporary_folder)]
+    return _with_names_apart(found)
+
+
+def _named(error: Exception, name: str) -> Exception:
+    """The error, as one of the input, with its name."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        return InputError(f"{name!r} cannot be read: {error.strerror}; expected audio.")
+    text = str(error)
+    is_named = isinstance(error, ValueError | OSError) and name in text
+    return InputError(text if is_named else f"{name!r} cannot be read; expected audio. {type(error).__name__}: {text}")
+
+
+def _refused(argument: str, error: Exception) -> AudioInput:
+    """A clip that stands for an argument in which none was found."""
+    # Of a manifest it is one still, so that the format for the others is that of manifests.
+    manifest: dict[str, Any] | None = {} if argument.lower().endswith(MANIFEST_SUFFIXES) else None
+    return AudioInput(AudioClip(argument), argument, PurePath(argument).stem, manifest, error=error)
+
+
+def _with_names_apart(found: Sequence[AudioInput]) -> list[AudioInput]:
+    """Add the ending of its file to the name of each input that shares its name with one of another ending."""
+    items = list(found)
+    has_ending = [item.error is not None or not _ending(item) for item in items]
+    while True:
+        endings: dict[str, set[str]] = {}
+        for item in items:
+            if item.error is None:
+                endings.setdefault(item.name, set()).add(_ending(item))
+        alike = [index for index, item in enumerate(items) if not has_ending[index] and len(endings[item.name]) > 1]
+        if not alike:
+            return items
+        for index in alike:
+            items[index] = replace(items[index], name=items[index].name + _ending(items[index]))
+            has_ending[index] = True
+
+
+def _ending(item: AudioInput) -> str:
+    return PurePosixPath(_path_of_url(item.file)).suffix if item.clip.is_remote else PurePath(item.file).suffix
+
+
+def _path_of_url(url: str) -> str:
+    return unquote(urlsplit(url).path)
 
 
 def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
     argument = local_path(argument)
+    argument = local_path(argument)
     if argument == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise InputError(f"{STANDARD_INPUT_LABEL} is closed; expected audio.")
         path = _spool(sys.stdin.buffer, STANDARD_INPUT_LABEL, temporary_folder)
         yield AudioInput(AudioClip(path, label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin")
     elif is_url(argument):
-        name = PurePosixPath(unquote(urlsplit(argument).path)).stem
+        name = PurePosixPath(_path_of_url(argument)).stem
         yield AudioInput(AudioClip(argument), argument, name or urlsplit(argument).netloc)
-    elif Path(argument).is_dir():
+    elif os.path.isdir(argument):
         yield from _find_in_folder(argument)
     elif argument.lower().endswith(MANIFEST_SUFFIXES):
         yield from _read_manifest(argument)
     elif not os.path.lexists(argument) and glob.has_magic(argument):
         yield from _find_by_pattern(argument)
-    elif Path(argument).is_fifo():
+    elif (kind := _kind_of(argument)) == "a pipe":
         with open(argument, "rb") as pipe:
             path = _spool(pipe, repr(argument), temporary_folder)
         yield AudioInput(AudioClip(path, label=repr(argument)), argument, Path(argument).stem)
+    elif kind is not None:
+        raise InputError(f"{argument!r} is {kind}; expected an audio file.")
     else:
         yield AudioInput(AudioClip(argument), argument, Path(argument).stem)
+
+
+def _kind_of(path: str) -> str | None:
+    """The kind of a path that is neither a file nor a folder, in words; None for these, and where nothing is."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    return next((kind for is_kind, kind in KINDS if is_kind(mode)), None)
+
+
+def _pass_over(path: str, kind: str) -> None:
+    say(f"{path!r} is {kind}: it is passed over.")
 
 
 def _spool(stream: BinaryIO, label: str, temporary_folder: Path) -> str:
@@ -119,18 +208,40 @@ def _spool(stream: BinaryIO, label: str, temporary_folder: Path) -> str:
 
 
 def _find_in_folder(folder: str) -> Iterator[AudioInput]:
-    """Find audio in a folder and the folders in it, except hidden ones."""
+    """Find audio in a folder and the folders in it, except hidden ones; links to folders are followed, each once."""
     is_empty = True
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
+    for parent, names in _walk(folder):
+        for name in names:
             if name.startswith(".") or os.path.splitext(name)[1].lower() not in AUDIO_SUFFIXES:
                 continue
-            is_empty = False
             path = os.path.join(parent, name)
+            if (kind := _kind_of(path)) is not None:
+                _pass_over(path, kind)
+                continue
+            is_empty = False
             yield AudioInput(AudioClip(path), path, _name_below(path, folder))
     if is_empty:
         raise InputError(f"{folder!r} has no audio in it; expected files such as *.wav, *.mp3 or *.mp4.")
+
+
+def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Each folder with the names of its files, those that links lead to after the others."""
+    visited: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        for parent, folders, files in os.walk(waiting.pop(0), onerror=_raise):
+            found = os.stat(parent)
+            if (found.st_dev, found.st_ino) in visited:
+                folders.clear()
+                continue
+            visited.add((found.st_dev, found.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            waiting += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+            yield parent, sorted(files)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise InputError(f"{error.filename!r} cannot be read: {error.strerror}; expected a folder.") from error
 
 
 def _find_by_pattern(pattern: str) -> Iterator[AudioInput]:
@@ -140,7 +251,11 @@ def _find_by_pattern(pattern: str) -> Iterator[AudioInput]:
     if not paths:
         raise InputError(f"{pattern!r} matches no file.")
     for path in paths:
-        yield AudioInput(AudioClip(path), path, _name_below(path, os.path.join(*parts[:fixed]) if fixed else "."))
+        if (kind := _kind_of(path)) is not None:
+            _pass_over(path, kind)
+        else:
+            name = _name_below(path, os.path.join(*parts[:fixed]) if fixed else ".")
+            yield AudioInput(AudioClip(path), path, name)
 
 
 def _name_below(path: str, folder: str) -> str:
@@ -148,67 +263,129 @@ def _name_below(path: str, folder: str) -> str:
 
 
 def _read_manifest(path: str) -> Iterator[AudioInput]:
-    """Read a clip from each line: `audio_filepath`, and for a part `offset` and `duration` in seconds."""
+    """
+    Read a clip from each line: `audio_filepath`, and for a part `offset` and `duration` in seconds.
+
+    A line that is not accepted is a clip with an error. What is not a manifest at all is one error, and transcripts
+    that this package wrote are passed over, so that `transcribe *` can be run again.
+    """
     if not os.path.exists(path):
-        raise InputError(f"{path!r} does not exist; expected a manifest, one JSON object a line.")
-    is_empty = True
-    with open(path, encoding="utf-8") as file:
-        for row, line in enumerate(file):
-            if not line.strip():
-                continue
-            is_empty = False
-            yield _read_manifest_line(line, f"{path!r}, line {row + 1}", Path(path), row)
-    if is_empty:
-        raise InputError(f"{path!r} is empty; expected a manifest, one JSON object a line.")
+        raise InputError(f"{path!r} does not exist; expected {MANIFEST_FORM}.")
+    if (kind := _kind_of(path)) is not None:
+        raise InputError(f"{path!r} is {kind}; expected {MANIFEST_FORM}.")
+    entries = [(row, line, _parse_line(line)) for row, line in _lines_of(path)]
+    if not entries:
+        raise InputError(f"{path!r} is empty; expected {MANIFEST_FORM}.")
+    is_manifest = len(entries) == 1 or any(isinstance(entry, dict) for _, _, entry in entries)
+    content = None if is_manifest else _parse_whole(path)
+    transcripts = [content] if content is not None else [entry for _, _, entry in entries]
+    if all(map(_is_transcript, transcripts)):
+        say(f"{path!r} is a transcript that this package wrote: it is passed over.")
+        return
+    if not is_manifest:
+        raise InputError(f"{path!r} is not a manifest; expected {MANIFEST_FORM}.")
+    for row, line, entry in entries:
+        where = f"{path!r}, line {row + 1}"
+        try:
+            yield _read_entry(line, entry, where, Path(path), row)
+        except Exception as error:
+            manifest = entry if isinstance(entry, dict) else {}
+            told = error if isinstance(error, InputError) else InputError(f"{where}: {error}")
+            yield AudioInput(AudioClip(path, label=where), where, where, manifest, path, row, told)
 
 
-def _read_manifest_line(line: str, where: str, manifest: Path, row: int) -> AudioInput:
-    expected = "expected a JSON object with 'audio_filepath'"
+def _lines_of(path: str) -> Iterator[tuple[int, str]]:
+    """Lines that are not empty, with their numbers. Bytes that are not UTF-8 are kept, since they may be a name's."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8")
+    errors = "replace" if encoding == "utf-16" else "surrogateescape"
+    with open(path, encoding=encoding, errors=errors) as text:
+        row = 0
+        while line := text.readline(MAX_LINE_CHARACTERS):
+            rest = line
+            while len(rest) == MAX_LINE_CHARACTERS and not rest.endswith("\n"):
+                rest = text.readline(MAX_LINE_CHARACTERS)
+            if line.strip():
+                yield row, line
+            row += 1
+
+
+def _parse_line(text: str) -> Any:
+    """The JSON value of a text, or the error that it has."""
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not a value of JSON")
+
+    if len(text) >= MAX_LINE_CHARACTERS:
+        return ValueError(f"it has more than {MAX_LINE_CHARACTERS} characters")
     try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON; {expected}. {error}") from error
-    if not isinstance(entry, dict) or not isinstance(entry.get("audio_filepath"), str):
+        return json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        return error
+
+
+def _parse_whole(path: str) -> dict[str, Any] | list[Any] | None:
+    """The JSON object or list that a file is as a whole, over several lines; None if it is not one."""
+    if os.path.getsize(path) > MAX_LINE_CHARACTERS:
+        return None
+    found = _parse_line("".join(line for _, line in _lines_of(path)))
+    return found if isinstance(found, dict | list) else None
+
+
+def _is_transcript(content: Any) -> bool:
+    """Tell whether a JSON value is what `--format json` writes."""
+    package = content.get("package") if isinstance(content, dict) else None
+    return isinstance(package, dict) and package.get("name") == PACKAGE_NAME and "audio_filepath" not in content
+
+
+def _read_entry(line: str, entry: Any, where: str, manifest: Path, row: int) -> AudioInput:
+    expected = "expected a JSON object with 'audio_filepath'"
+    if isinstance(entry, Exception):
+        raise InputError(f"{where} is not JSON; {expected}. {entry}")
+    if not isinstance(entry, dict) or not isinstance(entry.get("audio_filepath"), str) or not entry["audio_filepath"]:
         raise InputError(f"{where}: found {line.strip()[:80]!r}; {expected}.")
     audio = entry["audio_filepath"]
     times: dict[str, float | None] = {}
     for name in ("offset", "duration"):
         value = entry.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise InputError(f"{where}: {name}={value!r} is not supported; expected seconds.")
-        times[name] = value
-    start_seconds, seconds = float(times["offset"] or 0.0), times["duration"]
-    try:
-        source = local_path(audio)
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from error
-    if not (is_url(audio) or os.path.isabs(source)):
+        if value is not None and not is_number(value):
+            raise InputError(f"{where}: {name}={repr(value)[:40]} is not supported; expected seconds.")
+        times[name] = None if value is None else float(value)
+    start_seconds, seconds = times["offset"] or 0.0, times["duration"]
+    source = local_path(audio)
+    is_remote = is_url(audio)
+    below = PurePosixPath(_path_of_url(audio) if is_remote else source)
+    if not below.name:
+        raise InputError(f"{where}: audio_filepath={audio!r} names no file; expected the path of an audio file.")
+    if not (is_remote or os.path.isabs(source)):
         # The path as written if that file exists, else from the manifest's folder (NeMo 3.0.0, `get_full_path`).
         source = source if os.path.isfile(source) else str(manifest.parent / source)
-    try:
-        clip = AudioClip(source, start_seconds=start_seconds, seconds=None if seconds is None else float(seconds))
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from error
-    below = PurePosixPath(urlsplit(audio).path if is_url(audio) else local_path(audio))
+    if (kind := None if is_remote else _kind_of(source)) is not None:
+        raise InputError(f"{where}: {audio!r} is {kind}; expected an audio file.")
+    clip = AudioClip(source, start_seconds=start_seconds, seconds=seconds)
     # Full paths, and those that lead out of a folder, cannot name files below the output folder.
     name = below.stem if below.is_absolute() or ".." in below.parts else str(below.with_suffix(""))
     if times["offset"] is not None:
         name += f"_{start_seconds:g}"
-        name += "" if seconds is None else f"-{start_seconds + float(seconds):g}"
+        name += "" if seconds is None else f"-{start_seconds + seconds:g}"
     return AudioInput(clip, audio, name, entry, str(manifest), row)
 
 
 def _each_channel(item: AudioInput, temporary_folder: Path) -> Iterator[AudioInput]:
     clip = item.clip
-    if clip.is_remote:
-        path = temporary_folder / f"download{len(os.listdir(temporary_folder))}"
-        try:
+    if item.error is not None:
+        yield item
+        return
+    try:
+        if clip.is_remote:
+            path = temporary_folder / f"download{len(os.listdir(temporary_folder))}"
             path.write_bytes(download_audio(clip.source))
-        except ValueError as error:  # reported with the others
-            yield replace(item, error=error)
-            return
-        clip = replace(clip, source=str(path), label=repr(clip.source))
-    header = read_header(clip.source)
+            clip = replace(clip, source=str(path), label=repr(clip.source))
+        header = read_header(clip.source)
+    except Exception as error:  # reported with the others
+        yield replace(item, error=_named(error, item.file))
+        return
     if header is None:  # not audio, which is reported when its turn comes
         yield replace(item, clip=clip)
         return

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
+from ..temporary_files import TemporaryFolder, lock_file, remove_leftovers, write_whole
 from ..writers.formats import MANIFEST_FORMAT, OUTPUT_FORMATS, UNTITLED_FORMATS, format_transcript
 from ..writers.record import TranscriptRecord
 from ..writers.subtitles import SubtitleRules
+from .exit_codes import InputError
+from .streams import ESCAPE, ClosedOutput, closed_output_error, write_standard_output
 from .transcribe_inputs import AudioInput
 
 JSON_INDENT = 1
 # Ending of the file with the lines of a manifest that is not whole yet.
 UNFINISHED_SUFFIX = ".part"
+# Longest name of a file in all usual file systems.
+MAX_NAME_BYTES = 255
+
+
+# Errors of the place that concern all inputs, not one: a disk that is full or fails, and files that nobody may open.
+ERRORS_OF_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
+
+
+class OutputError(OSError):
+    """An error of the place that is written to, which concerns all inputs and ends the run."""
 
 
 class Output(Protocol):
@@ -27,8 +42,18 @@ class Output(Protocol):
     def has(self, index: int) -> bool:
         """Tell whether all output of an input exists already."""
 
+    def check(self, index: int) -> None:
+        """Raise an `InputError` for an input whose output has no place, before it is transcribed."""
+
     def write(self, index: int, record: TranscriptRecord) -> None:
-        """Write the transcript of an input, now or when its turn comes."""
+        """
+        Write the transcript of an input, now or when its turn comes.
+
+        Raises:
+            OutputError: when nothing can be written any more.
+            OSError: when the transcript of this input cannot be written.
+            ValueError: when it cannot be put into one of the formats.
+        """
 
     def skip(self, index: int) -> None:
         """Note that an input has failed and will not have a transcript."""
@@ -37,51 +62,79 @@ class Output(Protocol):
         """Write what still waits; `is_whole` is true if the run has come to its end."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """
-    Write a file so that it exists whole or not at all.
-
-    Raises:
-        OSError: with the file's name, when it cannot be written.
-    """
-    temporary = path.parent / f".fastconformer-{os.getpid()}{UNFINISHED_SUFFIX}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise _cannot_write(str(path), error) from error
+def encode(text: str) -> bytes:
+    """Text as it is written to files: UTF-8, with escapes for the bytes of file names that are not UTF-8."""
+    return text.encode("utf-8", ESCAPE)
 
 
 def _cannot_write(name: str, error: OSError) -> OSError:
-    return OSError(f"{name} cannot be written: {error.strerror or error}")
+    kind = OutputError if error.errno in ERRORS_OF_THE_RUN else OSError
+    return kind(f"{name} cannot be written: {error.strerror or error}")
 
 
-def write_standard_output(text: str) -> None:
+class WholeFiles:
     """
-    Write text to the standard output and flush it.
+    Files in and below a folder that exist whole or not at all, whatever else writes there.
 
-    Raises:
-        OSError: when it leads to a file and the disk is full.
+    They are written to a temporary folder of this run first, which is made with the first of them.
+
+    Args:
+        folder: The folder.
     """
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        # The interpreter would try to write the buffer again when it ends, and then print a message of its own.
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
-        if isinstance(error, BrokenPipeError):  # the reader has read enough
-            raise
-        raise _cannot_write("the standard output", error) from error
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._temporary: TemporaryFolder | None = None
+
+    def write(self, contents: Mapping[Path, str]) -> None:
+        """
+        Write several files, none of which takes its place before all are written.
+
+        Raises:
+            OutputError: when the folder cannot be written to; the message names a file.
+            OSError: when a file cannot take its place.
+        """
+        temporary: dict[Path, Path] = {}
+        path = self._folder
+        try:
+            try:
+                for path, text in contents.items():
+                    temporary[path] = self._write_aside(encode(text))
+            except OSError as error:
+                raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+            try:
+                for path, written in temporary.items():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self._put(written, path)
+            except OSError as error:
+                raise _cannot_write(str(path), error) from error
+        finally:
+            for written in temporary.values():
+                with suppress(OSError):
+                    written.unlink(missing_ok=True)
+
+    def _write_aside(self, content: bytes) -> Path:
+        # The folder of a run that was stopped for long may have been taken for a leftover.
+        if self._temporary is None or not self._temporary.path.is_dir():
+            self._temporary = TemporaryFolder(self._folder)
+        path = self._temporary.path / secrets.token_hex(8)
+        path.write_bytes(content)
+        return path
+
+    @staticmethod
+    def _put(written: Path, path: Path) -> None:
+        try:
+            os.replace(written, path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            write_whole(path, written.read_bytes())  # a folder below the output folder is a disk of its own
+
+    def close(self) -> None:
+        """Remove the temporary folder."""
+        if self._temporary is not None:
+            self._temporary.close()
+            self._temporary = None
 
 
 @dataclass
@@ -101,8 +154,15 @@ class StandardOutput:
     _waiting: dict[int, str | None] = field(default_factory=dict)
     _next: int = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(sys.stdout, ClosedOutput):
+            raise closed_output_error()
+
     def has(self, index: int) -> bool:
         return False
+
+    def check(self, index: int) -> None:
+        """Every text has its place."""
 
     def write(self, index: int, record: TranscriptRecord) -> None:
         text = format_transcript(record, self.transcript_format, self.rules)
@@ -120,14 +180,23 @@ class StandardOutput:
             text = self._waiting.pop(self._next)
             self._next += 1
             if text is not None:
-                write_standard_output(text)
+                self._write_text(text)
+
+    @staticmethod
+    def _write_text(text: str) -> None:
+        try:
+            write_standard_output(text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(str(error)) from error
 
     def close(self, is_whole: bool) -> None:
         """Write the transcripts that wait for a clip that was not done."""
         for index in sorted(self._waiting):
             text = self._waiting.pop(index)
             if text is not None:
-                write_standard_output(text)
+                self._write_text(text)
 
 
 def _title(item: AudioInput) -> str:
@@ -146,19 +215,51 @@ class _Manifest:
         path: Path of the finished manifest.
         indices: Numbers of the inputs that are its lines.
         lines: Lines that are known so far.
-        is_anew: True if the unfinished file comes from an earlier run and must be written over.
-        is_cut_off: True if the unfinished file ends in the middle of a line.
+        file: The unfinished file, locked by this run.
     """
 
     path: Path
     indices: list[int] = field(default_factory=list)
     lines: dict[int, str] = field(default_factory=dict)
-    is_anew: bool = False
-    is_cut_off: bool = False
+    file: BinaryIO | None = None
 
     @property
     def unfinished_path(self) -> Path:
         return self.path.with_name(self.path.name + UNFINISHED_SUFFIX)
+
+    def open(self) -> BinaryIO:
+        """
+        Open the unfinished file and lock it until `close`.
+
+        Raises:
+            OSError: when another run is writing the same manifest, or the file cannot be written.
+        """
+        while self.file is None:
+            file = self.unfinished_path.open("a+b")
+            if lock_file(file.fileno()) is False:
+                file.close()
+                raise OutputError(
+                    f"{self.path} is being written by another run; expected it to end first, or another --output_dir."
+                )
+            if self.unfinished_path.exists():  # else the other run has just finished it
+                self.file = file
+            else:
+                file.close()
+        return self.file
+
+    def remove_unfinished(self) -> None:
+        """Remove the unfinished file, under its lock where the system lets open files be removed."""
+        try:
+            self.unfinished_path.unlink(missing_ok=True)
+        except PermissionError:
+            self.close()
+            self.unfinished_path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
 
 
 class FolderOutput:
@@ -167,6 +268,7 @@ class FolderOutput:
 
     A file that exists is finished. A manifest grows in an unfinished file next to its place, from which a later run
     goes on. It is written to its place at the end of a run; the unfinished file stays as long as lines are missing.
+    Several runs may write to one folder: each file is that of one of them, whole; a manifest is locked by the first.
 
     Args:
         folder: Folder to write to; it is made when something is written.
@@ -190,14 +292,16 @@ class FolderOutput:
     ) -> None:
         self._inputs = inputs
         self._rules = rules
+        self._files = WholeFiles(folder)
         self._targets: list[dict[str, Path]] = []
         self._manifests: dict[Path, _Manifest] = {}
         self._manifest_of: dict[int, _Manifest] = {}
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{str(folder)!r} is a file; expected a folder to write to.")
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
         if not os.access(existing, os.W_OK):
             raise ValueError(f"{str(folder)!r} cannot be written to; expected a folder with the right to write.")
+        remove_leftovers(folder)
         for index, item in enumerate(inputs):
             targets = {name: folder / f"{item.name}.{OUTPUT_FORMATS[name].suffix}" for name in formats}
             if item.manifest_path is not None and MANIFEST_FORMAT in targets:
@@ -211,7 +315,7 @@ class FolderOutput:
         self._finished = {
             index
             for index, targets in enumerate(self._targets)
-            if not overwrite and all(path.is_file() for path in targets.values())
+            if not overwrite and inputs[index].error is None and all(map(os.path.isfile, targets.values()))
         }
         for manifest in self._manifests.values():
             self._take_up(manifest, overwrite)
@@ -221,7 +325,7 @@ class FolderOutput:
         sources = {os.path.abspath(item.clip.source) for item in self._inputs if not item.clip.is_remote}
         owners: dict[Path, AudioInput] = {}
         for item, targets in zip(self._inputs, self._targets, strict=True):
-            for path in targets.values():
+            for path in targets.values() if item.error is None else ():
                 other = owners.setdefault(path, item)
                 if other is not item:
                     raise ValueError(
@@ -244,17 +348,29 @@ class FolderOutput:
     def has(self, index: int) -> bool:
         return index in self._finished
 
+    def check(self, index: int) -> None:
+        item = self._inputs[index]
+        for path in self._targets[index].values():
+            for name in (path.name, *(parent.name for parent in path.parents)):
+                if len(os.fsencode(name)) > MAX_NAME_BYTES:
+                    raise InputError(
+                        f"{_title(item)!r} would be written to a file whose name {name!r} is longer than "
+                        f"{MAX_NAME_BYTES} bytes; expected a shorter name."
+                    )
+            if os.path.isdir(path):
+                raise InputError(f"{_title(item)!r} would be written to {str(path)!r}, which is a folder.")
+
     def write(self, index: int, record: TranscriptRecord) -> None:
         # All formats are made before the first is written: a transcript is written in all formats or in none.
         texts = {
             path: format_transcript(record, name, self._rules, JSON_INDENT)
             for name, path in self._targets[index].items()
         }
-        for path, text in texts.items():
-            write_atomically(path, text)
         manifest = self._manifest_of.get(index)
-        if manifest is not None:
-            manifest.lines[index] = format_transcript(record, MANIFEST_FORMAT)
+        line = None if manifest is None else format_transcript(record, MANIFEST_FORMAT)
+        self._files.write(texts)
+        if manifest is not None and line is not None:
+            manifest.lines[index] = line
             self._append(manifest, index)
 
     def skip(self, index: int) -> None:
@@ -262,16 +378,21 @@ class FolderOutput:
 
     def close(self, is_whole: bool) -> None:
         """Write manifests to their places; those of a run that was ended early wait for the next run."""
-        for manifest in self._manifests.values() if is_whole else ():
-            missing = [index for index in manifest.indices if index not in manifest.lines]
-            if not manifest.lines:
-                continue
-            is_grown = manifest.unfinished_path.exists()
-            if is_grown or not manifest.path.exists():
-                lines = [manifest.lines[index] for index in manifest.indices if index in manifest.lines]
-                write_atomically(manifest.path, "".join(lines))
-            if not missing:
-                manifest.unfinished_path.unlink(missing_ok=True)
+        try:
+            for manifest in self._manifests.values() if is_whole else ():
+                missing = [index for index in manifest.indices if index not in manifest.lines]
+                if not manifest.lines:
+                    continue
+                is_grown = manifest.unfinished_path.exists()
+                if is_grown or not manifest.path.exists():
+                    lines = [manifest.lines[index] for index in manifest.indices if index in manifest.lines]
+                    self._files.write({manifest.path: "".join(lines)})
+                if not missing:
+                    manifest.remove_unfinished()
+        finally:
+            for manifest in self._manifests.values():
+                manifest.close()
+            self._files.close()
 
     # Manifests
 
@@ -284,29 +405,33 @@ class FolderOutput:
         path = manifest.unfinished_path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("w" if manifest.is_anew else "a", encoding="utf-8", newline="\n") as file:
-                file.write("\n" + line + "\n" if manifest.is_cut_off else line + "\n")
-            manifest.is_anew = manifest.is_cut_off = False
+            is_first = manifest.file is None
+            file = manifest.open()
+            # What a run that was killed has left may end in the middle of a line.
+            file.write(b"\n" * (is_first and file.tell() > 0) + encode(line + "\n"))
+            file.flush()
+        except OutputError:
+            raise
         except OSError as error:
-            raise _cannot_write(str(path), error) from error
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
     def _take_up(self, manifest: _Manifest, overwrite: bool) -> None:
         """Read the lines that an earlier run has written for the same lines of the same manifest."""
-        if overwrite:
-            manifest.is_anew = True
-            return
-        rows = {(item["row"], item["channel"]): (index, item["manifest"]) for index, item in self._keys(manifest)}
         if manifest.unfinished_path.is_file():
-            text = manifest.unfinished_path.read_text(encoding="utf-8", errors="replace")
-            manifest.is_cut_off = not text.endswith("\n")
-            for line in text.split("\n"):
-                with suppress(ValueError, KeyError, TypeError):  # half a line
-                    found = json.loads(line)
+            file = manifest.open()
+            if overwrite:
+                file.truncate(0)
+                return
+            file.seek(0)
+            rows = {(item["row"], item["channel"]): (index, item["manifest"]) for index, item in self._keys(manifest)}
+            for text in file.read().decode("utf-8", "replace").split("\n"):
+                found = _read_object(text) or {}  # half a line, or one that was spoilt, is done again
+                with suppress(KeyError, TypeError):
                     index, entry = rows[(found["row"], found["channel"])]
-                    if found["manifest"] == entry:
-                        manifest.lines[index] = found["line"]
-        elif manifest.path.is_file():
-            lines = manifest.path.read_text(encoding="utf-8").split("\n")[:-1]
+                    if found["manifest"] == entry and self._is_line_of(index, found["line"]):
+                        manifest.lines[index] = found["line"].removesuffix("\n") + "\n"
+        elif manifest.path.is_file() and not overwrite:
+            lines = manifest.path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
             if len(lines) != len(manifest.indices) or not all(map(self._is_line_of, manifest.indices, lines)):
                 raise ValueError(
                     f"{str(manifest.path)!r} exists and holds other lines; expected those of the manifest, or "
@@ -317,12 +442,19 @@ class FolderOutput:
     def _keys(self, manifest: _Manifest) -> list[tuple[int, dict[str, Any]]]:
         return [(index, self._key(index)) for index in manifest.indices]
 
-    def _is_line_of(self, index: int, text: str) -> bool:
+    def _is_line_of(self, index: int, text: Any) -> bool:
         item = self._inputs[index]
-        try:
-            entry = json.loads(text)
-        except ValueError:
-            return False
+        entry = _read_object(text)
         channel = {} if item.clip.channel == "mix" else {"channel": item.clip.channel}
         wanted = {**(item.manifest or {}), **channel}
-        return isinstance(entry, dict) and all(entry.get(name) == value for name, value in wanted.items())
+        is_whole = entry is not None and "pred_text" in entry and "\n" not in text.removesuffix("\n")
+        return is_whole and all(entry.get(name) == value for name, value in wanted.items())  # type: ignore[union-attr]
+
+
+def _read_object(text: Any) -> dict[str, Any] | None:
+    """The JSON object in a line; None for anything else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -11,6 +11,8 @@ from rich.text import Text
 
 # Seconds that a clip of unknown length counts, if no other clip has a known length.
 UNKNOWN_SECONDS = 60.0
+# No recording is longer: a header that says so does not know the length.
+MAX_PLAUSIBLE_SECONDS = 30 * 86400.0
 
 
 class SpeedColumn(ProgressColumn):
@@ -26,7 +28,7 @@ class TranscriptionProgress:
     Counts clips and seconds of audio, and shows them with the time that is left.
 
     Args:
-        lengths_seconds: Length of each clip; None: not known.
+        lengths_seconds: Length of each clip; None: not known. Lengths that no recording has are not known either.
         is_shown: True to show a bar.
         console: Place of the bar; None: the standard error.
     """
@@ -34,9 +36,13 @@ class TranscriptionProgress:
     def __init__(
         self, lengths_seconds: Sequence[float | None], is_shown: bool = True, console: Console | None = None
     ) -> None:
-        known = [seconds for seconds in lengths_seconds if seconds is not None]
+        plausible = [
+            seconds if seconds is not None and 0 <= seconds <= MAX_PLAUSIBLE_SECONDS else None
+            for seconds in lengths_seconds
+        ]
+        known = [seconds for seconds in plausible if seconds is not None]
         guess = sum(known) / len(known) if known else UNKNOWN_SECONDS
-        self._lengths = [guess if seconds is None else seconds for seconds in lengths_seconds]
+        self._lengths = [guess if seconds is None else seconds for seconds in plausible]
         self._done = [0.0] * len(self._lengths)
         self._num_finished = 0
         self._is_shown = is_shown
@@ -64,11 +70,19 @@ class TranscriptionProgress:
         self._progress.advance(self._task, max(seconds - self._done[index], 0.0))
         self._done[index] = max(seconds, self._done[index])
 
-    def finish(self, index: int) -> None:
-        """Note that a clip is done or has failed."""
-        self.update(index, self._lengths[index])
+    def finish(self, index: int, seconds: float | None) -> None:
+        """
+        Note that a clip is done, or has failed.
+
+        Args:
+            index: Number of the clip.
+            seconds: Its length, which is known now and counts from now on; None: it has failed, and what was not done
+                does not count.
+        """
+        self._lengths[index] = max(self._done[index], seconds or 0.0)
         self._num_finished += 1
-        self._progress.update(self._task, description=self._describe())
+        self._progress.update(self._task, description=self._describe(), total=sum(self._lengths))
+        self.update(index, self._lengths[index])
 
     def __enter__(self) -> TranscriptionProgress:
         if self._is_shown:

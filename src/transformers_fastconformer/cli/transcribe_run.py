@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,8 +21,9 @@ from ..inference.transcript import Transcript
 from ..modeling.recognizer import FastConformerRecognizer
 from ..writers.record import TranscriptRecord
 from .errors import say, show_error
+from .exit_codes import InputError
 from .transcribe_inputs import AudioInput
-from .transcribe_outputs import Output
+from .transcribe_outputs import Output, OutputError
 from .transcribe_progress import TranscriptionProgress
 
 # Clips that are sorted by length at a time for the standard output, where results are in order.
@@ -53,14 +55,15 @@ class Checkpoint:
 
     def load(self) -> list[Worker]:
         """
-        Load model and processor on each device.
+        Load model and processor once on each device; a device that is named twice has two threads that share them.
 
         Raises:
             OSError: when the model is not on this machine and the Hub does not give it; the message says what to do.
         """
         if self._is_default:
             say(f"Model: {self.source} (the default; --model names another).")
-        return [Worker(*load_model(self.source, self._head, device, self._dtype)) for device in self.devices]
+        loaded = {name: Worker(*load_model(self.source, self._head, name, self._dtype)) for name in self.devices}
+        return [loaded[name] for name in self.devices]
 
     def describe(self, model: FastConformerRecognizer) -> dict[str, str]:
         """Facts about the model that the formats write."""
@@ -105,6 +108,8 @@ class TranscriptionRun:
         finally:
             self._output.close(is_whole)
             self._report(time.perf_counter() - start)
+            if not is_whole and self._is_folder:
+                say("Run the same command again to go on: what is finished is not done again.")
         return bool(self._errors)
 
     def _leave_out(self, remaining: Sequence[int]) -> list[int]:
@@ -112,12 +117,17 @@ class TranscriptionRun:
         kept = []
         for index in remaining:
             clip, error = self._inputs[index].clip, self._inputs[index].error
-            if error is not None:
-                self._fail(index, error)
-            elif clip.is_remote or Path(clip.source).exists():
+            if error is None:
+                try:
+                    self._output.check(index)
+                    if not clip.is_remote and not os.path.exists(clip.source):
+                        error = FileNotFoundError(f"{clip.source!r} does not exist; expected an audio file.")
+                except InputError as refusal:
+                    error = refusal
+            if error is None:
                 kept.append(index)
             else:
-                self._fail(index, FileNotFoundError(f"{clip.source!r} does not exist; expected an audio file."))
+                self._fail(index, error)
         return kept
 
     def _fail(self, index: int, error: Exception) -> None:
@@ -146,17 +156,23 @@ class TranscriptionRun:
                     if transcript is None:
                         assert error is not None
                         self._fail(index, error)
-                    else:
-                        item = self._inputs[index]
-                        start_seconds = item.clip.start_seconds
-                        self._output.write(
-                            index,
-                            TranscriptRecord(
-                                transcript, item.file, item.name, start_seconds, described, options, item.manifest
-                            ),
-                        )
-                        self._count(item, transcript)
-                    progress.finish(place)
+                    elif self._write(index, transcript, described, options):
+                        self._count(self._inputs[index], transcript)
+                    progress.finish(place, None if transcript is None else transcript.duration_seconds)
+
+    def _write(self, index: int, transcript: Transcript, described: dict[str, str], options: dict[str, Any]) -> bool:
+        """Write a transcript; false if only this one cannot be written."""
+        item = self._inputs[index]
+        start_seconds = item.clip.start_seconds
+        record = TranscriptRecord(transcript, item.file, item.name, start_seconds, described, options, item.manifest)
+        try:
+            self._output.write(index, record)
+        except (OutputError, BrokenPipeError):
+            raise
+        except (ValueError, OSError, MemoryError, RecursionError) as error:
+            self._fail(index, InputError(f"the transcript of {item.file!r} cannot be written: {error}"))
+            return False
+        return True
 
     def _count(self, item: AudioInput, transcript: Transcript) -> None:
         self._strategies[transcript.strategy] += 1

@@ -138,7 +138,8 @@ def check_device(device: str) -> str:
         ValueError: for a name that torch does not know, and for a device that this machine does not have.
     """
     try:
-        torch.empty(0, dtype=torch.float32, device=device)
+        if torch.empty(0, dtype=torch.float32, device=device).is_meta:
+            raise RuntimeError("tensors of this device hold nothing")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         if torch.backends.mps.is_available():

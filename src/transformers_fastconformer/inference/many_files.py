@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import math
 import queue
-import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from ..audio.files import find_file
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
+from ..temporary_files import TemporaryFolder
 from ..validation import require, require_count
 from .chunked import transcribe_features
 from .clip_features import ClipFeatures
@@ -130,15 +131,41 @@ def _plan_packs(
     sampling_rate: int,
 ) -> Iterator[list[tuple[int, AudioClip]]]:
     numbered = enumerate(clips)
+    files = _OpenFiles()
     while group := list(islice(numbered, sort_ahead)):
         for place, clip in group:
             require(isinstance(clip, AudioClip), f"clips[{place}]", clip, "an AudioClip")
+            files.add(place, find_file(clip.source))
         if lengths_seconds is None:
             lengths = [measure_clip(clip, sampling_rate) for _, clip in group]
         else:
             lengths = [lengths_seconds[place] for place, _ in group]
         for pack in pack_clips(lengths, options.batch_size, options.batch_seconds):
             yield [group[index] for index in pack]
+
+
+class _OpenFiles:
+    """Open files that were given, none of which can be read by two clips: both would move it."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[Any, int]] = {}
+
+    def add(self, place: int, file: Any) -> None:
+        """
+        Note the file of a clip.
+
+        Raises:
+            ValueError: for an open file that another clip has too.
+        """
+        if not hasattr(file, "read"):
+            return
+        known, other = self._places.get(id(file), (None, place))
+        if known is not None and known() is file:
+            raise ValueError(
+                f"clip {place} is the same open file as clip {other}; expected each once, its bytes, or its path."
+            )
+        with suppress(TypeError):  # a file of a kind that cannot be referred to weakly
+            self._places[id(file)] = (weakref.ref(file), place)
 
 
 def pack_clips(lengths_seconds: Sequence[float | None], batch_size: int, batch_seconds: float) -> list[list[int]]:
@@ -207,10 +234,10 @@ def _transcribe_packs(
     processor = workers[0].processor
     max_ahead = BATCHES_AHEAD * options.batch_size * len(workers) if options.num_workers else 0
     readers = Readers(options.num_workers)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, closing(readers):
+    with TemporaryFolder() as folder, closing(readers):
 
         def submit(clip: AudioClip) -> Future[Prepared]:
-            return readers.submit(lambda: prepare_clip(clip, processor, Path(folder), options.voice_activity))
+            return readers.submit(lambda: prepare_clip(clip, processor, folder, options.voice_activity))
 
         prepared = prepare_packs(packs, submit, max_ahead)
         if len(workers) == 1:
@@ -302,7 +329,7 @@ def _transcribe_pack(
                 continue
             yield Finished(place, _transcribe_long(worker, options, place, clip, prepared, on_progress), None)
         except CLIP_ERRORS as error:
-            yield Finished(place, None, error)
+            yield Finished(place, None, name_clip(error, clip))
     for start, stop in _split_for_memory(worker.model, short):
         for finished in _transcribe_short(worker, options, short[start:stop]):
             if finished.transcript is not None:
@@ -353,7 +380,7 @@ def _transcribe_short(
         if isinstance(error, torch.cuda.OutOfMemoryError):
             torch.cuda.empty_cache()
         if len(short) == 1:
-            yield Finished(short[0].place, None, error)
+            yield Finished(short[0].place, None, name_clip(error, short[0].clip))
             return
         for item in short:
             yield from _transcribe_short(worker, options, [item])

@@ -9,8 +9,10 @@ from typing import Any
 from ..audio.voice_activity import VoiceActivityOptions
 from ..decoding.options import DecodingOptions
 from ..processing_fastconformer import timestamp_levels
-from ..validation import is_number, require, require_choice, require_count
+from ..validation import is_integer, is_number, require, require_choice, require_count
 
+# Threads that read audio, at most: more only cost memory.
+MAX_WORKERS = 256
 STRATEGIES = ("auto", "full", "local", "chunked")
 
 
@@ -86,7 +88,8 @@ class TranscriptionOptions:
             is then applied to the parts. None (default): the whole clip is transcribed.
         batch_size: Clips, or windows of a long one, that the encoder sees at a time, at most.
         batch_seconds: Seconds of the clips of a batch with their padding to the longest, at most.
-        num_workers: Threads that read audio and compute features ahead of the models; 0: nothing is done ahead.
+        num_workers: Threads that read audio and compute features ahead of the models, at most 256; 0: nothing is done
+            ahead.
         skip_special_tokens: True (default) leaves event tokens such as `<EOU>` out of text, tokens and times; they are
             among the `events` of a transcript either way.
 
@@ -107,14 +110,15 @@ class TranscriptionOptions:
         timestamp_levels(self.timestamps)
         if self.timestamps is None:
             object.__setattr__(self, "timestamps", False)
-        if not isinstance(self.timestamps, bool | str):
+        elif not isinstance(self.timestamps, bool | str):
             object.__setattr__(self, "timestamps", tuple(self.timestamps))
         require(isinstance(self.decoding, DecodingOptions), "decoding", self.decoding, "DecodingOptions")
         require(isinstance(self.chunking, ChunkOptions), "chunking", self.chunking, "ChunkOptions")
         is_known = self.voice_activity is None or isinstance(self.voice_activity, VoiceActivityOptions)
         require(is_known, "voice_activity", self.voice_activity, "VoiceActivityOptions or None")
         require_count("batch_size", self.batch_size)
-        require_count("num_workers", self.num_workers, minimum=0)
+        is_crew = is_integer(self.num_workers) and 0 <= self.num_workers <= MAX_WORKERS
+        require(is_crew, "num_workers", self.num_workers, f"an integer from 0 to {MAX_WORKERS}")
         require_choice("skip_special_tokens", self.skip_special_tokens, (True, False))
         is_length = is_number(self.batch_seconds) and self.batch_seconds > 0
         require(is_length, "batch_seconds", self.batch_seconds, "more than 0 seconds")

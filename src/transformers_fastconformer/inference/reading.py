@@ -24,7 +24,7 @@ from ..audio.files import AudioFile, find_file, load_waveform
 from ..audio.parts import read_header, read_part
 from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions
 from ..processing_fastconformer import FastConformerProcessor
-from ..validation import is_number
+from ..validation import is_number, reading
 from .clip_features import AudioSource, ClipFeatures, extract_clip
 from .file import SampleSource
 from .speech_parts import ClipSpeech, extract_parts, find_speech
@@ -33,6 +33,8 @@ from .speech_parts import ClipSpeech, extract_parts, find_speech
 PACKED_SECONDS = 60.0
 # Reading a clip does not take longer, unless a server does not answer.
 MAX_CLOSING_SECONDS = 5.0
+# No recording is longer: a header that says so does not know the length.
+MAX_PLAUSIBLE_SECONDS = 30 * 86400.0
 # Errors of one clip that do not concern the others: its file, or too little memory for it.
 CLIP_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
 
@@ -102,17 +104,21 @@ def measure_clip(clip: AudioClip, sampling_rate: int = 16000) -> float | None:
     if clip.is_remote:
         return None
     with suppress(Exception):  # the same error comes again, with a message, when the clip is read
-        file = find_file(clip.source)
-        if isinstance(file, str | os.PathLike):
-            header = read_header(os.fspath(file))
-            if header is None or header.seconds is None:
-                return None
-            return max(header.seconds - clip.start_seconds, 0.0)
-        if isinstance(file, bytes):
-            return AudioFile(file).measure().seconds
-        if file is None:
-            return _measure_samples(clip.source, sampling_rate)
+        seconds = _measure_source(clip, sampling_rate)
+        return seconds if seconds is not None and 0 <= seconds <= MAX_PLAUSIBLE_SECONDS else None
     return None
+
+
+def _measure_source(clip: AudioClip, sampling_rate: int) -> float | None:
+    file = find_file(clip.source)
+    if isinstance(file, str | os.PathLike):
+        header = read_header(os.fspath(file))
+        if header is None or header.seconds is None:
+            return None
+        return max(header.seconds - clip.start_seconds, 0.0)
+    if isinstance(file, bytes):
+        return AudioFile(file).measure().seconds
+    return _measure_samples(clip.source, sampling_rate) if file is None else None
 
 
 def _measure_samples(audio: Any, sampling_rate: int) -> float | None:
@@ -163,6 +169,18 @@ def prepare_clip(
         RuntimeError: when computing its features fails.
         MemoryError: when it does not fit into memory.
     """
+    try:
+        return _prepare(clip, processor, folder, voice_activity)
+    except CLIP_ERRORS as error:
+        raise name_clip(error, clip) from error
+    except Exception as error:  # whatever else a decoder throws, but for a package that is missing
+        with reading(clip.name, "audio"):
+            raise error
+
+
+def _prepare(
+    clip: AudioClip, processor: FastConformerProcessor, folder: Path, voice_activity: VoiceActivityOptions | None
+) -> Prepared:
     sampling_rate = processor.feature_extractor.sampling_rate
     file = find_file(clip.source)
     if not clip.is_whole and not isinstance(file, str | os.PathLike):
@@ -170,20 +188,17 @@ def prepare_clip(
     if file is None:
         samples = SampleSource(clip.source, sampling_rate, clip.name)
         return _prepare_source(samples, clip.channel, processor, voice_activity)
-    try:
-        if clip.is_whole:
-            audio = AudioFile(file)
-            length = None if clip.is_remote else measure_clip(clip)
-            return _prepare_source(audio, clip.channel, processor, voice_activity, audio.close, length)
-        waveform = read_part(os.fspath(file), sampling_rate, clip.channel, clip.start_seconds, clip.seconds)
-        if waveform.shape[0] <= PACKED_SECONDS * sampling_rate:
-            part: Any = SampleSource(waveform, sampling_rate, clip.name)
-            return _prepare_source(part, "mix", processor, voice_activity)
-        # On the disk: several such parts may wait for the model.
-        path = _write_audio([waveform], sampling_rate, folder, clip.name)
-        return Prepared(waveform.shape[0] / sampling_rate, None, source=AudioFile(path), close=lambda: os.unlink(path))
-    except CLIP_ERRORS as error:
-        raise name_clip(error, clip) from error
+    if clip.is_whole:
+        audio = AudioFile(file)
+        length = None if clip.is_remote else measure_clip(clip)
+        return _prepare_source(audio, clip.channel, processor, voice_activity, audio.close, length)
+    waveform = read_part(os.fspath(file), sampling_rate, clip.channel, clip.start_seconds, clip.seconds)
+    if waveform.shape[0] <= PACKED_SECONDS * sampling_rate:
+        part: Any = SampleSource(waveform, sampling_rate, clip.name)
+        return _prepare_source(part, "mix", processor, voice_activity)
+    # On the disk: several such parts may wait for the model.
+    path = _write_audio([waveform], sampling_rate, folder, clip.name)
+    return Prepared(waveform.shape[0] / sampling_rate, None, source=AudioFile(path), close=lambda: os.unlink(path))
 
 
 def _prepare_source(
@@ -242,12 +257,22 @@ def _write_audio(blocks: Iterable[np.ndarray], sampling_rate: int, folder: Path,
 
 
 def name_clip(error: Exception, clip: AudioClip) -> Exception:
-    """The error with the user's name of the file in place of the path that was read."""
+    """
+    The error with the user's name of the clip: in place of the path that was read, or before a message without one.
+
+    What the memory and the system say ("std::bad_alloc", "Input/output error") names nothing.
+    """
+    text = str(error)
     read = repr(clip.source) if isinstance(clip.source, str) else clip.name
-    if read == clip.name or read not in str(error):
+    if read != clip.name and read in text:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        return kind(text.replace(read, clip.name))
+    if any(name in text for name in (clip.name, read, str(clip.source) if clip.is_remote else clip.name)):
         return error
-    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-    return kind(str(error).replace(read, clip.name))
+    if isinstance(error, MemoryError) or "bad_alloc" in text:
+        return MemoryError(f"{clip.name}: the memory does not suffice. {text}".rstrip())
+    general: type[Exception] = next((kind for kind in (OSError, RuntimeError) if isinstance(error, kind)), ValueError)
+    return general(f"{clip.name}: {text}")
 
 
 class Readers:
@@ -260,8 +285,15 @@ class Readers:
             threading.Thread(target=self._work, name=f"fastconformer-audio-{number}", daemon=True)
             for number in range(num_workers)
         ]
-        for thread in self._threads:
-            thread.start()
+        for number, thread in enumerate(self._threads):
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._threads = self._threads[:number]
+                self.close()
+                raise ValueError(
+                    f"num_workers={num_workers} is not supported; the system starts no more than {number} threads."
+                ) from error
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()

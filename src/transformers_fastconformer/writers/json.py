@@ -9,6 +9,8 @@ from typing import Any
 from ..version import __version__
 from .record import CONFIDENCE_DIGITS, SECONDS_DIGITS, TranscriptRecord, timed_words
 
+PACKAGE_NAME = "transformers-fastconformer"
+
 
 def format_json(record: TranscriptRecord, indent: int | None = None) -> str:
     """All that is known of a transcript: text, words, sentences, confidences, times of tokens, model and options."""
@@ -54,7 +56,7 @@ def _describe(record: TranscriptRecord) -> dict[str, Any]:
         **({} if transcript.speech is None else {"speech": _describe_speech(record)}),
         "model": dict(record.model),
         "options": dict(record.options),
-        "package": {"name": "transformers-fastconformer", "version": __version__},
+        "package": {"name": PACKAGE_NAME, "version": __version__},
         **({} if record.manifest is None else {"manifest": dict(record.manifest)}),
     }
 

@@ -12,8 +12,10 @@ import pysubs2
 
 from ..validation import is_number, require, require_count
 from .record import TranscriptRecord, Word, timed_words
+from .sentence_ends import CLOSING, MARKS, ends_sentence
 
-SENTENCE_ENDS = (".", "?", "!", "\u3002", "\uff1f", "\uff01")  # the last three are Chinese and Japanese
+# What ends a sentence where no space follows.
+SPACELESS_ENDS = frozenset(MARKS)
 # Files count in milliseconds, and a subtitle that ends where it starts is not shown.
 MIN_SHOWN_SECONDS = 0.001
 
@@ -88,7 +90,7 @@ def group_words(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> 
     group: list[Word] = []
     for word in words:
         if group:
-            is_sentence_end = group[-1]["word"].endswith(SENTENCE_ENDS)
+            is_sentence_end = _is_sentence_end(group, word)
             is_pause = word["start"] - group[-1]["end"] >= rules.pause_seconds
             is_long = word["end"] - group[0]["start"] > rules.max_seconds
             if is_sentence_end or is_pause or is_long or len(_fill([*group, word], rules)) > rules.max_lines:
@@ -97,6 +99,16 @@ def group_words(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> 
         group.append(word)
     if group:
         yield group
+
+
+def _is_sentence_end(group: Sequence[Word], following: Word) -> bool:
+    text = group[-1]["word"]
+    if not following.get("is_continuation"):
+        return ends_sentence(text, following["word"])
+    # Text without spaces: its period is one of a name or a number, and closing quotation marks may follow a mark.
+    if len(group) > 1 and group[-1].get("is_continuation") and not text.strip(CLOSING):
+        text = group[-2]["word"] + text
+    return text.rstrip(CLOSING)[-1:] in SPACELESS_ENDS and bool(following["word"].strip(CLOSING))
 
 
 def break_lines(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> list[str]:

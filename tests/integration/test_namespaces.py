@@ -1,0 +1,89 @@
+"""Two containers that share an output folder: in each the process has the number 1. Needs namespaces of processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# One process, which imports everything once and forks two that are the first of a namespace of their own. They write
+# transcripts as `transcribe` does, without a model: files of their own, and files that the other writes too.
+WRITER = """
+import ctypes, os, sys, traceback
+from pathlib import Path
+from transformers_fastconformer.cli.transcribe_inputs import AudioInput
+from transformers_fastconformer.cli.transcribe_outputs import FolderOutput
+from transformers_fastconformer.inference.reading import AudioClip
+from transformers_fastconformer.inference.transcript import Transcript
+from transformers_fastconformer.writers.record import TranscriptRecord
+from transformers_fastconformer.writers.subtitles import SubtitleRules
+
+NEW_USER, NEW_PROCESSES = 0x10000000, 0x20000000
+NO_NAMESPACES = 75
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+
+
+def write(side):
+    assert os.getpid() == 1, os.getpid()
+    names = [f"{side}{number}" for number in range(count)] + [f"shared{number}" for number in range(count // 10)]
+    inputs = [AudioInput(AudioClip(name), name, name) for name in names]
+    output = FolderOutput(folder, inputs, ["txt"], SubtitleRules())
+    for index, name in enumerate(names):
+        text = f"{side} {name} " * 20
+        output.write(index, TranscriptRecord(Transcript(text, None, 1.0, "full"), name))
+    output.close(True)
+
+
+def child_of(function, *arguments):
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        code = function(*arguments) or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def first_of_a_namespace(side):
+    libc = ctypes.CDLL(None)
+    if libc.unshare(NEW_PROCESSES) and libc.unshare(NEW_USER | NEW_PROCESSES):
+        return NO_NAMESPACES
+    return os.waitstatus_to_exitcode(os.waitpid(child_of(write, side), 0)[1])
+
+
+children = [child_of(first_of_a_namespace, side) for side in "ab"]
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
+"""
+NO_NAMESPACES = 75
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces of processes are Linux's")
+@pytest.mark.parametrize("count", [200, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_two_containers_write_into_one_folder(tmp_path: Path, count: int) -> None:
+    arguments = [sys.executable, "-c", WRITER, str(tmp_path / "out"), str(count)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=900, env=environment)
+    if done.returncode == NO_NAMESPACES:
+        pytest.skip("the system does not give namespaces of processes to this user")
+    assert done.returncode == 0, done.stderr
+    found = {path.stem: path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix == ".txt"}
+    wrong = lost = 0
+    for side in ("a", "b"):
+        for number in range(count):
+            text = found.pop(f"{side}{number}", None)
+            lost += text is None
+            wrong += text is not None and text != f"{side} {side}{number} " * 20 + "\n"
+    for number in range(count // 10):
+        text = found.pop(f"shared{number}", None)
+        lost += text is None
+        wrong += text is not None and text not in {f"{side} shared{number} " * 20 + "\n" for side in ("a", "b")}
+    print(f"{count} files each: {wrong} wrong, {lost} lost")
+    assert (wrong, lost) == (0, 0)
+    assert found == {}
+    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix != ".txt"]
