@@ -24,8 +24,8 @@ import torch
 import yaml
 from families import WORDPIECES
 from fuzz_bytes import cut, damage, flip_bits, lose_a_part, odd_value, splice, spoil_keys, spoil_values
-from fuzz_cases import Case, Room, SilentChangeError, rng_of
-from nemo_archives import KINDS, make_nemo_config, make_nemo_tensors, write_members
+from fuzz_cases import Case, LeftoverError, Room, SilentChangeError, rng_of
+from nemo_archives import make_nemo_config, make_nemo_tensors, write_members
 from sentencepiece_models import train_sentencepiece_model
 
 from transformers_fastconformer.inference.loading import load_model
@@ -44,7 +44,16 @@ BPE_TARGETS = {
     "hybrid_rnnt_ctc": "nemo.collections.asr.models.hybrid_rnnt_ctc_bpe_models.EncDecHybridRNNTCTCBPEModel",
     "hybrid_tdt_ctc": "nemo.collections.asr.models.hybrid_rnnt_ctc_bpe_models.EncDecHybridRNNTCTCBPEModel",
 }
-TOKENIZERS = ("characters", "bpe", "unigram with bytes", "wordpiece", "aggregate")
+# Kind and tokenizer of the whole archives.
+CORPUS = (
+    ("ctc", "characters"),
+    ("ctc", "wordpiece"),
+    ("rnnt", "bpe"),
+    ("tdt", "characters"),
+    ("tdt", "unigram with bytes"),
+    ("hybrid_rnnt_ctc", "aggregate"),
+    ("hybrid_tdt_ctc", "bpe"),
+)
 BLOCK = 512
 ODD_NAMES = (
     *(
@@ -82,7 +91,7 @@ class Base:
         tensors: Its weights.
         weights: The same as bytes, by whether they are PyTorch's older pickle.
         artifacts: The other members.
-        files: What its conversion writes.
+        files: Files of its conversion.
     """
 
     name: str
@@ -168,9 +177,7 @@ def prepare() -> None:
     """Build the whole archives and convert them."""
     if BASES:
         return
-    for number, (kind, tokenizer) in enumerate((kind, tokenizer) for kind in KINDS for tokenizer in TOKENIZERS):
-        if (number + number // len(TOKENIZERS)) % 2:  # of each kind every other tokenizer, and all of them in the end
-            continue
+    for kind, tokenizer in CORPUS:
         config, artifacts = with_tokenizer(make_nemo_config(kind), kind, tokenizer)
         tensors = make_nemo_tensors(config)
         weights = {is_legacy: pickles.save(tensors, is_legacy) for is_legacy in (False, True)}
@@ -179,10 +186,10 @@ def prepare() -> None:
             room = Room(Path(folder))
             path = room.root / NAME
             path.write_bytes((draft := Draft(random.Random(0), base, room, False, False)).pack(draft.members()))
-            inspect_checkpoint(path)
             convert_nemo_checkpoint(path, room.output)
-            base.files.update(read_output(room.output))
-            transcribe(CLIP, load_model(room.output), timestamps=False)
+            base.files.update({path.name: path.read_bytes() for path in sorted(room.output.iterdir())})
+            if not BASES:  # so that what loading needs is imported before the first fork
+                transcribe(CLIP, load_model(room.output), timestamps=False)
         BASES.append(base)
 
 
@@ -240,12 +247,12 @@ def piece_count(model: bytes) -> int:
     return len(parse_pieces(model).pieces)
 
 
-def read_output(folder: Path) -> dict[str, bytes]:
-    """Files of a conversion, except the card, which tells of the archive itself."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".json", ".safetensors")}
-
-
 # Mutations
+
+
+def whole(draft: Draft) -> Mutant:
+    """No damage."""
+    return Mutant(draft.pack(draft.members()), held="all")
 
 
 def raw(damage_of: Callable[[random.Random, bytes], bytes], draft: Draft) -> Mutant:
@@ -494,13 +501,14 @@ def config_text(draft: Draft) -> Mutant:
     nine = "\n".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, rng.choice((4, 9))))
     doubled = "\n".join(f"i{i + 1}: '${{i{i}}}${{i{i}}}'" for i in range(rng.choice((5, 24, 40))))
     key = rng.choice(("encoder", "preprocessor", "decoder", "labels", "target", "x"))
+    references = ("", ".", "..x", "encoder.", "labels.0", "encoder[0]", "oc.env:X", "x:y", "${x}")
     text = rng.choice(
         (
             f"a0: &a0 [x]\n{nine}\n{whole}",
             f"{whole}i0: xx\n{doubled}\n",
             f"{whole}p: ${{q}}\nq: ${{p}}\n",
             f"{whole}p: ${{p}}\n",
-            f"{whole}p: ${{{rng.choice(('', '.', '..x', 'encoder.', 'labels.0', 'encoder[0]', 'oc.env:X', 'x:y', '${x}'))}}}\n",
+            f"{whole}p: ${{{rng.choice(references)}}}\n",
             f"{whole}self: &s [*s]\n",
             f"{whole}self: &s {{k: *s}}\n",
             f"{whole}m: &m {{a: 1}}\nn: {{<<: [*m, *m], <<: *m}}\n",
@@ -750,6 +758,7 @@ def not_an_archive(draft: Draft) -> Mutant:
 
 
 MUTATIONS: dict[str, Callable[[Draft], Mutant]] = {
+    "whole": whole,
     "archive, bits": partial(raw, flip_bits),
     "archive, cut": partial(raw, cut),
     "archive, damaged": partial(raw, damage),
@@ -810,7 +819,12 @@ def make_case(seed: int, room: Room) -> Case:
             raise ValueError(found.refusal)
 
     def convert() -> None:
-        convert_nemo_checkpoint(path, room.output / "converted")
+        try:
+            convert_nemo_checkpoint(path, room.output / "converted")
+        except Exception as error:
+            if any(room.output.iterdir()):
+                raise LeftoverError(f"{sorted(room.output.rglob('*'))} after an error") from error
+            raise
         check_output(room.output / "converted", draft.base, mutant.held)
 
     def use() -> None:
@@ -819,7 +833,8 @@ def make_case(seed: int, room: Room) -> Case:
         elif seed % 4 == 0:
             load_model(path)
 
-    names = [NAME, *(name for name in mutant.names if name)]
+    # What is converted is used from another folder, and weights that are whole may give no finite number.
+    names = [NAME, "converted", "weights", *(name for name in mutant.names if name)]
     return Case(KIND, seed, mutation, form, (look, convert, use), names)
 
 
@@ -827,8 +842,11 @@ def check_output(folder: Path, base: Base, held: str | None) -> None:
     """Raise where a conversion differs from that of the whole archive, in what a checksum holds."""
     if held is None:
         return
-    found = read_output(folder)
-    names = [name for name in base.files if held == "all" or name.endswith(".safetensors")]
-    changed = [name for name in names if found.get(name) != base.files[name]]
+    # The card tells of the archive itself.
+    endings = (".safetensors", ".json") if held == "all" else (".safetensors",)
+    names = [name for name in base.files if name.endswith(endings)]
+    changed = [
+        name for name in names if not (folder / name).is_file() or (folder / name).read_bytes() != base.files[name]
+    ]
     if changed:
         raise SilentChangeError(f"{', '.join(changed)} are not those of the whole archive, and nothing was said")

@@ -185,6 +185,11 @@ def write_with_pyav(container: str, codec: str, rate: int) -> bytes | None:
 Made = tuple[bytes, np.ndarray | None]
 
 
+def whole(rng: random.Random, base: Base) -> Made:
+    """No damage."""
+    return base.data, base.samples
+
+
 def raw(change: Callable[[random.Random, bytes], bytes], rng: random.Random, base: Base) -> Made:
     """Damage to the bytes; of what has a checksum for each sample the result is held."""
     return change(rng, base.data), base.samples if base.name in HOLDS_SAMPLES else None
@@ -332,6 +337,7 @@ def boxes(rng: random.Random, base: Base) -> Made:
 
 
 MUTATIONS: dict[str, Callable[[random.Random, Base], Made]] = {
+    "whole": whole,
     "bits": partial(raw, flip_bits),
     "damaged": partial(raw, damage),
     "lost part": partial(raw, lose_a_part),

@@ -4,10 +4,11 @@ Records of a fuzz run, and the rule by which a case is judged.
 A case is one damaged or odd input and what is done with it, step by step. It ends in one of three ways:
 
 - `result`: every step returned.
-- `error`: a clear error in one step, and nothing worse in the others. It is a `ValueError`, `OSError` or `ImportError` (the classes themselves, those that Python
-  derives from `OSError` and `ImportError`, and those of this package; not what parsers derive from them, such as
-  `JSONDecodeError`), its message has one of the names that the case knows (the file, the member, the key, the option)
-  and no more than `MAX_MESSAGE` characters. An error of the system with a number may have the name in `filename`.
+- `error`: a clear error in one step, and nothing worse in the others. It is a `ValueError`, `OSError` or `ImportError`
+  (the classes themselves, those that Python derives from `OSError` and `ImportError`, and those of this package; not
+  what parsers derive from them, such as `JSONDecodeError`), its message has one of the names that the case knows (the
+  file, the member, the key, the option) and no more than `MAX_MESSAGE` characters. An error of the system with a
+  number may have the name in `filename`.
 - a fault, by kind, see `FAULTS`.
 """
 
@@ -48,6 +49,13 @@ class SilentChangeError(Exception):
 
 class OutsideError(Exception):
     """Code of the input ran. Checks of cases raise it."""
+
+
+class LeftoverError(Exception):
+    """Files of something that failed. Checks of cases raise it."""
+
+
+CHECKS = {SilentChangeError: "silent", OutsideError: "outside", LeftoverError: "leftover"}
 
 
 @dataclass(frozen=True)
@@ -166,10 +174,8 @@ def judge_error(error: BaseException, names: Sequence[str]) -> tuple[str, str]:
     """
     text = str(error)
     line = f"{type(error).__name__}: {' '.join(text.split())[:400]}"
-    if isinstance(error, SilentChangeError):
-        return "silent", line
-    if isinstance(error, OutsideError):
-        return "outside", line
+    if type(error) in CHECKS:
+        return CHECKS[type(error)], line
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, MemoryError) or number == errno.ENOMEM or any(word in text for word in MEMORY_WORDS):
         return "memory", line

@@ -21,8 +21,8 @@ from transformers_fastconformer.interop.writing import export_to_transformers
 
 KIND = "folder"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-# Of Transformers' form; their classes take no aggregates.
-THEIR_TOKENIZERS = ("bpe", "characters")
+# Written in Transformers' form too.
+WRITTEN_AS_THEIRS = ("ctc, characters", "rnnt, bpe", "hybrid_tdt_ctc, bpe")
 
 BASES: dict[str, dict[str, bytes]] = {}
 
@@ -33,24 +33,15 @@ def prepare() -> None:
         return
     archives.prepare()
     for base in archives.BASES:
+        BASES[f"ours, {base.name}"] = base.files
+        if base.name not in WRITTEN_AS_THEIRS:
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            room = Room(Path(folder))
-            path = room.root / archives.NAME
-            draft = archives.Draft(random.Random(0), base, room, False, False)
-            path.write_bytes(draft.pack(draft.members()))
-            archives.convert_nemo_checkpoint(path, room.output, dtype="float32")
-            BASES[f"ours, {base.name}"] = read_folder(room.output)
-            try:
-                head = "ctc" if base.name.startswith("hybrid") else None
-                export_to_transformers(room.output, room.root / "theirs", head=head)
-            except ValueError:  # what their classes do not express
-                continue
-            BASES[f"theirs, {base.name}"] = read_folder(room.root / "theirs")
-    for name, files in BASES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            write_folder(Path(folder), files)
-            transcribe(archives.CLIP, load_model(folder), timestamps=False)
-        assert CONFIG in files, name
+            ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
+            ours.mkdir()
+            write_folder(ours, base.files)
+            export_to_transformers(ours, theirs, head="ctc" if base.name.startswith("hybrid") else None)
+            BASES[f"theirs, {base.name}"] = read_folder(theirs)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -76,6 +67,11 @@ def to_json(tree: Any) -> bytes:
 
 def json_names(files: Files) -> list[str]:
     return [name for name in files if name.endswith(".json")]
+
+
+def whole(rng: random.Random, files: Files) -> list[str]:
+    """No damage."""
+    return []
 
 
 def values(name: str, rng: random.Random, files: Files) -> list[str]:
@@ -221,6 +217,7 @@ def sizes(rng: random.Random, files: Files) -> list[str]:
 
 
 MUTATIONS: dict[str, Callable[[random.Random, Files], list[str]]] = {
+    "whole": whole,
     "config.json, values": partial(values, CONFIG),
     "config.json, sizes": sizes,
     "config.json, keys": partial(keys, CONFIG),
@@ -257,4 +254,6 @@ def make_case(seed: int, room: Room) -> Case:
     def load() -> None:
         transcribe(archives.CLIP, load_model(folder), timestamps=seed % 2 == 0)
 
-    return Case(KIND, seed, mutation, base, (load,), ["checkpoint", *(name for name in names if len(name) > 2)])
+    return Case(
+        KIND, seed, mutation, base, (load,), ["checkpoint", "weights", *(name for name in names if len(name) > 2)]
+    )

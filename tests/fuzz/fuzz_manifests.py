@@ -1,4 +1,4 @@
-"""Cases of manifests and other inputs of `fastconformer transcribe`: the command must end with a code of its own."""
+"""Cases of manifests, folders and options of `fastconformer transcribe`; the command ends with one of its codes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fuzz_archives as archives
 import fuzz_audio as audio
 import fuzz_folders as folders
 from fuzz_bytes import ODD_NUMBERS, ODD_TEXTS, damage, odd_value, spoil_keys, spoil_values
-from fuzz_cases import Case, Room, rng_of
+from fuzz_cases import MAX_MESSAGE, Case, Room, rng_of
 
 from transformers_fastconformer.cli.exit_codes import ExitCode
 from transformers_fastconformer.cli.main import main
@@ -29,7 +28,6 @@ def prepare() -> None:
     """Make a checkpoint and a clip."""
     if MODEL:
         return
-    archives.prepare()
     folders.prepare()
     audio.prepare()
     MODEL.append(next(name for name in folders.BASES if name.startswith("ours, ctc")))
@@ -142,7 +140,8 @@ MUTATIONS: dict[str, Callable[[random.Random, list[dict[str, Any]]], bytes]] = {
     "damaged": damaged,
     "text": text,
 }
-OTHER_INPUTS = ("folder", "options")
+WHOLE = "whole"
+OTHER_INPUTS = ("folder", "options", WHOLE)
 
 
 def make_case(seed: int, room: Room) -> Case:
@@ -161,6 +160,8 @@ def make_case(seed: int, room: Room) -> Case:
     options = ["--output_dir", str(room.output / "texts"), "--format", rng.choice(FORMATS)]
     if mutation in MUTATIONS:
         manifest.write_bytes(MUTATIONS[mutation](rng, good_lines(clip)))
+    elif mutation == WHOLE:
+        manifest.write_bytes(dump(good_lines(clip)))
     elif mutation == "folder":
         given = [str(sounds)]
         fill_folder(rng, sounds)
@@ -180,7 +181,12 @@ def make_case(seed: int, room: Room) -> Case:
         if code not in list(ExitCode):
             raise RuntimeError(f"exit code {code!r}; expected one of {sorted(ExitCode)}")
 
-    return Case(KIND, seed, mutation, options[3], (command,), [NAME, "sounds"], is_loud=True)
+        if code != ExitCode.DONE:
+            sys.stderr.flush()
+            raise ValueError((room.root / "chatter").read_bytes().decode(errors="replace")[-MAX_MESSAGE:])
+
+    names = [NAME, "sounds", "clip", *(option for option in options if option.startswith("--"))]
+    return Case(KIND, seed, mutation, options[3], (command,), names, is_loud=True)
 
 
 def fill_folder(rng: random.Random, folder: Path) -> None:

@@ -2,8 +2,8 @@
 A server that runs cases, each in a limited process.
 
 The server imports everything and makes the inputs that are to be damaged, once; then it forks. A child runs cases one
-after another, in folders of its own, and tells each outcome as it ends; after one that ended the child, or did not end,
-the server makes another child for the rest. `ForkServer` is the end that tests and tools hold, `main` the server.
+after another, in folders of its own, and tells each outcome as it ends; after one that ended the child, or did not
+end, the server makes another child for the rest. `ForkServer` is the end that tests and tools hold, `main` the server.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -113,13 +114,16 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)  # messages of loggers are no chatter, whoever writes them
 
     import fuzz_kinds
     import torch
+    from transformers.utils import logging as transformers_logging
 
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
     fuzz_kinds.prepare(kinds)
-    logging.disable(logging.CRITICAL)  # messages of loggers are no chatter, whoever writes them
+    transformers_logging.enable_progress_bar()  # its state in a program that has only imported the package
     for line in sys.stdin:
         for outcome in run_batch([(kind, seed) for kind, seed in json.loads(line)], folder):
             answers.write(json.dumps(asdict(outcome)) + "\n")
@@ -186,10 +190,8 @@ def read_answers(lines: Any, seconds: float) -> Iterator[bytes | None]:
 
 def kill_group(child: int) -> None:
     """End a child and all that it started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 # A child
@@ -246,7 +248,7 @@ def run_case(kind: str, seed: int, room: Room) -> Outcome:
     sys.stderr.flush()
     said = (room.root / "chatter").read_bytes().decode(errors="replace").strip()
     if verdict in (RESULT, ERROR):
-        found = find_leftovers(room, verdict)
+        found = find_leftovers(room)
         if digest_of(room.input) != before:
             verdict, message = "leftover", "the input was changed"
         elif found:
@@ -257,6 +259,7 @@ def run_case(kind: str, seed: int, room: Room) -> Outcome:
             verdict, message, trace = "raw", said.splitlines()[-1][:400], said[-4000:]
         elif said and not case.is_loud:
             verdict, message = "chatter", " ".join(said.split())[:400]
+    message = message.replace(str(room.root), "ROOM")
     return Outcome(
         kind, seed, verdict=verdict, message=message, trace=trace, seconds=seconds, megabytes=megabytes, **noted
     )
@@ -277,15 +280,15 @@ def run_steps(case: Case) -> tuple[str, str, str]:
     return first
 
 
-def find_leftovers(room: Room, verdict: str) -> tuple[str, str] | None:
+def find_leftovers(room: Room) -> tuple[str, str] | None:
     """What lies where nothing should be."""
     for folder, fault in ((room.outside, "outside"), (room.temporary, "leftover")):
         names = sorted(path.relative_to(room.root).as_posix() for path in folder.rglob("*"))
         if names:
             return fault, f"left: {', '.join(names)[:300]}"
-    kept = [path for path in (*room.output.rglob("*"), *room.cache.glob("v*/*"))]
-    if verdict == RESULT:
-        kept = [path for path in kept if path.name.startswith(".") or path.name.endswith(".unpacked")]
+    # A whole conversion may stay, whatever comes after it; half a one has a hidden name.
+    written = [path for path in room.output.rglob("*") if path.name.startswith(".") or path.suffix == ".unpacked"]
+    kept = [*written, *room.cache.glob("v*/.*")]
     if kept:
         return "leftover", f"left: {', '.join(path.relative_to(room.root).as_posix() for path in kept)[:300]}"
     return None
