@@ -835,7 +835,7 @@ def make_case(seed: int, room: Room) -> Case:
 
     # What is converted is used from another folder, and weights that are whole may give no finite number.
     names = [NAME, "converted", "weights", *(name for name in mutant.names if name)]
-    return Case(KIND, seed, mutation, form, (look, convert, use), names)
+    return Case(KIND, seed, mutation, form, (look, convert, use), names, is_keyed=True)
 
 
 def check_output(folder: Path, base: Base, held: str | None) -> None:

@@ -7,7 +7,7 @@ A case is one damaged or odd input and what is done with it, step by step. It en
 - `error`: a clear error in one step, and nothing worse in the others. It is a `ValueError`, `OSError` or `ImportError`
   (the classes themselves, those that Python derives from `OSError` and `ImportError`, and those of this package; not
   what parsers derive from them, such as `JSONDecodeError`), its message has one of the names that the case knows (the
-  file, the member, the key, the option) and no more than `MAX_MESSAGE` characters. An error of the system with a
+  file, the member, the key, the option; of checkpoints also any key in the form `key=value`) and no more than `MAX_MESSAGE` characters. An error of the system with a
   number may have the name in `filename`.
 - a fault, by kind, see `FAULTS`.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import builtins
 import errno
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ FAULTS = {
     "chatter": "text on the standard output or error that is no log message",
 }
 MEMORY_WORDS = ("bad_alloc", "can't allocate memory", "not enough memory", "Cannot allocate memory", "MemoryError")
+KEY_AND_VALUE = re.compile(r"\b[a-z_][\w.]*=")
 BUILTIN_ERRORS = tuple(
     value for value in vars(builtins).values() if isinstance(value, type) and issubclass(value, OSError | ImportError)
 )
@@ -112,6 +114,7 @@ class Case:
         base: Name of the whole input.
         steps: Functions that use the package, in order. An error of one does not keep the next from being tried.
         names: Names of which every error must have one.
+        is_keyed: Instead of a name an error may have a key and its value, `key=value`.
         is_loud: The steps are commands, whose messages are no chatter.
     """
 
@@ -121,6 +124,7 @@ class Case:
     base: str
     steps: Sequence[Callable[[], Any]]
     names: Sequence[str]
+    is_keyed: bool = False
     is_loud: bool = False
 
     @property
@@ -165,7 +169,7 @@ def rng_of(kind: str, seed: int) -> random.Random:
     return random.Random(f"{kind}:{seed}")
 
 
-def judge_error(error: BaseException, names: Sequence[str]) -> tuple[str, str]:
+def judge_error(error: BaseException, names: Sequence[str], is_keyed: bool = False) -> tuple[str, str]:
     """
     Judge an exception by the rule of this module.
 
@@ -189,6 +193,7 @@ def judge_error(error: BaseException, names: Sequence[str]) -> tuple[str, str]:
     if len(text) > MAX_MESSAGE:
         return "unnamed", f"{len(text)} characters: {line}"
     searched = text if number is None else f"{text} {getattr(error, 'filename', '')}"
-    if not any(name in searched for name in names):
+    is_named = any(name in searched for name in names) or (is_keyed and KEY_AND_VALUE.search(text) is not None)
+    if not is_named:
         return "unnamed", line
     return ERROR, line

@@ -254,6 +254,5 @@ def make_case(seed: int, room: Room) -> Case:
     def load() -> None:
         transcribe(archives.CLIP, load_model(folder), timestamps=seed % 2 == 0)
 
-    return Case(
-        KIND, seed, mutation, base, (load,), ["checkpoint", "weights", *(name for name in names if len(name) > 2)]
-    )
+    names = ["checkpoint", "weights", *(name for name in names if len(name) > 2)]
+    return Case(KIND, seed, mutation, base, (load,), names, is_keyed=True)

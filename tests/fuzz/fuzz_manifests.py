@@ -156,10 +156,12 @@ def make_case(seed: int, room: Room) -> Case:
     clip = sounds / "clip.wav"
     clip.write_bytes(audio.BASES[0].data)
     manifest = sounds / NAME
-    given = [str(manifest)]
+    given, given_names = [str(manifest)], [NAME, "sounds", "clip"]
     options = ["--output_dir", str(room.output / "texts"), "--format", rng.choice(FORMATS)]
     if mutation in MUTATIONS:
-        manifest.write_bytes(MUTATIONS[mutation](rng, good_lines(clip)))
+        lines = good_lines(clip)
+        manifest.write_bytes(MUTATIONS[mutation](rng, lines))
+        given_names += [str(line.get("audio_filepath"))[:20] for line in lines if isinstance(line, dict)]
     elif mutation == WHOLE:
         manifest.write_bytes(dump(good_lines(clip)))
     elif mutation == "folder":
@@ -185,7 +187,7 @@ def make_case(seed: int, room: Room) -> Case:
             sys.stderr.flush()
             raise ValueError((room.root / "chatter").read_bytes().decode(errors="replace")[-MAX_MESSAGE:])
 
-    names = [NAME, "sounds", "clip", *(option for option in options if option.startswith("--"))]
+    names = [name for name in given_names if name] + [option[2:] for option in options if option.startswith("--")]
     return Case(KIND, seed, mutation, options[3], (command,), names, is_loud=True)
 
 

@@ -90,8 +90,17 @@ class ForkServer:
             self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def run(self, cases: Sequence[tuple[str, int]]) -> Iterator[Outcome]:
-        """Run cases, given by kind and seed; their outcomes in the same order."""
+    def run(self, cases: Sequence[tuple[str, int]], keep: Path | None = None) -> Iterator[Outcome]:
+        """
+        Run cases.
+
+        Args:
+            cases: Kinds and seeds.
+            keep: Folder to which the input of the last case is copied.
+
+        Returns:
+            The outcomes in the same order.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         for start in range(0, len(cases), CASES_A_CHILD):
@@ -103,6 +112,8 @@ class ForkServer:
                 if not line:
                     raise RuntimeError(f"the server of the fuzzer ended with {self._process.wait()}")
                 yield Outcome(**json.loads(line))
+        if keep is not None:
+            shutil.copytree(Room(self.folder / "room").input, keep, symlinks=True, dirs_exist_ok=True)
 
 
 # The server
@@ -272,7 +283,7 @@ def run_steps(case: Case) -> tuple[str, str, str]:
         try:
             step()
         except BaseException as error:
-            verdict, message = judge_error(error, case.names)
+            verdict, message = judge_error(error, case.names, case.is_keyed)
             told = verdict, message, "".join(traceback.format_exception(error))[-8000:]
             if verdict != ERROR:
                 return told
