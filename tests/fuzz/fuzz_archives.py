@@ -180,7 +180,7 @@ def prepare() -> None:
     for kind, tokenizer in CORPUS:
         config, artifacts = with_tokenizer(make_nemo_config(kind), kind, tokenizer)
         tensors = make_nemo_tensors(config)
-        weights = {is_legacy: pickles.save(tensors, is_legacy) for is_legacy in (False, True)}
+        weights = {False: pickles.save(tensors, False), True: pickles.save_legacy(tensors)}
         base = Base(f"{kind}, {tokenizer}", config, tensors, weights, artifacts)
         with tempfile.TemporaryDirectory() as folder:
             room = Room(Path(folder))
@@ -419,16 +419,12 @@ def zipped(change: Callable[[random.Random, bytes], bytes], held: str | None, dr
     return draft.with_weights(change(draft.rng, draft.base.weights[False]), held=held)
 
 
-def hostile_pickle(make: Callable[..., bytes], draft: Draft, *arguments: Any) -> Mutant:
+def hostile_pickle(make: Callable[[random.Random], bytes], draft: Draft) -> Mutant:
     """Weights that are another pickle, in a zip or as they are."""
-    content = make(draft.rng, *arguments)
+    content = make(draft.rng)
     if not draft.is_legacy:
         content = pickles.replace_pickle(draft.base.weights[False], content)
     return draft.with_weights(content)
-
-
-def code(draft: Draft) -> Mutant:
-    return hostile_pickle(pickles.code_pickle, draft, draft.room.outside / "ran")
 
 
 def tensors(draft: Draft) -> Mutant:
@@ -512,7 +508,7 @@ def config_text(draft: Draft) -> Mutant:
             f"{whole}self: &s [*s]\n",
             f"{whole}self: &s {{k: *s}}\n",
             f"{whole}m: &m {{a: 1}}\nn: {{<<: [*m, *m], <<: *m}}\n",
-            f"{whole}t: !!python/object/apply:os.system ['touch {draft.room.outside}/ran']\n",
+            f"{whole}t: !!python/object/apply:os.system ['touch ran']\n",
             f"{whole}t: !!binary '###'\n",
             f"{whole}n: 2020-99-99\n",
             f"{whole}n: {'9' * 5000}\n",
@@ -775,7 +771,7 @@ MUTATIONS: dict[str, Callable[[Draft], Mutant]] = {
     "zip, compressed": partial(zipped, pickles.deflate, "tensors"),
     "zip records": partial(zipped, pickles.swap_records, None),
     "zip bomb": partial(zipped, pickles.bomb_record, None),
-    "pickle, code": code,
+    "pickle, code": partial(hostile_pickle, pickles.code_pickle),
     "pickle, broken": partial(hostile_pickle, pickles.broken_pickle),
     "pickle, storages": partial(hostile_pickle, pickles.odd_storage),
     "pickle, damaged": partial(zipped, pickles.spoil_pickle_of, None),

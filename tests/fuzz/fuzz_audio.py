@@ -54,7 +54,6 @@ SOUNDFILE_FORMS: dict[str, tuple[str, str, str, int, int]] = {
     "svx": ("svx", "SVX", "PCM_16", 16000, 1),
     "avr": ("avr", "AVR", "PCM_16", 16000, 1),
     "htk": ("htk", "HTK", "PCM_16", 16000, 1),
-    "mat5": ("mat", "MAT5", "PCM_16", 16000, 1),
     "pvf": ("pvf", "PVF", "PCM_16", 16000, 1),
     "sds": ("sds", "SDS", "PCM_16", 16000, 1),
 }
@@ -154,7 +153,34 @@ def write_with_soundfile(container: str, coding: str, rate: int, channels: int) 
         return None
     buffer = io.BytesIO()
     soundfile.write(buffer, make_sound(rate, channels), rate, coding, format=container)
-    return buffer.getvalue()
+    return without_chance(buffer.getvalue())
+
+
+def without_chance(data: bytes) -> bytes:
+    """A file without the time and the random number that libsndfile (1.2) writes, so that all runs have the same."""
+    changed = bytearray(data)
+    place = data.find(b"PEAK")
+    if 0 <= place < HEADER_BYTES:
+        changed[place + 12 : place + 16] = bytes(4)
+    place = 0
+    while data.startswith(b"OggS", place):
+        num_segments = data[place + 26]
+        end = place + 27 + num_segments + sum(data[place + 27 : place + 27 + num_segments])
+        changed[place + 14 : place + 18] = b"fuzz"
+        changed[place + 22 : place + 26] = bytes(4)
+        changed[place + 22 : place + 26] = struct.pack("<I", ogg_checksum(changed[place:end]))
+        place = end
+    return bytes(changed)
+
+
+def ogg_checksum(page: bytes | bytearray) -> int:
+    """The checksum of an Ogg page (RFC 3533, section 6)."""
+    checksum = 0
+    for value in page:
+        checksum ^= value << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum & 0x80000000 else 0)) & 0xFFFFFFFF
+    return checksum
 
 
 def write_with_pyav(container: str, codec: str, rate: int) -> bytes | None:
@@ -163,7 +189,7 @@ def write_with_pyav(container: str, codec: str, rate: int) -> bytes | None:
 
     buffer = io.BytesIO()
     try:
-        with av.open(buffer, "w", format=container) as output:
+        with av.open(buffer, "w", format=container, options={"fflags": "+bitexact"}) as output:
             stream: Any = output.add_stream(codec, rate=rate)
             stream.layout = "mono"
             sound = make_sound(rate, 1)[:, 0]

@@ -7,8 +7,8 @@ A case is one damaged or odd input and what is done with it, step by step. It en
 - `error`: a clear error in one step, and nothing worse in the others. It is a `ValueError`, `OSError` or `ImportError`
   (the classes themselves, those that Python derives from `OSError` and `ImportError`, and those of this package; not
   what parsers derive from them, such as `JSONDecodeError`), its message has one of the names that the case knows (the
-  file, the member, the key, the option; of checkpoints also any key in the form `key=value`) and no more than `MAX_MESSAGE` characters. An error of the system with a
-  number may have the name in `filename`.
+  file, the member, the key, the option; of checkpoints also any key in the form `key=value`) and no more than
+  `MAX_MESSAGE` characters. An error of the system with a number may have the name in `filename`.
 - a fault, by kind, see `FAULTS`.
 """
 
@@ -19,7 +19,7 @@ import errno
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,7 @@ class Outcome:
         trace: The traceback, if there is one.
         seconds: Time of the steps.
         megabytes: Memory that the steps took beyond that of the process before.
+        digest: Digest of the input.
     """
 
     kind: str
@@ -156,7 +157,7 @@ class Outcome:
     trace: str = ""
     seconds: float = 0.0
     megabytes: float = 0.0
-    details: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     @property
     def is_fault(self) -> bool:

@@ -36,9 +36,9 @@ def prepare() -> None:
 def good_lines(clip: Path) -> list[dict[str, Any]]:
     """Lines that are transcribed."""
     return [
-        {"audio_filepath": str(clip), "duration": 0.5, "text": "one"},
+        {"audio_filepath": clip.name, "duration": 0.5, "text": "one"},
         {"audio_filepath": clip.name, "offset": 0.1, "duration": 0.3},
-        {"audio_filepath": str(clip), "speaker": {"name": "x", "tags": [1, 2]}},
+        {"audio_filepath": f"./{clip.name}", "speaker": {"name": "x", "tags": [1, 2]}},
     ]
 
 

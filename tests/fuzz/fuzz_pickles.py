@@ -144,10 +144,21 @@ class Storage:
 
 
 class StatePickler(pickle.Pickler):
-    """Writes storages as PyTorch does."""
+    """Writes storages as PyTorch does, numbered in their order."""
+
+    def __init__(self, file: io.BytesIO, protocol: int = 2) -> None:
+        super().__init__(file, protocol)
+        self.keys: dict[int, int] = {}
+        self.storages: dict[str, Any] = {}
 
     def persistent_id(self, value: Any) -> Any:
-        return value.pid if isinstance(value, Storage) else None
+        if isinstance(value, Storage):
+            return value.pid
+        if not isinstance(value, torch.storage.TypedStorage):
+            return None
+        key = str(self.keys.setdefault(value._cdata, len(self.keys)))
+        self.storages[key] = value
+        return ("storage", value.pickle_storage_type(), key, "cpu", value.size(), None)
 
 
 def pickle_state(state: Any, protocol: int = 2) -> bytes:
@@ -175,8 +186,9 @@ def odd_storage(rng: random.Random) -> bytes:
     return pickle_state(OrderedDict({name: tensor}))
 
 
-def code_pickle(rng: random.Random, target: Path) -> bytes:
-    """A pickle that makes the file `target` when something runs it."""
+def code_pickle(rng: random.Random) -> bytes:
+    """A pickle that makes a file in the working folder when something runs it."""
+    target = Path("ran")
     command = f"touch {target}"
     calls = (
         Calls(os.system, command),
@@ -282,6 +294,25 @@ def save(state: Any, is_legacy: bool) -> bytes:
     """Weights as `torch.save` writes them."""
     buffer = io.BytesIO()
     torch.save(state, buffer, _use_new_zipfile_serialization=not is_legacy)
+    return buffer.getvalue()
+
+
+def save_legacy(state: dict[str, torch.Tensor]) -> bytes:
+    """
+    Weights in PyTorch's older format.
+
+    `torch.save` (2.13) numbers storages there by their addresses in memory, so that no two runs write the same.
+    """
+    buffer = io.BytesIO()
+    sizes = {"short": 2, "int": 4, "long": 4}
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}
+    for part in (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, system):
+        pickle.dump(part, buffer, protocol=2)
+    pickler = StatePickler(buffer, 2)
+    pickler.dump(state)
+    pickle.dump(list(pickler.storages), buffer, protocol=2)
+    for storage in pickler.storages.values():
+        buffer.write(struct.pack("<q", storage.size()) + bytes(storage.untyped()))
     return buffer.getvalue()
 
 

@@ -272,7 +272,15 @@ def run_case(kind: str, seed: int, room: Room) -> Outcome:
             verdict, message = "chatter", " ".join(said.split())[:400]
     message = message.replace(str(room.root), "ROOM")
     return Outcome(
-        kind, seed, verdict=verdict, message=message, trace=trace, seconds=seconds, megabytes=megabytes, **noted
+        kind,
+        seed,
+        verdict=verdict,
+        message=message,
+        trace=trace,
+        seconds=seconds,
+        megabytes=megabytes,
+        digest=before,
+        **noted,
     )
 
 
@@ -309,7 +317,7 @@ def digest_of(folder: Path) -> str:
     """Digest of all names and bytes in a folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        digest.update(os.fsencode(path) + b"\0")
+        digest.update(os.fsencode(path.relative_to(folder)) + b"\0")
         if path.is_file() and path.stat().st_size < 2**24:
             digest.update(path.read_bytes())
     return digest.hexdigest()
