@@ -8,6 +8,7 @@ import pickle
 import random
 import struct
 import subprocess
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -309,10 +310,12 @@ def save_legacy(state: dict[str, torch.Tensor]) -> bytes:
     for part in (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, system):
         pickle.dump(part, buffer, protocol=2)
     pickler = StatePickler(buffer, 2)
-    pickler.dump(state)
-    pickle.dump(list(pickler.storages), buffer, protocol=2)
-    for storage in pickler.storages.values():
-        buffer.write(struct.pack("<q", storage.size()) + bytes(storage.untyped()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # storages with types are deprecated, and are what this format has
+        pickler.dump(state)
+        pickle.dump(list(pickler.storages), buffer, protocol=2)
+        for storage in pickler.storages.values():
+            buffer.write(struct.pack("<q", storage.size()) + bytes(storage.untyped()))
     return buffer.getvalue()
 
 
