@@ -180,7 +180,7 @@ def prepare() -> None:
     for kind, tokenizer in CORPUS:
         config, artifacts = with_tokenizer(make_nemo_config(kind), kind, tokenizer)
         tensors = make_nemo_tensors(config)
-        weights = {False: pickles.save(tensors, False), True: pickles.save_legacy(tensors)}
+        weights = {is_legacy: pickles.save(tensors, is_legacy) for is_legacy in (False, True)}
         base = Base(f"{kind}, {tokenizer}", config, tensors, weights, artifacts)
         with tempfile.TemporaryDirectory() as folder:
             room = Room(Path(folder))
@@ -274,11 +274,11 @@ def gzip_trailer(draft: Draft) -> Mutant:
         (
             lambda: whole[:-8] + flip_bits(rng, whole[-8:]),
             lambda: whole[: -rng.randrange(1, 9)],
-            lambda: whole + gzip.compress(b"x" * rng.choice((1, 5000))),
+            lambda: whole + gzip.compress(b"x" * rng.choice((1, 5000)), mtime=0),
             lambda: whole + rng.randbytes(20),
             lambda: flip_bits(rng, whole[:10]) + whole[10:],
             lambda: whole[:3] + bytes([rng.choice((1, 2, 4, 8, 16, 31, 255))]) + whole[4:],
-            lambda: gzip.compress(whole),
+            lambda: gzip.compress(whole, mtime=0),
             lambda: b"\x1f\x8b\x08" + bytes(7) + pickles.repeat_bomb(3 * 2**30) + bytes(8),
             lambda: b"\x1f\x8b" + zlib.compress(whole),
         )
@@ -325,7 +325,7 @@ def tar_header(draft: Draft) -> Mutant:
     data[place + 148 : place + 156] = b" " * 8
     checksum = sum(data[place : place + BLOCK])
     data[place + 148 : place + 156] = f"{checksum:06o}\0 ".encode()
-    return Mutant(gzip.compress(bytes(data), 1) if is_gzip else bytes(data), [CONFIG, WEIGHTS, "member"])
+    return Mutant(gzip.compress(bytes(data), 1, mtime=0) if is_gzip else bytes(data), [CONFIG, WEIGHTS, "member"])
 
 
 def tar_extras(draft: Draft) -> Mutant:
@@ -362,7 +362,7 @@ def tar_extras(draft: Draft) -> Mutant:
             tar.addfile(plain, io.BytesIO(data))
         tar.addfile(info, io.BytesIO(content) if info.isreg() else None)
     data = buffer.getvalue()
-    return Mutant(gzip.compress(data, 1) if draft.is_gzip else data, [CONFIG, WEIGHTS])
+    return Mutant(gzip.compress(data, 1, mtime=0) if draft.is_gzip else data, [CONFIG, WEIGHTS])
 
 
 def old_sparse(draft: Draft) -> Mutant:
@@ -381,7 +381,7 @@ def old_sparse(draft: Draft) -> Mutant:
     data[place + 483 : place + 495] = f"{real % 8**11:011o}\0".encode()
     data[place + 148 : place + 156] = b" " * 8
     data[place + 148 : place + 156] = f"{sum(data[place : place + BLOCK]):06o}\0 ".encode()
-    return Mutant(gzip.compress(bytes(data), 1) if is_gzip else bytes(data), [CONFIG, WEIGHTS])
+    return Mutant(gzip.compress(bytes(data), 1, mtime=0) if is_gzip else bytes(data), [CONFIG, WEIGHTS])
 
 
 def members(draft: Draft) -> Mutant:

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,15 @@ def read_records(weights: bytes) -> dict[str, bytes]:
 
 def write_records(records: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     """A zip of records, with right checksums."""
+    return write_zip({name: (content, method) for name, content in records.items()})
+
+
+def write_zip(records: dict[str, tuple[bytes, int]]) -> bytes:
+    """A zip of records with their methods, the same at any time."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as file:
-        for name, content in records.items():
-            file.writestr(name, content)
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, (content, method) in records.items():
+            file.writestr(zipfile.ZipInfo(name), content, method)
     return buffer.getvalue()
 
 
@@ -54,11 +60,9 @@ def deflate(rng: random.Random, weights: bytes) -> bytes:
     if rng.random() < 0.5:
         return write_records(records, method)
     chosen = rng.choice(list(records))
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in records.items():
-            file.writestr(name, content, method if name == chosen else zipfile.ZIP_STORED)
-    return buffer.getvalue()
+    return write_zip(
+        {name: (content, method if name == chosen else zipfile.ZIP_STORED) for name, content in records.items()}
+    )
 
 
 def lie_in_directory(rng: random.Random, weights: bytes) -> bytes:
@@ -293,6 +297,9 @@ def odd_tensor(rng: random.Random, tensor: torch.Tensor) -> torch.Tensor:
 
 def save(state: Any, is_legacy: bool) -> bytes:
     """Weights as `torch.save` writes them."""
+    if is_legacy:
+        with suppress(RuntimeError, NotImplementedError, AttributeError):
+            return save_legacy(state)
     buffer = io.BytesIO()
     torch.save(state, buffer, _use_new_zipfile_serialization=not is_legacy)
     return buffer.getvalue()
