@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -161,7 +162,9 @@ def make_case(seed: int, room: Room) -> Case:
     if mutation in MUTATIONS:
         lines = good_lines(clip)
         manifest.write_bytes(MUTATIONS[mutation](rng, lines))
-        given_names += [str(line.get("audio_filepath"))[:20] for line in lines if isinstance(line, dict)]
+        # As far as every terminal shows them.
+        texts = [str(line.get("audio_filepath")) for line in lines if isinstance(line, dict)]
+        given_names += [re.match("[!-~]{0,20}", text).group() for text in texts]  # type: ignore[union-attr]
     elif mutation == WHOLE:
         manifest.write_bytes(dump(good_lines(clip)))
     elif mutation == "folder":
