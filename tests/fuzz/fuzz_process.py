@@ -38,7 +38,7 @@ LIMIT_FILE_BYTES = 2**30
 MAX_MEGABYTES = 1024.0
 CASES_A_CHILD = 25
 TREE = Path(__file__).resolve().parents[2]
-PATHS = ("src", "tests/support", "tests/reference", "tests/fuzz")
+PATHS = ("tests/support", "tests/reference", "tests/fuzz")
 
 
 # The end that tests and tools hold
@@ -55,11 +55,11 @@ class ForkServer:
 
     def __init__(self, kinds: Sequence[str], folder: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=folder))
-        paths = [str(TREE / name) for name in PATHS if name != "src"]
+        paths = [str(TREE / name) for name in PATHS]
         if "PYTHONPATH" in os.environ:
             paths.append(os.environ["PYTHONPATH"])
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([*paths, str(TREE / "src")]),
+            "PYTHONPATH": os.pathsep.join(paths),
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",

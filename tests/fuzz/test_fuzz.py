@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from fuzz_cases import MAX_MESSAGE, Case, OutsideError, Room, SilentChangeError,
 from fuzz_process import ForkServer
 from fuzz_table import Table, describe_faults
 
+if sys.platform != "linux":
+    pytest.skip("limits of processes are those of Linux", allow_module_level=True)
 pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 
 WHOLE = "whole"
