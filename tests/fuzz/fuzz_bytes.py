@@ -177,4 +177,5 @@ def spoil_keys(rng: random.Random, tree: Any) -> list[str]:
         names.append(str(other))
     else:
         chosen[key] = {"inner": chosen[key]}
+        names.append("inner")
     return names

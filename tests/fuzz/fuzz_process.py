@@ -37,6 +37,7 @@ LIMIT_FILE_BYTES = 2**30
 # Inputs of cases are some kilobytes, so that whoever takes so much more took it because the input said so.
 MAX_MEGABYTES = 1024.0
 CASES_A_CHILD = 25
+CANNOT_BE_MADE = 71  # exit code of a child for a fault of the fuzzer itself
 TREE = Path(__file__).resolve().parents[2]
 PATHS = ("tests/support", "tests/reference", "tests/fuzz")
 
@@ -173,6 +174,8 @@ def run_batch(cases: list[tuple[str, int]], folder: Path) -> Iterator[Outcome]:
         if not cases:
             break
         kind, seed = cases[0]
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == CANNOT_BE_MADE:
+            raise RuntimeError((root / "chatter").read_text(errors="replace")[-3000:])
         noted = json.loads((root / "case.json").read_text()) if (root / "case.json").is_file() else {}
         if how == "hang":
             outcome = Outcome(kind, seed, verdict="hang", message=f"no end within {LIMIT_SECONDS:g} s", **noted)
@@ -245,7 +248,13 @@ def run_case(kind: str, seed: int, room: Room) -> Outcome:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     os.chdir(room.outside)
-    case = fuzz_kinds.make_case(kind, seed, room)
+    (room.root / "case.json").unlink(missing_ok=True)
+    try:
+        case = fuzz_kinds.make_case(kind, seed, room)
+    except Exception:
+        traceback.print_exc()
+        print(f"{kind}:{seed} cannot be made", file=sys.stderr, flush=True)
+        os._exit(CANNOT_BE_MADE)
     noted = {"mutation": case.mutation, "base": case.base}
     (room.root / "case.json").write_text(json.dumps(noted))
     os.truncate(room.root / "chatter", 0)
