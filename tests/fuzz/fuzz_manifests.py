@@ -157,13 +157,13 @@ def make_case(seed: int, room: Room) -> Case:
     clip = sounds / "clip.wav"
     clip.write_bytes(audio.BASES[0].data)
     manifest = sounds / NAME
-    given, given_names = [str(manifest)], [NAME, "sounds", "clip"]
+    given, given_names = [str(manifest)], [NAME, "sounds", "clip", "http"]
     options = ["--output_dir", str(room.output / "texts"), "--format", rng.choice(FORMATS)]
     if mutation in MUTATIONS:
         lines = good_lines(clip)
         manifest.write_bytes(MUTATIONS[mutation](rng, lines))
         # As far as every terminal shows them.
-        texts = [str(line.get("audio_filepath")) for line in lines if isinstance(line, dict)]
+        texts = [str(line.get("audio_filepath")).split("://")[-1] for line in lines if isinstance(line, dict)]
         given_names += [re.match("[!-~]{0,20}", text).group() for text in texts]  # type: ignore[union-attr]
     elif mutation == WHOLE:
         manifest.write_bytes(dump(good_lines(clip)))
