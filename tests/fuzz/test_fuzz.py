@@ -24,7 +24,7 @@ pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 
 WHOLE = "whole"
 # Cases of the default run: each mutation comes at least once, some more often.
-FEW = {"archive": 72, "folder": 20, "audio": 100, "manifest": 10, "options": 63}
+FEW = {"archive": 36, "folder": 20, "audio": 100, "manifest": 10, "options": 63}
 MANY = {"archive": 10000, "folder": 1000, "audio": 5000, "manifest": 500, "options": 2000}
 
 
