@@ -12,7 +12,18 @@ SOURCE = TESTS.parent / "src" / "transformers_fastconformer"
 
 # Folders of `tests/` that stand for no folder of the package.
 NOT_ROOMS = frozenset(
-    {"support", "reference", "fixtures", "equivalence", "integration", "benchmarks", "tools", "examples", "docs"}
+    {
+        "support",
+        "reference",
+        "fixtures",
+        "fuzz",
+        "equivalence",
+        "integration",
+        "benchmarks",
+        "tools",
+        "examples",
+        "docs",
+    }
 )
 # Tests of the tree itself.
 TREE_TESTS = frozenset({"test_import_direction", "test_layout"})
