@@ -145,6 +145,8 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         """
         if audio is None and text is None:
             raise ValueError("audio=None and text=None: expected at least one of them.")
+        is_text = text is None or isinstance(text, str | Sequence)
+        require(is_text, "text", text, "a transcript, or a list of one for each clip")
         if text is not None and not isinstance(text, str) and len(text) == 0:
             raise ValueError("text=[] has no transcript; expected one a clip, or None.")
         named = {"sampling_rate": sampling_rate, "return_tensors": return_tensors, "language": language}
@@ -549,7 +551,7 @@ def timestamp_levels(timestamps: bool | str | Sequence[str], output_offsets: boo
         return ()
     is_list = isinstance(timestamps, list | tuple | set | frozenset)
     asked = list(timestamps) if is_list else [timestamps]
-    unknown = [level for level in asked if level not in TIMESTAMP_LEVELS]
+    unknown = [level for level in asked if not (isinstance(level, str) and level in TIMESTAMP_LEVELS)]
     if unknown or not asked:
-        raise ValueError(f"timestamps={timestamps!r} is not supported; expected a bool or some of {TIMESTAMP_LEVELS}.")
+        require(False, "timestamps", timestamps, f"a bool or some of {TIMESTAMP_LEVELS}")
     return tuple(level for level in TIMESTAMP_LEVELS if level in asked)

@@ -39,6 +39,8 @@ MAX_VOCABULARY_CHARACTERS = 2**22
 MAX_LANGUAGES = 256
 MAX_REPLACEMENT_BYTES = 1024  # of one stretch of text, in a map of characters
 MAX_PADDING = 2**20
+# Keys of an entry of `added_tokens` in a tokenizer.json.
+ADDED_TOKEN_KEYS = ("id", "content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def punctuation_of(tokens: Iterable[str]) -> frozenset[str]:
@@ -585,6 +587,10 @@ def check_tokenizer_json(text: str, name: str) -> dict[str, Any]:
         for step in _steps(state.get("normalizer")):
             if step["type"] == "Precompiled":
                 PrecompiledCharacterMap(base64.b64decode(step["precompiled_charsmap"], validate=True))
+        for token in state.get("added_tokens") or ():
+            unknown = sorted(set(token).difference(ADDED_TOKEN_KEYS))
+            if unknown:
+                raise ValueError(f"added_tokens: key {shown(unknown[0])} is unknown; expected {ADDED_TOKEN_KEYS}.")
         strategy = (state.get("padding") or {}).get("strategy")
         length = strategy.get("Fixed", 0) if isinstance(strategy, dict) else 0
         require(0 <= length <= MAX_PADDING, "padding.strategy.Fixed", length, f"0 to {MAX_PADDING}")

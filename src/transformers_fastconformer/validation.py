@@ -60,7 +60,7 @@ def require_choice(name: str, value: Any, accepted: Collection[Any]) -> None:
     """Raise a `ValueError` for a value that is not one of those accepted, which the message lists."""
     try:
         is_accepted = value in accepted
-    except TypeError:  # what has no hash
+    except Exception:  # what has no hash, or answers a comparison with an array
         is_accepted = False
     require(is_accepted, name, value, f"one of {tuple(accepted)}")
 

@@ -92,9 +92,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "8 bits": (np.zeros(100, dtype=np.int8), r"Clip 0 has samples of type int8"),
     "sparse": (
         torch.zeros(100).to_sparse(),
-        r"Clip 0 is a tensor of layout torch.sparse_coo on cpu; expected a dense",
+        r"Clip 0 is a tensor of torch.float32 and layout torch.sparse_coo on cpu; expected a dense",
     ),
-    "without values": (torch.zeros(100, device="meta"), r"Clip 0 is a tensor of layout torch.strided on meta"),
+    "without values": (
+        torch.zeros(100, device="meta"),
+        r"Clip 0 is a tensor of torch.float32 and layout torch.strided on meta",
+    ),
     "too large": (MONO * 1e38, r"Clip 0 has values up to .*e\+37; expected samples in \[-1, 1\]"),
     "integer tensor": (torch.zeros(100, dtype=torch.int32), r"Clip 0 has samples of type torch.int32; .* 32 bits"),
     "booleans": (np.zeros(100, dtype=bool), r"Clip 0 has samples of type bool; expected floating-point samples"),

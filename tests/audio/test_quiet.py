@@ -1,4 +1,4 @@
-"""Silence for the C library's `stderr`, and for nothing else."""
+"""Silence for the C library's `stderr` and `stdout`, and for nothing else."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ def test_only_c_libraries_are_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     perror(b"after an error")
     lines = [line.split(":")[0] for line in capfd.readouterr().err.splitlines()]
     assert lines == ["before", "another thread", "after", "after an error"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the C library of Windows has no such variable")
+def test_the_standard_output_is_quiet_too(capfd: pytest.CaptureFixture[str]) -> None:
+    library = ctypes.CDLL(None)
+    library.puts(b"before")
+    with c_library_is_quiet():
+        library.puts(b"within")
+    library.puts(b"after")
+    library.fflush(None)
+    assert capfd.readouterr().out.splitlines() == ["before", "after"]

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from models import HEADS, build_model, make_features
@@ -229,6 +228,6 @@ def test_another_default_device() -> None:
     sequences = {kind: head.generate(features) for kind, head in kinds.items()}
     with torch.device("meta"):
         assert transcribe_waveforms(model, processor, [waveform], chunk_length_s=1.5) == expected
-        assert processor(waveform, sampling_rate=16000)["input_features"].dtype == np.float32
+        assert processor(waveform, sampling_rate=16000)["input_features"].dtype == torch.float32
         for kind, head in kinds.items():
             assert head.generate(features).equal(sequences[kind]), kind

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from leftovers import killed
 
 from transformers_fastconformer import FastConformerForCTC, FastConformerForTDT, FastConformerProcessor
 from transformers_fastconformer.checkpoints import store as store_module
@@ -26,6 +27,7 @@ from transformers_fastconformer.nemo import convert as convert_module
 from transformers_fastconformer.nemo import sources as sources_module
 from transformers_fastconformer.nemo.locate import FoundArchive
 from transformers_fastconformer.nemo.sources import converted_folder, resolve_nemo_checkpoint, resolved_once
+from transformers_fastconformer.temporary_files import TemporaryFolder
 
 OFFLINE = {"local_files_only": True}
 
@@ -121,9 +123,8 @@ def test_what_fails_leaves_nothing(make_archive, root, is_broken, monkeypatch):
 def test_leftovers_of_a_killed_process_are_removed(make_archive, root):
     path = make_archive("ctc")
     digest = file_digest(path)
-    half = root / f"v{CONVERSION_FORMAT}" / f".{digest}.converting-abc"
-    half.mkdir(parents=True)
-    (half / "model.safetensors").write_bytes(b"half")
+    with TemporaryFolder(root / f"v{CONVERSION_FORMAT}") as living:
+        half = killed(living)
     (root / f"v{CONVERSION_FORMAT}" / digest).mkdir()  # and one that has no config.json
     folder = resolve_nemo_checkpoint(path)
     assert not half.exists()

@@ -166,9 +166,11 @@ def read_samples(samples: Any, name: str) -> torch.Tensor:
             "(read_audio reads files)."
         )
     if isinstance(samples, torch.Tensor):
-        if samples.is_sparse or samples.layout != torch.strided or samples.device.type == "meta":
+        is_dense = samples.layout == torch.strided and not (samples.is_quantized or samples.is_nested)
+        if not is_dense or samples.is_meta:
             raise ValueError(
-                f"{name} is a tensor of layout {samples.layout} on {samples.device}; expected a dense one with values."
+                f"{name} is a tensor of {samples.dtype} and layout {samples.layout} on {samples.device}; expected a "
+                "dense one with values."
             )
         if samples.dtype == torch.int16:
             return samples.detach().to(torch.float32) / INT16_FULL_SCALE

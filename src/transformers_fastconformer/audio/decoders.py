@@ -8,6 +8,7 @@ something is wrong.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -234,6 +235,8 @@ def _ffmpeg_errors(name: str, av: Any, reasons: str) -> Iterator[None]:
         if isinstance(error, ValueError) and name in str(error):
             raise
         says = getattr(error, "strerror", None) or error
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            says = "it declares more than can be held in memory"
         raise undecodable(name, f"{reasons}FFmpeg says: {says}") from error
 
 

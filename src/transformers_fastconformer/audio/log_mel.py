@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ LOG_ZERO_GUARD_NAMES = ("eps", "tiny")
 MEL_NORMS = ("slaney", None)
 FILTERBANK_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Keeps a constant feature from a division by zero. NeMo 3.0.0: CONSTANT in parts/preprocessing/features.py.
+MAX_FLOAT32 = torch.finfo(torch.float32).max
 STANDARD_DEVIATION_FLOOR = 1e-5
 # Bounds the memory of the transform for long audio: 41 s at a time at the usual hop.
 FRAMES_AT_ONCE = 4096
@@ -74,10 +76,10 @@ class LogMelSettings:
         for name in ("log", "exact_pad"):
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         for name in ("mag_power", "padding_value", "min_frequency"):
-            require(is_number(getattr(self, name)), name, getattr(self, name), "a number")
+            require(_is_float32(getattr(self, name)), name, getattr(self, name), "a number of float32")
         for name in ("preemphasis", "max_frequency"):
             value = getattr(self, name)
-            require(value is None or is_number(value), name, value, "a number or None")
+            require(value is None or _is_float32(value), name, value, "a number of float32, or None")
         for name, accepted in (
             ("window", WINDOW_FUNCTIONS),
             ("normalize", NORMALIZATIONS),
@@ -87,13 +89,18 @@ class LogMelSettings:
         ):
             require_choice(name, getattr(self, name), accepted)
         scaling = self.peak_scaling
-        is_scaling = scaling is None or (is_number(scaling) and scaling > 0)
+        is_scaling = scaling is None or (_is_float32(scaling) and scaling > 0)
         require(is_scaling, "peak_scaling", scaling, "a number above 0 or None")
         guard = self.log_zero_guard_value
-        is_guard = is_number(guard) or guard in LOG_ZERO_GUARD_NAMES
+        is_guard = guard in LOG_ZERO_GUARD_NAMES if isinstance(guard, str) else _is_float32(guard)
         require(is_guard, "log_zero_guard_value", guard, f"a number or one of {LOG_ZERO_GUARD_NAMES}")
-        highest = self.sampling_rate / 2 if self.max_frequency is None else self.max_frequency
-        require(0 <= self.min_frequency < highest, "min_frequency", self.min_frequency, f"0 to below {highest} Hz")
+        lowest, highest = self.min_frequency, self.max_frequency
+        require(lowest >= 0, "min_frequency", lowest, "0 Hz or more")
+        if highest is None:
+            nyquist = self.sampling_rate / 2
+            require(lowest < nyquist, "min_frequency", lowest, f"0 to below {nyquist} Hz")
+        else:
+            require(lowest < highest, "max_frequency", highest, f"more than min_frequency={lowest}")
         if self.exact_pad:
             hop_length = self.hop_length
             require(hop_length % 2 == 0, "hop_length", hop_length, "an even number where exact_pad is set")
@@ -116,6 +123,10 @@ class LogMelSettings:
         With `exact_pad` NeMo 3.0.0 counts the length from the start of the padding, which cuts off the last samples.
         """
         return self.padding_samples if self.exact_pad else 0
+
+
+def _is_float32(value: Any) -> bool:
+    return is_number(value) and abs(value) <= MAX_FLOAT32
 
 
 @dataclass(frozen=True)

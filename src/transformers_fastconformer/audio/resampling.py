@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import frames
+from ..validation import require_count
 
 INSTALL_COMMAND = "pip install 'transformers-fastconformer[audio]'"
 
@@ -19,8 +20,10 @@ def make_resampler(from_sampling_rate: int, to_sampling_rate: int) -> Callable[[
     All together they are what soxr makes of the whole clip at high quality, to the last bit.
 
     Raises:
+        ValueError: for a rate that is not a positive integer.
         ImportError: the extra `audio` is not installed; the message holds the command.
     """
+    require_count("sampling_rate", to_sampling_rate)
     if from_sampling_rate == to_sampling_rate:
         return lambda samples, is_last: samples
     try:

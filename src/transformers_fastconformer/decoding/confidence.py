@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..validation import is_number, require, require_choice
+
 METHODS = ("max_prob", "entropy")
 ENTROPY_TYPES = ("gibbs", "tsallis", "renyi")
 ENTROPY_NORMS = ("lin", "exp")
@@ -53,10 +55,8 @@ class ConfidenceOptions:
             ("entropy_norm", ENTROPY_NORMS),
             ("aggregation", AGGREGATIONS),
         ):
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not supported; expected one of {accepted}.")
-        if not self.alpha > 0.0 or math.isinf(self.alpha):
-            raise ValueError(f"alpha={self.alpha} is not supported; expected a number above 0.")
+            require_choice(name, getattr(self, name), accepted)
+        require(is_number(self.alpha) and self.alpha > 0, "alpha", self.alpha, "a number above 0")
 
 
 def measure_confidence(log_probs: torch.Tensor, num_classes: int, options: ConfidenceOptions) -> torch.Tensor:

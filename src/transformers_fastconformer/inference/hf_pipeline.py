@@ -160,11 +160,11 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         """
         _, given, _ = self._sanitize_parameters(**kwargs)
         given = {**self._forward_params, **given}
-        given["num_workers"] = num_workers if num_workers is not None else self._num_workers or 0
-        given["batch_size"] = batch_size if batch_size is not None else self._batch_size or 1
+        given["num_workers"] = num_workers if num_workers is not None else _or_default(self._num_workers, 0)
+        given["batch_size"] = batch_size if batch_size is not None else _or_default(self._batch_size, 1)
         asked = given.pop("return_timestamps", None)
-        level = TRUE_LEVEL if asked is True else asked or None
-        options = TranscriptionOptions.of(None, {**given, "timestamps": [level] if level else False})
+        level = TRUE_LEVEL if asked is True else None if asked is False else asked
+        options = TranscriptionOptions.of(None, {**given, "timestamps": False if level is None else [level]})
         check_options(self.model, self.processor, options)
         if isinstance(inputs, list | tuple) and _is_many(inputs):
             # The results of a list are returned at once, so that all its clips may be sorted.
@@ -194,10 +194,8 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
                 raise ValueError(f"{name}={options[name]!r} contradicts generate_kwargs, which has {value!r}.")
             options[name] = value
         level = options.get("return_timestamps")
-        if not (level is None or isinstance(level, bool) or level in TIMESTAMP_LEVELS):
-            raise ValueError(
-                f"return_timestamps={level!r} is not supported; expected a bool or one of {TIMESTAMP_LEVELS}."
-            )
+        is_level = level is None or isinstance(level, bool) or (isinstance(level, str) and level in TIMESTAMP_LEVELS)
+        require(is_level, "return_timestamps", level, f"a bool or one of {TIMESTAMP_LEVELS}")
         # Values are checked here too, so that a default of the pipeline fails where it is given.
         TranscriptionOptions.of(None, {name: value for name, value in options.items() if name != "return_timestamps"})
         return {}, options, {}
@@ -307,6 +305,10 @@ def _find_processor(
         processor.segment_separators,
         processor.segment_gap_frames,
     )
+
+
+def _or_default(value: Any, default: int) -> Any:
+    return default if value is None else value
 
 
 def _is_many(inputs: Any) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from ..checkpoint_sources import loading, resolve_checkpoint
 from ..checkpoints.files import path_of_name
@@ -74,7 +78,8 @@ def load_model(
         # Where a repository has Transformers' own form of a checkpoint as well, the configuration is read from ours.
         with loading(source, FastConformerConfig.__name__):
             config = AutoConfig.from_pretrained(resolve_checkpoint(source, FastConformerConfig, {}) or source)
-        stored = load_recognizer(source, config, dtype="float32" if is_int8 else dtype)
+        with _weights_without_bar():
+            stored = load_recognizer(source, config, dtype="float32" if is_int8 else dtype)
         processor = FastConformerProcessor.from_pretrained(source)
     except OSError as error:
         if not is_unreachable(error):
@@ -88,6 +93,22 @@ def load_model(
     if is_int8:
         quantize_dynamic_int8(model)
     return model, processor
+
+
+@contextmanager
+def _weights_without_bar() -> Iterator[None]:
+    """Hide Transformers' bar of the weights, which are there at once; bars of downloads are the Hub's own and stay."""
+    was_shown, were_downloads_hidden = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    if not were_downloads_hidden:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if was_shown:
+            transformers_logging.enable_progress_bar()
+        if were_downloads_hidden:
+            disable_progress_bars()
 
 
 def checkpoint_of_name(name: str | Path) -> str | Path:

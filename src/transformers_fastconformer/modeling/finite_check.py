@@ -53,9 +53,11 @@ class FiniteCheck:
 def check_features(
     input_features: torch.Tensor, attention_mask: torch.Tensor | None, input_lengths: torch.Tensor | None
 ) -> FiniteCheck:
-    """The check of features (batch, mel frames, mels); those of another shape are the encoder's to refuse."""
+    """The check of features, (batch, mel frames, mels)."""
     require_features(input_features)
-    lengths = None
-    if input_features.ndim == 3:
-        lengths = resolve_lengths(attention_mask, input_lengths, *input_features.shape[:2])
+    if input_features.ndim != 3:
+        raise ValueError(
+            f"input_features has shape {tuple(input_features.shape)}; expected (batch, mel frames, mel features)."
+        )
+    lengths = resolve_lengths(attention_mask, input_lengths, *input_features.shape[:2])
     return FiniteCheck("input_features", input_features, lengths)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..validation import reading
+
 
 def lengths_to_mask(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
     """Mask of the first `lengths` frames: (batch,) to (batch, frames)."""
@@ -59,14 +61,17 @@ def require_features(input_features: Any) -> None:
         )
 
 
-def _as_tensor(values: Any) -> torch.Tensor:
+def _as_tensor(name: str, values: Any) -> torch.Tensor:
     """Tensors as they are, on their device; lists and arrays on the CPU, whatever the default device is."""
-    return values if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")
+    if isinstance(values, torch.Tensor):
+        return values
+    with reading(name, "a tensor, or what makes one"):
+        return torch.as_tensor(values, device="cpu")
 
 
 def _accept_lengths(input_lengths: torch.Tensor, batch_size: int, num_frames: int) -> torch.Tensor:
     """(batch,) int64."""
-    lengths = _as_tensor(input_lengths)
+    lengths = _as_tensor("input_lengths", input_lengths)
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(f"input_lengths has dtype {lengths.dtype}; expected integers, one length a clip.")
     if lengths.shape != (batch_size,):
@@ -86,7 +91,7 @@ def _accept_lengths(input_lengths: torch.Tensor, batch_size: int, num_frames: in
 
 def _count_kept_frames(attention_mask: torch.Tensor, batch_size: int, num_frames: int) -> torch.Tensor:
     """Frames that a mask keeps, which must be the first ones: (batch,) int64."""
-    mask = _as_tensor(attention_mask)
+    mask = _as_tensor("attention_mask", attention_mask)
     if mask.shape != (batch_size, num_frames):
         raise ValueError(
             f"attention_mask has shape {tuple(mask.shape)}; expected ({batch_size}, {num_frames}) like input_features."

@@ -133,7 +133,7 @@ class NemoWeights:
         return values
 
     def _read_record(self, record: Record) -> torch.Tensor:
-        values = torch.empty(record.num_bytes, dtype=torch.uint8)
+        values = torch.empty(record.num_bytes, dtype=torch.uint8, device="cpu")
         if record.num_bytes:
             self._part.read_into(values.numpy().data, record.offset)
         return values
