@@ -10,6 +10,8 @@ Registration: all changes that importing this package makes in Transformers, and
   Two functions that the pipeline calls on any name (`cached_file`, `find_adapter_config_file`) return None for a name
   that ends in `.nemo`, which they would take for the id of a repository.
 - `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models (`inference/hf_pipeline.py`).
+- The quantizers learn the form of 8-bit weights (`modeling/int8_quantizer.py`), by their mappings, since the public
+  `register_quantizer` cannot be undone.
 - Our own classes are told where `.nemo` checkpoints and those of Transformers' own FastConformer classes come from
   (`checkpoint_sources.py`); the Auto classes give Transformers' classes for the latter, as before.
 
@@ -53,6 +55,7 @@ from .inference.hf_pipeline import register_pipeline, unregister_pipeline
 from .interop.sources import resolve_transformers_checkpoint
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerModel
+from .modeling.int8_quantizer import register_int8, unregister_int8
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.locate import ARCHIVE_SUFFIX
@@ -102,6 +105,7 @@ def register() -> None:
     for auto_class, config_class, model_class in HEAD_CLASSES:
         auto_class.register(config_class, model_class, exist_ok=True)
     register_pipeline()
+    register_int8()
     register_source(NEMO, resolve_nemo_checkpoint)
     register_source(TRANSFORMERS, resolve_transformers_checkpoint)
     for auto_class in (AutoConfig, AutoFeatureExtractor, AutoTokenizer, AutoProcessor, *_auto_model_classes()):
@@ -121,6 +125,7 @@ def unregister() -> None:
             setattr(holder, name, original)
             del _replaced[holder, name]
     unregister_pipeline()
+    unregister_int8()
     unregister_source(NEMO)
     unregister_source(TRANSFORMERS)
     mappings: list[Any] = [AutoModel._model_mapping, FEATURE_EXTRACTOR_MAPPING, TOKENIZER_MAPPING, PROCESSOR_MAPPING]
