@@ -55,8 +55,8 @@ from .inference.hf_pipeline import register_pipeline, unregister_pipeline
 from .interop.sources import resolve_transformers_checkpoint
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerModel
-from .modeling.int8_quantizer import register_int8, unregister_int8
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
+from .modeling.int8_quantizer import register_int8, unregister_int8
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.locate import ARCHIVE_SUFFIX
 from .nemo.sources import resolve_nemo_checkpoint, resolved_once

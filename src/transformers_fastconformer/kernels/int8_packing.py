@@ -39,7 +39,7 @@ def pack_weight(rounded: torch.Tensor) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=MAX_FORMS)
 def _find_form(outputs: int, inputs: int) -> torch.Tensor | None:
-    """A packed weight of this shape to make copies of; None where `_fill` does not give the bytes that oneDNN gives."""
+    """A packed weight of this shape to make copies of; None where `_fill` does not give oneDNN's bytes."""
     if outputs % BLOCK_OUTPUTS or inputs % BLOCK_INPUTS or not outputs or not inputs:
         return None
     generator = torch.Generator().manual_seed(outputs)
@@ -59,7 +59,6 @@ def _find_form(outputs: int, inputs: int) -> torch.Tensor | None:
 
 def _fill(packed: torch.Tensor, rounded: torch.Tensor) -> None:
     """Write a weight into the memory of a packed one of the known form."""
-    outputs, inputs = rounded.shape
     if not rounded.is_contiguous() or rounded.storage_offset() % INPUTS_TOGETHER:
         rounded = rounded.clone(memory_format=torch.contiguous_format)
     memory = _bytes_of(packed)
@@ -67,8 +66,9 @@ def _fill(packed: torch.Tensor, rounded: torch.Tensor) -> None:
     blocks = groups.unflatten(0, (-1, BLOCK_OUTPUTS)).unflatten(2, (-1, BLOCK_INPUTS // INPUTS_TOGETHER))
     target = memory[: rounded.numel()].view(torch.int32)
     target.view(blocks.shape[0], blocks.shape[2], blocks.shape[3], blocks.shape[1]).copy_(blocks.permute(0, 2, 3, 1))
-    # The unsigned activations are shifted, which the sum of an output's weights makes good.
-    torch.neg(rounded.sum(dim=1, dtype=torch.int32), out=memory[rounded.numel() :].view(torch.int32))
+    # The unsigned activations are shifted, which the sum of an output's weights makes good; a product is a fast sum.
+    sums = torch._int_mm(rounded, torch.ones(rounded.shape[1], 1, dtype=torch.int8))  # (out, 1)
+    torch.neg(sums[:, 0], out=memory[rounded.numel() :].view(torch.int32))
 
 
 def _bytes_of(packed: torch.Tensor) -> torch.Tensor:

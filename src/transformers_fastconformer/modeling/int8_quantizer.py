@@ -116,6 +116,12 @@ class FastConformerInt8Quantizer(HfQuantizer):
         return True
 
 
+def is_int8_config(value: Any) -> bool:
+    """True for the `quantization_config` of a model's configuration if it is of this form, as an object or as JSON."""
+    method = value.get("quant_method") if isinstance(value, dict) else getattr(value, "quant_method", None)
+    return method == METHOD
+
+
 def register_int8() -> None:
     """Make Transformers know the form. Doing it again changes nothing."""
     AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = FastConformerInt8Config
@@ -162,8 +168,8 @@ def replace_by_floats(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedM
 
 def check_files(model: PreTrainedModel, files: Sequence[str]) -> None:
     """
-    Refuse files that lack 8-bit weights of a model, which Transformers would fill, or hold others in their place, which
-    it would convert.
+    Refuse files that lack 8-bit weights of a model, or hold others in their place: Transformers would fill them, and
+    convert those.
 
     Args:
         model: The model, before its weights are loaded.
