@@ -29,7 +29,7 @@ from .interop.writing import ExportResult, export_to_transformers
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerEncoder, FastConformerModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT
-from .modeling.int8_quantizer import FastConformerInt8Config
+from .modeling.int8_config import FastConformerInt8Config
 from .modeling.outputs import (
     FastConformerCTCOutput,
     FastConformerEncoderOutput,

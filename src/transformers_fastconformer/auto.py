@@ -10,10 +10,11 @@ Registration: all changes that importing this package makes in Transformers, and
   Two functions that the pipeline calls on any name (`cached_file`, `find_adapter_config_file`) return None for a name
   that ends in `.nemo`, which they would take for the id of a repository.
 - `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models (`inference/hf_pipeline.py`).
-- The quantizers learn the form of 8-bit weights (`modeling/int8_quantizer.py`), by their mappings, since the public
-  `register_quantizer` cannot be undone.
 - Our own classes are told where `.nemo` checkpoints and those of Transformers' own FastConformer classes come from
   (`checkpoint_sources.py`); the Auto classes give Transformers' classes for the latter, as before.
+
+The form of 8-bit weights is known to Transformers' quantizers as long as the package is imported: our own classes need
+it, too (`modeling/int8_quantizer.py`).
 
 `register()` runs at import; `unregister()` undoes it.
 """
@@ -56,7 +57,6 @@ from .interop.sources import resolve_transformers_checkpoint
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
-from .modeling.int8_quantizer import register_int8, unregister_int8
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.locate import ARCHIVE_SUFFIX
 from .nemo.sources import resolve_nemo_checkpoint, resolved_once
@@ -105,7 +105,6 @@ def register() -> None:
     for auto_class, config_class, model_class in HEAD_CLASSES:
         auto_class.register(config_class, model_class, exist_ok=True)
     register_pipeline()
-    register_int8()
     register_source(NEMO, resolve_nemo_checkpoint)
     register_source(TRANSFORMERS, resolve_transformers_checkpoint)
     for auto_class in (AutoConfig, AutoFeatureExtractor, AutoTokenizer, AutoProcessor, *_auto_model_classes()):
@@ -125,7 +124,6 @@ def unregister() -> None:
             setattr(holder, name, original)
             del _replaced[holder, name]
     unregister_pipeline()
-    unregister_int8()
     unregister_source(NEMO)
     unregister_source(TRANSFORMERS)
     mappings: list[Any] = [AutoModel._model_mapping, FEATURE_EXTRACTOR_MAPPING, TOKENIZER_MAPPING, PROCESSOR_MAPPING]

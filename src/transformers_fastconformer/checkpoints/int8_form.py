@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from ..kernels.int8_linear import round_weight, weight_scale
-from ..modeling.int8_quantizer import STORED_DTYPES, FastConformerInt8Config, find_stored_linears
+from ..modeling.int8_config import FastConformerInt8Config
+from ..modeling.int8_quantizer import STORED_DTYPES, find_stored_linears
 from .files import CARD_FILE, CONFIG_FILE, read_json
 from .model_classes import ARCHITECTURES, CONFIG_CLASSES, build_without_memory
 from .output_folder import check_output, written_as_one

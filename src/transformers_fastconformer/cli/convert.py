@@ -85,8 +85,8 @@ DtypeOption = Annotated[
     StoredPrecision,
     typer.Option(
         metavar="NAME",
-        help="Precision of the weights: auto (as stored), float32, float16, bfloat16, or int8 (8 bits in the encoder's "
-        "blocks, for CPUs, the rest as stored; of a folder of this package too).",
+        help="Precision of the weights: auto (as stored), float32, float16, bfloat16, or int8 (8 bits in the blocks "
+        "of the encoder, for CPUs, the rest as stored; of a folder of this package too).",
     ),
 ]
 AudioOption = Annotated[

@@ -17,7 +17,7 @@ from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTC
 from ..demonstration import CHECKPOINT_PATH
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
-from ..modeling.int8_quantizer import FastConformerInt8Config, is_int8_config
+from ..modeling.int8_config import FastConformerInt8Config, is_int8_config
 from ..modeling.quantization import require_int8_products
 from ..modeling.recognizer import FastConformerRecognizer
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer

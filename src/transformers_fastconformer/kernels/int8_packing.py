@@ -28,6 +28,7 @@ def pack_weight(rounded: torch.Tensor) -> torch.Tensor:
     Args:
         rounded: (out, in), int8, on the CPU; nothing of it is kept.
     """
+    rounded = rounded.contiguous()  # oneDNN's own way misreads others
     outputs, inputs = rounded.shape
     form = _find_form(outputs, inputs)
     if form is None:
@@ -59,8 +60,8 @@ def _find_form(outputs: int, inputs: int) -> torch.Tensor | None:
 
 def _fill(packed: torch.Tensor, rounded: torch.Tensor) -> None:
     """Write a weight into the memory of a packed one of the known form."""
-    if not rounded.is_contiguous() or rounded.storage_offset() % INPUTS_TOGETHER:
-        rounded = rounded.clone(memory_format=torch.contiguous_format)
+    if rounded.storage_offset() % INPUTS_TOGETHER:
+        rounded = rounded.clone()
     memory = _bytes_of(packed)
     groups = rounded.view(torch.int32)  # (out, in / 4)
     blocks = groups.unflatten(0, (-1, BLOCK_OUTPUTS)).unflatten(2, (-1, BLOCK_INPUTS // INPUTS_TOGETHER))

@@ -1,5 +1,5 @@
 """
-8 bits as a stored form, for Transformers: the configuration of the quantization, and the quantizer.
+8 bits as a stored form, for Transformers: the quantizer.
 
 `config.json` then has `quantization_config`, and the linear layers of the encoder's blocks are [`Int8Linear`]. The
 projection of distances stays as it was stored, since its products are kept between calls in floating point.
@@ -14,52 +14,30 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..kernels.int8_linear import Int8Linear
 from ..kernels.mapped_pages import MappedPages
-from ..validation import reading, require
+from ..validation import reading
+from .int8_config import METHOD, FastConformerInt8Config, is_dequantization_asked
 from .quantization import find_block_linears, require_int8_products
 
-METHOD = "fastconformer_int8"
 DTYPES = (torch.float32, torch.bfloat16)
 # Parts of a layer in a file, and the format's names of their types.
 STORED_DTYPES = {"weight_int8": "I8", "weight_scale": "F32"}
 KEPT_AS_STORED = "relative_k_proj"
 
 
-class FastConformerInt8Config(QuantizationConfigMixin):
-    """
-    Ask `from_pretrained` for the encoder's blocks in 8 bits, or describe a checkpoint that is stored so.
-
-    The model computes what [`quantize_dynamic_int8`] lets it compute, and holds the rounded weights in place of the
-    floating ones: it is a quarter as large, can be saved, and cannot be trained.
-
-    Args:
-        dequantize: Of a checkpoint stored in 8 bits, turn the rounded weights into floating ones: for devices and
-            CPUs without 8-bit products, and for training.
-        quant_method: Name of the form in `config.json`.
-    """
-
-    def __init__(self, dequantize: bool = False, quant_method: str = METHOD) -> None:
-        require(isinstance(dequantize, bool), "dequantize", dequantize, "True or False")
-        require(quant_method == METHOD, "quant_method", quant_method, repr(METHOD))
-        self.quant_method = quant_method  # type: ignore[assignment]
-        self.dequantize = dequantize
-
-    def to_dict(self) -> dict[str, Any]:
-        """The facts about the stored form; `dequantize` is a choice of a call."""
-        return {"quant_method": self.quant_method}
-
-
+@register_quantizer(METHOD)
 class FastConformerInt8Quantizer(HfQuantizer):
     """Loading of models with 8-bit weights: stored so, or rounded while loading."""
 
     quantization_config: FastConformerInt8Config
 
     def __init__(self, quantization_config: FastConformerInt8Config, **kwargs: Any) -> None:
+        if is_dequantization_asked():
+            quantization_config = FastConformerInt8Config(dequantize=True)
         super().__init__(quantization_config, **kwargs)
         if quantization_config.dequantize and not self.pre_quantized:
             raise ValueError(
@@ -114,24 +92,6 @@ class FastConformerInt8Quantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         """True: in graphs the layers multiply by `torch._int_mm`."""
         return True
-
-
-def is_int8_config(value: Any) -> bool:
-    """True for the `quantization_config` of a model's configuration if it is of this form, as an object or as JSON."""
-    method = value.get("quant_method") if isinstance(value, dict) else getattr(value, "quant_method", None)
-    return method == METHOD
-
-
-def register_int8() -> None:
-    """Make Transformers know the form. Doing it again changes nothing."""
-    AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = FastConformerInt8Config
-    AUTO_QUANTIZER_MAPPING[METHOD] = FastConformerInt8Quantizer
-
-
-def unregister_int8() -> None:
-    """Undo `register_int8`."""
-    AUTO_QUANTIZATION_CONFIG_MAPPING.pop(METHOD, None)
-    AUTO_QUANTIZER_MAPPING.pop(METHOD, None)
 
 
 def find_stored_linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:

@@ -12,6 +12,7 @@ from ..checkpoint_sources import LoadsFromSources
 from ..configuration_fastconformer import POSITION_TYPES, FastConformerConfig
 from .attention import FastConformerAttention
 from .conv_norms import SCALE_AND_SHIFT_NORMS
+from .int8_config import dequantizing
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,16 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["FastConformerBlock"]
     _supports_sdpa = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        Load as in Transformers, from every registered format (see `docs/hub.md`).
+
+        `quantization_config` may be a [`FastConformerInt8Config`], for 8-bit weights.
+        """
+        with dequantizing(kwargs):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of `initializer_range`; norms and biases as usual; position biases start at zero."""
