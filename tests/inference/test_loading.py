@@ -142,7 +142,7 @@ def test_floats_and_devices_of_a_checkpoint_in_8_bits(
         load_model(int8)
     monkeypatch.setattr(loading_module, "check_device", lambda device: device)
     for dtype in ("auto", "int8"):
-        with pytest.raises(ValueError, match="device='cuda' is not supported; expected 'cpu' for 8-bit weights"):
+        with pytest.raises(ValueError, match="device='cuda' is not supported by 8-bit weights; expected 'cpu'"):
             load_model(int8, device="cuda", dtype=dtype)
 
 

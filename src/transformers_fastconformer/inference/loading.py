@@ -79,7 +79,10 @@ def load_model(
         is_stored = is_int8_config(getattr(config, "quantization_config", None))
         is_int8 = dtype == "int8" or (is_stored and dtype == "auto")
         device = choose_device(device, is_int8)
-        require(not is_int8 or torch.device(device).type == "cpu", "device", device, "'cpu' for 8-bit weights")
+        if is_int8 and torch.device(device).type != "cpu":
+            raise ValueError(
+                f"device={device!r} is not supported by 8-bit weights; expected 'cpu', or a dtype of floating weights."
+            )
         if dtype == "int8" and not is_stored:
             stored = _load_in_8_bits(source, config, resolved)
         else:
