@@ -10,6 +10,11 @@ Memory is the peak of resident memory (`ru_maxrss`), including pages of mapped f
 and the file pages after everything is loaded and read.
 
     python benchmarks/bench_loading.py --shape parakeet-tdt-0.6b-v2 --folder /tmp/shapes
+
+With `--transcript` the question is how long it takes, and how much memory, until a fresh process has the first
+transcript, of 10 s of noise, with `load_model` and weights in float32, bfloat16 and 8 bits: rounded in that process
+(from a folder, which has no entry in the cache), and stored (from the archive, whose 8-bit form the cache holds).
+Memory is told after the imports, after loading and after the transcript.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from common.folders import RESULTS
 from common.machine import name_machine
 from common.nemo_shapes import find_archive
 from common.timing import take_turns
+from transformers_fastconformer.checkpoints.int8_form import is_int8_checkpoint
 
 OURS = """
 import transformers_fastconformer as package
@@ -71,14 +77,74 @@ print(json.dumps({{
 }}))
 """
 
+# Kinds of weights: where they are loaded from, and the dtype of `load_model`.
+TRANSCRIPT_KINDS = {
+    "float32": ("archive", "float32"),
+    "bfloat16": ("archive", "bfloat16"),
+    "8 bits, rounded": ("folder", "int8"),
+    "8 bits, stored": ("archive", "int8"),
+}
+TRANSCRIPT_CHILD = """
+import json, os, resource, sys, time
+def resident():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["VmRSS"].split()[0]) * 1024
+start = time.perf_counter()
+import numpy as np
+import transformers_fastconformer as package
+imported, imported_bytes = time.perf_counter(), resident()
+model, processor = package.load_model(sys.argv[1], device="cpu", dtype=json.loads(sys.argv[2])["dtype"])
+loaded, loaded_bytes = time.perf_counter(), resident()
+noise = np.random.default_rng(0).standard_normal(10 * 16000).astype(np.float32) * 0.05
+package.transcribe(noise, (model, processor))
+done, done_bytes = time.perf_counter(), resident()
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({
+    "import_seconds": imported - start,
+    "load_seconds": loaded - imported,
+    "transcript_seconds": done - loaded,
+    "processor_seconds": usage.ru_utime + usage.ru_stime,
+    "imported_bytes": imported_bytes,
+    "loaded_bytes": loaded_bytes,
+    "transcript_bytes": done_bytes,
+    "peak_bytes": usage.ru_maxrss * 1024,
+}))
+"""
 
-def run_child(load: str, archive: Path, cache: Path, options: dict[str, str]) -> dict[str, float]:
+
+def run_child(code: str, archive: Path, cache: Path, options: dict[str, str]) -> dict[str, float]:
     """Measure one fresh process: its own figures, and its time from start to end."""
     environment = {**os.environ, "TRANSFORMERS_FASTCONFORMER_CACHE": str(cache)}
-    command = [sys.executable, "-c", CHILD.format(load=load), str(archive), json.dumps(options)]
+    command = [sys.executable, "-c", code, str(archive), json.dumps(options)]
     start = time.perf_counter()
     output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return {**json.loads(output.splitlines()[-1]), "process_seconds": time.perf_counter() - start}
+
+
+def measure_transcripts(shape: str, archive: Path, cache: Path, repeats: int) -> None:
+    """Write the table of first transcripts; what the cache holds is made before."""
+    run_child(TRANSCRIPT_CHILD, archive, cache, {"dtype": "int8"})
+    entries = {is_int8_checkpoint(path.parent): path.parent for path in cache.glob("v*/*/config.json")}
+    sources = {"archive": archive, "folder": entries[False]}
+    runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in TRANSCRIPT_KINDS}
+    for _, kind in take_turns(TRANSCRIPT_KINDS, repeats):
+        source, dtype = TRANSCRIPT_KINDS[kind]
+        runs[kind].append(run_child(TRANSCRIPT_CHILD, sources[source], cache, {"dtype": dtype}))
+    rows = []
+    for kind, results in runs.items():
+        row: dict[str, object] = {"shape": shape, "kind": kind, "repeats": repeats}
+        for name in results[0]:
+            is_bytes = name.endswith("_bytes")
+            value = (max if is_bytes else min)(result[name] for result in results)
+            row[name] = int(value) if is_bytes else round(value, 2)
+        stored = entries[kind == "8 bits, stored"]
+        row["stored_bytes"] = sum(path.stat().st_size for path in stored.glob("*.safetensors"))
+        rows.append(row | {"torch": torch.__version__, "cpu": name_machine()})
+    path = RESULTS / f"first_transcript_{shape}_cpu.csv"
+    write_rows(path, rows)
+    for row in rows:
+        print("  ".join(f"{name}={value}" for name, value in row.items()))
+    print(f"written to {path}")
 
 
 def main() -> None:
@@ -86,16 +152,21 @@ def main() -> None:
     parser.add_argument("--shape", default="parakeet-tdt-0.6b-v2", help="name in benchmarks/common/nemo_shapes.py")
     parser.add_argument("--folder", type=Path, help="where the archive and the cache are kept for the next run")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--transcript", action="store_true", help="measure until the first transcript")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         archive = find_archive(options.shape, folder)
         with tempfile.TemporaryDirectory(dir=folder) as cache_name:
             cache = Path(cache_name)
-            runs = {"first": [run_child(OURS, archive, cache, {})], **{kind: [] for kind in KINDS}}
+            if options.transcript:
+                measure_transcripts(options.shape, archive, cache, options.repeats)
+                return
+            first = run_child(CHILD.format(load=OURS), archive, cache, {})
+            runs = {"first": [first], **{kind: [] for kind in KINDS}}
             for _, kind in take_turns(KINDS, options.repeats):
                 load, load_options = KINDS[kind]
-                runs[kind].append(run_child(load, archive, cache, load_options))
+                runs[kind].append(run_child(CHILD.format(load=load), archive, cache, load_options))
     rows = []
     for kind, results in runs.items():
         row: dict[str, object] = {"shape": options.shape, "kind": kind, "repeats": len(results)}

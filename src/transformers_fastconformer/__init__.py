@@ -29,6 +29,7 @@ from .interop.writing import ExportResult, export_to_transformers
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerEncoder, FastConformerModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT, share_as_ctc
+from .modeling.int8_config import FastConformerInt8Config
 from .modeling.outputs import (
     FastConformerCTCOutput,
     FastConformerEncoderOutput,
@@ -91,6 +92,7 @@ __all__ = [
     "convert_nemo_checkpoint",
     "load_model",
     "quantize_dynamic_int8",
+    "FastConformerInt8Config",
     "read_audio",
     "remove_int8",
     "share_as_ctc",

@@ -16,6 +16,9 @@ Registration: all changes that importing this package makes in Transformers, and
 - Our own classes are told where `.nemo` checkpoints and those of Transformers' own FastConformer classes come from
   (`checkpoint_sources.py`); the Auto classes give Transformers' classes for the latter, as before.
 
+The form of 8-bit weights is known to Transformers' quantizers as long as the package is imported: our own classes need
+it, too (`modeling/int8_quantizer.py`).
+
 `register()` runs at import; `unregister()` undoes it.
 """
 

@@ -228,7 +228,8 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
         config_dict, unused = super().get_config_dict(*args, **kwargs)
         found, encoder_type = str(config_dict.get("model_type", "")), FastConformerConfig.model_type
         if cls is FastConformerConfig and found.startswith(f"{encoder_type}_"):
-            names = {field.name for field in fields(cls)}
+            # The form of the weights is no field, and a model without it would be filled with fresh ones.
+            names = {*(field.name for field in fields(cls)), "quantization_config"}
             config_dict = {name: value for name, value in config_dict.items() if name in names}
             config_dict["model_type"] = encoder_type
         elif found == encoder_type:

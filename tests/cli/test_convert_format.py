@@ -19,6 +19,7 @@ from transformers_fastconformer import (
     ParakeetTDTForTDT,
 )
 from transformers_fastconformer.audio.files import read_audio
+from transformers_fastconformer.checkpoints.int8_form import is_int8_checkpoint, write_int8_checkpoint
 from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.interop.reading import convert_transformers_checkpoint
@@ -166,3 +167,37 @@ def test_an_archive_beside_a_configuration_is_converted(
     code, _ = convert("--model", tmp_path / "repository", "--output_dir", tmp_path / "ours")
     assert code == 0
     assert (tmp_path / "ours" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["archive", "folder", "theirs"])
+def test_8_bits_are_written_from_every_form(convert: Any, own_folder: Path, tmp_path: Path, kind: str) -> None:
+    sources: dict[str, Any] = {"archive": CHECKPOINT_PATH, "folder": own_folder, "theirs": tmp_path / "theirs"}
+    if kind == "theirs":
+        skip_without_feature_extractor()
+        export_to_transformers(own_folder, sources[kind], head="transducer")
+    code, printed = convert("--model", sources[kind], "--dtype", "int8", "--output_dir", tmp_path / "int8")
+    assert code == 0, printed
+    assert f"Stored {sources[kind]} in 8 bits in {tmp_path / 'int8'}." in printed
+    assert is_int8_checkpoint(tmp_path / "int8")
+    assert (tmp_path / "int8" / "tokenizer.json").is_file()
+    again, message = convert("--model", tmp_path / "int8", "--dtype", "int8", "--output_dir", tmp_path / "twice")
+    assert again == 1
+    assert "quantized already" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--dtype", "int8", "--format", "transformers"), "--dtype int8 belongs to --format fastconformer"),
+        (("--format", "transformers"), "weights stored in 8 bits are not supported"),
+        (("--dtype", "int8", "--verify"), "--verify belongs to a .nemo checkpoint"),
+    ],
+)
+def test_8_bits_that_cannot_be_written_are_refused(
+    convert: Any, own_folder: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    write_int8_checkpoint(own_folder, tmp_path / "int8")
+    code, printed = convert("--model", tmp_path / "int8", *options, "--output_dir", tmp_path / "out")
+    assert code != 0
+    assert message in printed
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archives import rewrite_archive
@@ -70,3 +71,13 @@ def test_a_damaged_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_the_demonstration_checkpoint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "demo") == 0
     assert "Convertible." in capsys.readouterr().out
+
+
+def test_a_folder_of_this_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], saved_model: Any
+) -> None:
+    assert run(monkeypatch, str(saved_model("ctc")[1])) == 0
+    printed = capsys.readouterr().out
+    assert "In the form of this package." in printed
+    assert "FastConformerForCTC" in printed
+    assert "Convertible." not in printed

@@ -18,10 +18,10 @@ from fuzz_cases import MAX_MESSAGE, Case, Room, rng_of
 
 from transformers_fastconformer.cli.exit_codes import ExitCode
 from transformers_fastconformer.cli.main import main
+from transformers_fastconformer.writers.formats import FORMATS, MANIFEST_FORMAT
 
 KIND = "manifest"
 NAME = "manifest.jsonl"
-FORMATS = ("txt", "json", "srt", "vtt", "ctm", "rttm", "manifest")
 MODEL: list[str] = []
 
 
@@ -166,7 +166,8 @@ def make_case(seed: int, room: Room) -> Case:
         texts = [str(line.get("audio_filepath")).split("://")[-1] for line in lines if isinstance(line, dict)]
         given_names += [re.match("[!-~]{0,20}", text).group() for text in texts]  # type: ignore[union-attr]
     elif mutation == WHOLE:
-        manifest.write_bytes(dump(good_lines(clip)))
+        # The lines are parts of one recording; other formats have a file for each.
+        manifest.write_bytes(dump(good_lines(clip) if options[3] == MANIFEST_FORMAT else good_lines(clip)[:1]))
     elif mutation == "folder":
         given = [str(sounds)]
         fill_folder(rng, sounds)

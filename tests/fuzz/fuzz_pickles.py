@@ -163,7 +163,7 @@ class StatePickler(pickle.Pickler):
             return None
         key = str(self.keys.setdefault(value._cdata, len(self.keys)))
         self.storages[key] = value
-        return ("storage", value.pickle_storage_type(), key, "cpu", value.size(), None)
+        return ("storage", getattr(torch, value.pickle_storage_type()), key, "cpu", value.size(), None)
 
 
 def pickle_state(state: Any, protocol: int = 2) -> bytes:

@@ -11,12 +11,23 @@ import pytest
 import torch
 import transformers
 from archives import rewrite_archive, round_weights
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, pipeline
 
-from transformers_fastconformer import AutoModelForTDT, FastConformerModel, load_model, transcribe
+from transformers_fastconformer import (
+    AutoModelForTDT,
+    FastConformerModel,
+    convert_nemo_checkpoint,
+    load_model,
+    quantize_dynamic_int8,
+    transcribe,
+)
+from transformers_fastconformer.checkpoints.int8_form import is_int8_checkpoint, write_int8_checkpoint
+from transformers_fastconformer.checkpoints.store import CACHE_VARIABLE, list_conversions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.inference import loading as loading_module
 from transformers_fastconformer.interop.writing import export_to_transformers
-from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.kernels.int8_linear import has_int8_products
+from transformers_fastconformer.modeling.quantization import is_stored_in_8_bits
 from transformers_fastconformer.nemo.inspection import inspect_checkpoint
 
 TEXT = "three one four one five nine"
@@ -114,3 +125,83 @@ def test_files_and_folders_that_are_no_checkpoints_are_refused(tmp_path: Path) -
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
     with pytest.raises(ValueError, match=r"model\.nemo is a pointer of Git LFS.*Run `git lfs pull`"):
         load_model(path)
+
+
+needs_int8 = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The demonstration checkpoint in our form, in floats and in 8 bits."""
+    root = tmp_path_factory.mktemp("forms")
+    convert_nemo_checkpoint(CHECKPOINT_PATH, root / "floats")
+    write_int8_checkpoint(root / "floats", root / "int8")
+    return root / "floats", root / "int8"
+
+
+@needs_int8
+@torch.no_grad()
+def test_8_bits_are_the_same_from_every_source(folders: tuple[Path, Path]) -> None:
+    floats, int8 = folders
+    exact, processor = load_model(floats, dtype="float32")
+    features = processor(torch.randn(16000), sampling_rate=16000, return_tensors="pt").input_features
+    expected = quantize_dynamic_int8(exact).encode(features).last_hidden_state
+    for source, dtype in ((CHECKPOINT_PATH, "int8"), (floats, "int8"), (int8, "int8"), (int8, "auto")):
+        model, _ = load_model(source, dtype=dtype)
+        assert is_stored_in_8_bits(model)
+        assert model.dtype == torch.float32
+        assert torch.equal(model.encode(features).last_hidden_state, expected)
+    ctc, _ = load_model(int8, head="ctc")
+    assert is_stored_in_8_bits(ctc)
+    assert pipeline("automatic-speech-recognition", model=str(int8))(str(CLIP_PATHS[0]))["text"] == TEXT
+
+
+@needs_int8
+def test_the_cache_keeps_the_8_bit_form_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    model, _ = load_model("demo", dtype="int8")
+    assert model.name_or_path == str(CHECKPOINT_PATH)
+    kept = [is_int8_checkpoint(entry.folder) for entry in list_conversions()]
+    assert sorted(kept) == [False, True]
+
+    def refuse(*given: object, **options: object) -> None:
+        raise AssertionError("rounded again")
+
+    monkeypatch.setattr("transformers_fastconformer.kernels.int8_linear.round_weight", refuse)
+    load_model("demo", dtype="int8")
+    assert len(list_conversions()) == 2
+
+
+@needs_int8
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(folder: object, source: object) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(loading_module, "cached_int8_folder", refuse)
+    model, _ = load_model("demo", dtype="int8")
+    assert is_stored_in_8_bits(model)
+
+
+def test_floats_and_devices_of_a_checkpoint_in_8_bits(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, int8 = folders
+    monkeypatch.setattr("transformers_fastconformer.modeling.quantization.has_int8_products", lambda: False)
+    for dtype in ("float32", "bfloat16", "float16"):
+        model, _ = load_model(int8, dtype=dtype)
+        assert not is_stored_in_8_bits(model)
+        assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+    with pytest.raises(ValueError, match="no exact 8-bit products on this CPU"):
+        load_model(int8)
+    monkeypatch.setattr(loading_module, "check_device", lambda device: device)
+    for dtype in ("auto", "int8"):
+        with pytest.raises(ValueError, match="device='cuda' is not supported by 8-bit weights; expected 'cpu'"):
+            load_model(int8, device="cuda", dtype=dtype)
+
+
+def test_transformers_classes_have_no_8_bits(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="weights stored in 8 bits are not supported by Transformers' own classes"):
+        export_to_transformers(folders[1], tmp_path / "theirs", head="transducer")
+    assert not (tmp_path / "theirs").exists()

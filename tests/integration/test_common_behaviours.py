@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from tolerances import GRADIENT_SHARE
 from torch import nn
 from transformers import AutoModel, AutoModelForCTC
-from transformers import logging as transformers_logging
 
 from transformers_fastconformer import (
     DecodingOptions,
@@ -126,12 +125,8 @@ def test_a_new_head_begins_with_an_encoder(kind, source, saved_model, tmp_path, 
     trained, folder = saved_model(source)
     model_class, _, shape = KINDS[kind]
     head_shape = {name: value for name, value in shape.items() if name not in ENCODER_SHAPE}
-    transformers_logging.enable_propagation()
-    try:
-        with caplog.at_level(logging.WARNING):
-            model, report = model_class.from_pretrained(folder, output_loading_info=True, **head_shape)
-    finally:
-        transformers_logging.disable_propagation()
+    with caplog.at_level(logging.WARNING):
+        model, report = model_class.from_pretrained(folder, output_loading_info=True, **head_shape)
     # That weights are missing is worth a warning; that an encoder is no head is not.
     assert not any("to instantiate a model of type" in record.getMessage() for record in caplog.records)
     encoder = trained if source == "encoder" else trained.encoder

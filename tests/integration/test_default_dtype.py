@@ -58,9 +58,9 @@ def calls_without(source: str) -> list[str]:
     """
     tree = ast.parse(source)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    of_parameters = {
-        id(value) for call in calls if ast.unparse(call.func).endswith("nn.Parameter") for value in call.args
-    }
+    # A module is made on the default device, or on the one that loading chooses.
+    of_modules = ("nn.Parameter", "register_buffer")
+    of_parameters = {id(value) for call in calls if ast.unparse(call.func).endswith(of_modules) for value in call.args}
     found = []
     for call in calls:
         module, _, name = ast.unparse(call.func).rpartition(".")
@@ -94,6 +94,7 @@ def test_every_tensor_that_is_made_has_its_dtype_and_device() -> None:
         ("torch.arange(n, device=d)", False),
         ("torch.rand((), dtype=t, device=d)", False),
         ("nn.Parameter(torch.zeros(3))", False),
+        ("self.register_buffer('x', torch.zeros(3))", False),
     ],
 )
 def test_the_walk_finds_what_it_looks_for(source: str, is_found: bool) -> None:

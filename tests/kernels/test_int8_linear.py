@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
-from transformers_fastconformer.kernels.int8_linear import Int8Weight, find_int8_weight, has_int8_products, use_int8
+from transformers_fastconformer.kernels.int8_linear import (
+    Int8Linear,
+    Int8Weight,
+    find_int8_weight,
+    has_int8_products,
+    multiply_rounded,
+    use_int8,
+)
 from transformers_fastconformer.kernels.layers import apply_linear
 
 needs_int8 = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
@@ -54,3 +64,62 @@ def test_8_bit_weights_follow_their_layer() -> None:
         use_int8(layer, False)
         assert torch.equal(apply_linear(layer, states), exact)
     assert find_int8_weight(layer) is None
+
+
+def stored_layer(dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, Int8Linear]:
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 128).eval().to(dtype)
+    return layer, Int8Linear.from_linear(layer)
+
+
+@needs_int8
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_stored_layer_computes_the_bits_of_a_rounded_one(dtype: torch.dtype) -> None:
+    layer, stored = stored_layer(dtype)
+    states = torch.randn(2, 5, 64, dtype=dtype)
+    use_int8(layer, True)
+    expected = apply_linear(layer, states)
+    assert torch.equal(stored(states), expected)
+    assert torch.equal(apply_linear(stored, states), expected)
+    activated = apply_linear(stored, states, nn.SiLU())
+    assert torch.equal(activated, apply_linear(layer, states, nn.SiLU()))
+    plain = multiply_rounded(states, stored.weight_int8, stored.weight_scale, stored.bias)
+    assert torch.equal(plain, expected)
+    exported = torch.export.export(stored, (states,), strict=False).module()
+    assert torch.equal(exported(states), expected)
+    assert stored(states[:, :0]).shape == (2, 0, 128)
+    for twin in (copy.deepcopy(stored), pickle.loads(pickle.dumps(stored))):
+        assert torch.equal(twin(states), expected)
+        assert twin._packed is not stored._packed
+
+
+@needs_int8
+@torch.no_grad()
+def test_a_stored_layer_follows_its_buffers_and_keeps_their_types() -> None:
+    _, stored = stored_layer()
+    states = torch.randn(3, 64)
+    expected = stored(states)
+    other = Int8Linear(64, 128, has_bias=True).eval()
+    assert float(other(states).abs().max()) == 0.0
+    other.load_state_dict(stored.state_dict())
+    assert torch.equal(other(states), expected)
+    assert list(stored.state_dict()) == ["bias", "weight_int8", "weight_scale"]
+    stored.to(torch.bfloat16)
+    assert (stored.weight_int8.dtype, stored.weight_scale.dtype) == (torch.int8, torch.float32)
+    assert stored.bias is not None
+    assert stored.bias.dtype == torch.bfloat16
+    floats = other.to_linear(torch.float32)
+    torch.testing.assert_close(floats(states), expected, rtol=0.05, atol=0.05)
+    assert torch.equal(floats.weight, other.weight_int8 * other.weight_scale[:, None])
+
+
+@needs_int8
+def test_a_stored_layer_refuses_gradients_and_other_devices() -> None:
+    _, stored = stored_layer()
+    states = torch.randn(3, 64)
+    with pytest.raises(ValueError, match="cannot be trained"):
+        stored(states.clone().requires_grad_())
+    with pytest.raises(ValueError, match="cannot be trained"):
+        stored.train()(states)
+    assert stored.eval().to("meta")(states.to("meta")).shape == (3, 128)

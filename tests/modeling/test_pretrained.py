@@ -14,7 +14,6 @@ from attention_cases import build_config as build_small_config
 from attention_cases import build_encoder, draw
 from models import BLANK, KINDS, build_config, build_model, make_features
 from safetensors.torch import save_file
-from transformers import logging as transformers_logging
 
 from transformers_fastconformer import FastConformerEncoder, FastConformerModel
 
@@ -31,12 +30,8 @@ def assert_same_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_save_and_load_is_bit_equal_and_silent(kind, saved_model, caplog, recwarn):
     model, folder = saved_model(kind)
-    transformers_logging.enable_propagation()
-    try:
-        with caplog.at_level(logging.WARNING):
-            loaded, report = type(model).from_pretrained(folder, output_loading_info=True)
-    finally:
-        transformers_logging.disable_propagation()
+    with caplog.at_level(logging.WARNING):
+        loaded, report = type(model).from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     assert not caplog.records
     assert not recwarn.list
@@ -52,12 +47,8 @@ def test_save_and_load_is_bit_equal_and_silent(kind, saved_model, caplog, recwar
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_encoder_comes_out_of_every_checkpoint_silently(kind, loader, saved_model, caplog, recwarn):
     model, folder = saved_model(kind)
-    transformers_logging.enable_propagation()
-    try:
-        with caplog.at_level(logging.WARNING):
-            loaded, report = loader.from_pretrained(folder, output_loading_info=True)
-    finally:
-        transformers_logging.disable_propagation()
+    with caplog.at_level(logging.WARNING):
+        loaded, report = loader.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     assert not caplog.records
     assert not recwarn.list

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import pickle
 import re
 import tarfile
@@ -318,8 +317,7 @@ def test_folders_of_too_many_files(tmp_path, monkeypatch):
         NemoArchive(tmp_path)
 
 
-def test_archives_without_checksums_are_told(make_archive, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("transformers_fastconformer"), "propagate", True)
+def test_archives_without_checksums_are_told(make_archive, tmp_path, caplog):
     convert_nemo_checkpoint(make_archive("ctc"), tmp_path / "with")
     assert "no checksums" not in caplog.text
     convert_nemo_checkpoint(make_archive("ctc", legacy=True), tmp_path / "without")

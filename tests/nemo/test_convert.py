@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -39,8 +38,7 @@ def convert(make_archive, tmp_path):
     return run
 
 
-def test_the_encoder_alone(convert, nemo_config, build_model, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+def test_the_encoder_alone(convert, nemo_config, build_model, caplog):
     config = nemo_config("ctc") | {"target": "nemo.collections.asr.models.EncDecMultiTaskModel"}
 
     def change_tensors(tensors):

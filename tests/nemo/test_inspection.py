@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 
+import models
 import pytest
 import torch
 
+from transformers_fastconformer.checkpoints.int8_form import write_int8_checkpoint
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.nemo.archive import NemoArchive
 from transformers_fastconformer.nemo.inspection import inspect_checkpoint
@@ -126,3 +128,18 @@ def test_what_is_no_archive_is_an_error(tmp_path):
     (tmp_path / "broken.nemo").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"is not a \.nemo archive|truncated or damaged"):
         inspect_checkpoint(tmp_path / "broken.nemo")
+
+
+def test_a_folder_of_this_package(tmp_path):
+    """Its weights may be floats or in 8 bits."""
+    model = models.build_model("tdt")
+    model.save_pretrained(tmp_path / "floats")
+    write_int8_checkpoint(tmp_path / "floats", tmp_path / "int8")
+    found = inspect_checkpoint(tmp_path / "floats")
+    assert (found.is_converted, found.architecture, found.dtype) == (True, "FastConformerForTDT", "float32")
+    assert found.num_parameters == model.num_parameters()
+    assert found.sizes["width"] == 16
+    assert found.archive_bytes == (tmp_path / "floats" / "model.safetensors").stat().st_size
+    rounded = inspect_checkpoint(tmp_path / "int8")
+    assert rounded.num_parameters == found.num_parameters
+    assert rounded.dtype == "int8 in the encoder's blocks, float32 elsewhere"

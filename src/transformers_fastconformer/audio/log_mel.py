@@ -28,8 +28,8 @@ LOG_ZERO_GUARD_TYPES = ("add", "clamp")
 LOG_ZERO_GUARD_NAMES = ("eps", "tiny")
 MEL_NORMS = ("slaney", None)
 FILTERBANK_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# Keeps a constant feature from a division by zero. NeMo 3.0.0: CONSTANT in parts/preprocessing/features.py.
 MAX_FLOAT32 = torch.finfo(torch.float32).max
+# Keeps a constant feature from a division by zero. NeMo 3.0.0: CONSTANT in parts/preprocessing/features.py.
 STANDARD_DEVIATION_FLOOR = 1e-5
 # Bounds the memory of the transform for long audio: 41 s at a time at the usual hop.
 FRAMES_AT_ONCE = 4096

@@ -12,17 +12,21 @@ UNKNOWN_LENGTH_FACTOR = 1000
 BLOCK_BYTES = 1 << 20
 # So many bytes may be missing at the end of a last frame, whose writer counted bytes of padding and left them out.
 MAX_MISSING_TAIL_BYTES = 4
-# The largest position that a file may have.
-MAX_POSITION = 2**63 - 1
 # Decoders look for tags so near the end.
 TAG_BYTES = 128
 
 
 def read_at(file: BinaryIO, position: int, num_bytes: int) -> bytes:
-    """Bytes of a file from a position on, fewer where it ends."""
-    if position > MAX_POSITION:  # a sum of sizes that are not true
-        return b""
-    file.seek(position)
+    """
+    Bytes of a file from a position on, fewer where it ends.
+
+    Raises:
+        ValueError: for a position that no file has: the sum of sizes that are not true.
+    """
+    try:
+        file.seek(position)
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"its sizes lead to byte {position}, which no file has") from error
     parts = []
     while num_bytes > 0 and (part := file.read(num_bytes)):
         parts.append(part)

@@ -58,6 +58,11 @@ class StoredTensors:
                     self.shapes[key] = tuple(tensor.get_shape())
                     self.dtypes[key] = _dtype_of(tensor.get_dtype(), path, key)
 
+    @property
+    def paths(self) -> set[Path]:
+        """The files that hold them."""
+        return set(self._path_of.values())
+
     def read(self, name: str) -> torch.Tensor:
         """One tensor; the file is mapped only for this call, so that tensors read before leave memory."""
         with _opened(self._path_of[name]) as stored:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..audio.files import read_audio
+from ..checkpoints.int8_form import write_int8_checkpoint
 from ..checkpoints.model_card import insert_verification
 from ..checkpoints.output_folder import check_output
 from ..demonstration import CLIP_PATHS
@@ -43,6 +44,7 @@ class StoredPrecision(str, Enum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 class CheckpointFormat(str, Enum):
@@ -83,7 +85,8 @@ DtypeOption = Annotated[
     StoredPrecision,
     typer.Option(
         metavar="NAME",
-        help="Precision: auto (weights as stored, computed in float32), float32, float16 or bfloat16.",
+        help="Precision: auto (weights as stored, computed in float32), float32, float16, bfloat16, or int8 (8 bits "
+        "in the blocks of the encoder, for CPUs, the rest as stored; of a folder of this package too).",
     ),
 ]
 AudioOption = Annotated[
@@ -129,24 +132,34 @@ def convert(
         raise ValueError("--device and --audio belong to a verification; give --verify too.")
     if head is not None and not is_export:
         raise ValueError("--head belongs to --format transformers; this package keeps both heads of a hybrid.")
+    is_int8 = dtype is StoredPrecision.INT8
+    if is_int8 and is_export:
+        raise ValueError("--dtype int8 belongs to --format fastconformer; Transformers' own classes lack such a form.")
     source = str(checkpoint_of_name(model))
     is_archive = _check_source(source, is_export, verify, dtype.value)
     if output_dir is not None:
         check_output(output_dir, overwrite)
     verification = _Verification(list(audio or CLIP_PATHS), device, dtype) if verify else None
     console = Console(highlight=False)
-    with TemporaryFolder(_nearest_folder(output_dir) if is_export else None) as temporary:
+    is_staged = is_export or is_int8
+    with TemporaryFolder(_nearest_folder(output_dir) if is_staged else None) as temporary:
         written = output_dir or temporary / "written"
-        folder = temporary / "converted" if is_export else written
+        folder = temporary / "converted" if is_staged else written
         place = str(written) if output_dir else "a temporary folder"
         if is_archive or is_transformers_checkpoint(source):
-            archive_path = _convert_to_ours(source, folder, is_archive, dtype.value, overwrite)
+            stored_dtype = StoredPrecision.AUTO if is_int8 else dtype
+            archive_path = _convert_to_ours(source, folder, is_archive, stored_dtype.value, overwrite)
         else:
             folder, archive_path = Path(source), None
-        if not is_export:
+        if not is_staged:
             console.print(f"Converted {source} to {place}.", markup=False, soft_wrap=True)
         if verification is not None and not verification.run(console, archive_path, folder):
             raise typer.Exit(ExitCode.INPUTS_FAILED)
+        if is_int8:
+            with failing_as_input():
+                write_int8_checkpoint(folder, written, overwrite=overwrite)
+            verified = " The verification is that of the weights before they were rounded." if verify else ""
+            console.print(f"Stored {source} in 8 bits in {place}.{verified}", markup=False, soft_wrap=True)
         if is_export:
             exported = export_to_transformers(folder, written, head=head and head.value, overwrite=overwrite)
             show_export(console, exported, place)
@@ -187,7 +200,8 @@ class _Verification:
             read_audio(path)
         self._clip_paths = clip_paths
         # Weights as stored are compared in float32; the error of rounded ones is compared with NeMo's after rounding.
-        self._dtype = "float32" if dtype is StoredPrecision.AUTO else dtype.value
+        is_as_stored = dtype in (StoredPrecision.AUTO, StoredPrecision.INT8)
+        self._dtype = "float32" if is_as_stored else dtype.value
 
     def run(self, console: Console, archive_path: Path | None, folder: Path) -> bool:
         """Compare, write the report into the folder and show it; true if all stages agree."""
@@ -211,9 +225,10 @@ def _check_source(source: str, is_export: bool, verify: bool, dtype: str) -> boo
     holds_archive = (folder / CONFIG_MEMBER).is_file() or any(folder.glob(f"*{ARCHIVE_SUFFIX}"))
     if holds_archive or not (folder / CONFIG_FILE).is_file():
         return True
-    if not is_export and not is_transformers_checkpoint(source):
+    is_int8 = dtype == StoredPrecision.INT8.value
+    if not is_export and not is_int8 and not is_transformers_checkpoint(source):
         raise ValueError(f"{source} is in the form of this package or of others already; expected a .nemo checkpoint.")
-    if verify or dtype != StoredPrecision.AUTO.value:
+    if verify or (dtype != StoredPrecision.AUTO.value and not is_int8):
         option = "--verify" if verify else f"--dtype {dtype}"
         raise ValueError(f"{option} belongs to a .nemo checkpoint; {source} is a folder of another form.")
     return False

@@ -79,7 +79,12 @@ def _describe_machine(facts: Facts) -> list[tuple[str, str]]:
             "bfloat16",
             "multiplied by the CPU itself" if cpu.has_bfloat16_products else "not multiplied by the CPU itself",
         ),
-        ("--dtype int8", "works on the CPU" if cpu.has_int8_products else "does not work on this CPU"),
+        (
+            "8-bit weights",
+            "work on the CPU (--dtype int8, checkpoints stored in 8 bits)"
+            if cpu.has_int8_products
+            else "do not work on this CPU; checkpoints stored in 8 bits load with --dtype float32",
+        ),
         ("cache", f"{cache.folder}: {describe_bytes(cache.num_bytes)}; {describe_bytes(cache.free_bytes)} are free"),
         ("Hub", f"{hub.address}: {state}"),
         ("matrix products", f"{rates} GFLOP/s ({speed.device}{_note_on_int8(facts)})"),

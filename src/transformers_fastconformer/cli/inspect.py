@@ -23,7 +23,7 @@ def inspect(
     model: Annotated[
         str,
         typer.Option(
-            help="A .nemo file, a folder that holds one, or a Hub repository; "
+            help="A .nemo file, a folder that holds one, a Hub repository, or a folder of this package; "
             f"{DEMONSTRATION_NAME}: the spoken-digit model of the package."
         ),
     ],
@@ -32,7 +32,7 @@ def inspect(
         bool, typer.Option("--encoder_only", help="Tell what a conversion of only the encoder would make.")
     ] = False,
 ) -> None:
-    """Tell what a .nemo checkpoint is, without loading its weights.
+    """Tell what a checkpoint is, without loading its weights.
 
     The exit code is 1 for a checkpoint that cannot be converted.
     """
@@ -51,7 +51,9 @@ def inspect(
 def _show(console: Console, found: Inspection) -> None:
     _show_summary(console, found)
     _show_details(console, found)
-    if found.refusal is None:
+    if found.is_converted:
+        console.print("[bold green]In the form of this package.[/]")
+    elif found.refusal is None:
         console.print("[bold green]Convertible.[/]")
     else:
         console.print(f"[bold red]Refused:[/] {escape(found.refusal)}", soft_wrap=True)
@@ -67,10 +69,12 @@ def _show_summary(console: Console, found: Inspection) -> None:
             table.add_row(name, escape(str(value)))
 
     version = f", saved by NeMo {found.nemo_version}" if found.nemo_version else ""
-    add("class in NeMo", f"{found.nemo_class or 'not told'}{version}")
+    if not found.is_converted:
+        add("class in NeMo", f"{found.nemo_class or 'not told'}{version}")
     add("family", found.family)
-    add("becomes", found.architecture)
-    add("archive", _in_words(found.archive_bytes, "bytes", (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))))
+    add("class" if found.is_converted else "becomes", found.architecture)
+    size = _in_words(found.archive_bytes, "bytes", (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)))
+    add("files" if found.is_converted else "archive", size)
     if found.num_parameters is not None:
         add("parameters", _in_words(found.num_parameters, "", (("billion", 1e9), ("million", 1e6))))
     add("weights", found.dtype)

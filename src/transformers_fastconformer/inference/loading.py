@@ -11,21 +11,26 @@ from typing import Any
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from ..checkpoint_sources import loading, resolve_checkpoint
+from ..checkpoint_sources import load_from_folder, loading, resolve_checkpoint
 from ..checkpoints.files import path_of_name
+from ..checkpoints.int8_form import cached_int8_folder
 from ..checkpoints.network import is_unreachable
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from ..demonstration import CHECKPOINT_PATH
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
-from ..modeling.quantization import quantize_dynamic_int8
+from ..modeling.int8_config import FastConformerInt8Config, is_int8_config
+from ..modeling.quantization import require_int8_products
 from ..modeling.recognizer import FastConformerRecognizer
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
 from ..nemo.locate import is_hub_name, refuse_other_paths
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require, require_choice
+
+logger = logging.get_logger(__name__)
 
 #: The checkpoint that is used where none is named.
 DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
@@ -57,7 +62,8 @@ def load_model(
             else MPS, else the CPU.
         dtype: `"auto"` (default): the type that the checkpoint's configuration names, which for a `.nemo` is float32
             as in NeMo, also if its weights have 16 bits; `"float32"`, `"float16"`, `"bfloat16"`, or `"int8"`: float32,
-            with 8-bit products in the blocks of the encoder, see [`quantize_dynamic_int8`].
+            with 8-bit weights in the blocks of the encoder, see [`FastConformerInt8Config`]. Of a checkpoint stored in
+            8 bits `"auto"` and `"int8"` use them as they are, and the others make floating weights of them.
 
     Returns:
         The model, in evaluation mode, and its processor.
@@ -70,16 +76,28 @@ def load_model(
     """
     require_choice("head", head, HEADS)
     require_choice("dtype", dtype, DTYPES)
-    is_int8 = dtype == "int8"
-    device = choose_device(device, is_int8)
+    device = choose_device(device, dtype == "int8") if device != AUTO_DEVICE else device
     source = checkpoint_of_name(source)
     refuse_other_paths(source)
     try:
         # Where a repository has Transformers' own form of a checkpoint as well, the configuration is read from ours.
+        resolved = resolve_checkpoint(source, FastConformerConfig, {})
         with loading(source, FastConformerConfig.__name__):
-            config = AutoConfig.from_pretrained(resolve_checkpoint(source, FastConformerConfig, {}) or source)
+            config = AutoConfig.from_pretrained(resolved or source)
+        is_stored = is_int8_config(getattr(config, "quantization_config", None))
+        is_int8 = dtype == "int8" or (is_stored and dtype == "auto")
+        device = choose_device(device, is_int8)
+        if is_int8 and torch.device(device).type != "cpu":
+            raise ValueError(
+                f"device={device!r} is not supported by 8-bit weights; expected 'cpu', or a dtype of floating weights."
+            )
         with _weights_without_bar():
-            stored = load_recognizer(source, config, dtype="float32" if is_int8 else dtype)
+            if dtype == "int8" and not is_stored:
+                stored = _load_in_8_bits(source, config, resolved)
+            else:
+                if is_stored and not is_int8:
+                    config.quantization_config = {**config.quantization_config, "dequantize": True}
+                stored = load_recognizer(source, config, dtype="float32" if dtype == "int8" else dtype)
         processor = FastConformerProcessor.from_pretrained(source)
     except OSError as error:
         if not is_unreachable(error):
@@ -90,25 +108,40 @@ def load_model(
             f"(--model {DEMONSTRATION_NAME})."
         ) from error
     model: Any = choose_head(stored, head).eval().to(device)
-    if is_int8:
-        quantize_dynamic_int8(model)
     return model, processor
 
 
 @contextmanager
 def _weights_without_bar() -> Iterator[None]:
     """Hide Transformers' bar of the weights, which are there at once; bars of downloads are the Hub's own and stay."""
-    was_shown, were_downloads_hidden = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    transformers_logging.disable_progress_bar()
+    was_shown, were_downloads_hidden = is_progress_bar_enabled(), are_progress_bars_disabled()
+    disable_progress_bar()
     if not were_downloads_hidden:
         enable_progress_bars()
     try:
         yield
     finally:
         if was_shown:
-            transformers_logging.enable_progress_bar()
+            enable_progress_bar()
         if were_downloads_hidden:
             disable_progress_bars()
+
+
+def _load_in_8_bits(source: str | Path, config: Any, resolved: str | None) -> FastConformerRecognizer:
+    """
+    Load a checkpoint of floating weights in 8 bits.
+
+    Of one that the cache holds, the 8-bit form is kept there as well, and mapped; the weights of others are rounded.
+    """
+    require_int8_products()
+    if resolved is not None:
+        try:
+            folder = str(cached_int8_folder(resolved, source))
+        except OSError as error:
+            logger.warning(f"The 8-bit form of {source} cannot be kept, and is made at every load: {error}")
+        else:
+            return load_from_folder(load_recognizer, folder, source, (), {"dtype": "float32"})
+    return load_recognizer(source, config, dtype="float32", quantization_config=FastConformerInt8Config())
 
 
 def checkpoint_of_name(name: str | Path) -> str | Path:

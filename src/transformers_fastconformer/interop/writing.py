@@ -112,6 +112,11 @@ def export_to_transformers(
     output_dir = Path(output_dir)
     check_output(output_dir, overwrite)
     ours = _open_ours(source, processor)
+    if getattr(ours.config, "quantization_config", None):
+        raise ValueError(
+            "weights stored in 8 bits are not supported by Transformers' own classes; expected floating weights, such "
+            "as those that the checkpoint was made from (or `model.dequantize()`)."
+        )
     family, values = config_to_transformers(ours.config, head)
     model_class = _their_class(family.class_name, family)
     their_config: PreTrainedConfig = _their_class(family.config_class_name, family)(**values)

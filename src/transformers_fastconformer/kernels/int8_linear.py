@@ -9,11 +9,14 @@ torch's own quantised layers use as well.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import nn
 
+from .int8_packing import pack_weight
 from .parameter_cache import ParameterCache
 
 # Magnitudes are rounded to whole numbers up to this; activations are stored unsigned, so they are shifted.
@@ -35,29 +38,45 @@ def has_int8_products() -> bool:
         return False
 
 
+def round_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, in) of any floating dtype to whole numbers in int8 and the scale of each output in float32, (out,)."""
+    weight = weight.detach().float()
+    scale = weight_scale(weight)
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
+
+
+def weight_scale(weight: torch.Tensor) -> torch.Tensor:
+    """The step between the whole numbers that an output's weights are rounded to: (out,), float32."""
+    largest = weight.detach().float().abs().amax(dim=1)
+    return largest.clamp_(min=torch.finfo(torch.float32).tiny) / LARGEST
+
+
+def round_rows(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(..., in) to whole numbers in int8, (rows, in), and the scale of each row in float32, (rows, 1)."""
+    rows = states.reshape(-1, states.shape[-1]).float()
+    largest = torch.maximum(rows.amax(dim=-1, keepdim=True), -rows.amin(dim=-1, keepdim=True))  # (rows, 1)
+    scale = largest.clamp_(min=torch.finfo(torch.float32).tiny * LARGEST).div_(LARGEST)
+    # `round_` and the conversion are vectorised, the one to unsigned integers is not.
+    return torch.mul(rows, scale.reciprocal()).round_().to(torch.int8), scale
+
+
 class Int8Weight:
     """
     The weight of a linear layer in 8 bits, packed for oneDNN.
 
     Args:
-        weight: (out, in), of any floating dtype.
+        weight: (out, in), of any floating dtype; or rounded already, in int8.
+        scale: (out,), of a rounded one.
     """
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        weight = weight.detach().float()
-        scale = weight.abs().amax(dim=1).clamp_(min=torch.finfo(torch.float32).tiny) / LARGEST  # (out,)
-        rounded = (weight / scale[:, None]).round_().to(torch.int8)
-        self.scale = scale
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None = None) -> None:
+        rounded, self.scale = round_weight(weight) if scale is None else (weight, scale)
         self.zeros = torch.zeros(weight.shape[0], dtype=torch.int32, device=weight.device)
-        self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.packed = pack_weight(rounded)
 
     def multiply(self, states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """(..., in) to (..., out), in the dtype of `states`, which may be float32 or bfloat16."""
-        rows = states.reshape(-1, states.shape[-1]).float()
-        largest = torch.maximum(rows.amax(dim=-1, keepdim=True), -rows.amin(dim=-1, keepdim=True))  # (rows, 1)
-        scale = largest.clamp_(min=torch.finfo(torch.float32).tiny * LARGEST).div_(LARGEST)
-        # `round_` and the conversion are vectorised, the one to unsigned integers is not.
-        signed = torch.mul(rows, scale.reciprocal()).round_().to(torch.int8)
+        signed, scale = round_rows(states)
         unsigned = signed.view(torch.uint8).bitwise_xor_(UNSIGNED_ZERO)
         output = torch.ops.onednn.qlinear_pointwise(
             unsigned,
@@ -78,6 +97,112 @@ class Int8Weight:
         if bias is not None:
             output += bias
         return output.unflatten(0, states.shape[:-1]).to(states.dtype)
+
+
+def multiply_rounded(
+    states: torch.Tensor, rounded: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """The same numbers as `Int8Weight.multiply`, from a weight that is not packed: plain, and for graphs."""
+    signed, row_scale = round_rows(states)
+    output = torch._int_mm(signed, rounded.t()).float() * scale * row_scale
+    if bias is not None:
+        output = output + bias
+    return output.unflatten(0, states.shape[:-1]).to(states.dtype)
+
+
+class Int8Linear(nn.Module):
+    """
+    A linear layer whose weight is stored in 8 bits: whole numbers, and a scale for each output.
+
+    It computes what `quantize_dynamic_int8` lets an `nn.Linear` compute, for values only: not for gradients.
+
+    Args:
+        in_features, out_features: Sizes.
+        has_bias: Add a bias, of the model's dtype.
+    """
+
+    weight_int8: torch.Tensor
+    weight_scale: torch.Tensor
+
+    def __init__(self, in_features: int, out_features: int, has_bias: bool) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.register_buffer("weight_int8", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out_features, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if has_bias else None
+        self._packed: tuple[tuple[int, ...], Int8Weight] | None = None
+
+    @classmethod
+    def from_linear(cls, layer: nn.Linear) -> Int8Linear:
+        """A layer with the weight of another, rounded; on the meta device one of the same shape without values."""
+        has_bias = layer.bias is not None
+        with torch.device("meta"):
+            made = cls(layer.in_features, layer.out_features, has_bias)
+        if not layer.weight.is_meta:
+            made.weight_int8, made.weight_scale = round_weight(layer.weight)
+        if has_bias:
+            made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+        return made.train(layer.training)
+
+    def to_linear(self, dtype: torch.dtype) -> nn.Linear:
+        """A layer with the rounded weight as numbers of a floating dtype."""
+        with torch.device("meta"):
+            made = nn.Linear(self.in_features, self.out_features, self.bias is not None)
+        made.weight = nn.Parameter((self.weight_int8.float() * self.weight_scale[:, None]).to(dtype))
+        if self.bias is not None:
+            made.bias = nn.Parameter(self.bias.detach().to(dtype))
+        return made.train(self.training)
+
+    def pack(self) -> Int8Weight:
+        """The weight in oneDNN's form, made at the first call and when the buffers have changed."""
+        state = tuple(
+            part
+            for buffer in (self.weight_int8, self.weight_scale)
+            for part in (buffer.data_ptr(), -1 if buffer.is_inference() else buffer._version)
+        )
+        if self._packed is None or self._packed[0] != state:
+            self._packed = (state, Int8Weight(self.weight_int8, self.weight_scale))
+        return self._packed[1]
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """
+        (..., in) to (..., out)
+
+        Raises:
+            ValueError: in training, for states with gradients, and for states that are not on the CPU.
+        """
+        if self.training or (torch.is_grad_enabled() and states.requires_grad):
+            raise ValueError(
+                "a model whose weights are stored in 8 bits cannot be trained; expected evaluation without gradients "
+                "(`model.eval()`, `torch.no_grad()`), or floating weights (`model.dequantize()`)."
+            )
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+            return multiply_rounded(states, self.weight_int8, self.weight_scale, self.bias)
+        if states.is_meta:
+            return states.new_empty(*states.shape[:-1], self.out_features)
+        if states.device.type != "cpu":
+            raise ValueError(
+                f"weights stored in 8 bits cannot be multiplied on {states.device.type!r}; expected 'cpu', or "
+                "floating weights (`model.dequantize()`)."
+            )
+        if states.numel() == 0:
+            return states.new_empty(*states.shape[:-1], self.out_features)
+        return self.pack().multiply(states, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Int8Linear:
+        """Move as any module does; the scales stay in float32 in every dtype of the model."""
+        scale = self.weight_scale
+        super()._apply(fn, recurse)
+        if self.weight_scale.dtype != torch.float32:
+            self.weight_scale = scale.to(self.weight_scale.device)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without oneDNN's form, which belongs to this machine and process."""
+        return {**self.__dict__, "_packed": None}
 
 
 _layers: WeakSet[nn.Module] = WeakSet()
@@ -103,3 +228,9 @@ def find_int8_weight(layer: nn.Linear) -> Int8Weight | None:
     if not _layers or layer not in _layers:
         return None
     return _weights.get(layer, (layer.weight,), lambda: Int8Weight(layer.weight))
+
+
+def multiply_in_8_bits(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+    """(..., in) to (..., out) with 8-bit weights made from those of a layer, which need not be told `use_int8`."""
+    weight = _weights.get(layer, (layer.weight,), lambda: Int8Weight(layer.weight))
+    return weight.multiply(states, layer.bias)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers.activations import SiLUActivation
 
 from ..configuration_fastconformer import FastConformerConfig
-from .int8_linear import find_int8_weight, uses_int8
+from .int8_linear import Int8Linear, find_int8_weight, multiply_in_8_bits, uses_int8
 
 PlainLayer = TypeVar("PlainLayer", nn.Linear, nn.Conv1d)
 
@@ -107,7 +107,15 @@ def apply_linear(layer: nn.Module, states: torch.Tensor, activation: nn.Module |
         fused = None if activation is None or not is_as_built(activation) else FUSED_ACTIVATIONS.get(type(activation))
         output = torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, fused or "none", [], "")
         return output if fused else _activate(output, activation)
+    if _is_stored_in_8_bits(layer, states):
+        return _activate(layer(states), activation)
     return call_linear(layer, states, activation)
+
+
+def apply_linear_like(model_layer: nn.Module, layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """`apply_linear` of a layer with floating weights, in 8 bits where another layer is stored in 8 bits."""
+    is_rounded = _is_stored_in_8_bits(model_layer, states) and _is_plain_on_cpu(layer, nn.Linear, states)
+    return multiply_in_8_bits(layer, states) if is_rounded else apply_linear(layer, states)  # type: ignore[arg-type]
 
 
 def call_linear(layer: nn.Module, states: torch.Tensor, activation: nn.Module | None = None) -> torch.Tensor:
@@ -128,7 +136,13 @@ def choose_linear(config: FastConformerConfig) -> Callable[..., torch.Tensor]:
 
 def multiplies_in_8_bits(layer: nn.Module, states: torch.Tensor) -> bool:
     """True if `apply_linear` uses 8-bit weights for these states."""
-    return uses_int8(layer) and _is_plain_on_cpu(layer, nn.Linear, states)
+    return _is_stored_in_8_bits(layer, states) or (uses_int8(layer) and _is_plain_on_cpu(layer, nn.Linear, states))
+
+
+def _is_stored_in_8_bits(layer: nn.Module, states: torch.Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    return type(layer) is Int8Linear and is_as_built(layer) and states.device.type == "cpu" and is_inference(states)
 
 
 def _is_plain_on_cpu(layer: nn.Module, kind: type[PlainLayer], states: torch.Tensor) -> TypeGuard[PlainLayer]:

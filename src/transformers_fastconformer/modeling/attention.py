@@ -13,6 +13,7 @@ from torch import nn
 from ..configuration_fastconformer import FastConformerConfig
 from ..kernels.layers import (
     HAS_BFLOAT16_PRODUCTS,
+    apply_linear_like,
     choose_linear,
     is_as_built,
     is_inference,
@@ -195,12 +196,18 @@ class FastConformerAttention(nn.Module):
     def _position_key(self, position_embeddings: torch.Tensor) -> torch.Tensor:
         """The distances as keys: (positions, hidden_size) to (1, heads, positions, head_dim)."""
         if not self._keeps_position_keys(position_embeddings):
-            return self._split_heads(self._project(self.relative_k_proj, position_embeddings)[None])
+            return self._split_heads(self._project_positions(position_embeddings)[None])
         layer = self.relative_k_proj
         keys = _kept_position_keys.get(layer, (layer.weight,), lambda: self._build_kept_position_keys(layer.weight))
         num_positions = position_embeddings.shape[0]
         first = KEPT_FRAMES - (num_positions + 1) // 2
         return keys[:, :, first : first + num_positions]
+
+    def _project_positions(self, position_embeddings: torch.Tensor) -> torch.Tensor:
+        if is_reference(self.config):
+            return self._project(self.relative_k_proj, position_embeddings)
+        # Kept keys are made from floating weights, so that these are stored next to projections in 8 bits.
+        return apply_linear_like(self.q_proj, self.relative_k_proj, position_embeddings)
 
     def _keeps_position_keys(self, position_embeddings: torch.Tensor) -> bool:
         num_positions, layer = position_embeddings.shape[0], self.relative_k_proj

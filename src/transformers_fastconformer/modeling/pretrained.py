@@ -15,6 +15,7 @@ from ..checkpoint_sources import HUB_OPTIONS, LoadsFromSources, resolve_checkpoi
 from ..configuration_fastconformer import POSITION_TYPES, FastConformerConfig
 from .attention import FastConformerAttention
 from .conv_norms import SCALE_AND_SHIFT_NORMS
+from .int8_config import dequantizing
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
 
         A head that the checkpoint's configuration does not have is made fresh; weights that are missing elsewhere,
         or that have no place, are an error and not random numbers with a warning. Whoever asks for the report, by
-        `output_loading_info=True`, has them told there instead.
+        `output_loading_info=True`, has them told there instead. `quantization_config` may be a
+        [`FastConformerInt8Config`], for 8-bit weights.
 
         Raises:
             ValueError: for a checkpoint whose files are damaged or do not fit together.
@@ -78,9 +80,10 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
         """
         name = pretrained_model_name_or_path
         # Sizes that differ are refused here, where the tensor can be named.
-        model, info = super().from_pretrained(
-            name, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
+        with dequantizing(kwargs):
+            model, info = super().from_pretrained(
+                name, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
         if info["mismatched_keys"] and not ignore_mismatched_sizes:
             key, stored, expected = min(info["mismatched_keys"])
             raise ValueError(

@@ -1,4 +1,4 @@
-"""8-bit inference of a loaded model on a CPU; nothing of the model itself changes."""
+"""8-bit inference of a loaded model on a CPU; nothing of the model itself changes (`int8_quantizer.py` changes it)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ..kernels.int8_linear import has_int8_products, use_int8, uses_int8
+from ..kernels.int8_linear import Int8Linear, has_int8_products, use_int8, uses_int8
 from .block import FastConformerBlock
 from .pretrained import FastConformerPreTrainedModel
 
@@ -32,10 +32,7 @@ def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerP
     Raises:
         ValueError: for a model on another device or of another dtype, and where torch has no 8-bit products.
     """
-    if not has_int8_products():
-        raise ValueError(
-            f"torch {torch.__version__} has no exact 8-bit products on this CPU; expected oneDNN and, on x86, VNNI."
-        )
+    require_int8_products()
     layers = list(find_block_linears(model))
     for layer in layers:
         device, dtype = layer.weight.device.type, layer.weight.dtype
@@ -48,8 +45,31 @@ def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerP
     return model
 
 
+def require_int8_products() -> None:
+    """
+    Raises:
+        ValueError: where torch has no exact 8-bit products.
+    """
+    if not has_int8_products():
+        raise ValueError(
+            f"torch {torch.__version__} has no exact 8-bit products on this CPU; expected oneDNN and, on x86, VNNI. "
+            'A checkpoint stored in 8 bits loads as floats with `load_model(..., dtype="float32")` or '
+            "`FastConformerInt8Config(dequantize=True)`."
+        )
+
+
 def remove_int8(model: FastConformerPreTrainedModel) -> FastConformerPreTrainedModel:
-    """Let a model multiply as before `quantize_dynamic_int8`, and drop its 8-bit weights."""
+    """
+    Let a model multiply as before `quantize_dynamic_int8`, and drop its 8-bit weights.
+
+    Raises:
+        ValueError: for a model whose weights are stored in 8 bits, which has no others.
+    """
+    if is_stored_in_8_bits(model):
+        raise ValueError(
+            f"the weights of this {type(model).__name__} are stored in 8 bits; expected a model after "
+            "quantize_dynamic_int8. `model.dequantize()` makes floating weights of the rounded ones."
+        )
     for layer in find_block_linears(model):
         use_int8(layer, False)
     return model
@@ -57,7 +77,12 @@ def remove_int8(model: FastConformerPreTrainedModel) -> FastConformerPreTrainedM
 
 def is_int8(model: FastConformerPreTrainedModel) -> bool:
     """True if the blocks of a model's encoder multiply with 8 bits."""
-    return any(uses_int8(layer) for layer in find_block_linears(model))
+    return is_stored_in_8_bits(model) or any(uses_int8(layer) for layer in find_block_linears(model))
+
+
+def is_stored_in_8_bits(model: nn.Module) -> bool:
+    """True if a model holds 8-bit weights in place of floating ones, see [`FastConformerInt8Config`]."""
+    return any(isinstance(layer, Int8Linear) for layer in model.modules())
 
 
 def find_block_linears(model: nn.Module) -> Iterator[nn.Linear]:

@@ -1,7 +1,11 @@
-"""Inspection of a `.nemo` checkpoint: its content and the result of a conversion, without loading the weights."""
+"""
+Inspection of a `.nemo` checkpoint, or of a folder in our form: its content and the result of a conversion, without
+loading the weights.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +15,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..checkpoints.files import CONFIG_FILE, read_json
+from ..checkpoints.model_classes import CONFIG_CLASSES
+from ..checkpoints.stored_tensors import StoredTensors
 from ..configuration_fastconformer import FastConformerConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..tokenization_fastconformer import FastConformerTokenizer
@@ -18,7 +25,7 @@ from ..validation import reading
 from .archive import NemoArchive
 from .config_map import MappedConfig, map_config
 from .description import check_vocabulary, describe_model, describe_parts_left_out
-from .locate import require_archive
+from .locate import ARCHIVE_SUFFIX, require_archive
 from .tokenizer_map import build_tokenizer
 from .weight_map import check_counts, name_table
 from .weights import WEIGHTS_MEMBER, TensorHeader
@@ -61,6 +68,8 @@ RAW_SIZES = {
     "mels": ("preprocessor", "features"),
     "subsampling": ("encoder", "subsampling_factor"),
 }
+# Ends of the names of tensors that are not weights.
+NO_PARAMETERS = ("weight_scale", "running_mean", "running_var", "num_batches_tracked")
 TOKENIZER_KINDS = {"bpe": "SentencePiece", "wpe": "WordPiece", "agg": "aggregate"}
 
 
@@ -84,6 +93,7 @@ class Inspection:
         parts_left_out: Parts of NeMo's model that are not converted, and what they hold.
         dropped: Keys and tensors without influence, by the reason.
         refusal: Why it is not converted, if it is not.
+        is_converted: It is a folder in the form of this package, not an archive.
     """
 
     source: str
@@ -102,6 +112,7 @@ class Inspection:
     parts_left_out: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, list[str]] = field(default_factory=dict)
     refusal: str | None = None
+    is_converted: bool = False
 
     @property
     def is_convertible(self) -> bool:
@@ -124,6 +135,8 @@ def inspect_checkpoint(
     Raises:
         ValueError: when there is not an archive, or it cannot be opened.
     """
+    if is_our_folder(source):
+        return _inspect_folder(Path(source))
     located = require_archive(source, hub_options)
     path = located.path
     with NemoArchive(path) as archive:
@@ -161,6 +174,36 @@ def inspect_checkpoint(
     return found
 
 
+def is_our_folder(source: str | os.PathLike[str]) -> bool:
+    """True for a folder in the form of this package that holds no archive."""
+    folder = Path(source)
+    if not (folder / CONFIG_FILE).is_file() or any(folder.glob(f"*{ARCHIVE_SUFFIX}")):
+        return False
+    return read_json(folder / CONFIG_FILE).get("model_type") in CONFIG_CLASSES
+
+
+def _inspect_folder(folder: Path) -> Inspection:
+    """Facts about a checkpoint in the form of this package."""
+    content = read_json(folder / CONFIG_FILE)
+    config = CONFIG_CLASSES[content["model_type"]].from_pretrained(folder)
+    stored = StoredTensors(folder)
+    counts = {name: math.prod(shape) for name, shape in stored.shapes.items() if not name.endswith(NO_PARAMETERS)}
+    num_values = Counter[str]()
+    for name, count in counts.items():
+        num_values[str(stored.dtypes[name]).removeprefix("torch.")] += count
+    main, *others = (name for name, _ in num_values.most_common()) if num_values else ("",)
+    return Inspection(
+        str(folder),
+        sum(path.stat().st_size for path in stored.paths),
+        architecture=(content.get("architectures") or [None])[0],
+        sizes=_sizes_of(config),
+        dtype=f"{main} in the encoder's blocks, {', '.join(others)} elsewhere" if main == "int8" else main,
+        num_parameters=sum(counts.values()),
+        options=_unusual_options(config),
+        is_converted=True,
+    )
+
+
 def _count(header: TensorHeader) -> int:
     count = 1
     for size in header.shape:
@@ -184,13 +227,21 @@ def _read_raw(found: Inspection, config: Mapping[str, Any]) -> None:
 def _read_mapped(found: Inspection, mapped: MappedConfig) -> None:
     config = mapped.config
     found.family, found.architecture = mapped.family, mapped.architecture
-    found.sizes = {
+    found.sizes = _sizes_of(config)
+    found.sizes["sampling rate (Hz)"] = mapped.feature_extractor_arguments["sampling_rate"]
+    found.options = _unusual_options(config)
+    found.languages = sorted(getattr(config, "prompt_languages", None) or {})
+    for name, reason in mapped.dropped.items():
+        found.dropped.setdefault(reason, []).append(name)
+
+
+def _sizes_of(config: FastConformerConfig) -> dict[str, int]:
+    sizes = {
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
         "attention heads": config.num_attention_heads,
         "feed-forward width": config.intermediate_size,
         "mels": config.num_mel_bins,
-        "sampling rate (Hz)": mapped.feature_extractor_arguments["sampling_rate"],
         "subsampling": config.mel_frames_per_encoder_frame,
     }
     for name, attribute in (
@@ -199,11 +250,8 @@ def _read_mapped(found: Inspection, mapped: MappedConfig) -> None:
         ("joint network width", "joint_hidden_size"),
     ):
         if hasattr(config, attribute):
-            found.sizes[name] = getattr(config, attribute)
-    found.options = _unusual_options(config)
-    found.languages = sorted(getattr(config, "prompt_languages", None) or {})
-    for name, reason in mapped.dropped.items():
-        found.dropped.setdefault(reason, []).append(name)
+            sizes[name] = getattr(config, attribute)
+    return sizes
 
 
 def _unusual_options(config: FastConformerConfig) -> dict[str, tuple[Any, Any]]:
