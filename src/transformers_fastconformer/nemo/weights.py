@@ -7,7 +7,6 @@ values by place, so memory holds one storage and a file that is changed meanwhil
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,15 +124,21 @@ class NemoWeights:
         if self._kept is not None and self._kept[0] == key:
             return self._kept[1]
         self._kept = None  # first: two storages would be in memory
-        values = self._read_record(self._file.storages[key])
         record = self._unchecked.pop(key, None)
-        if record is not None:
-            compare_checksum(self._describe(key), zlib.crc32(values.numpy().data), record)
+        if record is None:
+            values = self._read_record(self._file.storages[key])
+        else:
+            values = _empty_bytes(record.num_bytes)
+            compare_checksum(self._describe(key), self._part.read_and_sum(values.numpy().data, record.offset), record)
         self._kept = key, values
         return values
 
     def _read_record(self, record: Record) -> torch.Tensor:
-        values = torch.empty(record.num_bytes, dtype=torch.uint8, device="cpu")
+        values = _empty_bytes(record.num_bytes)
         if record.num_bytes:
             self._part.read_into(values.numpy().data, record.offset)
         return values
+
+
+def _empty_bytes(num_bytes: int) -> torch.Tensor:
+    return torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
