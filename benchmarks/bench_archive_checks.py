@@ -4,9 +4,9 @@ What does it cost to check an archive, next to the reading of its bytes and to t
 An archive of the shape of a published 0.6B encoder (24 layers of width 1024, random float32 values, 2.4 GB)
 is read in turns: `bytes` reads the file in blocks and does nothing with them; `tensors` reads every tensor into memory
 of its own by the package's reader with checksums switched off; `checked` opens it as a conversion does, reads every
-tensor and compares every checksum; `conversion` does all that and writes the folder that is loaded from then on. The file is in the page
-cache. Turns are paired and alternate; the result has the minimum of each, by the clock and of the processor (which the
-load of the machine changes less), and the ratios to `bytes` and to `tensors`.
+tensor and compares every checksum; `conversion` does all that and writes the folder that is loaded from then on. The
+file is in the page cache. Turns are paired and alternate; the result has the minimum of each, by the clock and of the
+processor (which the load of the machine changes less), and the ratios to `bytes` and to `tensors`.
 
     python benchmarks/bench_archive_checks.py --folder /tmp/archives
 """
