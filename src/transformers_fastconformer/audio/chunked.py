@@ -14,21 +14,7 @@ MIN_UNKNOWN_LONG_BYTES = 1 << 62
 
 
 def read_riff(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
-    """
-    The section of a WAV file in any of its forms, or of an AVI, that begins at a position.
-
-    Args:
-        name: What to call the file in messages.
-        file: The file.
-        start: Where the section begins.
-        end: Where the file ends.
-
-    Returns:
-        The section; None where something else begins.
-
-    Raises:
-        ValueError: for a file that is cut off, and one that holds far more than it announces.
-    """
+    """The section of a WAV file in any of its forms, or of an AVI, that begins at a position; see [`Reader`]."""
     header = read_at(file, start, 12)
     mark, form = header[:4], header[8:]
     if mark not in RIFF_MARKS or form not in (b"WAVE", b"AVI "):

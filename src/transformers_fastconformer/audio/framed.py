@@ -37,21 +37,7 @@ def read_amr(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
 
 
 def read_flac(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
-    """
-    The section of a FLAC file that begins at a position.
-
-    Args:
-        name: What to call the file in messages.
-        file: The file.
-        start: Where the section begins.
-        end: Where the file ends.
-
-    Returns:
-        The section; None where something else begins.
-
-    Raises:
-        ValueError: for a file that is cut off.
-    """
+    """The section of a FLAC file that begins at a position; see [`Reader`]."""
     first = skip_id3(file, start)
     if read_at(file, first, 4) != b"fLaC":
         return None

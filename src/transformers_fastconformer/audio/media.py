@@ -26,21 +26,7 @@ TS_CHECKED_PACKETS = 8
 
 
 def read_mp4(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
-    """
-    The section of an MP4, MOV or 3GP file that begins at a position.
-
-    Args:
-        name: What to call the file in messages.
-        file: The file.
-        start: Where the section begins.
-        end: Where the file ends.
-
-    Returns:
-        The section; None where something else begins.
-
-    Raises:
-        ValueError: for a file that is cut off.
-    """
+    """The section of an MP4, MOV or 3GP file that begins at a position; see [`Reader`]."""
     if read_at(file, start + 4, 4) not in FIRST_BOXES:
         return None
     position, has_index, has_sound = start, False, False

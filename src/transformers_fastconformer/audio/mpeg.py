@@ -59,19 +59,9 @@ def mpeg_frame(header: int) -> MpegFrame | None:
 
 def read_mpeg(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
     """
-    The section of an MPEG audio file (MP3, MP2) that begins at a position, at tags before it.
+    The section of an MPEG audio file (MP3, MP2) that begins at a position, at tags before it; see [`Reader`].
 
-    Args:
-        name: What to call the file in messages.
-        file: The file.
-        start: Where the section begins.
-        end: Where the file ends.
-
-    Returns:
-        The section, which ends after the last frame that belongs to it; None where something else begins.
-
-    Raises:
-        ValueError: for a file that is cut off or damaged.
+    It ends after the last frame that belongs to it.
     """
     blocks = Blocks(file, end)
     if blocks.at(start, 3) == NOT_AUDIO_MARK:

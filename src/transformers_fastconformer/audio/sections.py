@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import BinaryIO, NamedTuple
+from collections.abc import Mapping
+from typing import BinaryIO, NamedTuple, Protocol
 
 from .windows import BLOCK_BYTES, find_bytes, read_at
 
@@ -42,8 +42,25 @@ class Section(NamedTuple):
     sampling_rate: int = 0
 
 
-# From the name of a file, the file, and where the section begins and the file ends; None: something else begins there.
-Reader = Callable[[str, BinaryIO, int, int], "Section | None"]
+class Reader(Protocol):
+    """A function that finds the section of one kind of container."""
+
+    def __call__(self, name: str, file: BinaryIO, start: int, end: int, /) -> Section | None:
+        """
+        Find the section that begins at a position.
+
+        Args:
+            name: What to call the file in messages.
+            file: The file.
+            start: Where the section begins.
+            end: Where the file ends.
+
+        Returns:
+            The section; None where something else begins.
+
+        Raises:
+            ValueError: for a file that is cut off, is damaged, or holds far more than it announces.
+        """
 
 
 class CutOffError(ValueError):
