@@ -171,7 +171,7 @@ def _accepting_nemo(original: classmethod) -> classmethod:
     def from_pretrained(cls: type, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         load: Callable[..., Any] = original.__get__(None, cls)
         name = pretrained_model_name_or_path
-        if not _is_registered or name is None:
+        if not (_is_registered and isinstance(name, str | os.PathLike)):
             return load(name, *args, **kwargs)
         with resolved_once():
             folder = resolve_nemo_checkpoint(name, cls, kwargs, only_if_known=True)

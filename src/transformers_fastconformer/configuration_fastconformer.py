@@ -214,10 +214,14 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
         self.attention_context = list(self.attention_context)
         if self.conv_context is not None:
             self.conv_context = list(self.conv_context)
+        self.check_values()
+        super().__post_init__(**kwargs)
+
+    def check_values(self) -> None:
+        """Raise a `ValueError` for values that are not accepted, or do not fit together; models do it when built."""
         self._validate_limits()
         self._validate_encoder()
         self._validate_size()
-        super().__post_init__(**kwargs)
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -489,10 +493,10 @@ class FastConformerCTCConfig(FastConformerConfig):
     ctc_loss_reduction: str = "mean"
     ctc_zero_infinity: bool = True
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def check_values(self) -> None:
         self._validate_limits()
         _validate_vocabulary(self)
-        super().__post_init__(**kwargs)
+        super().check_values()
 
 
 @strict
@@ -555,7 +559,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
     prompt_languages: dict[str, int] | None = None
     default_language: str | None = None
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def check_values(self) -> None:
         self._validate_limits()
         _validate_vocabulary(self)
         require_choice("decoder_type", self.decoder_type, DECODER_TYPES)
@@ -574,7 +578,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
         for name in ("decoder_dropout", "joint_dropout"):
             self._require_that(0 <= getattr(self, name) <= 1, name, "a probability")
         self._validate_prompts()
-        super().__post_init__(**kwargs)
+        super().check_values()
 
     def _validate_prompts(self) -> None:
         languages = self.prompt_languages or {}
@@ -631,6 +635,9 @@ class FastConformerTDTConfig(FastConformerRNNTConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.durations = list(self.durations)
+        super().__post_init__(**kwargs)
+
+    def check_values(self) -> None:
         self._validate_limits()
         require(
             len(self.durations) > 0 and min(self.durations) >= 0 and len(set(self.durations)) == len(self.durations),
@@ -638,7 +645,7 @@ class FastConformerTDTConfig(FastConformerRNNTConfig):
             self.durations,
             "distinct numbers of frames, none negative",
         )
-        super().__post_init__(**kwargs)
+        super().check_values()
 
     @property
     def num_joint_outputs(self) -> int:

@@ -205,3 +205,13 @@ def test_transformers_classes_have_no_8_bits(folders: tuple[Path, Path], tmp_pat
     with pytest.raises(ValueError, match="weights stored in 8 bits are not supported by Transformers' own classes"):
         export_to_transformers(folders[1], tmp_path / "theirs", head="transducer")
     assert not (tmp_path / "theirs").exists()
+
+
+def test_a_hybrid_saved_with_its_ctc_head_is_loaded_with_it(tmp_path: Path) -> None:
+    """Fine-tuned for CTC it would give the text of a transducer that was not trained."""
+    model, processor = load_model("demo", head="ctc")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert type(load_model(tmp_path)[0]).__name__ == "ParakeetTDTForCTC"
+    assert type(pipeline("automatic-speech-recognition", model=str(tmp_path)).model).__name__ == "ParakeetTDTForCTC"
+    assert type(load_model(tmp_path, head="transducer")[0]).__name__ == "FastConformerForTDT"

@@ -197,3 +197,19 @@ def test_source_pages_are_given_back_layer_by_layer(stored: Path, monkeypatch: p
     before = len(packed)
     encode(model)
     assert len(packed) == before  # nothing is packed again
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_floats_after_saving_are_of_one_dtype(stored: Path, tmp_path: Path, dtype: torch.dtype | None) -> None:
+    model = FastConformerForTDT.from_pretrained(stored)
+    model.save_pretrained(tmp_path)  # leaves the dtype of the configuration as text
+    floats = model.dequantize() if dtype is None else model.dequantize(dtype)
+    expected = dtype or torch.float32
+    assert {tensor.dtype for tensor in floats.state_dict().values() if tensor.is_floating_point()} == {expected}
+    assert encode(floats, expected).dtype == expected
+
+
+def test_floats_made_with_a_configuration_of_8_bits_are_saved_as_floats(stored: Path, tmp_path: Path) -> None:
+    model = FastConformerForTDT(FastConformerForTDT.config_class.from_pretrained(stored)).eval()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(encode(FastConformerForTDT.from_pretrained(tmp_path)), encode(model))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from attention_cases import build_config as build_small_config
 from attention_cases import build_encoder, draw
-from models import BLANK, KINDS, build_config, build_model, make_features
+from models import BLANK, HEADS, KINDS, build_config, build_model, make_features
 from safetensors.torch import save_file
 
 from transformers_fastconformer import FastConformerEncoder, FastConformerModel
@@ -270,3 +270,12 @@ def test_set_attention_context_warns_of_a_context_not_trained_with(caplog: pytes
     encoder.set_attention_context([8, 0])
     assert "none of the contexts that the model was trained with: [[8, 3], [8, 1]]" in caplog.text
     assert encoder.config.attention_context == [8, 0]
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_values_that_were_set_one_by_one_are_checked_when_a_model_is_built(kind, saved_model):
+    model, _ = saved_model(kind)
+    config = copy.deepcopy(model.config)
+    config.vocab_size += 20  # the blank is the last one
+    with pytest.raises(ValueError, match=rf"blank_token_id={BLANK} is not supported; expected vocab_size - 1"):
+        type(model)(config)

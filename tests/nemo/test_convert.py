@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -525,3 +526,14 @@ def test_peak_memory(make_archive, nemo_config, tmp_path):
     assert weights > 550e6
     assert peak <= 1.3 * weights
     assert peak - imports <= 0.5 * weights, "the weights pass through memory in pieces"
+
+
+def test_weights_that_are_not_finite_are_told(convert, caplog):
+    name = "encoder.layers.1.feed_forward1.linear1.weight"
+
+    def spoil(tensors):
+        tensors[name] = torch.full_like(tensors[name], math.nan)
+        tensors["encoder.layers.0.norm_out.weight"].fill_(3e38)  # a sum that overflows, of finite values
+
+    convert("ctc", {"change_tensors": spoil})
+    assert f"model.nemo: 1 tensors hold NaN or infinite values, such as {name!r}" in caplog.text

@@ -19,6 +19,7 @@ from ..inference.options import TranscriptionOptions
 from ..inference.reading import measure_clip
 from ..inference.transcript import Transcript
 from ..modeling.recognizer import FastConformerRecognizer
+from ..validation import reading
 from ..writers.record import TranscriptRecord
 from .errors import say, show_error
 from .exit_codes import InputError
@@ -119,10 +120,11 @@ class TranscriptionRun:
             clip, error = self._inputs[index].clip, self._inputs[index].error
             if error is None:
                 try:
-                    self._output.check(index)
+                    with reading(repr(self._inputs[index].file), "a name that the system can write"):
+                        self._output.check(index)
                     if not clip.is_remote and not os.path.exists(clip.source):
                         error = FileNotFoundError(f"{clip.source!r} does not exist; expected an audio file.")
-                except InputError as refusal:
+                except ValueError as refusal:  # what ends the run is an OutputError
                     error = refusal
             if error is None:
                 kept.append(index)

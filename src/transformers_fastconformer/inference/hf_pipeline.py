@@ -76,7 +76,8 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         feature_extractor ([`FastConformerFeatureExtractor`], *optional*): Its feature extractor; the same default.
         processor ([`FastConformerProcessor`], *optional*): Its processor, in place of these two; the same default.
         head (`str`, defaults to `"auto"`): The head of a hybrid that decodes: `"ctc"`, `"transducer"`, or `"auto"`:
-            the head that a model object is; for a checkpoint by name, the transducer if there is one.
+            the head that a model object is; for a checkpoint by name, the transducer if there is one, unless a hybrid
+            was saved with its CTC head.
         kwargs: Arguments of [`Pipeline`] such as `device`, `batch_size` and `dtype`, with `num_workers` as the threads
             that read audio and compute features ahead of the model; and defaults for the options of a call.
     """

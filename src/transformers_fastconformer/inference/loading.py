@@ -21,7 +21,7 @@ from ..checkpoints.network import is_unreachable
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from ..demonstration import CHECKPOINT_PATH
 from ..modeling.ctc import FastConformerForCTC
-from ..modeling.hybrid import FastConformerHybridForCTC, share_as_ctc
+from ..modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, share_as_ctc
 from ..modeling.int8_config import FastConformerInt8Config, is_int8_config
 from ..modeling.quantization import require_int8_products
 from ..modeling.recognizer import FastConformerRecognizer
@@ -57,7 +57,8 @@ def load_model(
         source: A folder or Hub repository in our format or that of Transformers' own classes; a `.nemo` file, or a
             folder or repository that holds one, which is converted once into a cache; or `"demo"` for the
             demonstration checkpoint.
-        head: `"ctc"`, `"transducer"`, or `"auto"` (default): the transducer if there is one.
+        head: `"ctc"`, `"transducer"`, or `"auto"` (default): the transducer if there is one, unless a hybrid was
+            saved with its CTC head.
         device: Device of the model, such as `"cpu"` or `"cuda:1"`; `"auto"` (default): CUDA if this machine has it,
             else MPS, else the CPU.
         dtype: `"auto"` (default): the type that the checkpoint's configuration names, which for a `.nemo` is float32
@@ -202,13 +203,18 @@ def check_device(device: str) -> str:
     return device
 
 
+HYBRID_CTC_CLASSES = {FastConformerHybridForCTC.__name__, ParakeetTDTForCTC.__name__}
+
+
 class NotOursError(ValueError):
     """A checkpoint that does not hold a model of this package with a head."""
 
 
 def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConformerRecognizer:
     """
-    Load the head of any checkpoint of this package: of a hybrid the transducer, which `choose_head` may change.
+    Load the head of any checkpoint of this package, which `choose_head` may change for the other one of a hybrid.
+
+    Of a hybrid it is the transducer, unless it was saved with its CTC head: its configuration names that class then.
 
     Args:
         name: The checkpoint, as `from_pretrained` of this package's classes takes it.
@@ -225,7 +231,9 @@ def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConform
     # The most special first: a TDT configuration is an RNN-T configuration too.
     for model_class in (FastConformerForTDT, FastConformerForRNNT, FastConformerForCTC):
         if isinstance(config, model_class.config_class):
-            return model_class.from_pretrained(name, config=config, **kwargs)
+            model = model_class.from_pretrained(name, config=config, **kwargs)
+            is_saved_as_ctc = bool({*(config.architectures or ())} & HYBRID_CTC_CLASSES)
+            return share_as_ctc(model) if is_saved_as_ctc and config.has_ctc_head else model
     raise NotOursError(
         f"{name} holds a model of type {config.model_type!r}; expected one of this package with a head to "
         "transcribe with: 'fastconformer_ctc', 'fastconformer_rnnt' or 'fastconformer_tdt'."

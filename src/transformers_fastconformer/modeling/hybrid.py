@@ -24,9 +24,9 @@ from .transducer import (
 def _require_ctc_head(config: FastConformerRNNTConfig, class_name: str) -> None:
     if not config.has_ctc_head:
         raise ValueError(
-            f"{class_name} needs a hybrid checkpoint; this one has has_ctc_head=False, that is no CTC head. "
-            f"Load it with its transducer head, as model_type={config.model_type!r} says (AutoModelForTDT or "
-            "AutoModelForRNNT)."
+            f"{class_name} needs a hybrid checkpoint; this one has has_ctc_head=False, that is no CTC head next to a "
+            "transducer. Load a pure transducer with AutoModelForTDT or AutoModelForRNNT, and a CTC model with "
+            "AutoModelForCTC."
         )
 
 

@@ -77,7 +77,13 @@ class FastConformerInt8Quantizer(HfQuantizer):
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        return replace_by_floats(model, dtype or model.dtype).requires_grad_(True)
+        # A configuration that was saved holds its dtype as text.
+        wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype or model.dtype
+        replace_by_floats(model, wanted)
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(wanted)
+        return model.requires_grad_(True)
 
     def is_serializable(self) -> bool:
         """True: the form is made to be stored."""

@@ -13,9 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..checkpoint_sources import HUB_OPTIONS, LoadsFromSources, resolve_checkpoint
 from ..configuration_fastconformer import POSITION_TYPES, FastConformerConfig
+from ..kernels.int8_linear import Int8Linear
 from .attention import FastConformerAttention
 from .conv_norms import SCALE_AND_SHIFT_NORMS
-from .int8_config import dequantizing
+from .int8_config import dequantizing, is_int8_config
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,18 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["FastConformerBlock"]
     _supports_sdpa = True
+
+    def __init__(self, config: FastConformerConfig, *args: Any, **kwargs: Any) -> None:
+        config.check_values()  # they may have been set one by one
+        super().__init__(config, *args, **kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers; a model of floating weights is saved as one, also if its configuration was of 8 bits."""
+        config: Any = self.config
+        has_8_bits = any(isinstance(layer, Int8Linear) for layer in self.modules())
+        if is_int8_config(getattr(config, "quantization_config", None)) and not has_8_bits:
+            del config.quantization_config
+        return super().save_pretrained(*args, **kwargs)
 
     @classmethod
     def from_pretrained(

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ..checkpoints.files import is_apple_double, refuse_lfs_pointer
-from ..validation import reading
+from ..validation import reading, shown
 from .config_text import read_config_text
 from .tar_members import BLOCK_BYTES, MAX_MEMBERS, TarMember, is_tar_header, walk_tar
 from .weights import WEIGHTS_MEMBER, NemoWeights, TensorHeader
@@ -149,8 +149,10 @@ class NemoArchive:
         if len(alike) == 1:
             return alike[0]
         if alike:
-            raise ValueError(f"{self.source}: member {name!r} is missing, and several are like it: {sorted(alike)}.")
-        raise ValueError(f"{self.source}: member {name!r} is missing; there are {sorted(self._members)}.")
+            raise ValueError(
+                f"{self.source}: member {name!r} is missing, and several are like it: {shown(sorted(alike))}."
+            )
+        raise ValueError(f"{self.source}: member {name!r} is missing; there are {shown(sorted(self._members))}.")
 
     @contextmanager
     def open_member(self, reference: str) -> Iterator[IO[bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -195,6 +196,11 @@ def convert_archive(
             source = RenamedTensors(weights, plan.targets, entries)
             write_checkpoint(folder, entries, source.fetch, options.max_shard_bytes)
             weights.check_rest()
+            if source.not_finite:
+                logger.warning(
+                    f"{archive_path}: {len(source.not_finite)} tensors hold NaN or infinite values, such as "
+                    f"{source.not_finite[0]!r}; what the model computes with them is of no use."
+                )
         for part in (processor, feature_extractor, generation_config):
             if part is not None:
                 part.save_pretrained(folder)
@@ -264,9 +270,13 @@ class RenamedTensors:
         self._weights = weights
         self._sources = {target.name: (nemo_name, target) for nemo_name, target in targets.items()}
         self._dtypes = {entry.name: entry.dtype for entry in entries}
+        self.not_finite: list[str] = []  # NeMo's names of tensors read with NaN or infinite values
 
     def fetch(self, name: str) -> torch.Tensor:
         """One tensor by our name, in our form and of the type to write."""
         nemo_name, target = self._sources[name]
         tensor = self._weights.read_tensor(nemo_name)
+        # A sum is read once; one that overflows is looked at again.
+        if not math.isfinite(tensor.sum(dtype=torch.float32)) and not bool(torch.isfinite(tensor).all()):
+            self.not_finite.append(nemo_name)
         return target.form.to_ours(tensor, target.shape).to(self._dtypes[name])
