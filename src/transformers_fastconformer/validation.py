@@ -89,7 +89,8 @@ def reading(name: str, expected: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         is_of_the_system = isinstance(error, OSError) and error.errno is not None
-        is_named = isinstance(error, ValueError) and name in str(error)
+        # An error of an encoding quotes what it met, and that may be all of the name.
+        is_named = isinstance(error, ValueError) and not isinstance(error, UnicodeError) and name in str(error)
         if is_of_the_system or is_named or isinstance(error, ImportError):
             raise
         if isinstance(error, MemoryError):
