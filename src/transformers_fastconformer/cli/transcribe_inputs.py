@@ -24,6 +24,8 @@ from .exit_codes import InputError
 STANDARD_INPUT = "-"
 STANDARD_INPUT_LABEL = "the standard input"
 MANIFEST_SUFFIXES = (".json", ".jsonl")
+# Ending of the file with the lines of a manifest that is not whole yet.
+UNFINISHED_SUFFIX = ".part"
 MANIFEST_FORM = "a manifest, one JSON object a line with 'audio_filepath'"
 # Longer lines, and larger files of other JSON, are not read to their end to find out what they are.
 MAX_LINE_CHARACTERS = 2**24
@@ -58,6 +60,7 @@ class AudioInput:
         manifest_path: Path of that manifest.
         row: Number of that line, from 0.
         error: Reason why it cannot be transcribed.
+        is_stream: True if the clip is a copy of the standard input or of a pipe.
     """
 
     clip: AudioClip
@@ -67,6 +70,12 @@ class AudioInput:
     manifest_path: str | None = None
     row: int = 0
     error: Exception | None = None
+    is_stream: bool = False
+
+    @property
+    def is_remote(self) -> bool:
+        """True for audio from an address, also when it has been downloaded."""
+        return is_url(self.file)
 
 
 def parse_channel(text: str) -> str | int:
@@ -164,7 +173,7 @@ def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
         if sys.stdin is None:
             raise InputError(f"{STANDARD_INPUT_LABEL} is closed; expected audio.")
         path = _spool(sys.stdin.buffer, STANDARD_INPUT_LABEL, temporary_folder)
-        yield AudioInput(AudioClip(path, label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin")
+        yield AudioInput(AudioClip(path, label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin", is_stream=True)
     elif is_url(argument):
         name = PurePosixPath(_path_of_url(argument)).stem
         yield AudioInput(AudioClip(argument), argument, name or urlsplit(argument).netloc)
@@ -177,7 +186,7 @@ def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
     elif (kind := _kind_of(argument)) == "a pipe":
         with open(argument, "rb") as pipe:
             path = _spool(pipe, repr(argument), temporary_folder)
-        yield AudioInput(AudioClip(path, label=repr(argument)), argument, Path(argument).stem)
+        yield AudioInput(AudioClip(path, label=repr(argument)), argument, Path(argument).stem, is_stream=True)
     elif kind is not None:
         raise InputError(f"{argument!r} is {kind}; expected an audio file.")
     else:
