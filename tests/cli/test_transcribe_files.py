@@ -284,6 +284,19 @@ def test_what_is_finished_is_not_done_again(run_command: Run, folder: Path, monk
     assert (folder / "out" / "a" / "x.txt").read_text() == TEXTS[0] + "\n"
 
 
+def test_everything_in_a_folder_twice(run_command: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `transcribe * --output_dir .`, whose outputs lie next to the inputs."""
+    monkeypatch.chdir(folder / "in" / "a")
+    options = ("--output_dir", ".", "--format", "txt,jsonl,json,srt")
+    assert transcribe(run_command, "x.wav", *options).returncode == 0
+    everything = sorted(os.listdir())
+    result = transcribe(run_command, *(name for name in everything if not name.startswith(".")), *options)
+    assert result.returncode == 0, result.stderr
+    assert "'x.txt' is an output of an earlier run: it is passed over." in result.stderr
+    assert "1 of 1 finished before" in result.stderr
+    assert sorted(os.listdir()) == everything
+
+
 def test_a_manifest_is_taken_up_where_it_was_left(run_command: Run, folder: Path) -> None:
     entries = [{"audio_filepath": f"in/{name}.wav", "speaker": "ä\u2028"} for name in ("a/x", "b/x", "b/c/y")]
     (folder / "in" / "b" / "x.wav").rename(folder / "away.wav")

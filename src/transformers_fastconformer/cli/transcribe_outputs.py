@@ -272,9 +272,10 @@ class FolderOutput:
     Folder with a file for each input and format; a line of a manifest becomes a line of a manifest.
 
     A file that exists is finished if the record of the folder says that it was made from the same audio, or does not
-    know it; one that was made from another is an error of the input. A manifest grows in an unfinished file next to its
-    place, from which a later run goes on. It is written to its place at the end of a run; the unfinished file stays as
-    long as lines are missing. Several runs may write to one folder: each file is that of one of them, whole; a manifest is locked by the first.
+    know it; one that was made from another is an error of the input. A manifest grows in an unfinished file next to
+    its place, from which a later run goes on. It is written to its place at the end of a run; the unfinished file
+    stays as long as lines are missing. Several runs may write to one folder: each file is that of one of them, whole; a
+    manifest is locked by the first.
 
     Args:
         folder: Folder to write to; it is made when something is written.
@@ -329,8 +330,8 @@ class FolderOutput:
         self._finished -= set(self._refusals)
         if num_unknown := len(self._unknown & self._finished):
             say(
-                f"Outputs in {str(folder)!r} that were made or changed by hand, or made by an earlier version, count as "
-                f"finished: {num_unknown}."
+                f"Outputs in {str(folder)!r} that were made or changed by hand, or made by an earlier version, "
+                f"count as finished: {num_unknown}."
             )
 
     def _check_names(self) -> None:
