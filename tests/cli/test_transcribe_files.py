@@ -247,9 +247,15 @@ def test_manifests(run_command: Run, folder: Path) -> None:
         ('{"audio_filepath": "in/a/x.wav", "offset": "1"}', "line 1: offset='1' is not supported; expected seconds"),
         ('{"audio_filepath": "in/a/x.wav", "duration": 0}', "line 1: duration=0.0 of"),
         ('{"audio_filepath": "in/a/x.wav", "offset": -1}', "line 1: offset=-1.0 of"),
-        ('{"audio_filepath": "in/a/x.wav", "offset": 1, "duration": 30}', "the file has"),
-        ('{"audio_filepath": "in/a/missing.wav", "duration": 3}', "missing.wav' does not exist"),
-        ('{"audio_filepath": "in/b/notes.txt", "duration": 3}', "'in/b/notes.txt' cannot be decoded"),
+        ('{"audio_filepath": "in/a/x.wav", "duration": 1e-9}', "'m.jsonl', line 1: offset=0.0, duration=1e-09 of"),
+        ('{"audio_filepath": "in/a/x.wav", "duration": 1e-9}', "is an empty part"),
+        (
+            '{"audio_filepath": "in/a/x.wav", "offset": 1, "duration": 30}',
+            "'m.jsonl', line 1: offset=1.0, duration=30",
+        ),
+        ('{"audio_filepath": "in/a/missing.wav", "duration": 3}', "'m.jsonl', line 1: 'in/a/missing.wav' does not"),
+        ('{"audio_filepath": "in/b/notes.txt", "duration": 3}', "line 1: 'in/b/notes.txt' cannot be decoded"),
+        ('{"audio_filepath": "http://127.0.0.1:9/x.wav"}', "'m.jsonl', line 1: http://127.0.0.1:9/x.wav cannot be"),
         ("", "'m.jsonl' is empty"),
     ],
 )

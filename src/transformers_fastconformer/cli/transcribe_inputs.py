@@ -82,6 +82,15 @@ class AudioInput:
         """True for audio from an address, also when it has been downloaded."""
         return is_url(self.file)
 
+    @property
+    def line_name(self) -> str | None:
+        """Name of its line of a manifest in messages."""
+        return None if self.manifest_path is None else _name_line(self.manifest_path, self.row)
+
+
+def _name_line(manifest_path: str, row: int) -> str:
+    return f"{manifest_path!r}, line {row + 1}"
+
 
 def parse_channel(text: str) -> str | int:
     """`"mix"`, `"each"` or the number of a channel, from 0."""
@@ -342,7 +351,7 @@ def _read_manifest(path: str) -> Iterator[AudioInput]:
     if not is_manifest:
         raise InputError(f"{path!r} is not a manifest; expected {MANIFEST_FORM}.")
     for row, line, entry in entries:
-        where = f"{path!r}, line {row + 1}"
+        where = _name_line(path, row)
         try:
             yield _read_entry(line, entry, where, Path(path), row)
         except Exception as error:
