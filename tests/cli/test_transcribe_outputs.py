@@ -254,6 +254,16 @@ def test_an_input_with_an_error_is_never_finished(tmp_path: Path) -> None:
     assert not output.has(0)
 
 
+def test_names_on_the_standard_output_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = clips("a\nb\x1b[2J", "c\u202e")
+    output = StandardOutput(inputs, "txt", RULES)
+    for index, item in enumerate(inputs):
+        output.write(index, record(item))
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0].startswith("a\\u000ab\\u001b[2J.wav: text of a")
+    assert lines[-2].startswith("c\\u202e.wav: text of c")
+
+
 def test_a_standard_output_that_is_closed_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", module.ClosedOutput())
     with pytest.raises(OSError, match="the standard output is closed"):

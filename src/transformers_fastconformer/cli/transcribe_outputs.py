@@ -19,7 +19,7 @@ from ..writers.record import TranscriptRecord
 from ..writers.subtitles import SubtitleRules
 from .errors import say
 from .exit_codes import InputError
-from .streams import ESCAPE, ClosedOutput, closed_output_error, write_standard_output
+from .streams import ESCAPE, ClosedOutput, closed_output_error, escape_controls, write_standard_output
 from .transcribe_inputs import UNFINISHED_SUFFIX, AudioInput
 from .transcribe_sources import OutputKey, SourceLine, SourceRecord, find_source, make_digest
 
@@ -172,7 +172,7 @@ class StandardOutput:
     def write(self, index: int, record: TranscriptRecord) -> None:
         text = format_transcript(record, self.transcript_format, self.rules)
         if self.transcript_format in UNTITLED_FORMATS and len(self.inputs) > 1:
-            text = f"{_title(self.inputs[index])}: {text}"
+            text = f"{escape_controls(_title(self.inputs[index]))}: {text}"
         self._waiting[index] = text
         self._write_in_order()
 
@@ -274,8 +274,8 @@ class FolderOutput:
     A file that exists is finished if the record of the folder says that it was made from the same audio, or does not
     know it; one that was made from another is an error of the input. A manifest grows in an unfinished file next to
     its place, from which a later run goes on. It is written to its place at the end of a run; the unfinished file
-    stays as long as lines are missing. Several runs may write to one folder: each file is that of one of them, whole; a
-    manifest is locked by the first.
+    stays as long as lines are missing. Several runs may write to one folder: each file is that of one of them, whole;
+    a manifest is locked by the first.
 
     Args:
         folder: Folder to write to; it is made when something is written.
