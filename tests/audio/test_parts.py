@@ -36,6 +36,8 @@ def test_parts_are_those_of_the_whole_file(tmp_path: Path) -> None:
     for options, message in (
         ({"start_seconds": 4.0}, "offset=4.0, duration=None of .* the file has 4.00 s"),
         ({"seconds": 4.2}, "offset=0.0, duration=4.2"),
+        ({"seconds": 1e-9}, "duration=1e-09 of .* is an empty part: it has no sample"),
+        ({"start_seconds": 3.99999999}, "offset=3.99999999, duration=None of .* is an empty part"),
         ({"seconds": 1.0, "channel": 2}, "channels=2 of .* does not exist; it has channels 0 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -58,6 +60,8 @@ def test_parts_of_files_whose_length_is_not_in_the_header(
     path.write_bytes(content * 2 if is_joined else content)
     whole = read_audio(path)
     np.testing.assert_array_equal(read_part(str(path), 16000, start_seconds=1.5), whole[24000:])
+    with pytest.raises(ValueError, match="is an empty part"):
+        read_part(str(path), 16000, start_seconds=1.5, seconds=1e-9)
     np.testing.assert_array_equal(read_part(str(path), 16000, start_seconds=0.5, seconds=1.0), whole[8000:24000])
     seconds = len(whole) / 16000
     for start_seconds, length in ((seconds + 0.01, None), (0.0, seconds + 0.2)):

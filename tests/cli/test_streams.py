@@ -14,6 +14,7 @@ import pytest
 from transformers_fastconformer.cli.streams import (
     ESCAPE,
     ClosedOutput,
+    escape_controls,
     flush_standard_output,
     prepare_streams,
     write_standard_output,
@@ -25,6 +26,13 @@ from transformers_fastconformer.cli.streams import (
 def test_what_an_encoding_lacks_stays_json(text: str, encoding: str) -> None:
     written = json.dumps({"name": text}, ensure_ascii=False).encode(encoding, ESCAPE)
     assert json.loads(written.decode(encoding)) == {"name": text}
+
+
+def test_what_is_not_seen_is_escaped() -> None:
+    assert escape_controls("a\nb\x1b[2J\u202etxt\u2028\x9b\U000e0041.wav") == (
+        "a\\u000ab\\u001b[2J\\u202etxt\\u2028\\u009b\\udb40\\udc41.wav"
+    )
+    assert escape_controls("\u00e4 \u3042\U0001f600\u0301\udcff") == "\u00e4 \u3042\U0001f600\u0301\udcff"
 
 
 def test_only_writing_can_be_mended() -> None:

@@ -26,6 +26,7 @@ import transformers_fastconformer.cli.transcribe_outputs as outputs_module
 import transformers_fastconformer.cli.transcribe_run as transcribe_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.cli.transcribe_inputs import find_inputs
+from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
@@ -53,7 +54,8 @@ def transcribe(run_command: Run, *arguments: str) -> Any:
 
 
 def below(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Files, but for the record of what they were made from."""
+    return [name for name in everything_in(folder) if (folder / name).is_file() and name != RECORD_NAME]
 
 
 def everything_in(folder: Path) -> list[str]:
@@ -245,9 +247,15 @@ def test_manifests(run_command: Run, folder: Path) -> None:
         ('{"audio_filepath": "in/a/x.wav", "offset": "1"}', "line 1: offset='1' is not supported; expected seconds"),
         ('{"audio_filepath": "in/a/x.wav", "duration": 0}', "line 1: duration=0.0 of"),
         ('{"audio_filepath": "in/a/x.wav", "offset": -1}', "line 1: offset=-1.0 of"),
-        ('{"audio_filepath": "in/a/x.wav", "offset": 1, "duration": 30}', "the file has"),
-        ('{"audio_filepath": "in/a/missing.wav", "duration": 3}', "missing.wav' does not exist"),
-        ('{"audio_filepath": "in/b/notes.txt", "duration": 3}', "'in/b/notes.txt' cannot be decoded"),
+        ('{"audio_filepath": "in/a/x.wav", "duration": 1e-9}', "'m.jsonl', line 1: offset=0.0, duration=1e-09 of"),
+        ('{"audio_filepath": "in/a/x.wav", "duration": 1e-9}', "is an empty part"),
+        (
+            '{"audio_filepath": "in/a/x.wav", "offset": 1, "duration": 30}',
+            "'m.jsonl', line 1: offset=1.0, duration=30",
+        ),
+        ('{"audio_filepath": "in/a/missing.wav", "duration": 3}', "'m.jsonl', line 1: 'in/a/missing.wav' does not"),
+        ('{"audio_filepath": "in/b/notes.txt", "duration": 3}', "line 1: 'in/b/notes.txt' cannot be decoded"),
+        ('{"audio_filepath": "http://127.0.0.1:9/x.wav"}', "'m.jsonl', line 1: http://127.0.0.1:9/x.wav cannot be"),
         ("", "'m.jsonl' is empty"),
     ],
 )
@@ -271,6 +279,7 @@ def test_what_is_finished_is_not_done_again(run_command: Run, folder: Path, monk
     assert result.returncode == 0, result.stderr
     assert "2 of 3 finished before" in result.stderr
     assert "1 transcribed" in result.stderr
+    assert "Outputs in 'out' that were made or changed by hand" in result.stderr
     assert (folder / "out" / "a" / "x.txt").read_text() == "mended by hand\n"
     assert (folder / "out" / "b" / "x.srt").is_file()
     with monkeypatch.context() as patch:  # nothing to do: no model is loaded
@@ -279,6 +288,19 @@ def test_what_is_finished_is_not_done_again(run_command: Run, folder: Path, monk
     result = transcribe(run_command, *arguments, "--overwrite")
     assert "3 transcribed" in result.stderr
     assert (folder / "out" / "a" / "x.txt").read_text() == TEXTS[0] + "\n"
+
+
+def test_everything_in_a_folder_twice(run_command: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `transcribe * --output_dir .`, whose outputs lie next to the inputs."""
+    monkeypatch.chdir(folder / "in" / "a")
+    options = ("--output_dir", ".", "--format", "txt,jsonl,json,srt")
+    assert transcribe(run_command, "x.wav", *options).returncode == 0
+    everything = sorted(os.listdir())
+    result = transcribe(run_command, *(name for name in everything if not name.startswith(".")), *options)
+    assert result.returncode == 0, result.stderr
+    assert "'x.txt' is an output of an earlier run: it is passed over." in result.stderr
+    assert "1 of 1 finished before" in result.stderr
+    assert sorted(os.listdir()) == everything
 
 
 def test_a_manifest_is_taken_up_where_it_was_left(run_command: Run, folder: Path) -> None:
@@ -451,7 +473,7 @@ def test_a_full_disk_ends_the_run_and_leaves_nothing_half_written(
     assert "cannot be written: No space left on device" in error
     assert "error: out/" in error
     assert "Run the same command again to go on" in result.stderr
-    assert len(everything_in(folder / "out")) == 2
+    assert len(everything_in(folder / "out")) == 3  # a folder, a file in it, and the record
     result = transcribe(run_command, "in", "--output_dir", "out")
     assert "1 of 3 finished before" in result.stderr
     assert len(below(folder / "out")) == 3
@@ -474,11 +496,11 @@ def test_an_interrupt_ends_with_its_code(
 ) -> None:
     write, written = outputs_module.WholeFiles.write, []
 
-    def interrupted(self: Any, contents: dict[Path, str]) -> None:
+    def interrupted(self: Any, contents: dict[Path, str], announce: Callable[[], None]) -> None:
         if written:
             raise KeyboardInterrupt
         written.extend(contents)
-        write(self, contents)
+        write(self, contents, announce)
 
     monkeypatch.setattr(outputs_module.WholeFiles, "write", interrupted)
     result = transcribe(run_command, "in", "--output_dir", "out", "--device", devices, "--batch_size", "1")
@@ -518,7 +540,7 @@ def test_ctrl_c(folder: Path) -> None:
     texts = list((folder / "out").glob("*.txt"))
     assert 1 <= len(texts) < 400
     assert all(path.read_text() == TEXTS[0] + "\n" for path in texts)
-    assert all(path.suffix in (".txt", ".srt") for path in (folder / "out").iterdir())
+    assert {path.suffix for path in (folder / "out").iterdir() if path.name != RECORD_NAME} <= {".txt", ".srt"}
 
 
 def test_several_devices_share_the_files(run_command: Run, folder: Path) -> None:

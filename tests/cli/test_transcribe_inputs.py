@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from transformers_fastconformer.cli import transcribe_inputs as module
@@ -97,6 +98,43 @@ def test_files_of_one_name_are_told_apart_by_their_ending(find: Any, folder: Pat
     (folder / "in" / "talk.wav").unlink()
     (folder / "in" / "talk.mp3.wav").unlink()
     assert sorted(names(find("in"))) == ["a", "alone", "talk"]  # as an earlier run with one of the two
+
+
+def test_full_names_are_the_names_of_no_other(find: Any, folder: Path) -> None:
+    for name in ("a.mp3", "a.wav.wav", "a.txt.wav", "b.wav", "b.mp3.mp3", "b.mp3"):
+        (folder / "in" / name).write_bytes(b"RIFF")
+    assert names(find("in")) == ["a.mp3", "a.txt", "a.wav", "a.wav.wav", "b.mp3", "b.mp3.mp3", "b.wav"]
+    for name in ("c.wav", "c.flac", "c.channel0.wav"):
+        soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
+        shape = (160,) if "channel" in name else (160, 2)
+        soundfile.write(folder / "in" / name, np.zeros(shape), 16000)
+    found = names(find_inputs(["in/c.wav", "in/c.flac", "in/c.channel0.wav"], "each", folder))
+    assert found == [*("c.wav.channel0", "c.wav.channel1", "c.flac.channel0", "c.flac.channel1"), "c.channel0.wav"]
+    lines = [{"audio_filepath": f"in/{name}", "offset": 0, "duration": 1} for name in ("a.mp3", "a.wav")]
+    (folder / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert names(find("m.jsonl")) == ["in/a.mp3_0-1", "in/a.wav_0-1"]
+
+
+def test_outputs_of_an_earlier_run_are_passed_over(
+    find: Any, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for suffix in ("txt", "srt", "vtt", "tsv", "ctm", "rttm"):
+        (folder / "in" / f"a.{suffix}").write_text("of an earlier run")
+    (folder / "in" / "a.wav.txt").write_text("of an earlier run")
+    (folder / "in" / "notes.txt").write_text("of somebody")
+    found = find("in/*")
+    assert names(found) == ["a", "notes"]
+    told = capsys.readouterr().err.splitlines()
+    assert "'in/a.srt' is an output of an earlier run: it is passed over." in told
+    assert len(told) == 7
+    # Manifests, and what lies alone, are known by the record.
+    (folder / "b.jsonl").write_text('{"audio_filepath": "in/a.wav"}\n' * 2)
+    (folder / "b.jsonl.part").write_text("{}")
+    assert len(find("b.jsonl", "in/a.wav")) == 3
+    outputs = {str(folder / "b.jsonl"), str(folder / "in" / "notes.txt")}
+    arguments = ["b.jsonl", "b.jsonl.part", "in/notes.txt", "in/a.wav"]
+    assert names(find_inputs(arguments, "mix", folder, outputs)) == ["a"]
+    assert len(capsys.readouterr().err.splitlines()) == 3
 
 
 BAD_LINES = {

@@ -18,6 +18,7 @@ from transformers_fastconformer.cli import transcribe_outputs as module
 from transformers_fastconformer.cli.exit_codes import InputError
 from transformers_fastconformer.cli.transcribe_inputs import AudioInput
 from transformers_fastconformer.cli.transcribe_outputs import FolderOutput, OutputError, StandardOutput, WholeFiles
+from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
 from transformers_fastconformer.inference.reading import AudioClip
 from transformers_fastconformer.inference.transcript import Transcript
 from transformers_fastconformer.temporary_files import TemporaryFolder
@@ -44,7 +45,11 @@ def make(folder: Path, inputs: list[AudioInput], formats: tuple[str, ...] = ("tx
 
 
 def below(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != RECORD_NAME
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of bytes are POSIX's")
@@ -104,7 +109,7 @@ def test_what_concerns_the_run_is_told_from_what_concerns_one_file(
             output.write(0, record(inputs[0]))
     assert isinstance(told.value, OutputError) is is_of_the_run
     output.close(False)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD_NAME]
 
 
 def test_a_disk_of_its_own_below_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +252,16 @@ def test_an_input_with_an_error_is_never_finished(tmp_path: Path) -> None:
     broken = AudioInput(item.clip, item.file, item.name, error=InputError("gone"))
     output = make(tmp_path, [broken])
     assert not output.has(0)
+
+
+def test_names_on_the_standard_output_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = clips("a\nb\x1b[2J", "c\u202e")
+    output = StandardOutput(inputs, "txt", RULES)
+    for index, item in enumerate(inputs):
+        output.write(index, record(item))
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0].startswith("a\\u000ab\\u001b[2J.wav: text of a")
+    assert lines[-2].startswith("c\\u202e.wav: text of c")
 
 
 def test_a_standard_output_that_is_closed_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ import hashlib, json, os, pathlib, random, shutil, signal, sys, time
 import torch
 
 from transformers_fastconformer.cli.main import main
+from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
 from transformers_fastconformer.temporary_files import PREFIX
 
 torch.set_num_threads(1)  # no threads, so that forking is safe
@@ -62,7 +63,10 @@ def tree():
     for folder in (place, cache):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and "locks" not in path.parts:
-                found[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+                content = path.read_bytes()
+                if path.name == RECORD_NAME:  # its lines are in the order in which the work was done
+                    content = b"\\n".join(sorted(content.splitlines()))
+                found[str(path.relative_to(root))] = hashlib.sha256(content).hexdigest()
     return found
 
 

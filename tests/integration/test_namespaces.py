@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
 
 # One process, which imports everything once and forks two that are the first of a namespace of their own. They write
 # transcripts as `transcribe` does, without a model: files of their own, and files that the other writes too.
@@ -86,4 +89,7 @@ def test_two_containers_write_into_one_folder(tmp_path: Path, count: int) -> Non
     print(f"{count} files each: {wrong} wrong, {lost} lost")
     assert (wrong, lost) == (0, 0)
     assert found == {}
-    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix != ".txt"]
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".txt"} == {RECORD_NAME}
+    lines = [json.loads(line) for line in (tmp_path / "out" / RECORD_NAME).read_text().splitlines()]
+    assert len(lines) == 2 * (count + count // 10)
+    assert len({line["output"] for line in lines}) == 2 * count + count // 10

@@ -45,7 +45,7 @@ def read_part(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: as `read_audio`, and for a part that the file does not have.
+        ValueError: as `read_audio`, and for a part that the file does not have or in which there is no sample.
     """
     if start_seconds == 0 and seconds is None:
         return read_audio(path, sampling_rate, channel)
@@ -67,10 +67,16 @@ def read_part(
                 )
         else:
             rate, kept, found_seconds = _collect(audio, audio.decoded(), start_seconds, seconds, channel)
-            has_start = sum(map(len, kept)) > 0
+            is_empty = rate > 0 and seconds is not None and round(seconds * rate) == 0
+            has_start = is_empty or sum(map(len, kept)) > 0
             if not has_start or (end_seconds is not None and end_seconds > found_seconds + SPARE_SECONDS):
                 raise _missing(audio.name, start_seconds, seconds, found_seconds)
-        waveform = np.concatenate(kept) if kept else np.zeros(0, dtype=np.float32)
+        if not kept:
+            raise ValueError(
+                f"offset={start_seconds}, duration={seconds} of {audio.name} is an empty part: it has no sample; "
+                "expected a longer one."
+            )
+        waveform = np.concatenate(kept)
         return load_waveform({"raw": waveform, "sampling_rate": rate}, sampling_rate, audio.name)
 
 

@@ -7,22 +7,37 @@ import errno
 import io
 import os
 import sys
+import unicodedata
 from contextlib import suppress
 
 # Name of an error handler of Python's codecs.
 ESCAPE = "transformers_fastconformer.escape"
+# Characters that are not seen: controls, formats (such as a change of direction), and breaks of lines and paragraphs.
+CONTROL_CATEGORIES = ("Cc", "Cf", "Zl", "Zp")
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)), error.end
+    return _as_json_escapes(error.object[error.start : error.end]), error.end
+
+
+def _as_json_escapes(text: str) -> str:
+    units = text.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 # Written as JSON escapes, so that JSON stays JSON in any encoding. A byte of a file name that is not UTF-8 is one half
 # of a surrogate pair in Python; read back from JSON it names the same file.
 codecs.register_error(ESCAPE, _escape)
+
+
+def escape_controls(text: str) -> str:
+    """Text of one line in which nothing moves the cursor, changes the terminal or the direction of writing."""
+    return "".join(
+        _as_json_escapes(character) if unicodedata.category(character) in CONTROL_CATEGORIES else character
+        for character in text
+    )
 
 
 class ClosedOutput(io.TextIOBase):

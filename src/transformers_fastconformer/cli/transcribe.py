@@ -31,6 +31,7 @@ from .exit_codes import ExitCode
 from .transcribe_inputs import AudioInput, find_inputs, parse_channel
 from .transcribe_outputs import FolderOutput, Output, StandardOutput
 from .transcribe_run import Checkpoint, TranscriptionRun
+from .transcribe_sources import SourceRecord
 
 SUBTITLES_PANEL = f"Subtitles ({', '.join(SUBTITLE_FORMATS)})"
 MANY_PANEL = "Many files"
@@ -298,7 +299,8 @@ def transcribe(
     voice_activity = _make_voice_activity(vad, given_voice_activity)
     checkpoint = Checkpoint(model, head.value, device, dtype.value)
     with TemporaryFolder() as folder:
-        inputs = find_inputs(files, parse_channel(channel), folder)
+        outputs = frozenset() if output_dir is None else SourceRecord(output_dir).list_outputs()
+        inputs = find_inputs(files, parse_channel(channel), folder, outputs)
         chosen = _parse_formats(formats, inputs)
         output = _choose_output(inputs, chosen, output_dir, overwrite, _make_rules(given_rules, chosen))
         is_confident = any(name in CONFIDENT_FORMATS for name in chosen)

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO, NoReturn
@@ -17,6 +17,7 @@ from ..audio.downloads import copy_stream, download_audio, is_url, local_path
 from ..audio.parts import read_header
 from ..inference.many_files import AudioClip
 from ..validation import is_number
+from ..writers.formats import OUTPUT_FORMATS
 from ..writers.json import PACKAGE_NAME
 from .errors import say
 from .exit_codes import InputError
@@ -24,6 +25,8 @@ from .exit_codes import InputError
 STANDARD_INPUT = "-"
 STANDARD_INPUT_LABEL = "the standard input"
 MANIFEST_SUFFIXES = (".json", ".jsonl")
+# Ending of the file with the lines of a manifest that is not whole yet.
+UNFINISHED_SUFFIX = ".part"
 MANIFEST_FORM = "a manifest, one JSON object a line with 'audio_filepath'"
 # Longer lines, and larger files of other JSON, are not read to their end to find out what they are.
 MAX_LINE_CHARACTERS = 2**24
@@ -36,6 +39,10 @@ AUDIO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".avi", ".3gp", ".3g2", ".wmv", ".flv", ".ts", ".mpg", ".mpeg", ".ogv"),
 )
 CHANNELS = ("mix", "each")
+# Endings of outputs that are neither audio nor manifests.
+TEXT_SUFFIXES = tuple(
+    suffix for row in OUTPUT_FORMATS.values() if (suffix := f".{row.suffix}") not in MANIFEST_SUFFIXES
+)
 # What a path may be that is not a file, in words.
 KINDS = (
     (stat.S_ISFIFO, "a pipe"),
@@ -58,6 +65,7 @@ class AudioInput:
         manifest_path: Path of that manifest.
         row: Number of that line, from 0.
         error: Reason why it cannot be transcribed.
+        is_stream: True if the clip is a copy of the standard input or of a pipe.
     """
 
     clip: AudioClip
@@ -67,6 +75,21 @@ class AudioInput:
     manifest_path: str | None = None
     row: int = 0
     error: Exception | None = None
+    is_stream: bool = False
+
+    @property
+    def is_remote(self) -> bool:
+        """True for audio from an address, also when it has been downloaded."""
+        return is_url(self.file)
+
+    @property
+    def line_name(self) -> str | None:
+        """Name of its line of a manifest in messages."""
+        return None if self.manifest_path is None else _name_line(self.manifest_path, self.row)
+
+
+def _name_line(manifest_path: str, row: int) -> str:
+    return f"{manifest_path!r}, line {row + 1}"
 
 
 def parse_channel(text: str) -> str | int:
@@ -78,17 +101,21 @@ def parse_channel(text: str) -> str | int:
     raise ValueError(f"--channel {text} is not supported; expected mix, each or the number of a channel, from 0.")
 
 
-def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: Path) -> list[AudioInput]:
+def find_inputs(
+    arguments: Sequence[str], channel: str | int, temporary_folder: Path, outputs: Container[str] = ()
+) -> list[AudioInput]:
     """
     The clips that arguments stand for, in their order.
 
-    An argument in which nothing is found, or that cannot be read, is a clip with an error. Files of one name and
-    several endings, such as `talk.wav` and `talk.mp3`, have their ending in the name of their output.
+    An argument in which nothing is found, or that cannot be read, is a clip with an error. Outputs of an earlier run
+    are passed over, so that `transcribe *` can be run again. Files of one name and several endings, such as `talk.wav`
+    and `talk.mp3`, have their ending in the name of their output.
 
     Args:
         arguments: Arguments of the command line.
         channel: Result of `parse_channel`.
         temporary_folder: Folder for the standard input, pipes, and downloads whose channels must be counted.
+        outputs: Absolute paths of files that earlier runs have made in the output folder.
 
     Raises:
         ValueError: for the standard input given twice.
@@ -105,6 +132,7 @@ def find_inputs(arguments: Sequence[str], channel: str | int, temporary_folder: 
         except Exception as error:  # whatever a name does to the system's functions costs only this argument
             clips.append(_refused(argument, _named(error, argument)))
         found += clips
+    found = _without_outputs(found, outputs)
     if not found:
         raise InputError("Nothing is left to transcribe; expected audio or a manifest.")
     if channel != "each":
@@ -132,25 +160,63 @@ def _refused(argument: str, error: Exception) -> AudioInput:
     return AudioInput(AudioClip(argument), argument, PurePath(argument).stem, manifest, error=error)
 
 
+def _without_outputs(found: Sequence[AudioInput], outputs: Container[str]) -> list[AudioInput]:
+    """Leave out what earlier runs have made: the known outputs, and texts next to an input with the same name."""
+    stems: set[str] = set()
+    for item in found:
+        path = os.path.abspath(item.clip.source)
+        if item.manifest is None and not _has_suffix_of_text(path):
+            stems |= {path, os.path.splitext(path)[0]}
+    kept = []
+    passed_over: set[str] = set()
+    for item in found:
+        given = item.manifest_path or item.clip.source
+        path = os.path.abspath(given).removesuffix(UNFINISHED_SUFFIX)
+        is_text = _has_suffix_of_text(path) and os.path.splitext(path)[0] in stems
+        if item.is_remote or item.is_stream or not (is_text or path in outputs):
+            kept.append(item)
+        elif given not in passed_over:
+            passed_over.add(given)
+            _pass_over(given, "an output of an earlier run")
+    return kept
+
+
+def _has_suffix_of_text(path: str) -> bool:
+    return path.endswith(TEXT_SUFFIXES)
+
+
 def _with_names_apart(found: Sequence[AudioInput]) -> list[AudioInput]:
-    """Add the ending of its file to the name of each input that shares its name with one of another ending."""
+    """
+    Give full names, with the ending of the file, to inputs that share a name with another file.
+
+    The others keep theirs. Where the full name of one is the name of another (`a.wav` next to `a.mp3`, and
+    `a.wav.wav`), the other has its full name too. Full names below one folder are all different.
+    """
     items = list(found)
-    has_ending = [item.error is not None or not _ending(item) for item in items]
+    full_names = [item.name if item.error is not None else _full_name(item) for item in items]
     while True:
-        endings: dict[str, set[str]] = {}
-        for item in items:
+        owners: dict[str, set[str]] = {}
+        for item, full_name in zip(items, full_names, strict=True):
             if item.error is None:
-                endings.setdefault(item.name, set()).add(_ending(item))
-        alike = [index for index, item in enumerate(items) if not has_ending[index] and len(endings[item.name]) > 1]
+                owners.setdefault(item.name, set()).add(full_name)
+        alike = [
+            index
+            for index, item in enumerate(items)
+            if item.error is None and item.name != full_names[index] and len(owners[item.name]) > 1
+        ]
         if not alike:
             return items
         for index in alike:
-            items[index] = replace(items[index], name=items[index].name + _ending(items[index]))
-            has_ending[index] = True
+            items[index] = replace(items[index], name=full_names[index])
 
 
-def _ending(item: AudioInput) -> str:
-    return PurePosixPath(_path_of_url(item.file)).suffix if item.clip.is_remote else PurePath(item.file).suffix
+def _full_name(item: AudioInput) -> str:
+    """Name of an input with the ending of its file, which comes before what tells its part and channel."""
+    path = PurePosixPath(_path_of_url(item.file)) if item.is_remote else PurePath(item.file)
+    folder, slash, name = item.name.rpartition("/")
+    if not path.suffix or not name.startswith(path.stem):
+        return item.name
+    return f"{folder}{slash}{path.stem}{path.suffix}{name.removeprefix(path.stem)}"
 
 
 def _path_of_url(url: str) -> str:
@@ -164,7 +230,7 @@ def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
         if sys.stdin is None:
             raise InputError(f"{STANDARD_INPUT_LABEL} is closed; expected audio.")
         path = _spool(sys.stdin.buffer, STANDARD_INPUT_LABEL, temporary_folder)
-        yield AudioInput(AudioClip(path, label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin")
+        yield AudioInput(AudioClip(path, label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin", is_stream=True)
     elif is_url(argument):
         name = PurePosixPath(_path_of_url(argument)).stem
         yield AudioInput(AudioClip(argument), argument, name or urlsplit(argument).netloc)
@@ -177,7 +243,7 @@ def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
     elif (kind := _kind_of(argument)) == "a pipe":
         with open(argument, "rb") as pipe:
             path = _spool(pipe, repr(argument), temporary_folder)
-        yield AudioInput(AudioClip(path, label=repr(argument)), argument, Path(argument).stem)
+        yield AudioInput(AudioClip(path, label=repr(argument)), argument, Path(argument).stem, is_stream=True)
     elif kind is not None:
         raise InputError(f"{argument!r} is {kind}; expected an audio file.")
     else:
@@ -285,7 +351,7 @@ def _read_manifest(path: str) -> Iterator[AudioInput]:
     if not is_manifest:
         raise InputError(f"{path!r} is not a manifest; expected {MANIFEST_FORM}.")
     for row, line, entry in entries:
-        where = f"{path!r}, line {row + 1}"
+        where = _name_line(path, row)
         try:
             yield _read_entry(line, entry, where, Path(path), row)
         except Exception as error:

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,13 @@ from ..temporary_files import TemporaryFolder, lock_file, remove_leftovers, writ
 from ..writers.formats import MANIFEST_FORMAT, OUTPUT_FORMATS, UNTITLED_FORMATS, format_transcript
 from ..writers.record import TranscriptRecord
 from ..writers.subtitles import SubtitleRules
+from .errors import say
 from .exit_codes import InputError
-from .streams import ESCAPE, ClosedOutput, closed_output_error, write_standard_output
-from .transcribe_inputs import AudioInput
+from .streams import ESCAPE, ClosedOutput, closed_output_error, escape_controls, write_standard_output
+from .transcribe_inputs import UNFINISHED_SUFFIX, AudioInput
+from .transcribe_sources import OutputKey, SourceLine, SourceRecord, find_source, make_digest
 
 JSON_INDENT = 1
-# Ending of the file with the lines of a manifest that is not whole yet.
-UNFINISHED_SUFFIX = ".part"
 # Longest name of a file in all usual file systems.
 MAX_NAME_BYTES = 255
 
@@ -86,9 +86,13 @@ class WholeFiles:
         self._folder = folder
         self._temporary: TemporaryFolder | None = None
 
-    def write(self, contents: Mapping[Path, str]) -> None:
+    def write(self, contents: Mapping[Path, str], announce: Callable[[], None] = lambda: None) -> None:
         """
         Write several files, none of which takes its place before all are written.
+
+        Args:
+            contents: Text of each file.
+            announce: Called when all are written and none is in its place yet.
 
         Raises:
             OutputError: when the folder cannot be written to; the message names a file.
@@ -102,6 +106,7 @@ class WholeFiles:
                     temporary[path] = self._write_aside(encode(text))
             except OSError as error:
                 raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+            announce()
             try:
                 for path, written in temporary.items():
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +172,7 @@ class StandardOutput:
     def write(self, index: int, record: TranscriptRecord) -> None:
         text = format_transcript(record, self.transcript_format, self.rules)
         if self.transcript_format in UNTITLED_FORMATS and len(self.inputs) > 1:
-            text = f"{_title(self.inputs[index])}: {text}"
+            text = f"{escape_controls(_title(self.inputs[index]))}: {text}"
         self._waiting[index] = text
         self._write_in_order()
 
@@ -266,9 +271,11 @@ class FolderOutput:
     """
     Folder with a file for each input and format; a line of a manifest becomes a line of a manifest.
 
-    A file that exists is finished. A manifest grows in an unfinished file next to its place, from which a later run
-    goes on. It is written to its place at the end of a run; the unfinished file stays as long as lines are missing.
-    Several runs may write to one folder: each file is that of one of them, whole; a manifest is locked by the first.
+    A file that exists is finished if the record of the folder says that it was made from the same audio, or does not
+    know it; one that was made from another is an error of the input. A manifest grows in an unfinished file next to
+    its place, from which a later run goes on. It is written to its place at the end of a run; the unfinished file
+    stays as long as lines are missing. Several runs may write to one folder: each file is that of one of them, whole;
+    a manifest is locked by the first.
 
     Args:
         folder: Folder to write to; it is made when something is written.
@@ -312,14 +319,20 @@ class FolderOutput:
                 self._manifest_of[index] = manifest
             self._targets.append(targets)
         self._check_names()
-        self._finished = {
-            index
-            for index, targets in enumerate(self._targets)
-            if not overwrite and inputs[index].error is None and all(map(os.path.isfile, targets.values()))
-        }
+        self._record = SourceRecord(folder)
+        self._sources = [None if item.error is not None else find_source(item) for item in inputs]
+        self._refusals: dict[int, InputError] = {}
+        self._unknown: set[int] = set()
+        self._finished = set() if overwrite else self._find_finished()
         for manifest in self._manifests.values():
             self._take_up(manifest, overwrite)
         self._finished -= {index for index, manifest in self._manifest_of.items() if index not in manifest.lines}
+        self._finished -= set(self._refusals)
+        if num_unknown := len(self._unknown & self._finished):
+            say(
+                f"Outputs in {str(folder)!r} that were made or changed by hand, or made by an earlier version, "
+                f"count as finished: {num_unknown}."
+            )
 
     def _check_names(self) -> None:
         sources = {os.path.abspath(item.clip.source) for item in self._inputs if not item.clip.is_remote}
@@ -345,11 +358,53 @@ class FolderOutput:
             if os.path.abspath(path) in sources:
                 raise ValueError(f"{str(path)!r} would be written over, and is an input; expected another folder.")
 
+    def _find_finished(self) -> set[int]:
+        """Inputs all of whose files exist; those that exist are compared with the record."""
+        finished = set()
+        for index, targets in enumerate(self._targets):
+            if self._sources[index] is None:
+                continue
+            existing = [path for path in targets.values() if os.path.isfile(path)]
+            for path in existing:
+                content = b""
+                with suppress(OSError):
+                    content = path.read_bytes()
+                self._compare(index, path, self._key_of(path), content)
+            if len(existing) == len(targets):
+                finished.add(index)
+        return finished
+
+    def _key_of(self, path: Path, index: int | None = None) -> OutputKey:
+        """Key of a file in the record, or with the number of an input of its line in a manifest."""
+        name = path.relative_to(self._record.path.parent).as_posix()
+        return (
+            (name, None, None) if index is None else (name, self._inputs[index].row, self._inputs[index].clip.channel)
+        )
+
+    def _compare(self, index: int, path: Path, key: OutputKey, content: bytes) -> bool:
+        """Compare the source of an output that exists with that of its input; false if it is known to be another."""
+        wanted = self._sources[index]
+        found, is_certain = self._record.find(key, content)
+        if not is_certain:
+            self._unknown.add(index)
+        if wanted is None or found is None or found == wanted:
+            return True
+        where = repr(str(path)) if key[1] is None else f"line {key[1] + 1} of {str(path)!r}"
+        reason = f"and not from {wanted.describe()}"
+        if found.is_same_place(wanted):
+            reason = "before that was changed"
+        self._refusals[index] = InputError(
+            f"{where} was made from {found.describe()}, {reason}; expected --overwrite, or another --output_dir."
+        )
+        return False
+
     def has(self, index: int) -> bool:
         return index in self._finished
 
     def check(self, index: int) -> None:
         item = self._inputs[index]
+        if index in self._refusals:
+            raise self._refusals[index]
         for path in self._targets[index].values():
             for name in (path.name, *(parent.name for parent in path.parents)):
                 if len(os.fsencode(name)) > MAX_NAME_BYTES:
@@ -368,10 +423,21 @@ class FolderOutput:
         }
         manifest = self._manifest_of.get(index)
         line = None if manifest is None else format_transcript(record, MANIFEST_FORMAT)
-        self._files.write(texts)
+        contents = {self._key_of(path): text for path, text in texts.items()}
+        if manifest is not None and line is not None:
+            contents[self._key_of(manifest.path, index)] = line
+        self._files.write(texts, lambda: self._add_to_record(index, contents))
         if manifest is not None and line is not None:
             manifest.lines[index] = line
             self._append(manifest, index)
+
+    def _add_to_record(self, index: int, contents: Mapping[OutputKey, str]) -> None:
+        source = self._sources[index]
+        assert source is not None, index  # an input with an error has no transcript
+        try:
+            self._record.add([SourceLine(key, make_digest(encode(text)), source) for key, text in contents.items()])
+        except OSError as error:
+            raise _cannot_write(str(self._record.path), error) from error
 
     def skip(self, index: int) -> None:
         """Write nothing for an input that has failed."""
@@ -429,7 +495,7 @@ class FolderOutput:
                 with suppress(KeyError, TypeError):
                     index, entry = rows[(found["row"], found["channel"])]
                     if found["manifest"] == entry and self._is_line_of(index, found["line"]):
-                        manifest.lines[index] = found["line"].removesuffix("\n") + "\n"
+                        self._take_line(manifest, index, found["line"].removesuffix("\n") + "\n")
         elif manifest.path.is_file() and not overwrite:
             lines = manifest.path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
             if len(lines) != len(manifest.indices) or not all(map(self._is_line_of, manifest.indices, lines)):
@@ -437,7 +503,12 @@ class FolderOutput:
                     f"{str(manifest.path)!r} exists and holds other lines; expected those of the manifest, or "
                     "--overwrite."
                 )
-            manifest.lines = {index: line + "\n" for index, line in zip(manifest.indices, lines, strict=True)}
+            for index, line in zip(manifest.indices, lines, strict=True):
+                self._take_line(manifest, index, line + "\n")
+
+    def _take_line(self, manifest: _Manifest, index: int, line: str) -> None:
+        if self._compare(index, manifest.path, self._key_of(manifest.path, index), encode(line)):
+            manifest.lines[index] = line
 
     def _keys(self, manifest: _Manifest) -> list[tuple[int, dict[str, Any]]]:
         return [(index, self._key(index)) for index in manifest.indices]

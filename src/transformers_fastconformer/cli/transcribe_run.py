@@ -133,7 +133,9 @@ class TranscriptionRun:
         return kept
 
     def _fail(self, index: int, error: Exception) -> None:
-        self._errors[index] = error
+        where = self._inputs[index].line_name
+        is_named = where is None or where in str(error)
+        self._errors[index] = error if is_named else InputError(f"{where}: {error}")
         self._output.skip(index)
 
     def _transcribe(self, remaining: Sequence[int], workers: Sequence[Worker], described: dict[str, str]) -> None:
