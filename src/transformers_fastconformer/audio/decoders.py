@@ -32,7 +32,7 @@ MAX_BLOCK_BYTES = 1 << 26
 SAMPLE_BYTES = 4
 MAX_FRAMES = 1 << 62
 # Containers that libsndfile is asked for first.
-SNDFILE_CONTAINERS = ("WAV", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3", "VOC", "")
+SNDFILE_CONTAINERS = ("WAV", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3", "VOC", "IFF", "")
 # Containers whose header has the length.
 TIMED_CONTAINERS = ("MP4", "Matroska", "ASF", "AVI")
 # What FFmpeg may take a file for. Formats that name other files (play lists, cut lists) are not among them.

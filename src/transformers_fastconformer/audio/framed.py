@@ -102,11 +102,10 @@ def read_ogg(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
     unfinished: dict[int, bool] = {}  # streams of sound, by serial number
     last_pages: dict[int, OggPage] = {}
     has_body = False
-    stop = end
+    stop = start
     for page in _ogg_pages(name, file, start, end):
         is_first = bool(page.flags & 2)
         if is_first and has_body:
-            stop = page.start
             break
         has_body = has_body or not is_first
         if is_first:
@@ -117,6 +116,7 @@ def read_ogg(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
         _check_ogg_page(name, file, page, last_pages)
         if page.flags & 4:
             unfinished.pop(page.serial, None)
+        stop = page.stop
     if unfinished:
         raise CutOffError(f"{name} is cut off: the last page, which ends the stream, is not there.")
     return Section("OGG", start, stop)
@@ -165,7 +165,7 @@ def read_ac3(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
             )
         position += num_bytes
         num_frames += 1
-    return Section("AC-3", start, end) if num_frames > 1 else None
+    return Section("AC-3", start, position, is_open=True) if num_frames > 1 else None
 
 
 def _ac3_bytes(header: bytes) -> int:
@@ -202,8 +202,7 @@ def read_wavpack(name: str, file: BinaryIO, start: int, end: int) -> Section | N
         return None
     if found < announced < UNKNOWN_SAMPLES:
         raise cut_off(name, f"{announced} samples", str(found))
-    position = skip_tags(file, position, end)
-    return Section("WavPack", start, position if read_at(file, position, 4) == b"wvpk" else end)
+    return Section("WavPack", start, skip_tags(file, position, end))
 
 
 READERS: tuple[Reader, ...] = (read_ogg, read_flac, read_amr, read_ac3, read_wavpack)
