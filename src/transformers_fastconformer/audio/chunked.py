@@ -287,6 +287,8 @@ def read_voc(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
             return Section("VOC", start, position + 1)
         if len(block) < 4 or size == 0:  # a size that was never brought up to date
             break
+        if end - position <= MAX_MISSING_BYTES:  # sox counts a few bytes too few
+            break
         if position + 4 + size > end + MAX_MISSING_BYTES:
             raise cut_off(name, f"{size} bytes in its last block", str(max(end - position - 4, 0)))
         position += 4 + size

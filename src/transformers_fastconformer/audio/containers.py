@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from ..validation import reading
-from . import chunked, framed, media, mpeg
+from . import announced, chunked, framed, media, mpeg
 from .sections import (
     Reader,
     Section,
@@ -18,7 +18,13 @@ from .sections import (
 )
 
 # By marks first; those that are only told by many frames come last.
-READERS: tuple[Reader, ...] = (*chunked.READERS, *media.READERS, *framed.READERS, *mpeg.READERS)
+READERS: tuple[Reader, ...] = (
+    *chunked.READERS,
+    *announced.READERS,
+    *media.READERS,
+    *framed.READERS,
+    *mpeg.READERS,
+)
 # A file of more pieces is not a recording that was joined.
 MAX_SECTIONS = 100_000
 # Zeros with which a file may begin: those of a size.
