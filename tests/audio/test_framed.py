@@ -42,7 +42,7 @@ def test_a_flac_with_tags_and_zeros_after_it(announced: int | None, tmp_path: Pa
         soundfile.write(file, samples, 16000, format="FLAC", subtype="PCM_16")
         content = file.getvalue() if announced is None else with_flac_length(file.getvalue(), announced)
         whole = read_audio(content)
-        for after in (bytes(5000), bytes(1), bytes(300_000), b"TAG" + bytes(125), bytes(999) + b"TAG" + b"a" * 125):
+        for after in (bytes(5000), bytes(3), bytes(3_000_000), b"TAG" + bytes(125), bytes(999) + b"TAG" + b"a" * 125):
             assert np.array_equal(read_audio(content + after), whole)
             assert np.array_equal(read_audio(content + after + content), np.concatenate([whole, whole]))
         (tmp_path / "x.flac").write_bytes(content + bytes(5000))

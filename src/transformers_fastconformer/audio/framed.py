@@ -7,31 +7,19 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from .sections import CutOffError, Reader, Section, cut_off, skip_id3, skip_tags, strip_tags
-from .windows import Blocks, find_bytes, read_at
+from .windows import BLOCK_BYTES, Blocks, find_bytes, read_at
 
 FLAC_MARK = b"fLaC\x00\x00\x00\x22"
-# The last frame is looked for in so many bytes.
-FLAC_TAIL_BYTES = 1 << 17
+# The checksum of the last frame of a FLAC, which may be zeros.
+FLAC_CHECKSUM_BYTES = 2
 AMR_MARKS = {b"#!AMR\n": (12, 13, 15, 17, 19, 20, 26, 31, 5), b"#!AMR-WB\n": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5)}
 MIRRORED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 AC3_MARK = b"\x0b\x77"
 AC3_BITRATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 WAVPACK_HEADER_BYTES = 32
+# A FLAC with zeros after it: libsndfile does not read it, as it takes them for a frame.
+ZERO_PADDED_FLAC = "FLAC, then zeros"
 UNKNOWN_SAMPLES = 0xFFFFFFFF
-
-
-def _flac_checksums() -> tuple[int, ...]:
-    """CRC-16 of each byte by the polynomial 0x8005."""
-    table = []
-    for byte in range(256):
-        checksum = byte << 8
-        for _ in range(8):
-            checksum = (checksum << 1 & 0xFFFF) ^ (0x8005 if checksum & 0x8000 else 0)
-        table.append(checksum)
-    return tuple(table)
-
-
-FLAC_CHECKSUMS = _flac_checksums()
 
 
 def read_amr(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -62,10 +50,12 @@ def read_flac(name: str, file: BinaryIO, start: int, end: int) -> Section | None
     num_samples = int.from_bytes(information[13:18], "big") & ((1 << 36) - 1)
     is_known = 0 < num_samples < (1 << 36) - 1 and sampling_rate > 0
     stop = find_bytes(file, FLAC_MARK, first + 8, end)
+    stop = strip_tags(file, first, stop if stop >= 0 else end)
+    sound_end = _skip_zeros_back(file, first, stop) + FLAC_CHECKSUM_BYTES
     return Section(
-        "FLAC",
+        "FLAC" if sound_end >= stop else ZERO_PADDED_FLAC,
         start,
-        _end_of_flac(file, first, stop if stop >= 0 else end),
+        min(sound_end, stop),
         is_announced=is_known,
         min_samples=num_samples if is_known else 0,
         num_samples=num_samples if is_known else None,
@@ -73,39 +63,15 @@ def read_flac(name: str, file: BinaryIO, start: int, end: int) -> Section | None
     )
 
 
-def _end_of_flac(file: BinaryIO, first: int, end: int) -> int:
-    """Position after the last frame of a FLAC, which libsndfile does not read with tags or zeros after it."""
-    end = strip_tags(file, first, end)
-    tail_start = max(end - FLAC_TAIL_BYTES, first)
-    tail = read_at(file, tail_start, end - tail_start)
-    content = tail.rstrip(b"\0")
-    while not content and tail_start > first:
-        end = tail_start
-        tail_start = max(end - FLAC_TAIL_BYTES, first)
-        content = read_at(file, tail_start, end - tail_start).rstrip(b"\0")
-    if tail_start + len(content) == end:
-        return end
-    # The checksum at the end of the last frame may have zeros too.
-    num_bytes = len(content)
-    content += bytes(min(2, end - tail_start - len(content)))
-    place = len(content)
-    while (place := content.rfind(b"\xff", 0, place)) >= 0:
-        if content[place + 1 : place + 2] in (b"\xf8", b"\xf9"):
-            stop = _end_of_checksum(content, place, num_bytes)
-            if stop >= 0:
-                return tail_start + stop
+def _skip_zeros_back(file: BinaryIO, start: int, end: int) -> int:
+    """Position after the last byte that is not 0."""
+    while end > start:
+        block = read_at(file, max(end - BLOCK_BYTES, start), min(BLOCK_BYTES, end - start))
+        content = block.rstrip(b"\0")
+        end -= len(block) - len(content)
+        if content:
+            break
     return end
-
-
-def _end_of_checksum(content: bytes, start: int, first_stop: int) -> int:
-    """The first position from `first_stop` on at which CRC-16 of FLAC, over all bytes from `start`, ends; -1: none."""
-    checksum = 0
-    for position in range(start, len(content) - 1):
-        stop = position + 2
-        if stop >= first_stop and checksum == int.from_bytes(content[position:stop], "big"):
-            return stop
-        checksum = (checksum << 8 & 0xFFFF) ^ FLAC_CHECKSUMS[checksum >> 8 ^ content[position]]
-    return -1
 
 
 class OggPage(NamedTuple):
