@@ -116,3 +116,40 @@ def test_a_true_audio_file_that_is_joined_or_cut() -> None:
     assert [(item.container, item.start, item.stop) for item in sections] == [("TTA", 0, 534), ("TTA", 534, 1068)]
     with pytest.raises(ValueError, match="x is cut off: its header announces 534 bytes, 533 are there"):
         find_sections("x", io.BytesIO(content[:-1]))
+
+
+@pytest.mark.parametrize("container", ["VOC", "NIST", "SVX"])
+def test_joined_files(container: str) -> None:
+    content = write(container)
+    whole = read_audio(content)
+    assert len(whole) == len(SIGNAL)
+    for between in (b"", bytes(1), bytes(5000), b"TAG" + bytes(125)):
+        assert np.array_equal(read_audio(content + between + content), np.concatenate([whole, whole]))
+    with pytest.raises(ValueError, match="is cut off"):
+        read_audio(content + content[:-200])
+    with pytest.raises(ValueError, match="holds more than its header announces"):
+        read_audio(content + b"y" * 5000)
+
+
+def test_chunks_whose_padding_is_missing_and_names_of_all_kinds() -> None:
+    odd = b"bext" + (8001).to_bytes(4, "little") + b"q" * 8001
+    note = b"cue " + (28).to_bytes(4, "little") + bytes(28)
+    apple = b"\xa9nam" + (8000).to_bytes(4, "little") + b"q" * 8000
+    for chunks in (odd + note, odd + b"\0" + note, apple, odd, odd + WAV, odd + b"\0" + WAV):
+        assert len(read_audio(WAV + chunks)) == len(SIGNAL) * (1 + chunks.endswith(WAV))
+
+
+def test_a_second_chunk_of_samples_is_told() -> None:
+    with pytest.raises(ValueError, match=r"has a second chunk 'data' at byte 16044, which would be lost"):
+        read_audio(WAV + WAV[36:])
+    sound = AIFF[AIFF.index(b"SSND") :]
+    with pytest.raises(ValueError, match=r"has a second chunk 'SSND' at byte \d+, which would be lost"):
+        read_audio(AIFF + sound)
+
+
+def test_a_voc_whose_last_block_lacks_a_few_bytes() -> None:
+    """As sox writes it."""
+    content = write("VOC")
+    place = content.index(b"\x09", 26)
+    size = int.from_bytes(content[place + 1 : place + 4], "little") + 8
+    assert len(read_audio(content[: place + 1] + size.to_bytes(3, "little") + content[place + 4 :])) >= len(SIGNAL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 
 import numpy as np
 import pytest
@@ -58,6 +59,41 @@ def test_damage_between_frames_is_told(suffix: str, files: dict[tuple[str, bool]
     for junk in (bytes(3000), random.Random(1).randbytes(3000)):
         with pytest.raises(ValueError, match=r"damaged|cut off"):
             read_audio(content[:middle] + junk + content[middle:])
+
+
+JOINED = ("wav", "ogg", "mp3", "m4a", "webm", "aac", "aiff", "ts")
+
+
+@pytest.mark.parametrize("first", JOINED)
+def test_files_of_different_kinds_are_read_one_after_another(first: str, files: dict[tuple[str, bool], bytes]) -> None:
+    """Tags and zeros between them change nothing."""
+    length = len(read_audio(files[first, False]))
+    for number, second in enumerate(JOINED):
+        if second == first:
+            continue
+        between = (b"", b"TAG" + bytes(125), bytes(5000))[number % 3]
+        found = read_audio(files[first, False] + between + files[second, False])
+        assert abs(len(found) - length - len(read_audio(files[second, False]))) <= 0.03 * RATE, second
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "w64", "caf", "mp4", "ogg", "mp3"])
+@pytest.mark.parametrize("start", [b"", bytes(4100), b"TAG" + bytes(125), b"TAG" + bytes(10_000)])
+def test_what_follows_tags_and_zeros_is_looked_at(
+    suffix: str, start: bytes, files: dict[tuple[str, bool], bytes]
+) -> None:
+    sound = random.Random(1).randbytes(5000)
+    with pytest.raises(ValueError, match=r"holds more than its header announces: .* and (49..|5000) bytes after"):
+        read_audio(files[suffix, False] + start + sound)
+
+
+def test_tags_around_a_file(files: dict[tuple[str, bool], bytes]) -> None:
+    footer = b"APETAGEX" + struct.pack("<IIII", 2000, 60_032, 1, 0) + bytes(8)
+    big = random.Random(1).randbytes(60_000) + footer + b"TAG" + bytes(125)
+    id3 = b"ID3\3\0\0\0\0\x08\0" + bytes(1024)
+    for suffix in ("wav", "mp3", "aiff", "m4a"):
+        content = files[suffix, False]
+        assert np.array_equal(read_audio(content + big), read_audio(content))
+        assert np.array_equal(read_audio(id3 + content), read_audio(content))
 
 
 def test_unknown_containers_are_one_section() -> None:

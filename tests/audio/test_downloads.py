@@ -26,7 +26,14 @@ class Server(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         how = self.path.strip("/")
-        self.send_response(404 if how == "missing" else 200)
+        is_as_wanted = self.headers["Accept-Encoding"] == "identity" and " " not in self.path
+        self.send_response(404 if how == "missing" or not is_as_wanted else 200)
+        if how == "zipped":
+            self.send_header("Content-Encoding", "gzip")
+        if how == "empty":
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if "chunked" in how:
             self.send_header("Transfer-Encoding", "chunked")
         elif how != "until-closed":
@@ -70,6 +77,18 @@ def test_broken_downloads(server: str) -> None:
         download_audio(f"http://{server}/chunked-half")
     with pytest.raises(ValueError, match=r"/missing cannot be downloaded; .* 404"):
         download_audio(f"http://{server}/missing")
+
+
+def test_bodies_that_are_no_file(server: str) -> None:
+    with pytest.raises(ValueError, match=rf"'http://{server}/empty' is empty \(0 bytes\); expected an audio file"):
+        AudioFile(f"http://{server}/empty")
+    with pytest.raises(ValueError, match="/zipped is sent with Content-Encoding: gzip; expected the file as it is"):
+        download_audio(f"http://{server}/zipped")
+
+
+@pytest.mark.parametrize("path", ["grüße.wav", "a b.wav?x=ä&y=[1]", "%C3%A4.wav#ü", "50%25.wav"])
+def test_characters_that_are_not_ascii(path: str, server: str) -> None:
+    assert download_audio(f"http://{server}/{path}") == CONTENT
 
 
 def test_addresses() -> None:

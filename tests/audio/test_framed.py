@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,23 @@ def test_a_flac_of_unknown_length(announced: int) -> None:
     content = with_flac_length(FLAC, announced)
     assert np.array_equal(read_audio(content), read_audio(FLAC))
     assert len(read_audio(content + content)) == 32000
+
+
+@pytest.mark.parametrize("announced", [None, 0])
+def test_a_flac_with_tags_and_zeros_after_it(announced: int | None, tmp_path: Path) -> None:
+    """Some frames end in zeros themselves."""
+    for seed in (0, 134, 459):
+        file = io.BytesIO()
+        samples = np.random.default_rng(seed).integers(-9, 9, 300).astype(np.int16)
+        soundfile.write(file, samples, 16000, format="FLAC", subtype="PCM_16")
+        content = file.getvalue() if announced is None else with_flac_length(file.getvalue(), announced)
+        whole = read_audio(content)
+        for after in (bytes(5000), bytes(3), bytes(3_000_000), b"TAG" + bytes(125), bytes(999) + b"TAG" + b"a" * 125):
+            assert np.array_equal(read_audio(content + after), whole)
+            assert np.array_equal(read_audio(content + after + content), np.concatenate([whole, whole]))
+        (tmp_path / "x.flac").write_bytes(content + bytes(5000))
+        assert np.array_equal(read_audio(tmp_path / "x.flac"), whole)
+    assert content[-1] == 0
 
 
 def test_a_flac_that_announces_more_than_it_has() -> None:

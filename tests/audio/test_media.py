@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 from recordings import CONTAINERS, encode, tone
 
@@ -117,3 +118,16 @@ def test_the_sound_of_a_video() -> None:
                 output.mux(packet)
     with pytest.raises(ValueError, match=r"audio of \d+ bytes has no sound; expected audio such as"):
         read_audio(silent.getvalue())
+
+
+def test_packets_with_times_of_a_transport_stream() -> None:
+    """Cameras and discs put four bytes in front of every packet."""
+    content = encode(SIGNAL, "ts")
+    timed = b"".join(bytes(4) + content[place : place + 188] for place in range(0, len(content), 188))
+    expected = read_audio(content)
+    assert np.array_equal(read_audio(timed), expected)
+    wav = encode(SIGNAL, "wav")
+    assert len(read_audio(timed + wav)) == len(read_audio(content + wav)) == len(expected) + len(SIGNAL)
+    for cut in (timed[:-50], timed[:-190]):
+        with pytest.raises(ValueError, match="is cut off: its header announces 192 bytes in each packet, "):
+            read_audio(cut)

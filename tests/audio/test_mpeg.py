@@ -65,6 +65,8 @@ def test_an_mp3_that_lacks_frames(with_table: bytes) -> None:
     cut = with_table[:boundary]
     with pytest.raises(ValueError, match=r"is cut off: its header announces 58 frames, \d\d are there"):
         read_audio(cut)
+    with pytest.raises(ValueError, match=f"is damaged: the 3000 bytes from byte {boundary} on are no MPEG frames"):
+        read_audio(cut + b"x" * 3000 + with_table[boundary + 2 * frame_bytes :])
     bare = encode(tone(1.0), "mp3", is_piped=True)
     with pytest.raises(ValueError, match="is cut off: its last frame announces 108 bytes, 8 are there"):
         read_audio(bare[:-100])

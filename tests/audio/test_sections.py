@@ -7,12 +7,15 @@ import io
 import pytest
 
 from transformers_fastconformer.audio.sections import (
+    Section,
     check_trailing,
     cut_off,
     is_zero,
     length_of,
     skip_id3,
     skip_tags,
+    skip_zeros,
+    strip_tags,
 )
 
 ID3 = b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)
@@ -42,10 +45,27 @@ def test_broken_tags_are_not() -> None:
 
 
 def test_what_follows_the_sound() -> None:
-    for after in (b"", b"x" * 4096, ID3_OF_OLD * 100, bytes(100_000)):
-        check_trailing("x", io.BytesIO(b"sound" + after), 5, 5 + len(after), 5)
+    check_trailing("x", Section("WAV", 2, 9, sound_bytes=5), 4096)
     with pytest.raises(ValueError, match="x holds more than its header announces: 5 bytes of samples, and 5000 bytes"):
-        check_trailing("x", io.BytesIO(b"sound" + b"y" * 5000), 5, 5005, 5)
+        check_trailing("x", Section("WAV", 2, 9, sound_bytes=5), 5000)
+    with pytest.raises(ValueError, match="x holds more than its header announces: 7 bytes of MP4, and 5000 bytes"):
+        check_trailing("x", Section("MP4", 2, 9), 5000)
+
+
+def test_tags_found_from_the_end() -> None:
+    footer = bytearray(APE[:32])
+    footer[20:24] = bytes(4)
+    footer[12:16] = (5032).to_bytes(4, "little")
+    only_footer = bytes(5000) + bytes(footer)
+    for tags in (b"", ID3_OF_OLD, only_footer, only_footer + ID3_OF_OLD):
+        assert strip_tags(io.BytesIO(b"sound" + tags), 5, 5 + len(tags)) == 5
+    assert strip_tags(io.BytesIO(b"sound" + only_footer[1:]), 5, 5036) == 5036  # it announces more than there is
+
+
+def test_the_end_of_zeros() -> None:
+    for num_zeros in (0, 1, 3_000_000):
+        assert skip_zeros(io.BytesIO(b"x" + bytes(num_zeros) + b"y"), 1, num_zeros + 2) == num_zeros + 1
+        assert skip_zeros(io.BytesIO(b"x" + bytes(num_zeros)), 1, num_zeros + 1) == num_zeros + 1
 
 
 def test_the_error_has_both_numbers() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from .sections import MAX_MISSING_BYTES, MIN_UNKNOWN_BYTES, Reader, Section, check_trailing, cut_off, skip_tags
+from .sections import MAX_MISSING_BYTES, MIN_UNKNOWN_BYTES, Reader, Section, cut_off, skip_tags
 from .windows import find_bytes, read_at
 
 RIFF_MARKS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
@@ -74,7 +74,7 @@ def _finish_riff(
         return Section("WAV", start, end, patches=patches)
     if found + MAX_MISSING_BYTES < size:
         raise cut_off(name, f"{size} bytes of samples", str(found))
-    return _end_section("WAV", name, file, start, end, body + size, size, RIFF_MARKS, byte_order)
+    return _end_section("WAV", name, file, start, end, body + size, size, RIFF_MARKS, byte_order, b"data")
 
 
 def _end_section(
@@ -87,14 +87,21 @@ def _end_section(
     sound_bytes: int,
     marks: tuple[bytes, ...],
     byte_order: str,
+    sound_mark: bytes,
 ) -> Section:
     """The section whose samples end at `sound_end`, with the chunks that follow it."""
+    stop = min(sound_end, end)
     for padded_end in (sound_end + sound_bytes % 2, sound_end):
-        stop = min(_end_of_chunks(file, padded_end, end, byte_order, marks), end)
-        if stop >= end or read_at(file, stop, 4) in marks:
-            return Section(container, start, stop)
-    check_trailing(name, file, sound_end, end, sound_bytes)
-    return Section(container, start, end)
+        found = _end_of_chunks(file, padded_end, end, byte_order, (*marks, sound_mark))
+        if found > padded_end or found == end or read_at(file, found, 4) in (*marks, sound_mark):
+            stop = found
+            break
+    if read_at(file, stop, 4) == sound_mark and stop < end:
+        raise ValueError(
+            f"{name} has a second chunk {sound_mark.decode()!r} at byte {stop}, which would be lost; expected one "
+            "('ffmpeg -i it new.wav' keeps the first)."
+        )
+    return Section(container, start, stop, sound_bytes=sound_bytes)
 
 
 def _end_of_chunks(
@@ -104,11 +111,16 @@ def _end_of_chunks(
     while position < end:
         chunk = read_at(file, position, 8)
         size = int.from_bytes(chunk[4:], byte_order)  # type: ignore[arg-type]
-        is_chunk = len(chunk) == 8 and all(32 <= byte < 127 for byte in chunk[:4])
-        if not is_chunk or chunk[:4] in marks or position + 8 + size > end:
+        if not _is_chunk_name(chunk[:4]) or len(chunk) < 8 or chunk[:4] in marks or position + 8 + size > end:
             break
-        position += 8 + size + size % 2
+        position += 8 + size
+        if size % 2 and not (position < end and _is_chunk_name(read_at(file, position, 4))):
+            position += 1  # some writers leave the padding out
     return min(position, end)
+
+
+def _is_chunk_name(name: bytes) -> bool:
+    return len(name) == 4 and all(32 <= byte < 127 or byte == 0xA9 for byte in name)
 
 
 def read_w64(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -126,23 +138,22 @@ def read_w64(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
                 return Section("W64", start, end, patches={position + 16: (end - position).to_bytes(8, "little")})
             if found + MAX_MISSING_BYTES < size:
                 raise cut_off(name, f"{size - 24} bytes of samples", str(found - 24))
-            following = find_bytes(file, W64_RIFF, position + size, end)
-            if following < 0:
-                check_trailing_chunks(name, file, position + size, end, size - 24)
-            return Section("W64", start, following if following >= 0 else end)
+            stop = _end_of_long_chunks(file, start, position + size, end)
+            following = find_bytes(file, W64_RIFF, position + size, min(stop + 16, end))
+            return Section("W64", start, following if following >= 0 else stop, sound_bytes=size - 24)
         if size < 24:
             break
         position += size + -size % 8
     return Section("W64", start, end)
 
 
-def check_trailing_chunks(name: str, file: BinaryIO, position: int, end: int, sound_bytes: int) -> None:
-    """Raise where what follows the samples of a Wave64 file are no chunks, see `check_trailing`."""
-    position += -position % 8
+def _end_of_long_chunks(file: BinaryIO, start: int, position: int, end: int) -> int:
+    """Where the chunks of a Wave64 file end that begin at a position."""
+    position += (start - position) % 8
     while len(chunk := read_at(file, position, 24)) == 24 and chunk[4:16] == W64_TAIL:
         position += max(int.from_bytes(chunk[16:], "little"), 24)
-        position += -position % 8
-    check_trailing(name, file, position, end, sound_bytes)
+        position += (start - position) % 8
+    return min(position, end)
 
 
 def read_aiff(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -167,7 +178,7 @@ def read_aiff(name: str, file: BinaryIO, start: int, end: int) -> Section | None
                 return Section("AIFF", start, end, patches=_patch_aiff(file, body, end, common))
             if found + MAX_MISSING_BYTES < size:
                 raise cut_off(name, f"{size - 8} bytes of samples", str(max(found - 8, 0)))
-            return _end_section("AIFF", name, file, start, end, body + size, size, (b"FORM",), "big")
+            return _end_section("AIFF", name, file, start, end, body + size, size, (b"FORM",), "big", b"SSND")
         position = body + size + size % 2
     return Section("AIFF", start, end)
 
@@ -213,25 +224,17 @@ def read_au(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
         return Section("AU", start, end, patches=patches)
     if found + MAX_MISSING_BYTES < size:
         raise cut_off(name, f"{size} bytes of samples", str(max(found, 0)))
-    return _end_at(name, file, "AU", start, end, start + offset + size, size, header[:4])
-
-
-def _end_at(
-    name: str, file: BinaryIO, container: str, start: int, end: int, sound_end: int, sound_bytes: int, mark: bytes
-) -> Section:
-    """The section of a container in which the next file may follow at once, or nothing."""
-    for stop in (sound_end, sound_end + 1):
-        if read_at(file, stop, len(mark)) == mark:
-            return Section(container, start, stop)
-    check_trailing(name, file, sound_end, end, sound_bytes)
-    return Section(container, start, end)
+    stop = start + offset + size
+    if read_at(file, stop + 1, 4) == header[:4]:
+        stop += 1  # an odd number of bytes, padded
+    return Section("AU", start, min(stop, end), sound_bytes=size)
 
 
 def read_caf(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
     """The section of a Core Audio file, otherwise as `read_riff`."""
     if read_at(file, start, 4) != b"caff":
         return None
-    position, stop, sound_bytes = start + 8, end, 0
+    position, sound_bytes = start + 8, 0
     while position < end and len(chunk := read_at(file, position, 12)) == 12:
         if chunk[:4] == b"caff":
             return Section("CAF", start, position)
@@ -246,10 +249,9 @@ def read_caf(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
             if end - body + MAX_MISSING_BYTES < size:
                 raise cut_off(name, f"{size} bytes of samples", str(end - body))
         if size < 0 or not all(32 <= byte < 127 for byte in chunk[:4]) or body + size > end + MAX_MISSING_BYTES:
-            check_trailing(name, file, position, end, sound_bytes)
             break
         position = body + size
-    return Section("CAF", start, stop)
+    return Section("CAF", start, min(position, end), sound_bytes=sound_bytes)
 
 
 def read_sphere(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -267,7 +269,9 @@ def read_sphere(name: str, file: BinaryIO, start: int, end: int) -> Section | No
     announced, found = sizes[0] * sizes[1] * sizes[2], end - start - offset
     if not is_packed and found + MAX_MISSING_BYTES < announced < MIN_UNKNOWN_LONG_BYTES:
         raise cut_off(name, f"{announced} bytes of samples", str(max(found, 0)))
-    return Section("NIST", start, end)
+    if is_packed or not 0 < announced < found:
+        return Section("NIST", start, end)
+    return Section("NIST", start, start + offset + announced, sound_bytes=announced)
 
 
 def read_voc(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -279,12 +283,27 @@ def read_voc(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
     while position < end:
         block = read_at(file, position, 4)
         size = int.from_bytes(block[1:], "little")
-        if block[0] == 0 or len(block) < 4 or size == 0:  # the end, or a size that was never brought up to date
+        if block[0] == 0:
+            return Section("VOC", start, position + 1)
+        if len(block) < 4 or size == 0:  # a size that was never brought up to date
             break
-        if position + 4 + size > end:
+        if end - position <= MAX_MISSING_BYTES:  # sox counts a few bytes too few
+            break
+        if position + 4 + size > end + MAX_MISSING_BYTES:
             raise cut_off(name, f"{size} bytes in its last block", str(max(end - position - 4, 0)))
         position += 4 + size
     return Section("VOC", start, end)
+
+
+def read_iff(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
+    """The section of an Amiga file (8SVX, 16SV, MAUD), otherwise as `read_riff`."""
+    header = read_at(file, start, 12)
+    if header[:4] != b"FORM" or header[8:] not in (b"8SVX", b"16SV", b"MAUD"):
+        return None
+    size = int.from_bytes(header[4:8], "big")
+    if end - start - 8 + MAX_MISSING_BYTES < size:
+        raise cut_off(name, f"{size} bytes", str(end - start - 8))
+    return Section("IFF", start, min(start + 8 + size + size % 2, end), sound_bytes=size)
 
 
 def read_tta(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -301,7 +320,17 @@ def read_tta(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
     if start + num_bytes > end:
         raise cut_off(name, f"{num_bytes} bytes", str(end - start))
     stop = skip_tags(file, start + num_bytes, end)
-    return Section("TTA", start, stop if read_at(file, stop, 4) == b"TTA1" else end)
+    return Section("TTA", start, stop)
 
 
-READERS: tuple[Reader, ...] = (read_riff, read_w64, read_aiff, read_au, read_caf, read_sphere, read_voc, read_tta)
+READERS: tuple[Reader, ...] = (
+    read_riff,
+    read_w64,
+    read_aiff,
+    read_au,
+    read_caf,
+    read_sphere,
+    read_voc,
+    read_iff,
+    read_tta,
+)

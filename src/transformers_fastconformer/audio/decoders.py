@@ -19,7 +19,7 @@ import numpy as np
 from ..validation import is_number
 from .quiet import c_library_is_quiet
 from .resampling import INSTALL_COMMAND
-from .sections import CutOffError, Section
+from .sections import CutOffError, Section, length_of
 from .windows import Window, read_at
 
 # Samples per second that recordings have: seismographs are below, and 768 kHz is the highest that converters reach.
@@ -32,7 +32,10 @@ MAX_BLOCK_BYTES = 1 << 26
 SAMPLE_BYTES = 4
 MAX_FRAMES = 1 << 62
 # Containers that libsndfile is asked for first.
-SNDFILE_CONTAINERS = ("WAV", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3", "VOC", "")
+SNDFILE_CONTAINERS = (
+    *("WAV", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3", "VOC", "IFF"),
+    *("AVR", "MAT4", "MAT5", "PVF", "PAF", "IRCAM", ""),
+)
 # Containers whose header has the length.
 TIMED_CONTAINERS = ("MP4", "Matroska", "ASF", "AVI")
 # What FFmpeg may take a file for. Formats that name other files (play lists, cut lists) are not among them.
@@ -177,7 +180,8 @@ def _open_sound_file(name: str, file: BinaryIO, path: str | None, section: Secti
         def seekable(self) -> bool:
             return False
 
-    is_plain = is_only and section.start == 0 and not section.patches and section.container != "MP3"
+    is_whole = is_only and section.start == 0 and section.stop == length_of(file)
+    is_plain = is_whole and not section.patches and section.container != "MP3"
     # A name that is not UTF-8 can be opened by its bytes alone; on Windows there is none.
     source: Any = path if path is None or os.name == "nt" else os.fsencode(path)
     if path is None or not is_plain:
@@ -200,7 +204,7 @@ def _decode_sound_file(name: str, opened: Any, block_samples: int) -> Iterator[D
                 with c_library_is_quiet():
                     samples = opened.read(num_wanted, dtype="float32", always_2d=True)  # (samples, channels)
             except (soundfile.LibsndfileError, TypeError, RuntimeError, OSError) as error:
-                raise undecodable(name, f"libsndfile says: {error}") from error
+                raise undecodable(name, f"libsndfile says: {_reason(error)}") from error
             if samples.shape[0] == 0:
                 return
             yield Decoded(rate, samples)
@@ -216,6 +220,11 @@ def limit_block(block_samples: int, num_channels: int, name: str) -> int:
     if not 1 <= num_channels <= MAX_CHANNELS:
         raise ValueError(f"{name} has {num_channels} channels; expected 1 to {MAX_CHANNELS}.")
     return max(min(block_samples, MAX_BLOCK_BYTES // (SAMPLE_BYTES * num_channels)), 1)
+
+
+def _reason(error: Exception) -> str:
+    """The words of libsndfile, without the object or path that soundfile was given."""
+    return str(getattr(error, "error_string", None) or error)
 
 
 def undecodable(name: str, reason: str) -> ValueError:
@@ -257,7 +266,7 @@ def _open_by_ffmpeg(name: str, file: BinaryIO, section: Section, reasons: str) -
 def _decode_by_ffmpeg(
     name: str, file: BinaryIO, section: Section, block_samples: int, refusal: Exception
 ) -> Iterator[Decoded]:
-    reasons = "" if isinstance(refusal, _NoSoundFileError) else f"libsndfile says: {refusal} "
+    reasons = "" if isinstance(refusal, _NoSoundFileError) else f"libsndfile says: {_reason(refusal)} "
     with _open_by_ffmpeg(name, file, section, reasons) as (container, stream):
         held: list[np.ndarray] = []
         num_held = rate = num_channels = 0
@@ -333,10 +342,10 @@ def decode_from(
     opened = _open_sound_file(name, file, path, section, True)
     soundfile = import_soundfile(name)
     if isinstance(opened, Exception):
-        raise undecodable(name, f"libsndfile says: {opened}") from opened
+        raise undecodable(name, f"libsndfile says: {_reason(opened)}") from opened
     try:
         soundfile.SoundFile.seek(opened, round(start_seconds * opened.samplerate))
     except (soundfile.LibsndfileError, RuntimeError) as error:
         opened.close()
-        raise undecodable(name, f"libsndfile says: {error}") from error
+        raise undecodable(name, f"libsndfile says: {_reason(error)}") from error
     return _decode_sound_file(name, opened, block_samples)

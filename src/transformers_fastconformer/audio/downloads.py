@@ -5,14 +5,17 @@ from __future__ import annotations
 import http.client
 import io
 import os
+import string
 import urllib.request
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 URL_SCHEMES = ("http://", "https://")
 FILE_SCHEME = "file://"
 URL_TIMEOUT_SECONDS = 60.0
 COPY_BYTES = 1 << 18
+# What stays as it is in a URL: all but spaces, control characters and what is not ASCII.
+URL_CHARACTERS = string.punctuation
 
 
 def is_url(audio: Any) -> bool:
@@ -60,11 +63,15 @@ def download(url: str, target: BinaryIO) -> None:
     announced: str | None = None
     failures = (OSError, http.client.HTTPException, ValueError)
     try:
-        response = urllib.request.urlopen(url, timeout=URL_TIMEOUT_SECONDS)
+        request = urllib.request.Request(_in_ascii(url), headers={"Accept-Encoding": "identity"})
+        response = urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS)
     except failures as error:
         raise _failed(url, error) from error
     with response:
         announced = response.headers.get("Content-Length")
+        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            raise ValueError(f"{url} is sent with Content-Encoding: {coding}; expected the file as it is (identity).")
         while True:
             try:
                 content = response.read(COPY_BYTES)
@@ -78,6 +85,14 @@ def download(url: str, target: BinaryIO) -> None:
         raise ValueError(
             f"{url} was not downloaded whole: the server announces {announced.strip()} bytes, {num_bytes} came."
         )
+
+
+def _in_ascii(url: str) -> str:
+    """The URL as it is sent: names of machines by IDNA, all else that is not ASCII in percent signs."""
+    host = urlsplit(url).netloc
+    if not host.isascii():
+        url = url.replace(host, host.encode("idna").decode("ascii"), 1)
+    return quote(url, safe=URL_CHARACTERS)
 
 
 def copy_stream(source: BinaryIO, target: BinaryIO, name: str) -> None:

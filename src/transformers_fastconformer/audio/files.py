@@ -168,7 +168,8 @@ class AudioFile:
         self._start = 0
         self._source: str | BinaryIO
         if isinstance(audio, str) and is_url(audio):
-            self.name, self._source = repr(audio), self._spool(partial(download, audio))
+            self.name = repr(audio)
+            self._source = self._spool(partial(download, audio))
         else:
             self.name, source = _open(audio)
             if not isinstance(source, str) and not (hasattr(source, "seekable") and source.seekable()):
@@ -195,6 +196,8 @@ class AudioFile:
             raise named(error, f"{self.name} cannot be copied to a temporary file") from error
         try:
             write(self._temporary)
+            if self._temporary.tell() == 0:
+                raise ValueError(f"{self.name} is empty (0 bytes); expected an audio file.")
             self._temporary.seek(0)
         except BaseException:
             with suppress(OSError):  # what was not written yet does not fit on the disk either

@@ -6,15 +6,19 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from .sections import CutOffError, Reader, Section, cut_off, skip_id3, skip_tags
-from .windows import Blocks, find_bytes, read_at
+from .sections import CutOffError, Reader, Section, cut_off, skip_id3, skip_tags, strip_tags
+from .windows import BLOCK_BYTES, Blocks, find_bytes, read_at
 
 FLAC_MARK = b"fLaC\x00\x00\x00\x22"
+# The checksum of the last frame of a FLAC, which may be zeros.
+FLAC_CHECKSUM_BYTES = 2
 AMR_MARKS = {b"#!AMR\n": (12, 13, 15, 17, 19, 20, 26, 31, 5), b"#!AMR-WB\n": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5)}
 MIRRORED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 AC3_MARK = b"\x0b\x77"
 AC3_BITRATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 WAVPACK_HEADER_BYTES = 32
+# A FLAC with zeros after it: libsndfile does not read it, as it takes them for a frame.
+ZERO_PADDED_FLAC = "FLAC, then zeros"
 UNKNOWN_SAMPLES = 0xFFFFFFFF
 
 
@@ -46,15 +50,28 @@ def read_flac(name: str, file: BinaryIO, start: int, end: int) -> Section | None
     num_samples = int.from_bytes(information[13:18], "big") & ((1 << 36) - 1)
     is_known = 0 < num_samples < (1 << 36) - 1 and sampling_rate > 0
     stop = find_bytes(file, FLAC_MARK, first + 8, end)
+    stop = strip_tags(file, first, stop if stop >= 0 else end)
+    sound_end = _skip_zeros_back(file, first, stop) + FLAC_CHECKSUM_BYTES
     return Section(
-        "FLAC",
+        "FLAC" if sound_end >= stop else ZERO_PADDED_FLAC,
         start,
-        stop if stop >= 0 else end,
+        min(sound_end, stop),
         is_announced=is_known,
         min_samples=num_samples if is_known else 0,
         num_samples=num_samples if is_known else None,
         sampling_rate=sampling_rate,
     )
+
+
+def _skip_zeros_back(file: BinaryIO, start: int, end: int) -> int:
+    """Position after the last byte that is not 0."""
+    while end > start:
+        block = read_at(file, max(end - BLOCK_BYTES, start), min(BLOCK_BYTES, end - start))
+        content = block.rstrip(b"\0")
+        end -= len(block) - len(content)
+        if content:
+            break
+    return end
 
 
 class OggPage(NamedTuple):
@@ -102,11 +119,10 @@ def read_ogg(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
     unfinished: dict[int, bool] = {}  # streams of sound, by serial number
     last_pages: dict[int, OggPage] = {}
     has_body = False
-    stop = end
+    stop = start
     for page in _ogg_pages(name, file, start, end):
         is_first = bool(page.flags & 2)
         if is_first and has_body:
-            stop = page.start
             break
         has_body = has_body or not is_first
         if is_first:
@@ -117,6 +133,7 @@ def read_ogg(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
         _check_ogg_page(name, file, page, last_pages)
         if page.flags & 4:
             unfinished.pop(page.serial, None)
+        stop = page.stop
     if unfinished:
         raise CutOffError(f"{name} is cut off: the last page, which ends the stream, is not there.")
     return Section("OGG", start, stop)
@@ -165,7 +182,7 @@ def read_ac3(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
             )
         position += num_bytes
         num_frames += 1
-    return Section("AC-3", start, end) if num_frames > 1 else None
+    return Section("AC-3", start, position, is_open=True) if num_frames > 1 else None
 
 
 def _ac3_bytes(header: bytes) -> int:
@@ -202,8 +219,7 @@ def read_wavpack(name: str, file: BinaryIO, start: int, end: int) -> Section | N
         return None
     if found < announced < UNKNOWN_SAMPLES:
         raise cut_off(name, f"{announced} samples", str(found))
-    position = skip_tags(file, position, end)
-    return Section("WavPack", start, position if read_at(file, position, 4) == b"wvpk" else end)
+    return Section("WavPack", start, skip_tags(file, position, end))
 
 
 READERS: tuple[Reader, ...] = (read_ogg, read_flac, read_amr, read_ac3, read_wavpack)

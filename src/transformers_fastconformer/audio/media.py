@@ -21,7 +21,10 @@ ASF_MARK = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_HEADER_BYTES = 1 << 16
 PACK_MARK = b"\0\0\1\xba"
-TS_BYTES = 188
+TS_MARK = 0x47
+# Bytes of a packet and the place of its mark: as sent, and as cameras and discs write it, with a time in front.
+TS_FORMS = ((188, 0), (192, 4))
+TS_BLOCK_PACKETS = 4096
 TS_CHECKED_PACKETS = 8
 
 
@@ -45,11 +48,12 @@ def read_mp4(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
         has_index = has_index or kind == b"moov"
         has_sound = has_sound or kind == b"mdat"
         position += size
+    position = min(position, end)
     if not has_index:
         raise CutOffError(
             f"{name} is cut off: its index (the box 'moov'), which many writers put at the end, is not there."
         )
-    return Section("MP4", start, end)
+    return Section("MP4", start, position)
 
 
 def read_matroska(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -65,8 +69,7 @@ def read_matroska(name: str, file: BinaryIO, start: int, end: int) -> Section | 
         if body + size > end:
             raise cut_off(name, f"{size} bytes", str(end - body))
         _check_elements(name, file, body, body + size)
-        has_more = read_at(file, body + size, 4) == EBML_MARK
-        return Section("Matroska", start, body + size if has_more else end)
+        return Section("Matroska", start, body + size)
     stop = body
     while (stop := find_bytes(file, EBML_MARK, stop, end)) >= 0:
         if any(kind in read_at(file, stop, 64) for kind in (b"webm", b"matroska")):
@@ -120,13 +123,33 @@ def read_asf(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
 
 def read_ts(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
     """The section of an MPEG transport stream, otherwise as `read_mp4`; joined streams go on in the same section."""
-    num_packets = min((end - start) // TS_BYTES, TS_CHECKED_PACKETS)
-    heads = [read_at(file, start + number * TS_BYTES, 1) for number in range(num_packets)]
-    if num_packets < 2 or any(head != b"\x47" for head in heads):
+    for packet_bytes, mark_place in TS_FORMS:
+        num_packets = min((end - start) // packet_bytes, TS_CHECKED_PACKETS)
+        if (
+            num_packets >= 2
+            and _end_of_packets(file, start, start + num_packets * packet_bytes, packet_bytes, mark_place)
+            == start + num_packets * packet_bytes
+        ):
+            break
+    else:
         return None
-    if (end - start) % TS_BYTES:
-        raise cut_off(name, f"{TS_BYTES} bytes in each packet", f"{(end - start) % TS_BYTES} of the last one")
-    return Section("MPEG-TS", start, end)
+    stop = _end_of_packets(file, start, end, packet_bytes, mark_place)
+    rest = read_at(file, stop, packet_bytes)
+    if 0 < len(rest) < packet_bytes and (len(rest) <= mark_place or rest[mark_place] == TS_MARK):
+        raise cut_off(name, f"{packet_bytes} bytes in each packet", f"{len(rest)} of the last one")
+    return Section("MPEG-TS", start, stop, is_open=True)
+
+
+def _end_of_packets(file: BinaryIO, position: int, end: int, packet_bytes: int, mark_place: int) -> int:
+    """Position after the last whole packet that has its mark, and all before it have theirs."""
+    while position + packet_bytes <= end:
+        num_packets = min((end - position) // packet_bytes, TS_BLOCK_PACKETS)
+        marks = read_at(file, position, num_packets * packet_bytes)[mark_place::packet_bytes]
+        rest = marks.lstrip(bytes((TS_MARK,)))
+        position += (len(marks) - len(rest)) * packet_bytes
+        if rest or not marks:
+            break
+    return position
 
 
 def read_flv(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -144,7 +167,7 @@ def read_flv(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
         if len(tag) < 11 or position + 11 + size > end:
             raise cut_off(name, f"{size + 11} bytes in its last tag", str(end - position))
         position += 11 + size + 4
-    return Section("FLV", start, end)
+    return Section("FLV", start, min(position, end))
 
 
 def read_ps(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
@@ -166,7 +189,7 @@ def read_ps(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
         if position + num_bytes > end:
             raise cut_off(name, f"{num_bytes} bytes in its last packet", str(end - position))
         position += num_bytes
-    return Section("MPEG-PS", start, end)
+    return Section("MPEG-PS", start, position, is_open=True)
 
 
 READERS: tuple[Reader, ...] = (read_mp4, read_matroska, read_asf, read_ts, read_ps, read_flv)

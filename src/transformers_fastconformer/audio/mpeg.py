@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import BinaryIO, NamedTuple
 
-from .sections import CutOffError, Reader, Section, check_trailing, cut_off, skip_id3, skip_tags
+from .sections import CutOffError, Reader, Section, cut_off, skip_id3, skip_tags
 from .windows import MAX_MISSING_TAIL_BYTES, Blocks, read_at
 
 # So far after the beginning the first frame may stand, after a torn one or a tag.
@@ -103,9 +103,9 @@ def read_mpeg(name: str, file: BinaryIO, start: int, end: int) -> Section | None
     rest = blocks.at(stop, 4)
     if 0 < len(rest) < 4 and rest[:2] == blocks.at(first, min(len(rest), 2)):
         raise _cut_mpeg(name, "more than its header", len(rest), announced, num_frames)
+    _check_gap(name, blocks, stop, end, stream)
     if num_frames < announced - 1:
         raise _cut_mpeg(name, "", 0, announced, num_frames)
-    _check_gap(name, blocks, stop, end, stream, stop - first)
     num_samples = num_frames * frame.num_samples
     return Section(
         "MP3",
@@ -157,14 +157,13 @@ def _find_mpeg(blocks: Blocks, position: int, num_bytes: int, stream: int | None
     return None
 
 
-def _check_gap(name: str, blocks: Blocks, position: int, end: int, stream: int, sound_bytes: int) -> None:
-    """Raise where something that is no tag stands between frames, or much of it after them: sound is lost there."""
+def _check_gap(name: str, blocks: Blocks, position: int, end: int, stream: int) -> None:
+    """Raise where something that is no tag stands between frames: sound is lost there."""
     after = skip_tags(blocks.file, position, end)
     if after >= end or _find_mpeg(blocks, after, 0) is not None:
         return
     following = _find_mpeg(blocks, after, min(end - after, MAX_GAP_BYTES), stream)
     if following is None:
-        check_trailing(name, blocks.file, after, end, sound_bytes)
         return
     raise ValueError(
         f"{name} is damaged: the {following - after} bytes from byte {after} on are no MPEG frames, and frames "
@@ -192,7 +191,7 @@ def read_adts(name: str, file: BinaryIO, start: int, end: int) -> Section | None
             continue
         num_bytes = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
         if num_bytes < 7:
-            return None if num_frames < 2 else Section("ADTS", start, end)
+            return None if num_frames < 2 else Section("ADTS", start, position, is_open=True)
         if position + num_bytes > end:
             if num_frames < 2:
                 return None
@@ -201,7 +200,7 @@ def read_adts(name: str, file: BinaryIO, start: int, end: int) -> Section | None
             )
         num_frames += 1
         position += num_bytes
-    return Section("ADTS", start, end) if num_frames else None
+    return Section("ADTS", start, position, is_open=True) if num_frames else None
 
 
 READERS: tuple[Reader, ...] = (read_adts, read_mpeg)

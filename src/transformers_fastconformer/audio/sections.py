@@ -14,7 +14,8 @@ MIN_UNKNOWN_BYTES = 0x7FFF0000
 MAX_MISSING_BYTES = 64
 # Bytes after the sound that may be something of which nothing is known; more than that may be sound.
 MAX_TRAILING_BYTES = 4096
-TAG_MARKS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
+ID3_OF_OLD_BYTES = 128
+APE_FOOTER_BYTES = 32
 
 
 class Section(NamedTuple):
@@ -30,6 +31,8 @@ class Section(NamedTuple):
         min_samples: Samples that the data must give at least; 0: not known.
         num_samples: Samples that the data gives, if that is known without decoding; None: not known.
         sampling_rate: Rate of these, in Hz.
+        sound_bytes: Bytes of samples that its header announces; 0: not known.
+        is_open: Its end is not announced: what follows and is no file of its own is left to the decoder.
     """
 
     container: str
@@ -40,6 +43,8 @@ class Section(NamedTuple):
     min_samples: int = 0
     num_samples: int | None = None
     sampling_rate: int = 0
+    sound_bytes: int = 0
+    is_open: bool = False
 
 
 class Reader(Protocol):
@@ -59,7 +64,7 @@ class Reader(Protocol):
             The section; None where something else begins.
 
         Raises:
-            ValueError: for a file that is cut off, is damaged, or holds far more than it announces.
+            ValueError: for a file that is cut off or is damaged.
         """
 
 
@@ -100,7 +105,7 @@ def skip_tags(file: BinaryIO, position: int, end: int) -> int:
             position += 32 + (int.from_bytes(head[12:16], "little") if is_header else 0)
         elif head[:11] == b"LYRICSBEGIN":
             found = find_bytes(file, b"LYRICS", position + 11, end)
-            position = found + 9 if found >= 0 else end
+            position = found + 9 if found >= 0 else position
         if position == before:
             return end if head[:1] == b"\0" and is_zero(file, position, end) else position
     return min(position, end)
@@ -108,34 +113,55 @@ def skip_tags(file: BinaryIO, position: int, end: int) -> int:
 
 def is_zero(file: BinaryIO, position: int, end: int) -> bool:
     """True where nothing but zeros stands from a position to the end, of which some disks and players write many."""
+    return skip_zeros(file, position, end) == end
+
+
+def skip_zeros(file: BinaryIO, position: int, end: int) -> int:
+    """Position of the first byte that is not 0."""
     while position < end and (block := read_at(file, position, min(BLOCK_BYTES, end - position))):
-        if block.count(0) != len(block):
-            return False
-        position += len(block)
-    return True
+        rest = block.lstrip(b"\0")
+        position += len(block) - len(rest)
+        if rest:
+            break
+    return position
 
 
-def check_trailing(name: str, file: BinaryIO, position: int, stop: int, sound_bytes: int) -> None:
+def strip_tags(file: BinaryIO, start: int, end: int) -> int:
+    """Position where the tags begin that stand at the end and are found from there: ID3v1, and APE by its footer."""
+    while True:
+        before = end
+        if end - start >= ID3_OF_OLD_BYTES and read_at(file, end - ID3_OF_OLD_BYTES, 3) == b"TAG":
+            end -= ID3_OF_OLD_BYTES
+        footer = read_at(file, end - APE_FOOTER_BYTES, APE_FOOTER_BYTES) if end - start >= APE_FOOTER_BYTES else b""
+        if footer[:8] == b"APETAGEX":
+            flags = int.from_bytes(footer[20:24], "little")
+            num_bytes = int.from_bytes(footer[12:16], "little") + (APE_FOOTER_BYTES if flags >> 31 else 0)
+            if not flags >> 29 & 1 and APE_FOOTER_BYTES <= num_bytes <= end - start:
+                end -= num_bytes
+        if end == before:
+            return end
+
+
+def check_trailing(name: str, section: Section, num_bytes: int) -> None:
     """
-    Raise where much follows the sound that a header announces, and may be sound too.
+    Raise where much follows a section, and may be sound too.
 
     Args:
         name: What to call the file in messages.
-        file: The file.
-        position: Where the sound and all that is known ends.
-        stop: Where the file ends.
-        sound_bytes: Bytes of samples that the header announces.
+        section: The last section of the file.
+        num_bytes: Bytes after it that are neither tags nor zeros.
 
     Raises:
-        ValueError: for more than a few bytes that are neither zeros nor a tag.
+        ValueError: for more than a few bytes.
     """
-    if stop - position <= MAX_TRAILING_BYTES:
+    if num_bytes <= MAX_TRAILING_BYTES:
         return
-    head = read_at(file, position, MAX_TRAILING_BYTES)
-    if head.startswith(TAG_MARKS) or not any(head):
-        return
+    found = (
+        f"{section.sound_bytes} bytes of samples"
+        if section.sound_bytes
+        else f"{section.stop - section.start} bytes of {section.container}"
+    )
     raise ValueError(
-        f"{name} holds more than its header announces: {sound_bytes} bytes of samples, and {stop - position} bytes "
-        "after them that are nothing known; expected a file whose header is brought up to date, such as "
-        "'ffmpeg -i it new.wav' makes."
+        f"{name} holds more than its header announces: {found}, and {num_bytes} bytes after them that are nothing "
+        "known; expected a file whose header is brought up to date, such as 'ffmpeg -i it new.wav' makes."
     )
