@@ -408,6 +408,7 @@ for kill_at in sorted({*range(1, total - 12, total // 8), *range(total - 12, tot
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the children are forked")
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_killed_conversions_leave_no_output_that_loads(make_archive, tmp_path, overwrite):
