@@ -31,6 +31,8 @@ from typing import Any
 
 from fuzz_cases import ERROR, RESULT, Case, Outcome, Room, judge_error
 
+from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
+
 LIMIT_SECONDS = 15.0
 LIMIT_BYTES = 4 * 2**30
 LIMIT_FILE_BYTES = 2**30
@@ -314,8 +316,9 @@ def find_leftovers(room: Room) -> tuple[str, str] | None:
         names = sorted(path.relative_to(room.root).as_posix() for path in folder.rglob("*"))
         if names:
             return fault, f"left: {', '.join(names)[:300]}"
-    # A whole conversion may stay, whatever comes after it; half a one has a hidden name.
-    written = [path for path in room.output.rglob("*") if path.name.startswith(".") or path.suffix == ".unpacked"]
+    # A whole conversion may stay, whatever comes after it; half a one has a hidden name. So has the record of sources.
+    outputs = [path for path in room.output.rglob("*") if path.name != RECORD_NAME]
+    written = [path for path in outputs if path.name.startswith(".") or path.suffix == ".unpacked"]
     kept = [*written, *room.cache.glob("v*/.*")]
     if kept:
         return "leftover", f"left: {', '.join(path.relative_to(room.root).as_posix() for path in kept)[:300]}"
