@@ -441,6 +441,10 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             group_tokens = any(map(self._has_blank_before_token, rows))
         return super().decode(ids, skip_special_tokens=skip_special_tokens, group_tokens=group_tokens, **kwargs)
 
+    def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """Texts of a batch, with the arguments of `decode`; none of an empty one."""
+        return super().batch_decode(sequences, *args, **kwargs) if len(sequences) else []
+
     def _has_blank_before_token(self, row: Sequence[int]) -> bool:
         places = range(len(row) - 1, -1, -1)
         last = next((place for place in places if row[place] not in (self.blank_token_id, IGNORED_LABEL)), 0)
