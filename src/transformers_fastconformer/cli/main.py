@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..temporary_files import close_all
 from ..version import __version__
+from .allocator import keep_freed_memory
 from .cache import cache
 from .convert import convert
 from .demo import demo
@@ -105,6 +106,7 @@ def _say_how_it_ended(code: Any) -> None:
 
 def main() -> None:
     """Entry point of the `fastconformer` command."""
+    keep_freed_memory()
     run(app)
 
 
