@@ -163,7 +163,7 @@ def test_sizes_that_are_not_those_of_the_storage(read, legacy):
         changed = changed.replace(struct.pack("<I", old), struct.pack("<I", new))
     with pytest.raises(
         ValueError,
-        match=r"values of tensor 'a' have 40 bytes; expected 11|expected 635, as its storages say|is said to have",
+        match=r"values of tensor 'a' have 40 bytes; expected 11|expected \d+, as its storages say|is said to have",
     ):
         read(changed)
 
