@@ -64,8 +64,9 @@ def tree():
         for path in sorted(folder.rglob("*")):
             if path.is_file() and "locks" not in path.parts:
                 content = path.read_bytes()
-                if path.name == RECORD_NAME:  # its lines are in the order in which the work was done
-                    content = b"\\n".join(sorted(content.splitlines()))
+                if path.name == RECORD_NAME:
+                    # Lines are in the order of the work, and written before the output: a kill between may double one.
+                    content = b"\\n".join(sorted(set(content.splitlines())))
                 found[str(path.relative_to(root))] = hashlib.sha256(content).hexdigest()
     return found
 
