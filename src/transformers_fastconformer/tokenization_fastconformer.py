@@ -591,14 +591,19 @@ def check_tokenizer_json(text: str, name: str) -> dict[str, Any]:
         for step in _steps(state.get("normalizer")):
             if step["type"] == "Precompiled":
                 PrecompiledCharacterMap(base64.b64decode(step["precompiled_charsmap"], validate=True))
-        for token in state.get("added_tokens") or ():
-            unknown = sorted(set(token).difference(ADDED_TOKEN_KEYS))
-            if unknown:
-                raise ValueError(f"added_tokens: key {shown(unknown[0])} is unknown; expected {ADDED_TOKEN_KEYS}.")
+        check_added_tokens(state)
         strategy = (state.get("padding") or {}).get("strategy")
         length = strategy.get("Fixed", 0) if isinstance(strategy, dict) else 0
         require(0 <= length <= MAX_PADDING, "padding.strategy.Fixed", length, f"0 to {MAX_PADDING}")
     return state
+
+
+def check_added_tokens(state: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for keys of an entry in `added_tokens` that the tokenizers library prints and drops."""
+    for token in state.get("added_tokens") or ():
+        unknown = sorted(set(token).difference(ADDED_TOKEN_KEYS))
+        if unknown:
+            raise ValueError(f"added_tokens: key {shown(unknown[0])} is unknown; expected {ADDED_TOKEN_KEYS}.")
 
 
 def _steps(normalizer: Any) -> Iterator[Any]:

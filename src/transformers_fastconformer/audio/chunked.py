@@ -107,7 +107,7 @@ def _end_section(
 def _end_of_chunks(
     file: BinaryIO, position: int, end: int, byte_order: str, marks: tuple[bytes, ...] = RIFF_MARKS
 ) -> int:
-    """Where the chunks end that begin at a position: at the end, at what is no chunk, or at the next file."""
+    """Position where chunks end: at the end of the file, at what is not a chunk, or at the next file."""
     while position < end:
         chunk = read_at(file, position, 8)
         size = int.from_bytes(chunk[4:], byte_order)  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ def read_w64(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
 
 
 def _end_of_long_chunks(file: BinaryIO, start: int, position: int, end: int) -> int:
-    """Where the chunks of a Wave64 file end that begin at a position."""
+    """Position where the chunks of a Wave64 file end that begin at another one."""
     position += (start - position) % 8
     while len(chunk := read_at(file, position, 24)) == 24 and chunk[4:16] == W64_TAIL:
         position += max(int.from_bytes(chunk[16:], "little"), 24)
@@ -184,7 +184,7 @@ def read_aiff(name: str, file: BinaryIO, start: int, end: int) -> Section | None
 
 
 def _find_form(file: BinaryIO, position: int, end: int) -> int:
-    """Where the next AIFF file begins; -1 for nowhere."""
+    """Position of the next AIFF file; -1 if there is not one."""
     found = min(
         (
             place

@@ -182,7 +182,7 @@ def _open_sound_file(name: str, file: BinaryIO, path: str | None, section: Secti
 
     is_whole = is_only and section.start == 0 and section.stop == length_of(file)
     is_plain = is_whole and not section.patches and section.container != "MP3"
-    # A name that is not UTF-8 can be opened by its bytes alone; on Windows there is none.
+    # A name that is not UTF-8 can only be opened by its bytes; Windows does not have such names.
     source: Any = path if path is None or os.name == "nt" else os.fsencode(path)
     if path is None or not is_plain:
         has_unknown_length = section.container == "MP3" and not section.is_announced
@@ -237,7 +237,7 @@ def undecodable(name: str, reason: str) -> ValueError:
 
 @contextmanager
 def _ffmpeg_errors(name: str, av: Any, reasons: str) -> Iterator[None]:
-    """Whatever PyAV throws as an error that names the file."""
+    """Turn what PyAV throws into an error that names the file."""
     try:
         yield
     except (av.FFmpegError, OSError, EOFError, RuntimeError, ValueError, TypeError, OverflowError) as error:

@@ -186,7 +186,7 @@ def read_ac3(name: str, file: BinaryIO, start: int, end: int) -> Section | None:
 
 
 def _ac3_bytes(header: bytes) -> int:
-    """Bytes of the frame that a header of 6 bytes begins; 0 for what is none."""
+    """Bytes of the frame that a header of 6 bytes begins; 0 for what is not a header."""
     if len(header) < 6:
         return 0
     if header[5] >> 3 > 10:  # E-AC-3

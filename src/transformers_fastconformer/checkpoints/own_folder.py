@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..configuration_fastconformer import FastConformerConfig
-from ..tokenization_fastconformer import check_tokenizer_json
+from ..tokenization_fastconformer import check_added_tokens
 from ..validation import reading
 from .files import (
     CONFIG_FILE,
@@ -57,10 +57,10 @@ def check_own_folder(name: str, loaded_class: type, options: Mapping[str, Any]) 
         read_json(folder / file_name)
     if issubclass(loaded_class, PreTrainedTokenizerBase | ProcessorMixin):
         path = folder / TOKENIZER_FILE
-        if path.is_file():
-            # Transformers makes tokens of its entries before our class sees them.
-            with reading(str(path), "text in UTF-8"):
-                check_tokenizer_json(path.read_text(encoding="utf-8"), str(path))
+        state = read_json(path)
+        # Transformers makes tokens of its entries before our class sees them.
+        with reading(str(path), "the JSON of a tokenizer"):
+            check_added_tokens(state)
     if issubclass(loaded_class, PreTrainedModel) and options.get("state_dict") is None:
         _check_weights(folder)
 

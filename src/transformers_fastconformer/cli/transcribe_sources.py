@@ -35,7 +35,7 @@ class Source:
 
     Args:
         source: Absolute path of a file, an address, or the name of a stream.
-        size: Bytes of the file; None for addresses and where there is none.
+        size: Bytes of the file; None for addresses, and for a file that does not exist.
         modified: Time of its last change, in nanoseconds; None where it says nothing.
         digest: Digest of the bytes of a stream.
         offset: Start of the part, in seconds.
@@ -116,7 +116,7 @@ def _digest_of_file(path: str) -> str:
 
 
 def find_source(item: AudioInput) -> Source:
-    """What an input is made from, as it is now."""
+    """The source that an input is made from, as it is now."""
     clip = item.clip
     part: dict[str, Any] = {"offset": clip.start_seconds, "duration": clip.seconds, "channel": clip.channel}
     if item.is_remote:

@@ -25,7 +25,7 @@ class MappedPages:
     """
     The mapped files of this process that nobody has written to, as they are when this is made.
 
-    Linux tells which they are; elsewhere there are none, and nothing is given back.
+    Linux tells which they are; on other systems nothing is given back.
     """
 
     def __init__(self) -> None:

@@ -63,7 +63,7 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
         super().__init__(config, *args, **kwargs)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers; a model of floating weights is saved as one, also if its configuration was of 8 bits."""
+        """Save as Transformers does; a model of floating weights as one, also if its configuration was of 8 bits."""
         config: Any = self.config
         has_8_bits = any(isinstance(layer, Int8Linear) for layer in self.modules())
         if is_int8_config(getattr(config, "quantization_config", None)) and not has_8_bits:

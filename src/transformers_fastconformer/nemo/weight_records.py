@@ -96,9 +96,8 @@ class FilePart:
                 raise ValueError(f"it is truncated: it ends before byte {offset + len(buffer)}")
             position += count
 
-    def read_and_sum(self, buffer: memoryview, offset: int) -> int:
-        """Fill a buffer as `read_into` does; the CRC-32 of the bytes is returned."""
-        value = 0
+    def read_and_sum(self, buffer: memoryview, offset: int, value: int = 0) -> int:
+        """Fill a buffer as `read_into` does; the CRC-32 of the bytes, which goes on from `value`, is returned."""
         for position in range(0, len(buffer), CHECK_BYTES):
             piece = buffer[position : position + CHECK_BYTES]
             self.read_into(piece, offset + position)
@@ -110,9 +109,8 @@ class FilePart:
         value = 0
         buffer = memoryview(bytearray(min(CHECK_BYTES, record.num_bytes)))
         for position in range(0, record.num_bytes, CHECK_BYTES):
-            piece = buffer[: min(CHECK_BYTES, record.num_bytes - position)]
-            self.read_into(piece, record.offset + position)
-            value = zlib_ng.crc32(piece, value)
+            piece = buffer[: record.num_bytes - position]
+            value = self.read_and_sum(piece, record.offset + position, value)
         return value
 
     def _check_range(self, offset: int, count: int) -> int:
