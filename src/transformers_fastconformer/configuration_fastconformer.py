@@ -220,8 +220,12 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
     def check_values(self) -> None:
         """Raise a `ValueError` for values that are not accepted, or do not fit together; models do it when built."""
         self._validate_limits()
+        self._validate_head()
         self._validate_encoder()
         self._validate_size()
+
+    def _validate_head(self) -> None:
+        """Refuse values of the head; an encoder does not have one."""
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -493,10 +497,8 @@ class FastConformerCTCConfig(FastConformerConfig):
     ctc_loss_reduction: str = "mean"
     ctc_zero_infinity: bool = True
 
-    def check_values(self) -> None:
-        self._validate_limits()
+    def _validate_head(self) -> None:
         _validate_vocabulary(self)
-        super().check_values()
 
 
 @strict
@@ -559,8 +561,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
     prompt_languages: dict[str, int] | None = None
     default_language: str | None = None
 
-    def check_values(self) -> None:
-        self._validate_limits()
+    def _validate_head(self) -> None:
         _validate_vocabulary(self)
         require_choice("decoder_type", self.decoder_type, DECODER_TYPES)
         require_choice("joint_activation", self.joint_activation, JOINT_ACTIVATIONS)
@@ -578,7 +579,6 @@ class FastConformerRNNTConfig(FastConformerConfig):
         for name in ("decoder_dropout", "joint_dropout"):
             self._require_that(0 <= getattr(self, name) <= 1, name, "a probability")
         self._validate_prompts()
-        super().check_values()
 
     def _validate_prompts(self) -> None:
         languages = self.prompt_languages or {}
@@ -637,15 +637,14 @@ class FastConformerTDTConfig(FastConformerRNNTConfig):
         self.durations = list(self.durations)
         super().__post_init__(**kwargs)
 
-    def check_values(self) -> None:
-        self._validate_limits()
+    def _validate_head(self) -> None:
         require(
             len(self.durations) > 0 and min(self.durations) >= 0 and len(set(self.durations)) == len(self.durations),
             "durations",
             self.durations,
             "distinct numbers of frames, none negative",
         )
-        super().check_values()
+        super()._validate_head()
 
     @property
     def num_joint_outputs(self) -> int:

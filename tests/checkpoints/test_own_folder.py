@@ -96,6 +96,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "broken processor": (lambda f: cut(f / "processor_config.json"), r"processor_config\.json"),
     "broken tokenizer": (lambda f: cut(f / "tokenizer.json"), r"tokenizer\.json"),
+    "a key of a token": (
+        lambda f: edit(f / "tokenizer.json", added_tokens=[{"id": 0, "content": "x", "lstrip_": True}]),
+        r"tokenizer\.json: added_tokens: key 'lstrip_' is unknown; expected \('id', 'content'",
+    ),
     "broken options": (lambda f: cut(f / "tokenizer_config.json"), r"tokenizer_config\.json"),
     "separators": (lambda f: edit(f / "processor_config.json", segment_separators=5), "segment_separators=5"),
     "separator": (lambda f: edit(f / "processor_config.json", word_separator=5), "word_separator=5"),

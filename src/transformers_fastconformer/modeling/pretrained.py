@@ -112,7 +112,7 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
     def _check_loaded(self, name: str, info: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """Raise a `ValueError` where weights of the checkpoint are missing, or have no place in the model."""
         missing = [key for key in info["missing_keys"] if not key.endswith(".num_batches_tracked")]
-        parts = {key.partition(".")[0] for key in self.state_dict()}
+        parts = {name for name, _ in self.named_children()}
         unexpected = [key for key in info["unexpected_keys"] if key.partition(".")[0] not in HEADS - parts]
         if missing:
             fresh = {part for part in HEADS & parts if part not in _heads_of_checkpoint(name, options)}
