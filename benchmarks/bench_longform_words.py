@@ -2,9 +2,9 @@
 Are all words of long files in the transcript?
 
 Digits are joined into a long file with known times, which is transcribed whole, with local attention and in chunks of
-5 to 30 s; `--minutes` has the lengths for the transducer and for CTC. The digits are those of which the checkpoint is
-sure, so that differences do not come from guesses; with `--least_confidence 0` all digits that it recognises
-(`longform_words_any_demo_cpu.csv`).
+5 s to 2 minutes; `--minutes` has the lengths for the transducer and for CTC. The digits are those of which the
+checkpoint is sure, so that differences do not come from guesses; with `--least_confidence 0` all digits that it
+recognises (`longform_words_any_demo_cpu.csv`).
 
     python benchmarks/bench_longform_words.py --minutes 60 60
     python benchmarks/bench_longform_words.py --least_confidence 0 --minutes 20 20
@@ -32,7 +32,8 @@ from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.inference.options import ChunkOptions
 from transformers_fastconformer.inference.strategy import plan_chunks
 
-CHUNK_SECONDS = (5.0, 10.0, 20.0, 30.0)
+CHUNK_SECONDS = (5.0, 10.0, 30.0, 60.0, 120.0)
+LOCAL_CHUNK_SECONDS = (15.0, 60.0, 120.0)
 
 
 def seam_words(spoken: list[Spoken], plan: Any, num_frames: int, frame_seconds: float) -> list[int]:
@@ -67,6 +68,10 @@ def measure_words(
                 ("full", {"strategy": "full"}),
                 ("local", {"strategy": "local"}),
                 *((f"chunked {length:g} s", {"chunk_length_s": length}) for length in CHUNK_SECONDS),
+                *(
+                    (f"local {length:g} s", {"strategy": "local", "chunk_length_s": length})
+                    for length in LOCAL_CHUNK_SECONDS
+                ),
             ):
                 start = time.perf_counter()
                 transcript = transcribe_file(

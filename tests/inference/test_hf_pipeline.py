@@ -414,13 +414,12 @@ def test_a_long_file_is_streamed_and_its_strategy_chosen(
 ) -> None:
     monkeypatch.setattr(features_module, "MAX_HELD_FRAMES", 300)
     monkeypatch.setattr(strategies_module, "MAX_FULL_SECONDS", 5.0)
-    monkeypatch.setattr(strategies_module, "MAX_LOCAL_SECONDS", 15.0)
     taken: list[tuple[str, int]] = []
 
-    def note(model: Any, clips: list[Any], plan: Any, *options: Any) -> Any:
+    def note(model: Any, clips: list[Any], plan: Any, *options: Any, **named: Any) -> Any:
         is_local = model.config.position_embedding_type == "rel_pos_local_attn"
         taken.append(("local" if is_local else "full" if plan is None else "chunked", len(clips)))
-        return transcribe_features(model, clips, plan, *options)
+        return transcribe_features(model, clips, plan, *options, **named)
 
     for module in (file_module, files_module):
         monkeypatch.setattr(module, "transcribe_features", note)
@@ -436,7 +435,7 @@ def test_a_long_file_is_streamed_and_its_strategy_chosen(
         taken.clear()
         found = recognize(paths, batch_size=4, num_workers=num_workers)
         assert [item["text"] for item in found] == texts
-        assert taken == [("chunked", 1), ("local", 1), ("full", 2)]  # the longest first
+        assert taken == [("local", 1), ("local", 1), ("full", 2)]  # the longest first
     taken.clear()
     recognize(paths[2], strategy="full")
     recognize(paths[2], strategy="chunked")

@@ -266,9 +266,9 @@ def test_memory_bounds_how_many_parts_the_encoder_sees(
     sizes: list[int] = []
     real = files_module.transcribe_features
 
-    def transcribe(model: Any, features: Any, plan: Any, batch_size: int, *arguments: Any) -> Any:
+    def transcribe(model: Any, features: Any, plan: Any, batch_size: int, *arguments: Any, **named: Any) -> Any:
         sizes.append(batch_size)
-        return real(model, features, plan, batch_size, *arguments)
+        return real(model, features, plan, batch_size, *arguments, **named)
 
     monkeypatch.setattr(files_module, "transcribe_features", transcribe)
     voice = VoiceActivityOptions(max_part_seconds=5.0)

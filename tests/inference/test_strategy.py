@@ -1,26 +1,27 @@
-"""Which strategy a clip is given, what it makes of the model, and how much memory there is."""
+"""Which strategy a clip is given, and what it makes of the model."""
 
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from models import BLANK, build_config, build_model, make_features
+from models import build_config, build_model, make_features
 
 import transformers_fastconformer.inference.strategy as module
 from transformers_fastconformer import FastConformerCTCConfig
 from transformers_fastconformer.inference.chunked import transcribe_features
 from transformers_fastconformer.inference.clip_features import ClipFeatures
-from transformers_fastconformer.inference.options import ChunkOptions
+from transformers_fastconformer.inference.estimates import estimate_one_pass_bytes
+from transformers_fastconformer.inference.options import ChunkOptions, TranscriptionOptions
 from transformers_fastconformer.inference.strategy import (
     DEFAULT_CHUNK_SECONDS,
-    available_bytes,
+    DEFAULT_LOCAL_CHUNK_SECONDS,
+    ChosenStrategy,
     check_strategy,
     choose_strategy,
-    estimate_one_pass_bytes,
+    plan_chunks,
     share_with_local_attention,
 )
 
@@ -30,46 +31,99 @@ LOCAL = {"position_embedding_type": "rel_pos_local_attn", "attention_context": [
 CHUNKED = {"attention_context": [8, 1], "attention_context_style": "chunked_limited"}
 
 
-def choose(model: Any, mel_length: int, monkeypatch: pytest.MonkeyPatch, free_bytes: float, **options: Any) -> str:
+SHAPE_110M = {"num_mel_bins": 80, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+ABSOLUTE = {"position_embedding_type": "abs_pos"}
+
+
+def decide(
+    model: Any, mel_length: int, monkeypatch: pytest.MonkeyPatch, free_bytes: float, num_clips: int = 1, **options: Any
+) -> ChosenStrategy:
     monkeypatch.setattr(module, "available_bytes", lambda device: free_bytes)
-    num_clips = options.pop("num_clips", 1)
-    return choose_strategy(model, mel_length, FRAME_SECONDS, ChunkOptions(**options), num_clips).name
+    return choose_strategy(model, mel_length, FRAME_SECONDS, TranscriptionOptions.of(None, options), num_clips)
+
+
+def choose(model: Any, mel_length: int, monkeypatch: pytest.MonkeyPatch, free_bytes: float, **options: Any) -> str:
+    return decide(model, mel_length, monkeypatch, free_bytes, **options).name
+
+
+class Shape:
+    """A published shape without its weights, which nothing asks for here."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, **shape: Any) -> None:
+        self.config = FastConformerCTCConfig(**shape, num_hidden_layers=17, vocab_size=1025)
+
+    def with_attention_context(self, *given: Any, **named: Any) -> Shape:
+        return self
 
 
 @pytest.mark.parametrize(
     ("overrides", "minutes", "expected"),
     [
+        ({}, 0.5, "full"),
         ({}, 1, "full"),
-        ({}, 23.9, "full"),
-        ({}, 24.1, "local"),
-        ({}, 179, "local"),
-        ({}, 181, "chunked"),
+        ({}, 5, "local"),
+        ({}, 600, "local"),
         (LOCAL, 600, "full"),
         (CHUNKED, 600, "full"),
-        ({"position_embedding_type": "abs_pos"}, 25, "chunked"),
+        (ABSOLUTE, 1, "full"),
+        (ABSOLUTE, 25, "chunked"),
     ],
 )
 def test_auto_goes_by_length(
     overrides: dict[str, Any], minutes: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = build_model("ctc", **overrides)
-    assert choose(model, round(minutes * MINUTE), monkeypatch, free_bytes=1e15) == expected
+    model: Any = Shape(**SHAPE_110M, **overrides)
+    chosen = decide(model, round(minutes * MINUTE), monkeypatch, free_bytes=1e15)
+    assert chosen.name == expected
+    assert chosen.reason
+    assert "\n" not in chosen.reason
+    assert (chosen.plan is None) == (expected == "full")
 
 
 def test_auto_goes_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Few channels, so that the blocks take most and local attention saves some of it.
-    model = build_model("ctc", subsampling_conv_channels=1)
-    length = 10 * MINUTE
-    full, local = (estimate_one_pass_bytes(model.config, length, is_local=is_local) for is_local in (False, True))
-    assert full > local
-    assert choose(model, length, monkeypatch, 2 * full) == "full"
-    assert choose(model, length, monkeypatch, 2 * full - 2) == "local"
-    assert choose(model, length, monkeypatch, 2 * local - 2) == "chunked"
-    assert choose(model, length, monkeypatch, 2 * full, num_clips=2) != "full"
-    model.config.position_embedding_type = "rel_pos_local_attn"
-    model.config.attention_context = [4, 4]
-    assert choose(model, length, monkeypatch, 2 * local) == "full"
-    assert choose(model, length, monkeypatch, 2 * local - 2) == "chunked"
+    model: Any = Shape(**SHAPE_110M)
+    full = estimate_one_pass_bytes(model.config, MINUTE)
+    assert choose(model, MINUTE, monkeypatch, 2 * full) == "full"
+    chosen = decide(model, MINUTE, monkeypatch, 2 * full - 2)
+    assert chosen.name == "local"
+    assert "GB" in chosen.reason
+    assert choose(model, MINUTE, monkeypatch, 2 * full, num_clips=2) != "full"
+    limited: Any = Shape(**SHAPE_110M, **LOCAL)
+    length = 30 * MINUTE
+    needed = estimate_one_pass_bytes(limited.config, length, is_local=True)
+    assert choose(limited, length, monkeypatch, 2 * needed) == "full"
+    assert choose(limited, length, monkeypatch, 2 * needed - 2) == "chunked"
+
+
+def test_windows_are_as_many_and_as_long_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = Shape(**SHAPE_110M)
+    length = 60 * MINUTE
+    roomy = decide(model, length, monkeypatch, 1e15)
+    assert roomy.plan is not None
+    assert roomy.plan.window_frames == int(DEFAULT_LOCAL_CHUNK_SECONDS / FRAME_SECONDS)
+    assert roomy.batch_size == 2  # 240 s at a time
+    assert decide(model, length, monkeypatch, 1e15, batch_seconds=1200.0).batch_size == 8
+    assert decide(model, length, monkeypatch, 1e15, batch_seconds=1200.0, batch_size=3).batch_size == 3
+    window = estimate_one_pass_bytes(model.config, roomy.plan.window_frames * 8, is_local=True)
+    assert decide(model, length, monkeypatch, 2 * 2 * window - 2).batch_size == 1
+    scarce = decide(model, length, monkeypatch, 2 * window - 2)
+    assert scarce.plan is not None
+    assert scarce.plan.window_frames == int(DEFAULT_LOCAL_CHUNK_SECONDS / 2 / FRAME_SECONDS)
+    least = decide(model, length, monkeypatch, 0)
+    assert least.plan is not None
+    assert least.plan.window_frames == 187  # 15 s
+    assert least.batch_size == 1
+
+
+def test_at_most_a_tenth_is_encoded_twice() -> None:
+    config = build_config("ctc")
+    for name, seconds in (("chunked", DEFAULT_CHUNK_SECONDS), ("local", DEFAULT_LOCAL_CHUNK_SECONDS)):
+        plan = plan_chunks(config, FRAME_SECONDS, ChunkOptions(name, seconds))
+        assert plan is not None
+        assert plan.left_frames == plan.right_frames == 25
+        assert (plan.left_frames + plan.right_frames) / plan.step_frames < 0.1
 
 
 def test_a_model_that_cannot_be_cut_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,15 +137,21 @@ def test_a_strategy_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -
     for strategy in ("full", "local", "chunked"):
         assert choose(model, 600 * MINUTE, monkeypatch, free_bytes=0, strategy=strategy) == strategy
         assert choose(model, MINUTE, monkeypatch, free_bytes=1e15, strategy=strategy) == strategy
-    chosen = choose_strategy(model, MINUTE, FRAME_SECONDS, ChunkOptions("chunked"))
+    chosen = decide(model, MINUTE, monkeypatch, 1e15, strategy="chunked")
     assert chosen.model is model
     assert chosen.plan is not None
     assert chosen.plan.window_frames == int(DEFAULT_CHUNK_SECONDS / FRAME_SECONDS)
-    by_length = choose_strategy(model, MINUTE, FRAME_SECONDS, ChunkOptions(chunk_length_s=8.0))
+    assert chosen.reason == ""
+    by_length = decide(model, MINUTE, monkeypatch, 1e15, chunk_length_s=8.0)
     assert by_length.name == "chunked"
     assert by_length.plan is not None
     assert by_length.plan.window_frames == 100
-    assert choose_strategy(model, MINUTE, FRAME_SECONDS, ChunkOptions("full")).plan is None
+    for name in ("full", "local"):
+        assert decide(model, MINUTE, monkeypatch, 1e15, strategy=name).plan is None
+    in_windows = decide(model, MINUTE, monkeypatch, 1e15, strategy="local", chunk_length_s=8.0)
+    assert (in_windows.name, in_windows.plan) == ("local", by_length.plan)
+    assert in_windows.model.config.attention_context == [128, 128]
+    assert in_windows.restarts
 
 
 @pytest.mark.parametrize(
@@ -99,9 +159,8 @@ def test_a_strategy_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -
     [
         ({"strategy": "best"}, "strategy='best' is not supported; expected one of"),
         ({"strategy": "full", "chunk_length_s": 8.0}, "chunk_length_s=8.0 is not supported with strategy='full'"),
-        ({"strategy": "local", "chunk_length_s": 8.0}, "chunk_length_s=8.0 is not supported with strategy='local'"),
         ({"strategy": "full", "stride_length_s": 1.0}, "stride_length_s=1.0 needs chunk_length_s"),
-        ({"strategy": "chunked", "stride_length_s": 15.0}, "chunk_length_s=30.0 is not supported with stride"),
+        ({"strategy": "chunked", "stride_length_s": 30.0}, "chunk_length_s=60.0 is not supported with stride"),
         ({"strategy": "auto", "chunk_length_s": -1.0}, "chunk_length_s=-1.0 is not supported"),
     ],
 )
@@ -160,7 +219,8 @@ def test_others_use_the_model_meanwhile() -> None:
 
     def run(strategy: str) -> None:
         for _ in range(10):
-            chosen = choose_strategy(model, 2399, FRAME_SECONDS, ChunkOptions(strategy))
+            options = TranscriptionOptions(chunking=ChunkOptions(strategy))
+            chosen = choose_strategy(model, 2399, FRAME_SECONDS, options)
             found = transcribe_features(chosen.model, [clip])
             if not torch.equal(found.log_probs, expected[strategy].log_probs):
                 errors.append(strategy)
@@ -171,87 +231,3 @@ def test_others_use_the_model_meanwhile() -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-
-
-# Memory
-
-
-SHAPES = {
-    "small": {"num_mel_bins": 80, "hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 4},
-    "medium": {"num_mel_bins": 80, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8},
-    "large": {"num_mel_bins": 128, "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8},
-}
-
-
-@pytest.mark.parametrize(
-    ("shape", "is_local", "seconds", "measured_megabytes"),
-    [
-        ("small", False, 300, 188),
-        ("small", False, 1200, 285),
-        ("small", True, 1800, 304),
-        ("medium", False, 600, 495),
-        ("medium", False, 1200, 688),
-        ("medium", True, 1200, 790),
-        ("large", False, 150, 316),
-        ("large", False, 1200, 987),
-        ("large", True, 600, 846),
-        ("large", True, 1200, 1196),
-    ],
-)
-def test_the_estimate_is_what_one_pass_was_measured_to_take(
-    shape: str, is_local: bool, seconds: int, measured_megabytes: int
-) -> None:
-    """Growth of resident memory in a process of its own, encoders of two blocks in float32."""
-    config = FastConformerCTCConfig(**SHAPES[shape], vocab_size=BLANK + 1)
-    estimate = estimate_one_pass_bytes(config, 100 * seconds, is_local=is_local)
-    assert 1.0 <= estimate / (measured_megabytes * 1e6) < 3.0
-
-
-def test_the_estimate_grows_with_length_and_width() -> None:
-    config = build_config("ctc")
-    estimates = [estimate_one_pass_bytes(config, mel_length) for mel_length in (1, 1000, 10**5, 10**6)]
-    assert estimates == sorted(estimates)
-    assert estimate_one_pass_bytes(config, 10**5, 2) < estimates[2]
-    assert estimate_one_pass_bytes(config, 10**6, is_local=True) < estimates[3]
-    assert estimate_one_pass_bytes(config, 10**5, device_type="cuda") > estimates[2]
-
-
-CPU = torch.device("cpu")
-
-
-def test_free_memory_is_what_the_system_and_its_groups_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info, used, most = (tmp_path / name for name in ("meminfo", "used", "most"))
-    monkeypatch.setattr(module, "MEMORY_INFO", info)
-    monkeypatch.setattr(module, "CONTROL_GROUPS", ((used, most),))
-    info.write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    8000 kB\n")
-    assert available_bytes(CPU) == 8000 * 1024
-    used.write_text("1000\n")
-    most.write_text("max\n")
-    assert available_bytes(CPU) == 8000 * 1024
-    most.write_text("5000\n")
-    assert available_bytes(CPU) == 4000
-    used.write_text("6000\n")
-    assert available_bytes(CPU) == 0
-
-
-def test_a_system_that_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEMORY_INFO", tmp_path / "nothing")
-    monkeypatch.setattr(module, "CONTROL_GROUPS", ())
-    monkeypatch.setattr(module.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.__getitem__, raising=False)
-    assert available_bytes(CPU) == 2048000
-
-    def fail(name: str) -> int:
-        raise ValueError(name)
-
-    monkeypatch.setattr(module.os, "sysconf", fail, raising=False)
-    assert available_bytes(CPU) == module.UNKNOWN_MEMORY_BYTES
-
-
-@pytest.mark.gpu
-def test_free_memory_of_a_gpu() -> None:
-    device = torch.device("cuda")
-    before = available_bytes(device)
-    held = torch.empty(2**28, dtype=torch.uint8, device=device)
-    assert before - available_bytes(device) >= held.numel() // 2
-    del held
-    assert available_bytes(device) >= before - 2**26

@@ -68,6 +68,7 @@ def transcribe_features(
     batch_size: int = 1,
     decoding: DecodingOptions = DEFAULT_DECODING,
     on_frames: Callable[[list[int]], None] | None = None,
+    restarts: bool | None = None,
 ) -> FastConformerGenerateOutput:
     """
     Decode whole clips or their windows greedily, with the output of `generate` for a batch of whole clips.
@@ -82,6 +83,8 @@ def transcribe_features(
         batch_size: Windows, or clips, that the encoder sees at a time.
         decoding: Options of decoding.
         on_frames: Called with the encoder frames of each clip that are done, whenever more of them are.
+        restarts: True if the prediction network starts anew where a window does not hold the last token; None: if the
+            model has full attention. A model with local attention that was trained with full attention needs it too.
 
     Returns:
         [`FastConformerGenerateOutput`] on the CPU; frames count from the start of each clip.
@@ -94,17 +97,15 @@ def transcribe_features(
     require_count("batch_size", batch_size)
     if plan is None:
         plan = WindowPlan(max((config.count_encoder_frames(clip.mel_length) for clip in clips), default=1) + 1, 0, 0)
+    if restarts is None:
+        restarts = sees_all(config)
     decoded = [_Decoded() for _ in clips]
     for first in range(0, len(clips), batch_size):
         group = slice(first, min(first + batch_size, len(clips)))
         state: Any = None
         for pieces in _encode_in_rounds(model, clips[group], plan, batch_size, decoding):
             frames, lengths = _pad_pieces(pieces)
-            if (
-                state is not None
-                and sees_all(config)
-                and (clips_to_restart := _find_forgotten(pieces, decoded[group]))
-            ):
+            if state is not None and restarts and (clips_to_restart := _find_forgotten(pieces, decoded[group])):
                 state = model.restart_clips(state, frames, clips_to_restart)
             hypotheses, state = model.decode_frames(frames, lengths, decoding, state)
             _add(decoded[group], hypotheses, lengths.tolist(), getattr(state, "revised_scores", None))

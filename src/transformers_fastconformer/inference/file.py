@@ -142,13 +142,15 @@ def _transcribe_whole(
 ) -> Transcript:
     clip, num_samples = open_clip(processor.feature_extractor, audio, channel)
     duration_seconds = seconds_from_samples(num_samples, processor.feature_extractor.sampling_rate)
-    chosen = choose_strategy(model, clip.mel_length, processor.frame_seconds, options.chunking)
+    chosen = choose_strategy(model, clip.mel_length, processor.frame_seconds, options)
 
     def report(num_frames: list[int]) -> None:
         on_progress(min(num_frames[0] * processor.frame_seconds, duration_seconds))
 
-    output = transcribe_features(chosen.model, [clip], chosen.plan, options.batch_size, options.decoding, report)
-    (transcript,) = to_transcripts(processor, output, [duration_seconds], options, chosen.name)
+    output = transcribe_features(
+        chosen.model, [clip], chosen.plan, chosen.batch_size, options.decoding, report, chosen.restarts
+    )
+    (transcript,) = to_transcripts(processor, output, [duration_seconds], options, chosen)
     return transcript
 
 
@@ -168,7 +170,7 @@ def _transcribe_speech(
         on_progress(min(frame * processor.frame_seconds, speech.duration_seconds))
 
     transcription = transcribe_speech(processor, audio, channel, speech, chosen, options, report)
-    return Transcript.of(transcription, speech.duration_seconds, options, chosen.name, speech.segments)
+    return Transcript.of(transcription, speech.duration_seconds, options, chosen, speech.segments)
 
 
 def transcribe_waveforms(
@@ -208,7 +210,9 @@ def transcribe_waveforms(
     clips = [extract_clip(processor.feature_extractor, waveform) for waveform in mono]
     mel_length = max((clip.mel_length for clip in clips), default=0)
     num_clips = min(options.batch_size, max(len(clips), 1))
-    chosen = choose_strategy(model, mel_length, processor.frame_seconds, options.chunking, num_clips)
-    output = transcribe_features(chosen.model, clips, chosen.plan, options.batch_size, options.decoding)
+    chosen = choose_strategy(model, mel_length, processor.frame_seconds, options, num_clips)
+    output = transcribe_features(
+        chosen.model, clips, chosen.plan, chosen.batch_size, options.decoding, restarts=chosen.restarts
+    )
     durations_seconds = [seconds_from_samples(len(waveform), sampling_rate) for waveform in mono]
-    return to_transcripts(processor, output, durations_seconds, options, chosen.name)
+    return to_transcripts(processor, output, durations_seconds, options, chosen)

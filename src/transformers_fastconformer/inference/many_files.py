@@ -27,7 +27,9 @@ from ..temporary_files import TemporaryFolder
 from ..validation import require, require_count
 from .chunked import transcribe_features
 from .clip_features import ClipFeatures
+from .estimates import estimate_one_pass_bytes
 from .file import check_options, transcribe_source
+from .free_memory import available_bytes
 from .options import TranscriptionOptions
 from .reading import (
     CLIP_ERRORS,
@@ -42,7 +44,7 @@ from .reading import (
     prepare_packs,
 )
 from .speech_parts import decode_parts, join_parts
-from .strategy import MAX_MEMORY_SHARE, available_bytes, choose_strategy, estimate_one_pass_bytes
+from .strategy import MAX_MEMORY_SHARE, choose_strategy
 from .transcript import Transcript, to_transcripts
 
 # Batches by which reading may be ahead of each model.
@@ -414,23 +416,25 @@ def _decode_batch(worker: Worker, options: TranscriptionOptions, short: Sequence
     model, processor = worker
     features = _features_of(short)
     mel_length = max((clip.mel_length for clip in features), default=0)
-    chosen = choose_strategy(model, mel_length, processor.frame_seconds, options.chunking)
-    batch_size = options.batch_size
+    chosen = choose_strategy(model, mel_length, processor.frame_seconds, options)
+    batch_size = chosen.batch_size
     if options.voice_activity is not None:
         # A clip may have several parts, which nobody has packed.
         config: Any = model.config
         longest_seconds = max(config.count_encoder_frames(mel_length), 1) * processor.frame_seconds
         in_seconds = max(int(options.batch_seconds / longest_seconds), 1)
         batch_size = min(batch_size, in_seconds, _count_fitting(model, short))
-    output = transcribe_features(chosen.model, features, chosen.plan, batch_size, options.decoding)
+    output = transcribe_features(
+        chosen.model, features, chosen.plan, batch_size, options.decoding, restarts=chosen.restarts
+    )
     if options.voice_activity is None:
         seconds = [item.prepared.seconds for item in short]
-        return to_transcripts(processor, output, seconds, options, chosen.name)
+        return to_transcripts(processor, output, seconds, options, chosen)
     transcripts = []
     parts = iter(decode_parts(processor, output, options))
     for item in short:
         speech = item.prepared.speech
         assert speech is not None
         joined = join_parts(processor, [next(parts) for _ in speech.parts], speech, options)
-        transcripts.append(Transcript.of(joined, item.prepared.seconds, options, chosen.name, speech.segments))
+        transcripts.append(Transcript.of(joined, item.prepared.seconds, options, chosen, speech.segments))
     return transcripts

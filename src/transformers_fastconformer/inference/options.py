@@ -22,13 +22,14 @@ class ChunkOptions:
     Options for passing a clip through the encoder.
 
     Args:
-        strategy: `"full"`: the encoder sees the whole clip. `"local"`: it sees the whole clip, but each frame of a
-            model with full attention sees only 128 frames on each side. `"chunked"`: it sees overlapping windows.
-            `"auto"` (default): one of these by the length of the clip and the free memory.
-        chunk_length_s: Seconds that the encoder sees at once, context included; None (default) or 0: 30 for
-            `"chunked"`. With any other number `"auto"` is `"chunked"`.
+        strategy: `"full"`: the encoder sees the whole clip. `"local"`: it sees the whole clip, or overlapping windows
+            of `chunk_length_s`, but each frame of a model with full attention sees only 128 frames on each side.
+            `"chunked"`: it sees overlapping windows. `"auto"` (default): the fastest of these by the length of the
+            clip and the free memory.
+        chunk_length_s: Seconds that the encoder sees at once, context included; None (default) or 0: 60 for
+            `"chunked"`, all for the others. With any other number `"auto"` is `"chunked"`.
         stride_length_s: Seconds of context on each side of a chunk, one number or a pair (left, right); None
-            (default): a sixth of the chunk, at least 0.8 s, at most a third of the chunk.
+            (default): 2, of chunks of less than 12 s a sixth, at least 0.8 s and at most a third of the chunk.
 
     Raises:
         ValueError: for a value that is not accepted, a stride without a chunk, and a chunk with a strategy that does
@@ -52,9 +53,10 @@ class ChunkOptions:
             stride,
             "seconds, 0 or more, one number for both sides or two",
         )
-        if chunk and self.strategy not in ("auto", "chunked"):
+        if chunk and self.strategy == "full":
             raise ValueError(
-                f"chunk_length_s={chunk} is not supported with strategy={self.strategy!r}; expected 'chunked'."
+                f"chunk_length_s={chunk} is not supported with strategy={self.strategy!r}; expected 'chunked' or "
+                "'local'."
             )
         if stride and not chunk and self.strategy != "chunked":
             raise ValueError(f"stride_length_s={stride} needs chunk_length_s; found chunk_length_s={chunk}.")

@@ -124,7 +124,7 @@ def choose_part_strategy(
         model,
         longest * processor.subsampling_factor,
         processor.frame_seconds,
-        options.chunking,
+        options,
         num_clips=max(min(options.batch_size, num_together), 1),
     )
 
@@ -165,9 +165,10 @@ def transcribe_speech(
             chosen.model,
             [next(features) for _ in group],
             chosen.plan,
-            options.batch_size,
+            chosen.batch_size,
             options.decoding,
             on_frames=report,
+            restarts=chosen.restarts,
         )
         transcriptions += decode_parts(processor, output, options)
     return join_parts(processor, transcriptions, speech, options)

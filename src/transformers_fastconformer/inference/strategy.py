@@ -1,65 +1,46 @@
 """
 Strategies for passing a clip through the encoder: whole, whole with local attention, or in chunks.
 
-With `"auto"` the length of the clip and the free memory decide.
+With `"auto"` the length of the clip, the free memory and an estimate of the work decide.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from ..configuration_fastconformer import FastConformerConfig
-from ..modeling.full_attention import choose_block_frames
-from ..modeling.local_attention import GROUP_FRAMES
 from ..modeling.masking import resolve_context
 from ..modeling.recognizer import FastConformerRecognizer
 from .chunk_plan import WindowPlan, plan_windows
-from .options import ChunkOptions
+from .estimates import LOCAL_BAND_FRAMES, estimate_encoder_work, estimate_one_pass_bytes
+from .free_memory import available_bytes
+from .options import ChunkOptions, TranscriptionOptions
 
-# Default context on each side of a window: a share of it, but at least as much as a word needs, as long as a third is
-# left in the middle. With less, words at the borders are lost (see `docs/usage.md` for the figures).
+# Default context on each side of a window, which is what a word and what it leans on need: longer windows need no more
+# of it. Short ones have a sixth of the window, but at least as much as a word, as long as a third is left in the
+# middle; with less, words at the borders are lost (figures in `docs/benchmarks/long-audio.md`).
+MAX_DEFAULT_STRIDE_SECONDS = 2.0
 DEFAULT_STRIDE_SHARE = 1 / 6
 MIN_DEFAULT_STRIDE_SECONDS = 0.8
 MAX_DEFAULT_STRIDE_SHARE = 1 / 3
+# Default windows. With full attention longer ones take more time than they save in context (and less than 10 % is
+# encoded twice); with local attention longer ones leave the caches of a CPU.
+DEFAULT_CHUNK_SECONDS = 60.0
+DEFAULT_LOCAL_CHUNK_SECONDS = 120.0
+# Default windows are not cut shorter than this where memory is scarce.
+MIN_DEFAULT_CHUNK_SECONDS = 15.0
 # Encoder frames on each side that "local" lets a model with full attention see: the values that the authors of
 # published checkpoints give for long audio.
 LOCAL_CONTEXT = (128, 128)
 
-# Longest clip in one pass that the authors of published checkpoints give, with full and with local attention:
-# 24 minutes and 3 hours.
+# Longest clip in one pass with full attention that the authors of published checkpoints give: 24 minutes.
 MAX_FULL_SECONDS = 24 * 60.0
-MAX_LOCAL_SECONDS = 3 * 3600.0
+# "auto" takes one pass with the model's own attention, whose result is NeMo's, as long as it is not estimated to take
+# more than so many times the work of the fastest strategy.
+MAX_FULL_WORK = 1.15
 # Largest share of the memory that is free before a clip goes through the encoder that "auto" takes.
 MAX_MEMORY_SHARE = 0.5
-DEFAULT_CHUNK_SECONDS = 30.0
-# Taken as free memory where the system does not say how much is free.
-UNKNOWN_MEMORY_BYTES = 4 * 2**30
-
-MEMORY_INFO = Path("/proc/meminfo")
-# Limits of a container: version 2 of control groups, then version 1. The memory in use, and the limit.
-CONTROL_GROUPS = (
-    (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory.max")),
-    (
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-    ),
-)
-
-# Memory that one pass takes at once, an upper bound that is fitted to encoders of three widths and clips of 2.5 to 30
-# minutes: copies of the features, of the attention scores of one block, and of each encoder frame, as wide as the
-# blocks and as their feed-forward modules; and a share that is the same for every clip.
-FEATURE_COPIES = 4
-SCORE_COPIES = 6
-FRAME_COPIES = 12
-FEED_FORWARD_COPIES = 1
-SPARE_BYTES = 128 * 2**20
-# Keys that a block of queries sees in a window of `LOCAL_CONTEXT`.
-LOCAL_BAND_FRAMES = 384
 
 
 class ChosenStrategy(NamedTuple):
@@ -70,11 +51,17 @@ class ChosenStrategy(NamedTuple):
         name: `"full"`, `"local"` or `"chunked"`.
         model: The model to use: the one given, or one that shares its parameters.
         plan: Plan by which the clip is cut; None: it is not cut.
+        batch_size: Clips, or windows of one, that the encoder sees at a time, at most.
+        restarts: True if decoding starts anew where a window does not hold the last token, see `chunked.py`.
+        reason: One line that says why; empty where the caller chose.
     """
 
     name: str
     model: FastConformerRecognizer
     plan: WindowPlan | None
+    batch_size: int
+    restarts: bool
+    reason: str = ""
 
 
 def check_strategy(config: FastConformerConfig, frame_seconds: float, chunking: ChunkOptions) -> None:
@@ -101,58 +88,145 @@ def choose_strategy(
     model: FastConformerRecognizer,
     mel_length: int,
     frame_seconds: float,
-    chunking: ChunkOptions,
+    options: TranscriptionOptions,
     num_clips: int = 1,
 ) -> ChosenStrategy:
     """
     Choose the strategy for a clip.
 
-    `"auto"` is `"chunked"` where a length of chunks is given. Else it is `"full"` for a clip of up to 24 minutes, or
-    of any length where the model's attention is limited, if it fits into half of the free memory; `"local"` for a clip
-    of up to 3 hours that fits with local attention, and otherwise `"chunked"`.
+    `"auto"` is `"chunked"` where a length of chunks is given. Else it is `"full"` for a clip that fits into half of
+    the free memory in one pass, if its attention is limited anyway, or if that is at most `MAX_FULL_WORK` times the
+    estimated work of the fastest strategy; otherwise that one: `"local"` in long windows, or `"chunked"` for a model
+    whose attention cannot be made local.
 
     Args:
         model: A model with a head.
         mel_length: Mel frames of the clip.
         frame_seconds: Seconds from one encoder frame to the next.
-        chunking: The options that the caller gave.
+        options: The options that the caller gave.
         num_clips: Number of clips of that length that go through the encoder together.
 
     Raises:
         ValueError: for a strategy that `check_strategy` refuses.
     """
     config: Any = model.config
-    check_strategy(config, frame_seconds, chunking)
-    name = chunking.strategy
-    if name == "auto":
-        name = "chunked" if chunking.chunk_length_s else _choose(model, mel_length, frame_seconds, num_clips)
-    if name == "chunked":
-        plan = plan_chunks(config, frame_seconds, replace(chunking, strategy="chunked"))
-        return ChosenStrategy(name, model, plan)
-    return ChosenStrategy(name, share_with_local_attention(model) if name == "local" else model, None)
+    check_strategy(config, frame_seconds, options.chunking)
+    clip = _Clip(model, mel_length, frame_seconds, options, num_clips)
+    name = options.chunking.strategy
+    if name != "auto":
+        return clip.carry_out(name, options.chunking)
+    if options.chunking.chunk_length_s:
+        return clip.carry_out("chunked", replace(options.chunking, strategy="chunked"))
+    return clip.choose()
 
 
-def _choose(model: FastConformerRecognizer, mel_length: int, frame_seconds: float, num_clips: int) -> str:
-    config: Any = model.config
-    seconds = config.count_encoder_frames(mel_length) * frame_seconds
-    bytes_per_value = model.dtype.itemsize
-    max_bytes = MAX_MEMORY_SHARE * available_bytes(model.device) / num_clips
-    is_limited = not sees_all(config)
+class _Clip:
+    """
+    A clip for which a strategy is chosen.
 
-    def fits(is_local: bool) -> bool:
-        needed = estimate_one_pass_bytes(config, mel_length, bytes_per_value, is_local, model.device.type)
-        return needed <= max_bytes
+    Args:
+        model, mel_length, frame_seconds, options, num_clips: See `choose_strategy`.
+    """
 
-    if (is_limited or seconds <= MAX_FULL_SECONDS) and fits(is_limited):
-        return "full"
-    can_be_local = not is_limited and config.has_relative_positions
-    if can_be_local and seconds <= MAX_LOCAL_SECONDS and fits(is_local=True):
-        return "local"
-    try:
-        plan_chunks(config, frame_seconds, ChunkOptions("chunked"))
-    except ValueError:  # of models whose clips cannot be cut
-        return "local" if can_be_local else "full"
-    return "chunked"
+    def __init__(
+        self,
+        model: FastConformerRecognizer,
+        mel_length: int,
+        frame_seconds: float,
+        options: TranscriptionOptions,
+        num_clips: int,
+    ) -> None:
+        self.model = model
+        self.config: Any = model.config
+        self.mel_length = mel_length
+        self.frame_seconds = frame_seconds
+        self.options = options
+        self.num_frames: int = self.config.count_encoder_frames(mel_length)
+        self.max_bytes = MAX_MEMORY_SHARE * available_bytes(model.device)
+        self.num_clips = num_clips
+
+    def carry_out(self, name: str, chunking: ChunkOptions, reason: str = "") -> ChosenStrategy:
+        """The strategy of a name, with its windows."""
+        is_local = name == "local"
+        model = share_with_local_attention(self.model) if is_local else self.model
+        plan = plan_chunks(self.config, self.frame_seconds, chunking)
+        batch_size = self.options.batch_size
+        if plan is not None:
+            in_seconds = int(self.options.batch_seconds / (plan.window_frames * self.frame_seconds))
+            batch_size = max(min(batch_size, in_seconds, self._count(plan, is_local)), 1)
+        return ChosenStrategy(name, model, plan, batch_size, sees_all(self.config), reason)
+
+    def choose(self) -> ChosenStrategy:
+        """The fastest strategy of those that fit and are as good in words."""
+        is_limited = not sees_all(self.config)
+        seconds = self.num_frames * self.frame_seconds
+        others = {name: chunking for name in ("local", "chunked") if (chunking := self._chunk(name)) is not None}
+        fits = self._needed_bytes(None, is_limited) * self.num_clips <= self.max_bytes
+        if is_limited and (fits or not others):
+            return self._take("full", None, "the attention of the model is limited, so one pass is linear in time")
+        if not others:
+            return self._choose_whole(fits)
+        works = {name: self._estimate(name, chunking) for name, chunking in others.items()}
+        fastest = min(works, key=works.__getitem__)
+        if is_limited:
+            return self._take(fastest, others[fastest], self._explain_memory(is_limited))
+        full = self._estimate("full", None) / works[fastest]
+        if fits and seconds <= MAX_FULL_SECONDS and full <= MAX_FULL_WORK:
+            return self._take("full", None, f"one pass takes {full:.2f} times as long as {fastest!r} by estimate")
+        if not fits:
+            return self._take(fastest, others[fastest], self._explain_memory(is_limited))
+        compared = {"full": full, **{name: work / works[fastest] for name, work in works.items() if name != fastest}}
+        slower = ", ".join(f"{ratio:.2f} in {name!r}" for name, ratio in compared.items())
+        return self._take(fastest, others[fastest], f"by estimate the clip takes {slower} times as long")
+
+    def _choose_whole(self, fits: bool) -> ChosenStrategy:
+        """For a model whose clips cannot be cut."""
+        can_be_local = self.config.has_relative_positions
+        if can_be_local and not (fits and self.num_frames * self.frame_seconds <= MAX_FULL_SECONDS):
+            return self._take("local", None, "the clips of this model cannot be cut, and it is too long for one pass")
+        return self._take("full", None, "the clips of this model cannot be cut")
+
+    def _chunk(self, name: str) -> ChunkOptions | None:
+        """Default windows of a strategy that fit into memory; None for a model that it is not for."""
+        if name == "local" and not (sees_all(self.config) and self.config.has_relative_positions):
+            return None
+        seconds = DEFAULT_LOCAL_CHUNK_SECONDS if name == "local" else DEFAULT_CHUNK_SECONDS
+        while True:
+            chunking = ChunkOptions(name, seconds)
+            try:
+                plan = plan_chunks(self.config, self.frame_seconds, chunking)
+            except ValueError:  # of models whose clips cannot be cut
+                return None
+            assert plan is not None
+            if self._count(plan, name == "local") >= 1 or seconds / 2 < MIN_DEFAULT_CHUNK_SECONDS:
+                return chunking
+            seconds /= 2
+
+    def _count(self, plan: WindowPlan, is_local: bool) -> int:
+        """Number of windows of a plan that fit into memory together."""
+        return int(self.max_bytes // self._needed_bytes(plan, is_local))
+
+    def _needed_bytes(self, plan: WindowPlan | None, is_local: bool) -> int:
+        """Memory that the whole clip, or a window of it, takes."""
+        mel_length = self.mel_length
+        if plan is not None:
+            mel_length = min(plan.window_frames * self.config.mel_frames_per_encoder_frame, mel_length)
+        dtype, device = self.model.dtype, self.model.device
+        return estimate_one_pass_bytes(self.config, mel_length, dtype.itemsize, is_local, device.type)
+
+    def _estimate(self, name: str, chunking: ChunkOptions | None) -> float:
+        """Work of a strategy."""
+        plan = None if chunking is None else plan_chunks(self.config, self.frame_seconds, chunking)
+        keys = LOCAL_BAND_FRAMES if name == "local" else None
+        batch_size = 1 if chunking is None else self.carry_out(name, chunking).batch_size
+        return estimate_encoder_work(self.config, self.num_frames, plan, keys, batch_size)
+
+    def _take(self, name: str, chunking: ChunkOptions | None, reason: str) -> ChosenStrategy:
+        return self.carry_out(name, ChunkOptions(name) if chunking is None else chunking, reason)
+
+    def _explain_memory(self, is_local: bool) -> str:
+        gigabytes = self._needed_bytes(None, is_local) * self.num_clips / 1e9
+        return f"one pass takes {gigabytes:.1f} GB by estimate, more than half of what is free"
 
 
 def plan_chunks(config: FastConformerConfig, frame_seconds: float, chunking: ChunkOptions) -> WindowPlan | None:
@@ -184,6 +258,7 @@ def plan_chunks(config: FastConformerConfig, frame_seconds: float, chunking: Chu
     default_seconds = min(
         max(chunk_length_s * DEFAULT_STRIDE_SHARE, MIN_DEFAULT_STRIDE_SECONDS),
         chunk_length_s * MAX_DEFAULT_STRIDE_SHARE,
+        MAX_DEFAULT_STRIDE_SECONDS,
     )
     left_seconds, right_seconds = (default_seconds if stride is None else stride for stride in chunking.strides)
     context = resolve_context(config.attention_context_style, config.attention_context)
@@ -214,65 +289,3 @@ def share_with_local_attention(model: FastConformerRecognizer) -> FastConformerR
     return model.with_attention_context(
         LOCAL_CONTEXT, attention_context_style="regular", position_embedding_type="rel_pos_local_attn"
     )
-
-
-def estimate_one_pass_bytes(
-    config: FastConformerConfig,
-    mel_length: int,
-    bytes_per_value: int = 4,
-    is_local: bool = False,
-    device_type: str = "cpu",
-) -> int:
-    """
-    Estimate the memory that the encoder takes for one whole clip, without its weights.
-
-    Args:
-        config: The model's configuration.
-        mel_length: Mel frames of the clip.
-        bytes_per_value: Bytes of a value of the model's type.
-        is_local: True where attention is limited, so that a frame sees few others.
-        device_type: Type of the model's device; a GPU works on larger blocks.
-    """
-    num_frames = max(config.subsampling.count_rows(mel_length), 1)
-    num_heads = config.num_attention_heads
-    if is_local:
-        scores = num_heads * min(num_frames, GROUP_FRAMES) * min(num_frames, LOCAL_BAND_FRAMES)
-    else:
-        block_frames = choose_block_frames(num_heads * num_frames, None, device_type)
-        scores = num_heads * num_frames * min(block_frames, num_frames)
-    widths = FRAME_COPIES * config.hidden_size + FEED_FORWARD_COPIES * config.intermediate_size
-    features = FEATURE_COPIES * 4 * mel_length * config.num_mel_bins
-    return SPARE_BYTES + features + bytes_per_value * (SCORE_COPIES * scores + widths * num_frames)
-
-
-def available_bytes(device: torch.device) -> int:
-    """Free memory of a device; for a CPU it is what the system and a container's limit leave."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        # Memory that the allocator keeps for reuse is free for us.
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    found = [value for value in (_free_of_system(), *map(_free_of_group, CONTROL_GROUPS)) if value is not None]
-    return min(found, default=UNKNOWN_MEMORY_BYTES)
-
-
-def _free_of_system() -> int | None:
-    try:
-        for line in MEMORY_INFO.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:  # outside Linux only the total memory is known at best, not the free memory
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _free_of_group(files: tuple[Path, Path]) -> int | None:
-    try:
-        used, most = (path.read_text(encoding="ascii").strip() for path in files)
-        return max(int(most) - int(used), 0)
-    except (OSError, ValueError):  # no such group, or its limit is "max"
-        return None

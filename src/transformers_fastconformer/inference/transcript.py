@@ -10,6 +10,7 @@ from ..audio.voice_activity import SpeechSegment
 from ..modeling.outputs import FastConformerGenerateOutput
 from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription
 from .options import TranscriptionOptions
+from .strategy import ChosenStrategy
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Transcript:
             times were not asked for.
         duration_seconds: Length of the clip.
         strategy: Strategy that was used: `"full"`, `"local"` or `"chunked"`, see [`ChunkOptions`].
+        strategy_reason: One line that says why `"auto"` chose it; empty where the caller chose.
         channel: Channel of the file, from 0, or `"mix"` for the mean of all.
         confidence: Confidence in the whole text, 0 to 1; None if it was not asked for.
         word_confidences: Confidence in each word of the text, in order; None if it was not asked for.
@@ -43,6 +45,7 @@ class Transcript:
     speech: list[SpeechSegment] | None = None
     token_ids: list[int] | None = None
     events: list[dict[str, Any]] | None = None
+    strategy_reason: str = ""
 
     @classmethod
     def of(
@@ -50,7 +53,7 @@ class Transcript:
         transcription: FastConformerTranscription,
         duration_seconds: float,
         options: TranscriptionOptions,
-        strategy: str,
+        chosen: ChosenStrategy,
         speech: list[SpeechSegment] | None = None,
     ) -> Transcript:
         """Make a transcript of the processor's output for a clip and of what else is known of the clip."""
@@ -61,7 +64,8 @@ class Transcript:
             if timestamps is None
             else {level: _end_with_clip(items, duration_seconds) for level, items in timestamps.items()},
             duration_seconds=duration_seconds,
-            strategy=strategy,
+            strategy=chosen.name,
+            strategy_reason=chosen.reason,
             confidence=transcription.confidence,
             word_confidences=transcription.word_confidences,
             speech=speech,
@@ -80,7 +84,7 @@ def to_transcripts(
     output: FastConformerGenerateOutput,
     durations_seconds: Sequence[float],
     options: TranscriptionOptions,
-    strategy: str,
+    chosen: ChosenStrategy,
 ) -> list[Transcript]:
     """Turn the output of `transcribe_features` into texts, with the times and confidences that are asked for."""
     decoded: list[Any] = processor.batch_decode(
@@ -90,6 +94,6 @@ def to_transcripts(
         confidence=options.decoding.confidence is not None,
     )
     return [
-        Transcript.of(item, duration_seconds, options, strategy)
+        Transcript.of(item, duration_seconds, options, chosen)
         for item, duration_seconds in zip(decoded, durations_seconds, strict=True)
     ]
