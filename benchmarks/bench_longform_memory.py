@@ -28,7 +28,7 @@ from common.machine import GIB, MIB, resident_bytes, use_given_threads
 from common.speech import SAMPLING_RATE, write_long_file
 from transformers_fastconformer import load_model, transcribe_file
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.inference.strategy import estimate_one_pass_bytes
+from transformers_fastconformer.inference.estimates import estimate_one_pass_bytes
 
 MINUTES = (1, 5, 20, 60, 180, 600)
 

@@ -26,6 +26,7 @@ from typing import Any
 from common.csv_files import write_rows
 from common.folders import RESULTS, ROOT
 from common.machine import name_machine
+from common.revisions import write_sources
 from common.timing import take_turns
 
 ENCODER = {
@@ -155,10 +156,8 @@ class Side:
 
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        archive = ["git", "archive", options.before, "src"]
-        content = subprocess.run(archive, cwd=ROOT, check=True, capture_output=True).stdout
-        subprocess.run(["tar", "-x", "-C", folder], input=content, check=True)
-        sides = {"before": Side(Path(folder) / "src", options), "now": Side(ROOT / "src", options)}
+        sources = {"before": write_sources(options.before, Path(folder)), "now": ROOT / "src"}
+        sides = {name: Side(path, options) for name, path in sources.items()}
         rows = []
         for job in sides["now"].jobs:
             seconds: dict[str, list[float]] = {"before": [], "now": []}

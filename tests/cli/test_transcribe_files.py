@@ -98,6 +98,17 @@ def test_a_folder_keeps_its_structure_in_all_formats(run_command: Run, folder: P
     assert "full 3" in result.stderr
 
 
+def test_the_strategy_of_a_long_file_is_told_with_its_reason(run_command: Run, folder: Path) -> None:
+    samples = np.concatenate([np.pad(read_audio(clip), (0, 16000)) for clip in CLIPS] * 6)
+    soundfile.write(folder / "long.wav", samples, 16000)
+    result = transcribe(run_command, "long.wav")
+    assert result.stdout.strip() == " ".join(TEXTS * 6)
+    assert "long.wav: strategy local: others would take longer by estimate, 'full' " in result.stderr
+    asked = transcribe(run_command, "long.wav", "--chunk_length_s", "5")
+    assert "long.wav: strategy chunked.\n" in asked.stderr
+    assert "strategy" not in transcribe(run_command, "in/a/x.wav").stderr
+
+
 def test_patterns_keep_the_structure_below_them(run_command: Run, folder: Path) -> None:
     result = transcribe(run_command, "in/**/*.wav", "--output_dir", "out")
     assert result.returncode == 0, result.stderr

@@ -16,6 +16,7 @@ from models import build_model, make_features
 import transformers_fastconformer.audio.files as audio_module
 import transformers_fastconformer.audio.log_mel as log_mel_module
 import transformers_fastconformer.inference.clip_features as features_module
+import transformers_fastconformer.inference.strategy as strategy_module
 import transformers_fastconformer.modeling.quantization as quantization_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
@@ -23,11 +24,12 @@ from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.inference.chunk_plan import WindowPlan
 from transformers_fastconformer.inference.chunked import transcribe_features
-from transformers_fastconformer.inference.clip_features import ClipFeatures
+from transformers_fastconformer.inference.clip_features import ClipFeatures, extract_clip
 from transformers_fastconformer.inference.file import transcribe_file, transcribe_waveforms
 from transformers_fastconformer.inference.loading import DEMONSTRATION_NAME, choose_device, load_model
 from transformers_fastconformer.inference.many_files import AudioClip, Worker, transcribe_clips
-from transformers_fastconformer.inference.options import TranscriptionOptions
+from transformers_fastconformer.inference.options import ChunkOptions, TranscriptionOptions
+from transformers_fastconformer.inference.strategy import plan_chunks, share_with_local_attention
 from transformers_fastconformer.inference.transcribe import transcribe
 from transformers_fastconformer.kernels.int8_linear import Int8Weight, has_int8_products
 from transformers_fastconformer.modeling.quantization import is_int8
@@ -43,6 +45,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "chunked": {"strategy": "chunked", "chunk_length_s": 4.0},
 }
 HEADS = ("transducer", "ctc")
+# A token is emitted a little earlier or later in another window.
+MAX_FRAMES_APART = 4
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +92,7 @@ def test_a_streamed_file_gives_the_words_and_times_of_the_whole_in_memory(
     held = transcribe_file(model, processor, long_path, **STRATEGIES[how])
     assert streamed == held
     if how != "local":
-        chunk = STRATEGIES[how].get("chunk_length_s")
-        (whole,) = transcribe_waveforms(model, processor, [long_samples], timestamps=True, chunk_length_s=chunk)
+        (whole,) = transcribe_waveforms(model, processor, [long_samples], timestamps=True, **STRATEGIES[how])
         assert streamed.timestamps == whole.timestamps
         assert whole.strategy == how
 
@@ -97,9 +100,65 @@ def test_a_streamed_file_gives_the_words_and_times_of_the_whole_in_memory(
 def test_auto_reports_what_it_chose(loaded: dict[str, Any], long_path: Path) -> None:
     model, processor = loaded["ctc"]
     found = transcribe_file(model, processor, long_path, timestamps=False)
-    assert (found.strategy, found.timestamps, found.confidence) == ("full", None, None)
-    assert transcribe_file(model, processor, long_path, chunk_length_s=5.0).strategy == "chunked"
+    assert (found.strategy, found.timestamps, found.confidence) == ("local", None, None)
+    assert found.strategy_reason.startswith("others would take longer by estimate, 'full' ")
+    short = transcribe_file(model, processor, CLIP_PATHS[0])
+    assert (short.strategy, short.strategy_reason[:24]) == ("full", "by estimate one pass tak")
+    asked = transcribe_file(model, processor, long_path, chunk_length_s=5.0)
+    assert (asked.strategy, asked.strategy_reason) == ("chunked", "")
     assert model.config.position_embedding_type == "rel_pos"
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.usefixtures("small_blocks")
+def test_no_word_is_lost_or_doubled_at_seams_of_local_windows(
+    loaded: dict[str, Any], long_path: Path, head: str, batch_size: int
+) -> None:
+    model, processor = loaded[head]
+    options: dict[str, Any] = {"strategy": "local", "chunk_length_s": 4.0, "batch_size": batch_size}
+    found = transcribe_file(model, processor, long_path, **options)
+    assert (found.strategy, found.text) == ("local", " ".join(TEXTS * 6))
+    whole = transcribe_file(model, processor, long_path, strategy="full")
+    assert found.timestamps is not None
+    assert whole.timestamps is not None
+    for word, expected in zip(found.timestamps["word"], whole.timestamps["word"], strict=True):
+        assert abs(word["start_offset"] - expected["start_offset"]) <= MAX_FRAMES_APART
+
+
+def test_local_windows_need_the_rule_of_full_attention(loaded: dict[str, Any], long_samples: np.ndarray) -> None:
+    """A model that was trained with full attention forgets what its window does not hold, with local attention too."""
+    model, processor = loaded["transducer"]
+    clip = extract_clip(processor.feature_extractor, long_samples)
+    plan = plan_chunks(model.config, processor.frame_seconds, ChunkOptions("local", 4.0))
+    local = share_with_local_attention(model)
+    texts = {
+        restarts: processor.batch_decode(transcribe_features(local, [clip], plan, 8, restarts=restarts))[0]
+        for restarts in (True, False)
+    }
+    assert texts[True] == " ".join(TEXTS * 6)
+    assert len(texts[False].split()) < len(texts[True].split())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_windows_are_shorter_where_memory_is_scarce(
+    loaded: dict[str, Any], long_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = loaded[head]
+    seen: list[tuple[int, ...]] = []
+    encode = type(model).encode
+
+    def note(encoder: Any, features: torch.Tensor, *given: Any, **named: Any) -> Any:
+        seen.append(tuple(features.shape[:2]))
+        return encode(encoder, features, *given, **named)
+
+    monkeypatch.setattr(type(model), "encode", note)
+    monkeypatch.setattr(strategy_module, "available_bytes", lambda device: 0)
+    found = transcribe_file(model, processor, long_path)
+    assert (found.strategy, found.text) == ("local", " ".join(TEXTS * 6))
+    assert found.strategy_reason.endswith("GB by estimate, more than half of what is free")
+    assert len(seen) > 3
+    assert all(num_windows == 1 and mel_frames <= 1500 for num_windows, mel_frames in seen)
 
 
 @pytest.mark.parametrize("how", STRATEGIES)

@@ -683,9 +683,9 @@ def test_a_list_is_packed_by_length(
     short, long = waveforms[0], np.concatenate([waveforms[1], np.zeros(8 * SAMPLING_RATE, dtype=np.float32)])
     batches: list[list[int]] = []
 
-    def note(model: Any, clips: list[Any], *arguments: Any) -> Any:
+    def note(model: Any, clips: list[Any], *arguments: Any, **named: Any) -> Any:
         batches.append([clip.mel_length for clip in clips])
-        return transcribe_features(model, clips, *arguments)
+        return transcribe_features(model, clips, *arguments, **named)
 
     monkeypatch.setattr(files_module, "transcribe_features", note)
     found = recognize([short, long, short, long], batch_size=2)

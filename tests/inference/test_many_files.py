@@ -282,7 +282,7 @@ def test_options_that_the_model_does_not_have_are_refused_at_once(worker: Any) -
         ({"language": "de-DE"}, "language='de-DE'"),
         ({"stride_length_s": 1.0}, "needs chunk_length_s"),
         ({"strategy": "fast"}, "strategy='fast' is not supported; expected one of"),
-        ({"strategy": "local", "chunk_length_s": 5.0}, "not supported with strategy='local'"),
+        ({"strategy": "full", "chunk_length_s": 5.0}, "not supported with strategy='full'"),
     ):
         with pytest.raises(ValueError, match=message):
             transcribe_clips([worker], [], TranscriptionOptions.of(None, options))

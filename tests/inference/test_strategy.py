@@ -117,6 +117,27 @@ def test_windows_are_as_many_and_as_long_as_memory_allows(monkeypatch: pytest.Mo
     assert least.batch_size == 1
 
 
+def test_short_clips_in_windows_share_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is bounded by what it holds, not by windows that are longer than its clips."""
+    model: Any = Shape(**SHAPE_110M)
+    assert decide(model, MINUTE // 6, monkeypatch, 1e15, chunk_length_s=60.0).batch_size == 8
+    assert decide(model, 2 * MINUTE, monkeypatch, 1e15, chunk_length_s=60.0).batch_size == 4
+
+
+def test_windows_of_a_model_with_limited_attention_take_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = Shape(**SHAPE_110M, **LOCAL)
+    window = estimate_one_pass_bytes(model.config, MINUTE, is_local=True)
+    chosen = decide(model, 600 * MINUTE, monkeypatch, 2 * window)
+    assert (chosen.name, chosen.batch_size, chosen.restarts) == ("chunked", 1, False)
+    assert chosen.plan is not None
+    assert chosen.plan.window_frames == int(DEFAULT_CHUNK_SECONDS / FRAME_SECONDS)
+
+
+def test_a_clip_without_a_frame_is_seen_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = Shape(**SHAPE_110M)
+    assert choose(model, 0, monkeypatch, 1e15) == "full"
+
+
 def test_at_most_a_tenth_is_encoded_twice() -> None:
     config = build_config("ctc")
     for name, seconds in (("chunked", DEFAULT_CHUNK_SECONDS), ("local", DEFAULT_LOCAL_CHUNK_SECONDS)):

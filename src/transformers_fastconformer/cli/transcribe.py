@@ -106,7 +106,7 @@ StrategyOption = Annotated[
     typer.Option(
         metavar="NAME",  # the choices would leave no room for the text, which explains them
         help="Long audio: full (the encoder sees all of it), local (it does, each frame about 10 s on both "
-        "sides), chunked (overlapping windows), auto (by length and memory).",
+        "sides), chunked (overlapping windows), auto (the fastest that fits into memory).",
     ),
 ]
 HeadOption = Annotated[
@@ -119,11 +119,16 @@ HeadOption = Annotated[
 LanguageOption = Annotated[str | None, typer.Option(help="Code of the language, for models that are told it.")]
 ChunkLengthSOption = Annotated[
     float | None,
-    typer.Option("--chunk_length_s", help="Seconds that the encoder sees at once; makes auto chunked."),
+    typer.Option(
+        "--chunk_length_s", help="Seconds that the encoder sees at once, for chunked and local; makes auto chunked."
+    ),
 ]
 StrideLengthSOption = Annotated[
     float | None,
-    typer.Option("--stride_length_s", help="Seconds of a chunk that are context, on each side; default: a sixth."),
+    typer.Option(
+        "--stride_length_s",
+        help="Seconds of a chunk that are context, on each side. Default: 2, of short chunks less.",
+    ),
 ]
 VadOption = Annotated[
     bool,
@@ -188,7 +193,9 @@ BatchSizeOption = Annotated[
 ]
 BatchSecondsOption = Annotated[
     float,
-    typer.Option("--batch_seconds", help="Most seconds of audio in one batch of files.", rich_help_panel=MANY_PANEL),
+    typer.Option(
+        "--batch_seconds", help="Most seconds of audio in one batch of files or chunks.", rich_help_panel=MANY_PANEL
+    ),
 ]
 NumWorkersOption = Annotated[
     int,

@@ -183,7 +183,8 @@ class TranscriptionRun:
         self._seconds += transcript.duration_seconds
         self._speech_seconds += sum(end - start for start, end in transcript.speech or [])
         if not self._is_folder and self._options.chunking.strategy == "auto" and transcript.strategy != "full":
-            say(f"{item.file}: strategy {transcript.strategy}: {transcript.strategy_reason}.")
+            reason = f": {transcript.strategy_reason}" if transcript.strategy_reason else ""
+            say(f"{item.file}: strategy {transcript.strategy}{reason}.")
 
     def _report(self, seconds: float) -> None:
         for index in sorted(self._errors):

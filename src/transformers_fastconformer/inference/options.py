@@ -89,7 +89,8 @@ class TranscriptionOptions:
         voice_activity: Find speech first and transcribe only that, part by part, each as a clip of its own; `chunking`
             is then applied to the parts. None (default): the whole clip is transcribed.
         batch_size: Clips, or windows of a long one, that the encoder sees at a time, at most.
-        batch_seconds: Seconds of the clips of a batch with their padding to the longest, at most.
+        batch_seconds: Seconds of the clips of a batch with their padding to the longest, or of the windows of a long
+            clip that the encoder sees at a time, at most; a longer clip or window is alone.
         num_workers: Threads that read audio and compute features ahead of the models, at most 256; 0: nothing is done
             ahead.
         skip_special_tokens: True (default) leaves event tokens such as `<EOU>` out of text, tokens and times; they are

@@ -141,7 +141,8 @@ class _Clip:
         self.mel_length = mel_length
         self.frame_seconds = frame_seconds
         self.options = options
-        self.num_frames: int = self.config.count_encoder_frames(mel_length)
+        # A clip too short for a frame costs nothing, and ratios need something.
+        self.num_frames = max(self.config.count_encoder_frames(mel_length), 1)
         self.max_bytes = MAX_MEMORY_SHARE * available_bytes(model.device)
         self.num_clips = num_clips
 
@@ -150,18 +151,14 @@ class _Clip:
         is_local = name == "local"
         model = share_with_local_attention(self.model) if is_local else self.model
         plan = plan_chunks(self.config, self.frame_seconds, chunking)
-        batch_size = self.options.batch_size
-        if plan is not None:
-            in_seconds = int(self.options.batch_seconds / (plan.window_frames * self.frame_seconds))
-            batch_size = max(min(batch_size, in_seconds, self._count(plan, is_local)), 1)
-        return ChosenStrategy(name, model, plan, batch_size, sees_all(self.config), reason)
+        return ChosenStrategy(name, model, plan, self._batch_size(plan, is_local), sees_all(self.config), reason)
 
     def choose(self) -> ChosenStrategy:
         """The fastest strategy of those that fit and are as good in words."""
         is_limited = not sees_all(self.config)
         seconds = self.num_frames * self.frame_seconds
         others = {name: chunking for name in ("local", "chunked") if (chunking := self._chunk(name)) is not None}
-        fits = self._needed_bytes(None, is_limited) * self.num_clips <= self.max_bytes
+        fits = self._needed_bytes(None, is_local=False) * self.num_clips <= self.max_bytes
         if is_limited and (fits or not others):
             return self._take("full", None, "the attention of the model is limited, so one pass is linear in time")
         if not others:
@@ -169,15 +166,15 @@ class _Clip:
         works = {name: self._estimate(name, chunking) for name, chunking in others.items()}
         fastest = min(works, key=works.__getitem__)
         if is_limited:
-            return self._take(fastest, others[fastest], self._explain_memory(is_limited))
+            return self._take(fastest, others[fastest], self._explain_memory())
         full = self._estimate("full", None) / works[fastest]
         if fits and seconds <= MAX_FULL_SECONDS and full <= MAX_FULL_WORK:
-            return self._take("full", None, f"one pass takes {full:.2f} times as long as {fastest!r} by estimate")
+            return self._take("full", None, f"by estimate one pass takes {full:.2f} times as long as {fastest!r}")
         if not fits:
-            return self._take(fastest, others[fastest], self._explain_memory(is_limited))
+            return self._take(fastest, others[fastest], self._explain_memory())
         compared = {"full": full, **{name: work / works[fastest] for name, work in works.items() if name != fastest}}
-        slower = ", ".join(f"{ratio:.2f} in {name!r}" for name, ratio in compared.items())
-        return self._take(fastest, others[fastest], f"by estimate the clip takes {slower} times as long")
+        slower = " and ".join(f"{name!r} {ratio:.2f}" for name, ratio in compared.items())
+        return self._take(fastest, others[fastest], f"others would take longer by estimate, {slower} times as long")
 
     def _choose_whole(self, fits: bool) -> ChosenStrategy:
         """For a model whose clips cannot be cut."""
@@ -202,30 +199,39 @@ class _Clip:
                 return chunking
             seconds /= 2
 
+    def _batch_size(self, plan: WindowPlan | None, is_local: bool) -> int:
+        """Number of clips, or of windows of a plan, that the encoder sees at a time."""
+        if plan is None:
+            return self.options.batch_size
+        longest_seconds = min(plan.window_frames, self.num_frames) * self.frame_seconds
+        in_seconds = int(self.options.batch_seconds / longest_seconds)
+        return max(min(self.options.batch_size, in_seconds, self._count(plan, is_local)), 1)
+
     def _count(self, plan: WindowPlan, is_local: bool) -> int:
         """Number of windows of a plan that fit into memory together."""
         return int(self.max_bytes // self._needed_bytes(plan, is_local))
 
     def _needed_bytes(self, plan: WindowPlan | None, is_local: bool) -> int:
-        """Memory that the whole clip, or a window of it, takes."""
+        """Memory that the whole clip, or a window of it, takes, with attention that is made local or is limited."""
         mel_length = self.mel_length
         if plan is not None:
             mel_length = min(plan.window_frames * self.config.mel_frames_per_encoder_frame, mel_length)
+        is_limited = is_local or not sees_all(self.config)
         dtype, device = self.model.dtype, self.model.device
-        return estimate_one_pass_bytes(self.config, mel_length, dtype.itemsize, is_local, device.type)
+        return estimate_one_pass_bytes(self.config, mel_length, dtype.itemsize, is_limited, device.type)
 
     def _estimate(self, name: str, chunking: ChunkOptions | None) -> float:
         """Work of a strategy."""
         plan = None if chunking is None else plan_chunks(self.config, self.frame_seconds, chunking)
         keys = LOCAL_BAND_FRAMES if name == "local" else None
-        batch_size = 1 if chunking is None else self.carry_out(name, chunking).batch_size
-        return estimate_encoder_work(self.config, self.num_frames, plan, keys, batch_size)
+        windows_per_batch = 1 if plan is None else self._batch_size(plan, name == "local")
+        return estimate_encoder_work(self.config, self.num_frames, plan, keys, windows_per_batch)
 
     def _take(self, name: str, chunking: ChunkOptions | None, reason: str) -> ChosenStrategy:
         return self.carry_out(name, ChunkOptions(name) if chunking is None else chunking, reason)
 
-    def _explain_memory(self, is_local: bool) -> str:
-        gigabytes = self._needed_bytes(None, is_local) * self.num_clips / 1e9
+    def _explain_memory(self) -> str:
+        gigabytes = self._needed_bytes(None, is_local=False) * self.num_clips / 1e9
         return f"one pass takes {gigabytes:.1f} GB by estimate, more than half of what is free"
 
 
