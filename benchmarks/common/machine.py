@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def read_memory(process_id: int, name: str) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return next((1024 * int(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name}:")), 0)
+
+
+def process_seconds() -> float:
+    """Seconds since this process began."""
+    fields = Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # the 22nd field of all, after the boot of the machine
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began
 
 
 def resident_bytes() -> int:

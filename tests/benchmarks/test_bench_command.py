@@ -46,6 +46,7 @@ def test_the_encoder_goes_again_through_what_it_saw(tmp_path: Path, monkeypatch:
     work = bench_command.subtract(ended, loaded)
     assert work.wall_seconds > 0
     assert work.minor_faults > 0
+    assert figures["whole_seconds"] > work.wall_seconds
     assert figures["peak_bytes"] >= figures["loaded_bytes"] > 0
     assert len(list(tmp_path.glob("*.txt"))) == len(files)
 
