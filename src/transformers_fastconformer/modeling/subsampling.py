@@ -28,7 +28,7 @@ from .masking import is_loop_over_frames_allowed, lengths_to_mask
 
 # Values after the first convolution that exist at a time, on a GPU and on a CPU, where larger pieces of memory are
 # given back and fetched anew each time.
-BLOCK_VALUES = (1 << 27, 1 << 18)
+BLOCK_VALUES = (1 << 27, 1 << 21)
 # Encoder frames that go through the linear layer at a time.
 LINEAR_FRAMES = 512
 
