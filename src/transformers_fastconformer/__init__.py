@@ -28,6 +28,7 @@ from .interop.reading import convert_transformers_checkpoint
 from .interop.writing import ExportResult, export_to_transformers
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerEncoder, FastConformerModel
+from .modeling.encoder_cache import FastConformerEncoderCache
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT, share_as_ctc
 from .modeling.int8_config import FastConformerInt8Config
 from .modeling.outputs import (
@@ -38,6 +39,7 @@ from .modeling.outputs import (
 )
 from .modeling.pretrained import FastConformerPreTrainedModel
 from .modeling.quantization import quantize_dynamic_int8, remove_int8
+from .modeling.streaming_schedule import StreamingSchedule
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.convert import ConversionResult, convert_nemo_checkpoint
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
@@ -67,6 +69,7 @@ __all__ = [
     "FastConformerCTCOutput",
     "FastConformerConfig",
     "FastConformerEncoder",
+    "FastConformerEncoderCache",
     "FastConformerEncoderOutput",
     "FastConformerFeatureExtractor",
     "FastConformerForCTC",
@@ -85,6 +88,7 @@ __all__ = [
     "Finished",
     "ParakeetTDTForCTC",
     "ParakeetTDTForTDT",
+    "StreamingSchedule",
     "Transcript",
     "TranscriptionOptions",
     "VoiceActivityOptions",
