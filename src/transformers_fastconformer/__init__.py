@@ -6,6 +6,7 @@ checkpoints. `auto.py` describes this and can undo it.
 """
 
 from .audio.files import AudioFile, read_audio
+from .audio.running_normalization import RunningNormalization
 from .audio.voice_activity import VoiceActivityOptions, detect_speech
 from .auto import AutoModelForRNNT, AutoModelForTDT
 from .configuration_fastconformer import (
@@ -43,6 +44,13 @@ from .modeling.streaming_schedule import StreamingSchedule
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.convert import ConversionResult, convert_nemo_checkpoint
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from .streaming.endpointing import EndpointEvent, EndpointingOptions
+from .streaming.engine import SavedStream, StreamingEngine, StreamRefusedError
+from .streaming.options import EngineOptions, StreamOptions
+from .streaming.session import AsyncStreamingTranscriber, StreamingTranscriber
+from .streaming.text import StreamWord
+from .streaming.updates import StreamUpdate
+from .streaming.worker import EngineWorker
 from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__
 from .writers.formats import format_transcript
@@ -88,7 +96,20 @@ __all__ = [
     "Finished",
     "ParakeetTDTForCTC",
     "ParakeetTDTForTDT",
+    "AsyncStreamingTranscriber",
+    "EndpointEvent",
+    "EndpointingOptions",
+    "EngineOptions",
+    "EngineWorker",
+    "SavedStream",
+    "RunningNormalization",
+    "StreamOptions",
+    "StreamRefusedError",
+    "StreamUpdate",
+    "StreamWord",
+    "StreamingEngine",
     "StreamingSchedule",
+    "StreamingTranscriber",
     "Transcript",
     "TranscriptionOptions",
     "VoiceActivityOptions",
