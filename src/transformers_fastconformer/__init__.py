@@ -8,6 +8,7 @@ checkpoints. `auto.py` describes this and can undo it.
 from .audio.files import AudioFile, read_audio
 from .audio.voice_activity import VoiceActivityOptions, detect_speech
 from .auto import AutoModelForRNNT, AutoModelForTDT
+from .checkpoints.saved_streams import load_encoder_cache, save_encoder_cache
 from .configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -94,11 +95,13 @@ __all__ = [
     "VoiceActivityOptions",
     "__version__",
     "convert_nemo_checkpoint",
+    "load_encoder_cache",
     "load_model",
     "quantize_dynamic_int8",
     "FastConformerInt8Config",
     "read_audio",
     "remove_int8",
+    "save_encoder_cache",
     "share_as_ctc",
     "transcribe",
     "transcribe_clips",
