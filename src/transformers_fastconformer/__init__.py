@@ -9,6 +9,7 @@ from .audio.files import AudioFile, read_audio
 from .audio.running_normalization import RunningNormalization
 from .audio.voice_activity import VoiceActivityOptions, detect_speech
 from .auto import AutoModelForRNNT, AutoModelForTDT
+from .checkpoints.saved_streams import load_encoder_cache, save_encoder_cache
 from .configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -115,11 +116,13 @@ __all__ = [
     "VoiceActivityOptions",
     "__version__",
     "convert_nemo_checkpoint",
+    "load_encoder_cache",
     "load_model",
     "quantize_dynamic_int8",
     "FastConformerInt8Config",
     "read_audio",
     "remove_int8",
+    "save_encoder_cache",
     "share_as_ctc",
     "transcribe",
     "transcribe_clips",

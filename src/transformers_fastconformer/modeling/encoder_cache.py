@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from ..configuration_fastconformer import FastConformerConfig
-from ..validation import is_integer, reading, require, require_count
+from ..validation import is_integer, require, require_count
 from .streaming_schedule import StreamingSchedule
 
 # Tensors of a cache, and the axis of each that is the streams.
 STREAM_AXES = {"mel": 0, "keys": 1, "values": 1, "convolutions": 1}
-FORMAT = "fastconformer_encoder_cache"
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -194,56 +188,48 @@ class FastConformerEncoderCache:
         tensors = {name: tensor.to(device=device, dtype=dtype) for name, tensor in self._tensors().items()}
         return self._of(self.schedule, tensors, list(self.counts))
 
-    # Files
+    # State, as tensors and text; `checkpoints/saved_streams.py` keeps it in files
 
-    def save(self, path: str | Path) -> None:
-        """Write the streams to a safetensors file, from which `load` goes on."""
-        counts = torch.tensor(
-            [[int(value) for value in astuple(row)] for row in self.counts], dtype=torch.int64, device="cpu"
-        ).reshape(self.num_streams, len(fields(StreamCounts)))
-        metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "schedule": json.dumps(_describe(self.schedule))}
-        tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
-        save_file({**tensors, "counts": counts}, str(path), metadata=metadata)
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The tensors, and the places of the streams as one more, `counts`: int64, (streams, `StreamCounts`)."""
+        table = [[int(value) for value in astuple(row)] for row in self.counts]
+        counts = torch.tensor(table, dtype=torch.int64, device="cpu")
+        return {**self._tensors(), "counts": counts.reshape(self.num_streams, len(fields(StreamCounts)))}
+
+    def describe_schedule(self) -> dict[str, Any]:
+        """The arguments of `StreamingSchedule.of` that make the schedule, next to the configuration."""
+        return {
+            "attention_context": list(self.schedule.attention_context),
+            "chunk_frames": self.schedule.chunk_frames,
+            "is_exact": self.schedule.is_exact,
+        }
 
     @classmethod
-    @torch.inference_mode(False)
-    def load(
-        cls, path: str | Path, config: FastConformerConfig, device: torch.device | str | None = None
+    def from_state(
+        cls, config: FastConformerConfig, schedule: StreamingSchedule, tensors: Mapping[str, torch.Tensor]
     ) -> FastConformerEncoderCache:
         """
-        Read streams from a file of `save`.
+        Make a cache of what `state_dict` gave, whose tensors become the cache's own.
 
         Args:
-            path: The file.
             config: That of the model, which must be the model of the streams.
-            device: Where the tensors go; default the CPU.
+            schedule: Theirs.
+            tensors: All of them.
 
         Raises:
-            ValueError: for a file that is not one of `save`, is damaged, or is that of another model.
+            ValueError: for tensors that are missing, or that are not those of such streams.
         """
-        name = str(path)
-        device = "cpu" if device is None else str(device)
-        with (
-            reading(name, "a file of FastConformerEncoderCache.save"),
-            safe_open(name, framework="pt", device=device) as file,
-        ):
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        for key, expected in (("format", FORMAT), ("version", str(FORMAT_VERSION))):
-            require(metadata.get(key) == expected, f"{name}: {key}", metadata.get(key), repr(expected))
-        with reading(f"{name}: schedule", "the schedule of a stream of this model"):
-            schedule = StreamingSchedule.of(config, **json.loads(metadata["schedule"]))
-            require(_describe(schedule) == json.loads(metadata["schedule"]), "schedule", metadata["schedule"], "all")
         expected_names = sorted([*STREAM_AXES, "counts"])
-        require(sorted(tensors) == expected_names, f"{name}: tensors", sorted(tensors), str(expected_names))
-        counts = _read_counts(name, tensors.pop("counts"), schedule)
-        dtypes = {str(tensor.dtype) for tensor in tensors.values()}
-        is_floating = all(tensor.is_floating_point() for tensor in tensors.values())
-        require(len(dtypes) == 1 and is_floating, f"{name}: dtypes", sorted(dtypes), "one floating dtype")
-        for key, shape in _tensor_shapes(config, schedule, len(counts)).items():
-            found = tuple(tensors[key].shape)
-            require(found == shape, f"{name}: shape of {key}", found, f"{shape}, as the configuration says")
-        return cls._of(schedule, tensors, counts)
+        require(sorted(tensors) == expected_names, "tensors", sorted(tensors), str(expected_names))
+        counts = _read_counts(tensors["counts"], schedule)
+        states = {name: tensors[name] for name in STREAM_AXES}
+        dtypes = sorted({str(tensor.dtype) for tensor in states.values()})
+        is_floating = all(tensor.is_floating_point() for tensor in states.values())
+        require(len(dtypes) == 1 and is_floating, "dtypes", dtypes, "one floating dtype")
+        for name, shape in _tensor_shapes(config, schedule, len(counts)).items():
+            found = tuple(states[name].shape)
+            require(found == shape, f"shape of {name}", found, f"{shape}, as the configuration says")
+        return cls._of(schedule, states, counts)
 
     # Inside
 
@@ -294,31 +280,22 @@ def _without_streams(name: str, tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(size for axis, size in enumerate(tensor.shape) if axis != STREAM_AXES[name])
 
 
-def _describe(schedule: StreamingSchedule) -> dict[str, Any]:
-    """The arguments of `StreamingSchedule.of` that make a schedule, next to the configuration."""
-    return {
-        "attention_context": list(schedule.attention_context),
-        "chunk_frames": schedule.chunk_frames,
-        "is_exact": schedule.is_exact,
-    }
-
-
-def _read_counts(name: str, table: torch.Tensor, schedule: StreamingSchedule) -> list[StreamCounts]:
-    """The places of streams in a file."""
+def _read_counts(table: torch.Tensor, schedule: StreamingSchedule) -> list[StreamCounts]:
+    """The places of streams, from the table of `state_dict`."""
     columns = len(fields(StreamCounts))
     require(
         table.dtype == torch.int64 and table.ndim == 2 and table.shape[1] == columns,
-        f"{name}: counts",
+        "counts",
         (table.dtype, tuple(table.shape)),
         f"int64 of (streams, {columns})",
     )
+    longest = schedule.subsampling.factor * schedule.lookahead_frames
     counts = []
     for mel_frames, waiting_mel_frames, known_frames, encoder_frames, has_ended in table.tolist():
         row = StreamCounts(mel_frames, waiting_mel_frames, known_frames, encoder_frames, bool(has_ended))
-        longest = schedule.subsampling.factor * schedule.lookahead_frames
         require(
             min(astuple(row)) >= 0 and has_ended in (0, 1) and waiting_mel_frames <= min(longest, mel_frames),
-            f"{name}: counts",
+            "counts",
             astuple(row),
             f"numbers of 0 or more, of which {longest} mel frames wait at most",
         )

@@ -81,8 +81,10 @@ class RingTables:
         if min(known_frames) < left_frames or min(new_frames) < self.step_frames:
             device = slot_frames.device
             # Slots that hold nothing yet, and those after the end of a stream's frames.
-            first = torch.tensor([[-min(known, left_frames)] for known in known_frames], device=device)
-            stop = torch.tensor([[frames] for frames in new_frames], device=device)
+            first = torch.tensor(
+                [[-min(known, left_frames)] for known in known_frames], dtype=torch.int64, device=device
+            )
+            stop = torch.tensor([[frames] for frames in new_frames], dtype=torch.int64, device=device)
             is_real = ((slot_frames >= first) & (slot_frames < stop))[:, None, None]  # (streams, 1, 1, slots)
             mask = is_real if mask is None else mask & is_real
         slots: slice | torch.Tensor
@@ -90,7 +92,9 @@ class RingTables:
             slots = slice(starts[0], starts[0] + num_frames)
         else:
             frame = torch.arange(num_frames, device=slot_frames.device)
-            slots = (torch.tensor(starts, device=slot_frames.device)[:, None] + frame) % self.num_slots
+            slots = (
+                torch.tensor(starts, dtype=torch.int64, device=slot_frames.device)[:, None] + frame
+            ) % self.num_slots
         return RingStep(rows, slots, distance_index, mask)
 
     def _turn(self, table: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:

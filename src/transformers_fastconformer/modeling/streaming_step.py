@@ -205,7 +205,7 @@ def _run_front_alike(
     first, known = parts[0].first_mel_frame, parts[0].known_frames
     lengths = None
     if len(set(new_mel_frames)) > 1:
-        lengths = torch.tensor([part.num_mel_frames for part in parts], device=window.device)
+        lengths = torch.tensor([part.num_mel_frames for part in parts], dtype=torch.int64, device=window.device)
         padding = ~lengths_to_mask(lengths + first, window.shape[1])
         window = window.masked_fill(padding[..., None], 0.0)
     # The mel frames of the next step, from where this one ends.
@@ -237,7 +237,7 @@ def _stream_layers(
     ring = tables.ring.locate(rows, [cache.counts[row].known_frames for row in row_numbers], new_frames, num_frames)
     padding_mask = None
     if min(new_frames) < num_frames:
-        padding_mask = lengths_to_mask(torch.tensor(new_frames, device=device), num_frames)
+        padding_mask = lengths_to_mask(torch.tensor(new_frames, dtype=torch.int64, device=device), num_frames)
     # NeMo 3.0's `CausalConv1D` counts the zeros to the right among the frames that it has seen.
     surplus = 0 if schedule.is_exact else encoder.config.conv_padding[1]
     kept = [max(frames + surplus - schedule.lookahead_frames, 0) for frames in new_frames]
