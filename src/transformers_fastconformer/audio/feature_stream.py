@@ -169,7 +169,9 @@ class FeatureStream:
         """Mono samples of a piece, checked; the stream stays as it was."""
         if self.is_finished:
             raise ValueError(f"{self.name} is finished; expected no more samples.")
-        shape = getattr(samples, "shape", (0,))
+        shape = getattr(samples, "shape", (1,))
+        if 0 in shape:  # nothing, of whatever channels
+            return np.zeros(0, dtype=np.float32)
         if len(shape) > 1:
             # With few samples the channels could be taken for time.
             most_channels = MAX_UNNAMED_CHANNELS if self.channels is None else MAX_CHANNELS
