@@ -34,7 +34,7 @@ CACHED = {
     "attention_context_probabilities": [0.4, 0.3, 0.3],
     "attention_context_style": "chunked_limited",
     "causal_downsampling": True,
-    "conv_context": [8, 0],
+    "conv_context": [4, 0],
     "conv_norm_type": "layer_norm",
 }
 
@@ -71,7 +71,7 @@ def words_of(updates: Sequence[StreamUpdate]) -> list[Any]:
     return [word for update in updates for word in update.words]
 
 
-CUTS = ([160], [1600], [7, 3001, 160, 5], [50000], [10**6])
+CUTS = ([7, 3001, 160, 5], [50000], [10**6])
 ENGINES: dict[str, EngineOptions] = {
     "buffered": EngineOptions(latency_ms=1000),
     "windows": EngineOptions(left_seconds=2.0, chunk_seconds=0.8, right_seconds=0.4),
@@ -219,15 +219,16 @@ def test_other_rates_and_channels_are_accepted(demo: tuple[Any, Any], waveform: 
 # Checkpoints with a cache
 
 
-@pytest.mark.parametrize("kind", ["ctc", "rnnt", "tdt", "rnnt_hybrid_ctc"])
-@pytest.mark.parametrize("latency_ms", [80, 160, 320])
-def test_a_cached_stream_is_the_whole_audio(kind: str, latency_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "latency_ms"), [("rnnt", 80), ("rnnt", 160), ("rnnt", 320), ("ctc", 160), ("tdt", 160), ("tdt", 80)]
+)
+def test_a_cached_stream_is_the_whole_audio(kind: str, latency_ms: int) -> None:
     model, processor = build_live(kind)
     engine = StreamingEngine(model, processor, EngineOptions(latency_ms=latency_ms, is_exact=True))
     assert engine.encoder.name == "cached"
     assert engine.latency_ms == latency_ms
     generator = np.random.default_rng(latency_ms)
-    samples = (0.1 * generator.standard_normal(3 * SAMPLING_RATE + 77)).astype(np.float32)
+    samples = (0.1 * generator.standard_normal(SAMPLING_RATE + 4077)).astype(np.float32)
     context = next(one for one in CACHED["attention_contexts"] if (one[1] + 1) * 80 == latency_ms)
     offline = model.with_attention_context(context)
     features = processor.feature_extractor(samples, sampling_rate=SAMPLING_RATE, return_tensors="pt")
@@ -235,7 +236,7 @@ def test_a_cached_stream_is_the_whole_audio(kind: str, latency_ms: int, monkeypa
         features.input_features, input_lengths=features.input_lengths, return_dict_in_generate=True
     )
     (expected,) = processor.batch_decode(output, timestamps=["word"])
-    for sizes in ([1600], [333, 8000, 1], [10**6]):
+    for sizes in ([333, 8000, 1], [10**6]):
         found = run(engine, samples, sizes)
         assert text_of(found) == expected.text
         assert [word.text for word in words_of(found)] == [item["word"] for item in expected.timestamps["word"]]
@@ -250,19 +251,19 @@ def build_live(kind: str) -> tuple[Any, Any]:
     extractor = type(processor.feature_extractor)(**{**processor.feature_extractor.to_dict(), "normalize": None})
     processor = type(processor)(extractor, processor.tokenizer)
     size = processor.tokenizer.blank_token_id
-    overrides = {"num_mel_bins": extractor.num_mel_bins, "vocab_size": size + 1, "blank_token_id": size}
-    return build_model(kind, **CACHED, **overrides), processor
+    overrides = {"num_mel_bins": extractor.feature_size, "vocab_size": size + 1}
+    return build_model(kind, **{**CACHED, **overrides}), processor
 
 
-def test_the_memory_of_a_stream_does_not_grow(demo: tuple[Any, Any]) -> None:
+def test_the_memory_of_a_stream_does_not_grow() -> None:
     model, processor = build_live("rnnt")
     engine = StreamingEngine(model, processor, EngineOptions(latency_ms=80))
     stream = engine.open()
     generator = np.random.default_rng(0)
     sizes = []
-    for number in range(1200):
+    for number in range(300):
         engine.step({stream: (0.1 * generator.standard_normal(1280)).astype(np.float32)})
-        if number in (200, 1199):
+        if number in (100, 299):
             sizes.append(_measure(engine.save(stream)))
     assert sizes[0] == sizes[1]
 
