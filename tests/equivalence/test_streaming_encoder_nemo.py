@@ -69,7 +69,9 @@ ROWS: dict[str, Options] = {
     "regular, a look-ahead of 6": _streaming([[10, 2]], "regular"),
     "regular, symmetric convolutions": _streaming([[10, 0]], "regular", n_layers=1, conv_context_size=[4, 4]),
 }
-CHUNKS = (1, 2, 3)
+# Steps of several chunks of attention, for contexts of at most so many frames.
+CHUNKS = (1, 3)
+MAX_LEFT_OF_LARGE_CHUNKS = 16
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +127,7 @@ def test_chunks_are_those_of_nemo(name: str, conformer_encoder_class: Any):
     encoder = copy_weights(nemo_encoder, FastConformerConfig(**OUR_BASE | our_options))
     clips = make_clips()
     for context in encoder.config.attention_contexts or [encoder.config.attention_context]:
-        for multiple in CHUNKS:
+        for multiple in CHUNKS if context[0] <= MAX_LEFT_OF_LARGE_CHUNKS else CHUNKS[:1]:
             schedule = StreamingSchedule.of(encoder.config, context)
             nemo_encoder.set_default_att_context_size(list(context))
             if multiple > 1:
