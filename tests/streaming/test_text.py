@@ -93,7 +93,7 @@ def decode_whole(processor: FastConformerProcessor, tokens: NewTokens, decoder_t
 
 def cut(rng: random.Random, num_tokens: int) -> list[int]:
     """Ends of pieces, some of which are empty."""
-    return sorted(rng.randrange(num_tokens + 1) for _ in range(rng.randrange(num_tokens + 3))) + [num_tokens]
+    return [*sorted(rng.randrange(num_tokens + 1) for _ in range(rng.randrange(num_tokens + 3))), num_tokens]
 
 
 @pytest.mark.parametrize("kind", KINDS)

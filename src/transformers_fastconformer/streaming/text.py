@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..decoding.confidence import AGGREGATIONS, aggregate_confidence
 from ..decoding.timestamps import DECODER_TYPES, token_offsets, with_punctuation_narrowed
