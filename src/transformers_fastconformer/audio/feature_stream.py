@@ -75,8 +75,8 @@ class FeatureStream:
             frame_seconds = frames.seconds_from_samples(settings.hop_length, settings.sampling_rate)
             options = RunningNormalization() if normalization is None else normalization
             self._normalizer = RunningNormalizer(settings.normalize, settings.output_size, frame_seconds, options)
-        # Samples from the one before the window of the next frame, which pre-emphasis needs; at the start these are the
-        # zeros in front of the clip.
+        # Samples from the one before the window of the next frame, which pre-emphasis needs; at the start the zeros in
+        # front of the clip.
         self._held = np.zeros(settings.padding_samples + 1, dtype=np.float32)
         self._waiting: list[np.ndarray] = []  # pieces that do not complete a frame yet
 
@@ -270,7 +270,7 @@ def push_streams(
     """
     are_last = [False] * len(streams) if are_last is None else are_last
     samples = [stream.read(piece) for stream, piece in zip(streams, pieces, strict=True)]
-    windows = [stream.take(*item) for stream, *item in zip(streams, samples, are_last, strict=True)]
+    windows = [stream.take(*item) for stream, item in zip(streams, zip(samples, are_last, strict=True), strict=True)]
     by_computation: dict[int, list[int]] = {}
     for place, stream in enumerate(streams):
         by_computation.setdefault(id(stream.log_mel), []).append(place)
