@@ -48,6 +48,7 @@ from .processing_fastconformer import FastConformerProcessor, FastConformerTrans
 from .streaming.endpointing import EndpointEvent, EndpointingOptions
 from .streaming.engine import SavedStream, StreamingEngine, StreamRefusedError
 from .streaming.options import EngineOptions, StreamOptions
+from .streaming.saved_streams import load_stream, save_stream
 from .streaming.session import AsyncStreamingTranscriber, StreamingTranscriber
 from .streaming.text import StreamWord
 from .streaming.updates import StreamUpdate
@@ -118,6 +119,8 @@ __all__ = [
     "convert_nemo_checkpoint",
     "load_encoder_cache",
     "load_model",
+    "load_stream",
+    "save_stream",
     "quantize_dynamic_int8",
     "FastConformerInt8Config",
     "read_audio",

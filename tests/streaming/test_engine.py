@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from models import build_model
+from live_models import CACHED, build_live, run, text_of, words_of
 
 from transformers_fastconformer import (
     ConfidenceOptions,
@@ -28,15 +27,6 @@ from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.streaming.updates import StreamUpdate
 
 SAMPLING_RATE = 16000
-CACHED = {
-    "attention_context": [4, 1],
-    "attention_contexts": [[4, 1], [4, 0], [4, 3]],
-    "attention_context_probabilities": [0.4, 0.3, 0.3],
-    "attention_context_style": "chunked_limited",
-    "causal_downsampling": True,
-    "conv_context": [4, 0],
-    "conv_norm_type": "layer_norm",
-}
 
 
 @pytest.fixture(scope="module")
@@ -48,27 +38,6 @@ def demo() -> tuple[Any, Any]:
 def waveform() -> np.ndarray:
     """Two strings of digits with pauses."""
     return np.concatenate([np.pad(read_audio(path), (2000, 8000)) for path in CLIP_PATHS]).astype(np.float32)
-
-
-def run(
-    engine: StreamingEngine, samples: np.ndarray, sizes: Sequence[int], options: StreamOptions | None = None
-) -> list[StreamUpdate]:
-    """All updates of a stream that is cut into pieces of these sizes, again and again."""
-    stream = engine.open(options)
-    updates, start, number = [], 0, 0
-    while start < len(samples):
-        size = sizes[number % len(sizes)]
-        updates.append(engine.step({stream: samples[start : start + size]})[stream])
-        start, number = start + size, number + 1
-    return [*updates, engine.finish(stream)]
-
-
-def text_of(updates: Sequence[StreamUpdate]) -> str:
-    return "".join(update.committed for update in updates)
-
-
-def words_of(updates: Sequence[StreamUpdate]) -> list[Any]:
-    return [word for update in updates for word in update.words]
 
 
 CUTS = ([7, 3001, 160, 5], [50000], [10**6])
@@ -243,16 +212,6 @@ def test_a_cached_stream_is_the_whole_audio(kind: str, latency_ms: int) -> None:
         assert [word.start_offset for word in words_of(found)] == [
             item["start_offset"] for item in expected.timestamps["word"]
         ]
-
-
-def build_live(kind: str) -> tuple[Any, Any]:
-    """A small checkpoint with a cache, and a processor whose features are not normalised."""
-    _, processor = load_model(CHECKPOINT_PATH)
-    extractor = type(processor.feature_extractor)(**{**processor.feature_extractor.to_dict(), "normalize": None})
-    processor = type(processor)(extractor, processor.tokenizer)
-    size = processor.tokenizer.blank_token_id
-    overrides = {"num_mel_bins": extractor.feature_size, "vocab_size": size + 1}
-    return build_model(kind, **{**CACHED, **overrides}), processor
 
 
 def test_the_memory_of_a_stream_does_not_grow() -> None:
