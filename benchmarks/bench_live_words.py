@@ -4,8 +4,8 @@ Are all words of a live stream there, and how soon, at latencies of half a secon
 Recorded digits with pauses, of which the checkpoint is sure, are given to a stream of buffered windows in pieces of
 100 ms. Words are compared with what was said (lost, doubled, added, wrong), next to one pass over the whole file, and
 with `--nemo` next to NeMo's own windows of the same lengths with the decoder's state carried over
-(`StreamingBatchedAudioBuffer`). `first_word_s` is the time from the end of a word to its first appearance, tentative text included,
-`final_word_s` that to its commitment; both in audio, to which the time of computing comes.
+(`StreamingBatchedAudioBuffer`). `first_word_s` is the time from the end of a word to its first appearance, tentative
+text included, `final_word_s` that to its commitment; both in audio, to which the time of computing comes.
 
     python benchmarks/bench_live_words.py --minutes 20
     python benchmarks/bench_live_words.py --minutes 20 --nemo
