@@ -5,7 +5,9 @@ Importing the package registers its classes with the Auto classes of Transformer
 checkpoints. `auto.py` describes this and can undo it.
 """
 
+from .audio.feature_stream import FeatureStream, push_streams
 from .audio.files import AudioFile, read_audio
+from .audio.running_normalization import RunningNormalization
 from .audio.voice_activity import VoiceActivityOptions, detect_speech
 from .auto import AutoModelForRNNT, AutoModelForTDT
 from .configuration_fastconformer import (
@@ -69,6 +71,9 @@ __all__ = [
     "FastConformerEncoder",
     "FastConformerEncoderOutput",
     "FastConformerFeatureExtractor",
+    "FeatureStream",
+    "RunningNormalization",
+    "push_streams",
     "FastConformerForCTC",
     "FastConformerForRNNT",
     "FastConformerForTDT",

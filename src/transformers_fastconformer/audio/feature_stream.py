@@ -272,6 +272,9 @@ def push_streams(
         ValueError: for what is not samples; all streams stay as they were.
     """
     are_last = [False] * len(streams) if are_last is None else are_last
+    if not len(streams) == len(pieces) == len(are_last):
+        found = f"found {len(pieces)} and {len(are_last)}"
+        raise ValueError(f"pieces, are_last: {found}; expected one for each of {len(streams)} streams.")
     samples = [stream.read(piece) for stream, piece in zip(streams, pieces, strict=True)]
     windows = [stream.take(*item) for stream, item in zip(streams, zip(samples, are_last, strict=True), strict=True)]
     by_computation: dict[int, list[int]] = {}
