@@ -66,10 +66,11 @@ def join_digits(speech_dir: Path, strings_a_speaker: int, seed: int) -> list[Cli
     return clips
 
 
-def read_clips(speech_dir: Path) -> list[Clip]:
-    """Read clips of LibriSpeech."""
+def read_clips(speech_dir: Path, share: int) -> list[Clip]:
+    """Every `share`-th read clip of LibriSpeech."""
     entries = [entry for entry in read_manifest(speech_dir) if "librispeech" in entry["audio_filepath"]]
-    return [Clip(read_audio(speech_dir / item["audio_filepath"]), item["text"], item["speaker"]) for item in entries]
+    chosen = entries[::share]
+    return [Clip(read_audio(speech_dir / item["audio_filepath"]), item["text"], item["speaker"]) for item in chosen]
 
 
 def stream_features(log_mel: LogMel, samples: np.ndarray, options: RunningNormalization) -> torch.Tensor:
@@ -173,14 +174,18 @@ def measure(models: dict[str, Any], processor: FastConformerProcessor, sets: dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strings", type=int, default=12, help="strings of digits a speaker")
+    parser.add_argument("--strings", type=int, default=8, help="strings of digits a speaker")
+    parser.add_argument("--share", type=int, default=3, help="of the read clips, one of so many")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     models, processor = {}, None
     for head in ("transducer", "ctc"):
         models[head], processor = load_model(CHECKPOINT_PATH, head)
     assert processor is not None
-    sets = {"digits": join_digits(SPEECH_DIR, arguments.strings, arguments.seed), "read": read_clips(SPEECH_DIR)}
+    sets = {
+        "digits": join_digits(SPEECH_DIR, arguments.strings, arguments.seed),
+        "read": read_clips(SPEECH_DIR, arguments.share),
+    }
     measure(models, processor, sets)
 
 

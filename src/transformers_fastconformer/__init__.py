@@ -5,6 +5,7 @@ Importing the package registers its classes with the Auto classes of Transformer
 checkpoints. `auto.py` describes this and can undo it.
 """
 
+from .audio.feature_stream import FeatureStream, push_streams
 from .audio.files import AudioFile, read_audio
 from .audio.running_normalization import RunningNormalization
 from .audio.voice_activity import VoiceActivityOptions, detect_speech
@@ -82,6 +83,9 @@ __all__ = [
     "FastConformerEncoderCache",
     "FastConformerEncoderOutput",
     "FastConformerFeatureExtractor",
+    "FeatureStream",
+    "RunningNormalization",
+    "push_streams",
     "FastConformerForCTC",
     "FastConformerForRNNT",
     "FastConformerForTDT",
@@ -104,7 +108,6 @@ __all__ = [
     "EngineOptions",
     "EngineWorker",
     "SavedStream",
-    "RunningNormalization",
     "StreamOptions",
     "StreamRefusedError",
     "StreamUpdate",

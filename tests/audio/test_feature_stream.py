@@ -262,6 +262,16 @@ def test_what_cannot_stream_is_refused() -> None:
         FeatureStream(make_extractor().log_mel, channels="left")
 
 
+def test_lists_of_different_lengths_are_refused() -> None:
+    log_mel, samples = make_extractor().log_mel, noise(1000)
+    streams = [FeatureStream(log_mel), FeatureStream(log_mel)]
+    with pytest.raises(ValueError, match="found 1 and 2; expected one for each of 2 streams"):
+        push_streams(streams, [samples])
+    with pytest.raises(ValueError, match="found 2 and 1; expected one for each of 2 streams"):
+        push_streams(streams, [samples, samples], [True])
+    assert not any(stream.num_heard for stream in streams)
+
+
 def test_a_state_of_another_stream_is_refused() -> None:
     samples = noise(1000)
     stream = FeatureStream(make_extractor().log_mel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,19 @@ def test_text_and_times_do_not_depend_on_the_pieces(demo: tuple[Any, Any], wavef
         assert text_of(found) == text_of(expected)
         assert words_of(found) == words_of(expected)
     assert engine.open_streams == []
+
+
+def test_confidences_of_ctc_are_those_of_the_whole_audio(waveform: np.ndarray) -> None:
+    model, processor = load_model(CHECKPOINT_PATH, "ctc")
+    decoding = DecodingOptions(confidence=ConfidenceOptions())
+    # One window sees all, so that only decoding goes on from step to step.
+    options = EngineOptions(left_seconds=20.0, chunk_seconds=0.08, right_seconds=20.0, decoding=decoding)
+    normalization = RunningNormalization(hold_seconds=60.0)
+    engine = StreamingEngine(model, processor, replace(options, normalization=normalization))
+    words = words_of(run(engine, waveform[:48000], [8000]))
+    whole = transcribe_waveforms(model, processor, [waveform[:48000]], decoding=decoding)[0]
+    assert [word.text for word in words] == whole.text.split()
+    assert [word.confidence for word in words] == pytest.approx(whole.word_confidences, abs=1e-4)
 
 
 def test_what_was_committed_is_never_changed_and_tentative_text_comes_earlier(

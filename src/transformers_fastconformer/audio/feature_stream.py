@@ -78,6 +78,7 @@ class FeatureStream:
         # Samples from the one before the window of the next frame, which pre-emphasis needs; at the start the zeros in
         # front of the clip.
         self._held = np.zeros(settings.padding_samples + 1, dtype=np.float32)
+        self._no_features = torch.zeros(0, settings.output_size, dtype=torch.float32, device="cpu")
         self._waiting: list[np.ndarray] = []  # pieces that do not complete a frame yet
 
     @property
@@ -220,14 +221,18 @@ class FeatureStream:
         self._held = held[num_ready * settings.hop_length :].copy()
         return torch.from_numpy(emphasized).unfold(0, settings.n_fft, settings.hop_length)[:num_ready]
 
-    def give(self, features: torch.Tensor, with_masked_frame: bool) -> torch.Tensor:
+    def give(self, features: torch.Tensor | None, with_masked_frame: bool) -> torch.Tensor:
         """
         Features of the frames that were ready, normalised.
 
         Args:
-            features: (mel frames, features) of the windows.
+            features: (mel frames, features) of the windows, None where there are none.
             with_masked_frame: As in `finish`, at the end.
         """
+        if features is None:
+            if not self.is_finished:
+                return self._no_features
+            features = self._no_features
         if self._normalizer is not None:
             features = torch.from_numpy(self._normalizer.push(features.numpy(), self.is_finished))
         if with_masked_frame and self.is_finished:
@@ -269,6 +274,9 @@ def push_streams(
         ValueError: for what is not samples; all streams stay as they were.
     """
     are_last = [False] * len(streams) if are_last is None else are_last
+    if not len(streams) == len(pieces) == len(are_last):
+        counts = f"{len(pieces)} and {len(are_last)}"
+        raise ValueError(f"pieces, are_last: found {counts}; expected one for each of {len(streams)} streams.")
     samples = [stream.read(piece) for stream, piece in zip(streams, pieces, strict=True)]
     windows = [stream.take(*item) for stream, item in zip(streams, zip(samples, are_last, strict=True), strict=True)]
     by_computation: dict[int, list[int]] = {}
@@ -284,6 +292,5 @@ def push_streams(
             features |= {place: part for (place, _), part in zip(ready, parts, strict=True)}
     results = []
     for place, stream in enumerate(streams):
-        none = torch.zeros(0, stream.log_mel.settings.output_size, dtype=torch.float32, device="cpu")
-        results.append(stream.give(features.get(place, none), with_masked_frame))
+        results.append(stream.give(features.get(place), with_masked_frame))
     return results
