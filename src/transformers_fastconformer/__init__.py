@@ -5,9 +5,12 @@ Importing the package registers its classes with the Auto classes of Transformer
 checkpoints. `auto.py` describes this and can undo it.
 """
 
+from .audio.feature_stream import FeatureStream, push_streams
 from .audio.files import AudioFile, read_audio
+from .audio.running_normalization import RunningNormalization
 from .audio.voice_activity import VoiceActivityOptions, detect_speech
 from .auto import AutoModelForRNNT, AutoModelForTDT
+from .checkpoints.saved_streams import load_encoder_cache, save_encoder_cache
 from .configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -28,6 +31,7 @@ from .interop.reading import convert_transformers_checkpoint
 from .interop.writing import ExportResult, export_to_transformers
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerEncoder, FastConformerModel
+from .modeling.encoder_cache import FastConformerEncoderCache
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT, share_as_ctc
 from .modeling.int8_config import FastConformerInt8Config
 from .modeling.outputs import (
@@ -38,9 +42,18 @@ from .modeling.outputs import (
 )
 from .modeling.pretrained import FastConformerPreTrainedModel
 from .modeling.quantization import quantize_dynamic_int8, remove_int8
+from .modeling.streaming_schedule import StreamingSchedule
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.convert import ConversionResult, convert_nemo_checkpoint
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from .streaming.endpointing import EndpointEvent, EndpointingOptions
+from .streaming.engine import SavedStream, StreamingEngine, StreamRefusedError
+from .streaming.options import EngineOptions, StreamOptions
+from .streaming.saved_streams import load_stream, save_stream
+from .streaming.session import AsyncStreamingTranscriber, StreamingTranscriber
+from .streaming.text import StreamWord
+from .streaming.updates import StreamUpdate
+from .streaming.worker import EngineWorker
 from .tokenization_fastconformer import FastConformerTokenizer
 from .version import __version__
 from .writers.formats import format_transcript
@@ -67,8 +80,12 @@ __all__ = [
     "FastConformerCTCOutput",
     "FastConformerConfig",
     "FastConformerEncoder",
+    "FastConformerEncoderCache",
     "FastConformerEncoderOutput",
     "FastConformerFeatureExtractor",
+    "FeatureStream",
+    "RunningNormalization",
+    "push_streams",
     "FastConformerForCTC",
     "FastConformerForRNNT",
     "FastConformerForTDT",
@@ -85,16 +102,33 @@ __all__ = [
     "Finished",
     "ParakeetTDTForCTC",
     "ParakeetTDTForTDT",
+    "AsyncStreamingTranscriber",
+    "EndpointEvent",
+    "EndpointingOptions",
+    "EngineOptions",
+    "EngineWorker",
+    "SavedStream",
+    "StreamOptions",
+    "StreamRefusedError",
+    "StreamUpdate",
+    "StreamWord",
+    "StreamingEngine",
+    "StreamingSchedule",
+    "StreamingTranscriber",
     "Transcript",
     "TranscriptionOptions",
     "VoiceActivityOptions",
     "__version__",
     "convert_nemo_checkpoint",
+    "load_encoder_cache",
     "load_model",
+    "load_stream",
+    "save_stream",
     "quantize_dynamic_int8",
     "FastConformerInt8Config",
     "read_audio",
     "remove_int8",
+    "save_encoder_cache",
     "share_as_ctc",
     "transcribe",
     "transcribe_clips",

@@ -99,6 +99,8 @@ class Subsampling(ABC):
     is_causal: bool = False
     # True where all rows of a clip that is a batch of its own are frames of it.
     has_full_rows: ClassVar[bool] = True
+    # True where NeMo cuts the mel frames of a live stream for this front.
+    can_stream: ClassVar[bool] = False
     accepted_factors: ClassVar[str] = "1 or more"
 
     @classmethod
@@ -114,6 +116,21 @@ class Subsampling(ABC):
         """Rows of the tensor that the front makes of one with this number of rows."""
         return self.count_frames(mel_frames)
 
+    @property
+    def first_mel_frames(self) -> int:
+        """Mel frames from which a stream has its first encoder frame; `factor` more for each that follows."""
+        return self.factor
+
+    @property
+    def overlap_mel_frames(self) -> int:
+        """Mel frames before a chunk of a stream that the front sees again (NeMo's "pre-encode cache")."""
+        return 0
+
+    @property
+    def overlap_frames(self) -> int:
+        """Encoder frames that the front makes of the overlap, once more."""
+        return 0
+
 
 class NoSubsampling(Subsampling):
     """One encoder frame for each mel frame."""
@@ -123,8 +140,13 @@ class NoSubsampling(Subsampling):
 
 
 class StridedSubsampling(Subsampling):
-    """Convolutions of stride 2; the counts hold for the mel columns that they leave, too."""
+    """
+    Convolutions of stride 2; the counts hold for the mel columns that they leave, too.
 
+    Those for streams are NeMo 3.0's (`ConvSubsampling.get_sampling_frames`, `get_streaming_cache_size`).
+    """
+
+    can_stream = True
     accepted_factors = "a power of 2"
 
     @classmethod
@@ -135,6 +157,18 @@ class StridedSubsampling(Subsampling):
         padding = subsampling_padding(self.is_causal)
         repeats = halvings(self.factor)
         return convolution_lengths(mel_lengths, SUBSAMPLING_KERNEL_SIZE, SUBSAMPLING_STRIDE, *padding, repeats)
+
+    @property
+    def first_mel_frames(self) -> int:
+        return 1
+
+    @property
+    def overlap_mel_frames(self) -> int:
+        return self.factor + 1
+
+    @property
+    def overlap_frames(self) -> int:
+        return 1 + (self.overlap_mel_frames - 1) // self.factor
 
 
 class StackedSubsampling(Subsampling):
@@ -147,6 +181,7 @@ class StackedSubsampling(Subsampling):
     """
 
     has_full_rows = False
+    can_stream = True
 
     def count_frames(self, mel_lengths: Lengths) -> Lengths:
         return mel_lengths // self.factor

@@ -395,19 +395,19 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         strings = tokenizer.vocabulary_tokens(clip.token_ids)
         return [_Token(*fields) for fields in zip(clip.token_ids, strings, texts, offsets, strict=True)]
 
+    def word_text(self, token_ids: Sequence[int]) -> str:
+        """Text of the tokens of one word."""
+        text = self.tokenizer.piece_text(token_ids)
+        # NeMo 3.0.0 fails to time the words of aggregate tokenizers; their words elsewhere are stripped.
+        return text.strip() if self.tokenizer.text_rule == "aggregate" else text
+
     def _words(self, tokens: Sequence[_Token]) -> list[Span]:
         tokenizer = self.tokenizer
-
-        def text_of(positions: list[int]) -> str:
-            text = tokenizer.piece_text([tokens[position].token_id for position in positions])
-            # NeMo 3.0.0 fails to time the words of aggregate tokenizers; their words elsewhere are stripped.
-            return text.strip() if tokenizer.text_rule == "aggregate" else text
-
         return word_spans(
             [token.string for token in tokens],
             [token.text for token in tokens],
             [token.offsets for token in tokens],
-            text_of,
+            lambda positions: self.word_text([tokens[position].token_id for position in positions]),
             word_rule=tokenizer.word_rule,
             punctuation=tokenizer.punctuation,
             word_separator=self.word_separator,

@@ -8,6 +8,7 @@ last space (checked against NeMo 3.0.0: `AbstractCTCDecoding` and `AbstractRNNTD
 from __future__ import annotations
 
 import base64
+import codecs
 import copy
 import itertools
 import json
@@ -16,7 +17,7 @@ import re
 import struct
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ TEXT_RULES = ("sentencepiece", "character", "wordpiece", "aggregate")
 WORD_MARK = "▁"
 CONTINUATION_MARK = "##"
 UNKNOWN_TEXT = " ⁇ "  # what SentencePiece writes for its unknown piece
+LANGUAGE_TAG_PATTERN = r"\s*<[a-z]{2}-[A-Z]{2}>"  # what NeMo 3.0.0 strips unless the configuration says otherwise
 IGNORED_LABEL = -100
 # About ten times what the largest published tokenizers have, of 16 thousand tokens.
 MAX_TOKENS = 2**18
@@ -157,6 +159,26 @@ class LanguageSpan:
     language: str
     start: int
     size: int
+
+
+@dataclass(frozen=True)
+class PieceTextState:
+    """
+    State of text whose tokens come piece by piece, see [`FastConformerTokenizer.extend_piece_text`].
+
+    Args:
+        has_pieces: There were tokens.
+        has_text: They had text.
+        at_start: A word mark here was put there by the encoder.
+        mark_dropped: The token before lost such a mark, and the next one does not.
+        unfinished_bytes: Bytes at the end that may begin a character.
+    """
+
+    has_pieces: bool = False
+    has_text: bool = False
+    at_start: bool = True
+    mark_dropped: bool = False
+    unfinished_bytes: bytes = b""
 
 
 class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
@@ -379,27 +401,50 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
 
     def piece_text(self, token_ids: Sequence[int]) -> str:
         """Text of tokens without blanks, before spaces in front of punctuation and language tags are deleted."""
+        text, state = self.extend_piece_text(token_ids, PieceTextState())
+        return text + text_from_bytes(state.unfinished_bytes)[0]
+
+    def extend_piece_text(self, token_ids: Sequence[int], state: PieceTextState) -> tuple[str, PieceTextState]:
+        """
+        Text as of `piece_text` that further tokens add, of what comes piece by piece.
+
+        Args:
+            token_ids: The next tokens, without blanks.
+            state: What the call for the tokens before returned; `PieceTextState()` at the start.
+
+        Returns:
+            The text that cannot change any more, and the state for the tokens that follow. Bytes that begin a
+            character wait in it for the others.
+        """
+        if not len(token_ids):
+            return "", state
         if self.text_rule == "sentencepiece":
-            return self._sentencepiece_text(token_ids)
+            return self._extend_sentencepiece_text(token_ids, state)
         tokens = self.vocabulary_tokens(token_ids)
         if self.text_rule == "wordpiece":
-            return self._tokenizer.decoder.decode(tokens) if tokens else ""
-        text = "".join(tokens)
-        return text.replace(WORD_MARK, " ") if self.text_rule == "aggregate" else text
+            # The text of a piece depends on whether another one stands before it, and on nothing else.
+            before = tokens[:1] if state.has_pieces else []
+            start = len(self._tokenizer.decoder.decode(before)) if before else 0
+            text = self._tokenizer.decoder.decode([*before, *tokens])[start:]
+        else:
+            text = "".join(tokens)
+            text = text.replace(WORD_MARK, " ") if self.text_rule == "aggregate" else text
+        return text, replace(state, has_pieces=True)
 
-    def _sentencepiece_text(self, token_ids: Sequence[int]) -> str:
+    def _extend_sentencepiece_text(
+        self, token_ids: Sequence[int], state: PieceTextState
+    ) -> tuple[str, PieceTextState]:
         text = ""
-        pending = bytearray()
+        pending = bytearray(state.unfinished_bytes)
         drops_leading_mark = self.add_dummy_prefix or self.remove_extra_whitespaces
-        at_start = True  # a word mark here was put there by the encoder
-        mark_dropped = False
+        at_start, mark_dropped = state.at_start, state.mark_dropped
         for token_id in token_ids:
             if token_id in self._byte_values:
                 pending.append(self._byte_values[token_id])
                 continue
-            text += _text_from_bytes(pending)
+            text += text_from_bytes(pending)[0]
             pending.clear()
-            at_start = at_start and not text and not mark_dropped
+            at_start = at_start and not (state.has_text or text) and not mark_dropped
             if token_id in self._control_ids:
                 mark_dropped = False
             elif token_id == self.unk_token_id:
@@ -413,7 +458,10 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
                     # Where extra spaces are removed, every leading one goes, not just the first.
                     mark_dropped = not self.remove_extra_whitespaces
                 text += token.replace(WORD_MARK, " ")
-        return text + _text_from_bytes(pending)
+        characters, num_bytes = text_from_bytes(pending, is_last=False)
+        text += characters
+        has_text = state.has_text or bool(text)
+        return text, PieceTextState(True, has_text, at_start, mark_dropped, bytes(pending[num_bytes:]))
 
     def decode(
         self, token_ids: Any, skip_special_tokens: bool = False, group_tokens: bool | None = None, **kwargs: Any
@@ -653,8 +701,17 @@ def _check_options(options: Mapping[str, Any]) -> None:
             require(isinstance(value, bool), name, value, "True or False")
 
 
-def _text_from_bytes(encoded: bytes | bytearray) -> str:
-    """UTF-8 text; every byte that does not start a character becomes U+FFFD, one for each as in SentencePiece."""
+def text_from_bytes(encoded: bytes | bytearray, is_last: bool = True) -> tuple[str, int]:
+    """
+    UTF-8 text; every byte that does not start a character becomes U+FFFD, one for each as in SentencePiece.
+
+    Args:
+        encoded: The bytes.
+        is_last: No more follow. Otherwise those at the end that may begin a character are left.
+
+    Returns:
+        The text, and the number of bytes that it stands for.
+    """
     text = ""
     position = 0
     while position < len(encoded):
@@ -666,6 +723,16 @@ def _text_from_bytes(encoded: bytes | bytearray) -> str:
             position += size
             break
         else:
+            if not is_last and _is_beginning(encoded[position:]):
+                break
             text += "\N{REPLACEMENT CHARACTER}"
             position += 1
-    return text
+    return text, position
+
+
+def _is_beginning(encoded: bytes | bytearray) -> bool:
+    """True for bytes that are the beginning of one character in UTF-8, and nothing else."""
+    try:
+        return not codecs.getincrementaldecoder("utf-8")().decode(bytes(encoded), final=False)
+    except UnicodeDecodeError:
+        return False

@@ -35,6 +35,9 @@ STANDARD_DEVIATION_FLOOR = 1e-5
 FRAMES_AT_ONCE = 4096
 # Mels of a clip that are normalised at a time where that takes several copies of a long clip.
 MELS_AT_ONCE = 8
+# Columns at least of the product with the filters where the frames of a clip come a few at a time: libraries of linear
+# algebra round products of few columns otherwise (MKL: of fewer than 12).
+MIN_COLUMNS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +351,35 @@ class LogMel:
         centred = log_mels - means.float().reshape(-1, 1)
         return _scale(centred, deviations.float().reshape(-1, 1)).transpose(0, 1).contiguous()
 
+    # Frames of streams
+
+    @torch.no_grad()
+    def extract_windows(self, windows: torch.Tensor) -> torch.Tensor:
+        """
+        Log-mel features of windows of samples, which may be those of many clips, before normalisation.
+
+        On a CPU they are those that `extract` has for the same samples of a clip, to the last bit, however few there
+        are; only for a clip of fewer than `MIN_COLUMNS` frames `extract` itself may round otherwise.
+
+        Args:
+            windows: (mel frames, n_fft) float32, samples after pre-emphasis.
+
+        Returns:
+            (mel frames, output_size)
+        """
+        settings, num_frames = self.settings, windows.shape[0]
+        window, mel_filters = self._constants_on(windows.device)
+        with torch.amp.autocast(windows.device.type, enabled=False):
+            left = (settings.n_fft - settings.win_length) // 2
+            window = torch.nn.functional.pad(window, (left, settings.n_fft - settings.win_length - left))
+            spectrum = torch.fft.rfft(windows * window, dim=-1)
+            magnitudes = spectrum.new_zeros(
+                spectrum.shape[1], max(num_frames, MIN_COLUMNS), dtype=torch.float32
+            )  # (bins, columns)
+            magnitudes[:, :num_frames] = _magnitudes_of(spectrum, settings).transpose(0, 1)
+            mels = torch.matmul(mel_filters, magnitudes)[:, :, :num_frames]
+            return _take_logarithm(mels, settings)[0].transpose(0, 1).contiguous()
+
     # Window and filters
 
     def _constants_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -499,6 +531,11 @@ def _magnitudes(waveforms: torch.Tensor, window: torch.Tensor, settings: LogMelS
         center=False,
         return_complex=True,
     )
+    return _magnitudes_of(spectrum, settings)
+
+
+def _magnitudes_of(spectrum: torch.Tensor, settings: LogMelSettings) -> torch.Tensor:
+    """Magnitudes of complex values, or a power of them."""
     # The root is taken and squared again, because that is how NeMo rounds.
     magnitudes = torch.view_as_real(spectrum).square_().sum(dim=-1).sqrt_()
     return magnitudes if settings.mag_power == 1.0 else magnitudes.pow_(settings.mag_power)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..frames import seconds_from_samples
 from ..validation import is_number, require
+from .resampling import StreamResampler
 
 INSTALL_COMMAND = 'pip install "transformers-fastconformer[vad]"'
 # Input of Silero's model.
@@ -152,28 +153,70 @@ def detect_speech(blocks: Iterable[np.ndarray], options: VoiceActivityOptions) -
     Raises:
         ImportError: the extra `vad` is not installed; the message holds the command.
     """
-    detector = load_detector()
+    stream = SpeechProbabilities(DETECTOR_SAMPLING_RATE)
     probabilities = array("f")
-    num_samples = 0
-    rest = np.zeros(0, dtype=np.float32)
     for block in blocks:
-        num_samples += block.shape[0]
-        samples = np.concatenate([rest, block])
-        num_taken = samples.shape[0] // CHUNK_SAMPLES * CHUNK_SAMPLES
-        probabilities.extend(_run_detector(detector, samples[:num_taken]))
-        rest = samples[num_taken:]
-    if rest.shape[0]:
-        probabilities.extend(_run_detector(detector, np.pad(rest, (0, CHUNK_SAMPLES - rest.shape[0]))))
+        probabilities.extend(stream.push(block))
+    probabilities.extend(stream.finish())
     found = np.array(probabilities, dtype=np.float32)
-    duration_seconds = seconds_from_samples(num_samples, DETECTOR_SAMPLING_RATE)
+    duration_seconds = seconds_from_samples(stream.num_samples, DETECTOR_SAMPLING_RATE)
     return SpeechActivity(find_segments(found, duration_seconds, options), found, duration_seconds)
 
 
-def _run_detector(detector: Detector, samples: np.ndarray) -> Iterator[float]:
-    """Probability of each chunk of whole chunks."""
-    pcm = (samples.clip(-1.0, 1.0) * FULL_SCALE).astype(np.int16)
-    for start in range(0, pcm.shape[0], CHUNK_SAMPLES):
-        yield float(detector(pcm[start : start + CHUNK_SAMPLES].tobytes()))
+class SpeechProbabilities:
+    """
+    Probability of speech in each `CHUNK_SECONDS` of audio that comes in pieces of any size.
+
+    The detector remembers several seconds of what it heard, and what it remembers can neither be read nor set: such a
+    stream cannot be saved and restored.
+
+    Args:
+        sampling_rate: Rate of the samples that come, in Hz; they are resampled to that of the detector.
+
+    Raises:
+        ImportError: an extra is not installed; the message holds the command.
+    """
+
+    def __init__(self, sampling_rate: int) -> None:
+        self.num_samples = 0  # at the rate of the detector
+        self._detector = load_detector()
+        self._resampler: StreamResampler | None = None
+        if sampling_rate != DETECTOR_SAMPLING_RATE:
+            self._resampler = StreamResampler(sampling_rate, DETECTOR_SAMPLING_RATE)
+        self._waiting: list[np.ndarray] = []  # samples of a chunk that is not whole yet
+        self._num_waiting = 0
+
+    def push(self, samples: np.ndarray, is_last: bool = False) -> list[float]:
+        """
+        Probabilities in the chunks that are whole now.
+
+        Args:
+            samples: (samples,) float32 in [-1, 1], mono; there may be none.
+            is_last: The audio ends here: a chunk that is not whole is filled with silence.
+        """
+        if self._resampler is not None:
+            samples = self._resampler.resample(samples, is_last)
+        self.num_samples += samples.shape[0]
+        self._waiting.append(samples.copy())
+        self._num_waiting += samples.shape[0]
+        if self._num_waiting < CHUNK_SAMPLES and not is_last:
+            return []
+        joined = np.concatenate(self._waiting)
+        num_taken = joined.shape[0] // CHUNK_SAMPLES * CHUNK_SAMPLES
+        if is_last and num_taken < joined.shape[0]:
+            num_taken += CHUNK_SAMPLES
+            joined = np.pad(joined, (0, num_taken - joined.shape[0]))
+        self._waiting = [joined[num_taken:].copy()]
+        self._num_waiting = joined.shape[0] - num_taken
+        pcm = (joined[:num_taken].clip(-1.0, 1.0) * FULL_SCALE).astype(np.int16)
+        return [
+            float(self._detector(pcm[start : start + CHUNK_SAMPLES].tobytes()))
+            for start in range(0, num_taken, CHUNK_SAMPLES)
+        ]
+
+    def finish(self) -> list[float]:
+        """Probabilities in the rest, at the end of the audio."""
+        return self.push(np.zeros(0, dtype=np.float32), is_last=True)
 
 
 def find_segments(

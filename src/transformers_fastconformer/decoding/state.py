@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,26 @@ class TransducerState:
             frames_ahead=self.frames_ahead,
         )
 
+    def select(self, clips: Sequence[int]) -> TransducerState:
+        """The state of some clips, as copies."""
+        rows = torch.tensor(list(clips), dtype=torch.int64, device=self.frames_ahead.device)
+        return TransducerState(
+            predictor_state=tuple(part.index_select(1, rows) for part in self.predictor_state),
+            predictor_output=self.predictor_output.index_select(0, rows),
+            frames_ahead=self.frames_ahead.index_select(0, rows),
+        )
+
+    @classmethod
+    def concatenate(cls, states: Sequence[TransducerState]) -> TransducerState:
+        """The state of the clips of several states, one after the other."""
+        return cls(
+            predictor_state=tuple(
+                torch.cat(parts, dim=1) for parts in zip(*(state.predictor_state for state in states), strict=True)
+            ),
+            predictor_output=torch.cat([state.predictor_output for state in states]),
+            frames_ahead=torch.cat([state.frames_ahead for state in states]),
+        )
+
 
 @dataclass
 class CTCState:
@@ -57,3 +78,12 @@ class CTCState:
 
     last_frames: tuple[torch.Tensor, ...]
     revised_scores: torch.Tensor | None = None
+
+    def select(self, clips: Sequence[int]) -> CTCState:
+        """The state of some clips; their scores stay behind, they belong to the call that returned them."""
+        return CTCState(tuple(self.last_frames[clip] for clip in clips))
+
+    @classmethod
+    def concatenate(cls, states: Sequence[CTCState]) -> CTCState:
+        """The state of the clips of several states, one after the other, without scores."""
+        return cls(tuple(frames for state in states for frames in state.last_frames))

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
+from .words import WordRules, WordState, WordToken, group_words
+
 DECODER_TYPES = ("ctc", "rnnt", "tdt")
-WORD_RULES = ("word_mark", "continuation_mark", "character")
 SEGMENT_SEPARATORS = (".", "?", "!")
 
 
@@ -69,20 +70,6 @@ def with_punctuation_narrowed(
     return narrowed
 
 
-def _starts_word(
-    token: str, text: str, next_text: str | None, word_separator: str, word_rule: str, punctuation: Collection[str]
-) -> bool:
-    """Tell whether a token opens a new word; a separator before punctuation does not."""
-    if word_separator != " ":
-        return text == word_separator
-    is_separator = text == word_separator and next_text not in punctuation
-    if word_rule == "word_mark":  # a token without its mark in the text, or any token whose text differs from it
-        return token != text or is_separator
-    if word_rule == "continuation_mark":
-        return (bool(text) and not text.startswith("##")) or is_separator
-    return is_separator
-
-
 def word_spans(
     tokens: Sequence[str],
     token_texts: Sequence[str],
@@ -105,46 +92,13 @@ def word_spans(
         punctuation: Punctuation characters that the vocabulary can write; they join the word before them.
         word_separator: Text that separates words in character vocabularies.
     """
-    if word_rule not in WORD_RULES:
-        raise ValueError(f"word_rule={word_rule!r} is not supported; expected one of {WORD_RULES}.")
-    words: list[Span] = []
-    open_word: list[int] = []  # positions of the tokens of the word being built
-    first_position = 0  # where the word being built starts
-
-    # For each position: the next text that is neither empty nor the separator, found from the end.
-    next_texts: list[str | None] = [None] * len(tokens)
-    for position in range(len(tokens) - 2, -1, -1):
-        text = token_texts[position + 1]
-        next_texts[position] = text if text and text != word_separator else next_texts[position + 1]
-
-    for position, (token, text) in enumerate(zip(tokens, token_texts, strict=True)):
-        is_punctuation = text in punctuation and text != word_separator
-        if is_punctuation and open_word:
-            if tokens[open_word[-1]] in (" ", "_", "▁"):
-                open_word.pop()
-            open_word.append(position)
-        elif is_punctuation and words:  # the word before is closed already
-            last = words[-1]
-            words[-1] = Span(last.text.removesuffix(" ") + text, last.start_offset, offsets[position][1])
-        elif not is_punctuation and _starts_word(
-            token, text, next_texts[position], word_separator, word_rule, punctuation
-        ):
-            if open_word:
-                words.append(Span(text_of(open_word), offsets[first_position][0], offsets[position - 1][1]))
-            open_word = []
-            if text != word_separator:
-                open_word.append(position)
-                first_position = position
-        else:
-            if not open_word:
-                first_position = position
-            open_word.append(position)
-
-    if open_word:
-        words.append(Span(text_of(open_word), offsets[first_position][0], offsets[-1][1]))
-    if words:  # everything before the first word belongs to it
-        words[0] = words[0]._replace(start_offset=offsets[0][0])
-    return words
+    rules = WordRules(
+        word_rule, punctuation, word_separator, lambda grouped: text_of([token.token_id for token in grouped])
+    )
+    columns = zip(range(len(tokens)), tokens, token_texts, offsets, strict=True)
+    placed = [WordToken(position, token, text, *offset) for position, token, text, offset in columns]
+    words, _ = group_words(rules, WordState(), placed, is_last=True)
+    return [Span(word.text, word.start_offset, word.end_offset) for word in words]
 
 
 def segment_spans(

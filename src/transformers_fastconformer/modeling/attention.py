@@ -25,6 +25,8 @@ from .full_attention import CPU_BLOCK, eager_attention, sdpa_attention
 from .local_attention import blocked_local_attention, eager_local_attention, select_global_tokens
 from .masking import FrameMask, is_loop_over_frames_allowed
 from .positions import relative_positions, sinusoids
+from .ring_attention import ring_attention
+from .stream_layer import StreamLayer
 
 # Distances as keys depend only on the weights, and those of a short clip are among those of a longer one. They are
 # kept for clips of so many frames (30 s at a subsampling of 8), where they are 7 % of what a single clip costs; they
@@ -153,6 +155,30 @@ class FastConformerAttention(nn.Module):
         output = self._project(self.o_proj, context.transpose(1, 2).flatten(-2))  # (batch, frames, hidden_size)
         return output, probabilities if output_attentions else None
 
+    def step(self, hidden_states: torch.Tensor, stream: StreamLayer) -> torch.Tensor:
+        """
+        Attend from the newest frames of streams to those before, which are in rings, and put them there.
+
+        Args:
+            hidden_states: (streams, frames, hidden_size).
+            stream: State of the streams in this block.
+
+        Returns:
+            (streams, frames, hidden_size)
+        """
+        query, key, value = self._project_heads(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        query = query.to(stream.keys.dtype)  # under autocast it may be another one
+        key, value = stream.ring.exchange(stream.keys, key), stream.ring.exchange(stream.values, value)
+        query_u, query_v = query + self.bias_u[:, None], query + self.bias_v[:, None]
+        context = ring_attention(
+            query_u, query_v, key, value, stream.position_key, stream.ring, is_reference(self.config)
+        )
+        return self._project(self.o_proj, context.transpose(1, 2).flatten(-2))
+
+    def project_distances(self, position_embeddings: torch.Tensor) -> torch.Tensor:
+        """Distances as keys: (positions, hidden_size) to (1, heads, positions, head_dim)."""
+        return self._split_heads(self._project_positions(position_embeddings)[None])
+
     def _project_states(self, hidden_states: torch.Tensor, position_embeddings: torch.Tensor) -> AttentionStates:
         query, key, value = projections = self._project_heads(hidden_states, self.q_proj, self.k_proj, self.v_proj)
         global_projections = None
@@ -196,7 +222,7 @@ class FastConformerAttention(nn.Module):
     def _position_key(self, position_embeddings: torch.Tensor) -> torch.Tensor:
         """The distances as keys: (positions, hidden_size) to (1, heads, positions, head_dim)."""
         if not self._keeps_position_keys(position_embeddings):
-            return self._split_heads(self._project_positions(position_embeddings)[None])
+            return self.project_distances(position_embeddings)
         layer = self.relative_k_proj
         keys = _kept_position_keys.get(layer, (layer.weight,), lambda: self._build_kept_position_keys(layer.weight))
         num_positions = position_embeddings.shape[0]

@@ -12,6 +12,7 @@ from ..kernels.layers import can_be_folded, choose_linear, convolve_frames, is_r
 from .attention import FastConformerAttention
 from .conv_norms import CONV_NORMS
 from .masking import FrameMask, is_loop_over_frames_allowed
+from .stream_layer import StreamLayer
 
 # Frames that go through a feed-forward module at a time.
 FEED_FORWARD_FRAMES = 4096
@@ -62,6 +63,7 @@ class FastConformerConvolution(nn.Module):
         hidden_states: torch.Tensor,
         padding_mask: torch.Tensor | None,
         norm_frames: torch.Tensor | None = None,
+        stream: StreamLayer | None = None,
     ) -> torch.Tensor:
         """
         Args:
@@ -69,15 +71,19 @@ class FastConformerConvolution(nn.Module):
             padding_mask: (batch, frames), True for real frames; or None.
             norm_frames: (batch,), frames that the norm takes its statistics of, at most one more than there are; None
                 for norms that do not count them.
+            stream: State of live streams, whose newest frames these are; None for whole clips.
         """
         linear = choose_linear(self.config)
         hidden_states = nn.functional.glu(linear(self.pointwise_conv1, hidden_states), dim=-1)
         if padding_mask is not None:
             hidden_states = hidden_states.masked_fill(~padding_mask[..., None], 0.0)
+        padding = self.padding
+        if stream is not None:
+            hidden_states, padding = stream.extend(hidden_states, padding[1]), (0, 0)
         if self._allows_frames_first(hidden_states):
-            hidden_states = self._convolve_frames_first(hidden_states)
+            hidden_states = self._convolve_frames_first(hidden_states, padding)
         else:
-            hidden_states = self._convolve(hidden_states, norm_frames)
+            hidden_states = self._convolve(hidden_states, padding, norm_frames)
         return linear(self.pointwise_conv2, self.activation(hidden_states))
 
     def _allows_frames_first(self, hidden_states: torch.Tensor) -> bool:
@@ -88,16 +94,18 @@ class FastConformerConvolution(nn.Module):
         is_taken = takes_frames_first(self.depthwise_conv, hidden_states)
         return is_taken and (not self.norm_kind.is_folded or can_be_folded(self.norm))
 
-    def _convolve_frames_first(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _convolve_frames_first(self, hidden_states: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
         """The same as `_convolve` in the form that a CPU is fast in."""
         if self.norm_kind.is_folded:
-            return convolve_frames(self.depthwise_conv, hidden_states, self.padding, self.norm)
-        hidden_states = convolve_frames(self.depthwise_conv, hidden_states, self.padding)
+            return convolve_frames(self.depthwise_conv, hidden_states, padding, self.norm)
+        hidden_states = convolve_frames(self.depthwise_conv, hidden_states, padding)
         return self.norm_kind.apply(self.norm, hidden_states, None)
 
-    def _convolve(self, hidden_states: torch.Tensor, norm_frames: torch.Tensor | None) -> torch.Tensor:
+    def _convolve(
+        self, hidden_states: torch.Tensor, padding: tuple[int, int], norm_frames: torch.Tensor | None
+    ) -> torch.Tensor:
         """Depthwise convolution and norm, operation by operation: (batch, frames, hidden_size) to the same."""
-        left_frames, right_frames = self.padding
+        left_frames, right_frames = padding
         padding = (left_frames, right_frames + int(self.norm_kind.counts_frames))
         # (batch, hidden_size, frames) in the convolution
         hidden_states = self.depthwise_conv(nn.functional.pad(hidden_states.transpose(1, 2), padding)).transpose(1, 2)
@@ -124,18 +132,20 @@ class FastConformerBlock(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        position_embeddings: torch.Tensor,
-        mask: FrameMask,
+        position_embeddings: torch.Tensor | None,
+        mask: FrameMask | None,
         norm_frames: torch.Tensor | None = None,
         output_attentions: bool = False,
+        stream: StreamLayer | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states: (batch, frames, hidden_size).
-            position_embeddings: (positions, hidden_size), see `build_position_table`.
-            mask: Which frames are real, and what attention may look at.
+            position_embeddings: (positions, hidden_size), see `build_position_table`; None with `stream`.
+            mask: Which frames are real, and what attention may look at; None with `stream`.
             norm_frames: (batch,), see [`FastConformerConvolution`].
             output_attentions: Return the attention probabilities too.
+            stream: State of live streams in this block, whose newest frames these are; None for whole clips.
 
         Returns:
             (batch, frames, hidden_size), and (batch, heads, query, key) or None.
@@ -143,11 +153,17 @@ class FastConformerBlock(GradientCheckpointingLayer):
         residual = hidden_states
         hidden_states = self.feed_forward1(self.norm_feed_forward1(residual))
         residual = torch.add(residual, self.dropout(hidden_states), alpha=0.5)
-        hidden_states, probabilities = self.self_attn(
-            self.norm_self_att(residual), position_embeddings, mask, output_attentions
-        )
+        hidden_states = self.norm_self_att(residual)
+        if stream is None:
+            assert position_embeddings is not None
+            assert mask is not None
+            padding_mask = mask.padding_mask
+            hidden_states, probabilities = self.self_attn(hidden_states, position_embeddings, mask, output_attentions)
+        else:
+            padding_mask = stream.padding_mask
+            hidden_states, probabilities = self.self_attn.step(hidden_states, stream), None
         residual = residual + self.dropout(hidden_states)
-        hidden_states = self.conv(self.norm_conv(residual), mask.padding_mask, norm_frames)
+        hidden_states = self.conv(self.norm_conv(residual), padding_mask, norm_frames, stream)
         residual = residual + self.dropout(hidden_states)
         hidden_states = self.feed_forward2(self.norm_feed_forward2(residual))
         residual = torch.add(residual, self.dropout(hidden_states), alpha=0.5)

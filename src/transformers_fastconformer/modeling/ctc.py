@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..decoding.state import CTCState
 from ..losses.ctc import ctc_loss, split_labels
 from .encoder import FastConformerEncoder
+from .encoder_cache import FastConformerEncoderCache
 from .finite_check import OVERFLOW_HINT, FiniteCheck
 from .masking import lengths_to_mask
 from .outputs import FastConformerCTCOutput, FastConformerEncoderOutput
@@ -111,6 +113,8 @@ class FastConformerForCTC(FastConformerCTCHead):
         language: Language | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        cache: FastConformerEncoderCache | None = None,
+        is_last: bool | Sequence[bool] | None = None,
     ) -> FastConformerEncoderOutput:
         """Encode features; arguments are those of `forward`, and a `language` is refused: the model has no prompts."""
         check_language(self.config, language)
@@ -121,6 +125,8 @@ class FastConformerForCTC(FastConformerCTCHead):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=True,
+            cache=cache,
+            is_last=is_last,
         )
 
     def forward(

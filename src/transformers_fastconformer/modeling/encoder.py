@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..validation import require
 from .attention import prepare_mask
 from .block import FastConformerBlock, drop_block, layerdrop_probability
 from .conv_norms import CONV_NORMS
+from .encoder_cache import FastConformerEncoderCache
 from .masking import (
     ContextWindow,
     FrameMask,
@@ -28,6 +30,7 @@ from .packing import PackedRows, PaddedBatch, plan_packing, subsample_packed, su
 from .positions import build_position_table
 from .pretrained import HEAD_KEYS, FastConformerPreTrainedModel, wants_dict
 from .speaker_kernel import FastConformerSpeakerKernel
+from .streaming_step import run_streams
 from .subsampling import build_reduction, build_subsampling
 
 
@@ -81,6 +84,8 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        cache: FastConformerEncoderCache | None = None,
+        is_last: bool | Sequence[bool] | None = None,
     ) -> FastConformerEncoderOutput | tuple[Any, ...]:
         r"""
         Args:
@@ -91,12 +96,19 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
                 as `attention_mask`; either suffices, and with neither every frame is real.
             output_hidden_states, output_attentions, return_dict (`bool`, *optional*): As everywhere in Transformers;
                 attentions take the memory of the eager form.
+            cache ([`FastConformerEncoderCache`], *optional*):
+                State of live streams, which is changed in place and returned: the features are the next chunk of each
+                of its rows, with a length of 0 for those that have none. A first chunk has
+                `cache.schedule.first_mel_frames`, a later one `cache.schedule.mel_frames`.
+            is_last (`bool` or `list[bool]`, *optional*, defaults to `False`):
+                With a cache: this is the last chunk, of all streams or of each; it may have fewer mel frames, or none.
 
         Returns:
             [`FastConformerEncoderOutput`]
 
         Raises:
-            ValueError: for features of another shape or without frames, and for a mask and lengths that disagree.
+            ValueError: for features of another shape or without frames, for a mask and lengths that disagree, and for
+                chunks of another number of mel frames than the schedule of the cache has.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -107,7 +119,13 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
             ("output_attentions", output_attentions),
         ):
             require(isinstance(value, bool | None), name, value, "a bool; all layers are returned, to be picked from")
-        lengths = self._resolve_lengths(input_features, attention_mask, input_lengths)
+        lengths = self._resolve_lengths(input_features, attention_mask, input_lengths, cache is not None)
+        if cache is not None:
+            require(not output_hidden_states, "output_hidden_states", output_hidden_states, "False with a cache")
+            require(not output_attentions, "output_attentions", output_attentions, "False with a cache")
+            output = self._step_streams(input_features, lengths, cache, is_last)
+            return output if wants_dict(self.config, return_dict) else output.to_tuple()
+        require(not is_last, "is_last", is_last, "None without a cache")
 
         may_pack = not (output_hidden_states or output_attentions)
         hidden_states, batch = self._subsample(input_features.to(self.dtype), lengths, may_pack)
@@ -166,8 +184,40 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
             output = drop_block(hidden_states, output, drop_probability)
         return output, probabilities
 
+    def _step_streams(
+        self,
+        input_features: torch.Tensor,
+        lengths: torch.Tensor | None,
+        cache: FastConformerEncoderCache,
+        is_last: bool | Sequence[bool] | None,
+    ) -> FastConformerEncoderOutput:
+        """The next chunk of live streams, without gradients."""
+        require(not self.training, "training", self.training, "False with a cache (`model.eval()`)")
+        cache.check_model(self.config)
+        num_streams, num_mel_frames = input_features.shape[:2]
+        require(
+            num_streams == cache.num_streams,
+            "the batch of input_features",
+            num_streams,
+            f"{cache.num_streams}, a row for each stream of the cache",
+        )
+        for name, value, expected in (("dtype", cache.dtype, self.dtype), ("device", cache.device, self.device)):
+            require(value == expected, f"cache.{name}", value, f"that of the model, {expected} (`cache.to`)")
+        mel_lengths = [num_mel_frames] * num_streams if lengths is None else lengths.tolist()
+        ends = [bool(is_last)] * num_streams if isinstance(is_last, bool | None) else list(is_last)
+        require(len(ends) == num_streams, "is_last", is_last, f"a bool, or one for each of the {num_streams} streams")
+        features = input_features.to(self.dtype)
+        hidden_states, encoder_lengths = run_streams(self, features, mel_lengths, ends, cache)
+        return FastConformerEncoderOutput(
+            last_hidden_state=hidden_states, encoder_lengths=encoder_lengths, cache=cache
+        )
+
     def _resolve_lengths(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None, input_lengths: torch.Tensor | None
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        input_lengths: torch.Tensor | None,
+        may_be_empty: bool = False,
     ) -> torch.Tensor | None:
         """Mel frames of each clip, on the device of the features, which are checked; None: all are real."""
         require_features(input_features)
@@ -177,7 +227,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
                 f"input_features has shape {tuple(input_features.shape)}; expected (batch, mel frames, "
                 f"{num_mel_bins}), as {num_mel_bins} mel features are what this model reads."
             )
-        if input_features.shape[1] == 0:
+        if input_features.shape[1] == 0 and not may_be_empty:
             raise ValueError("input_features has 0 mel frames; expected 1 or more (an empty clip is one of length 0).")
         lengths = resolve_lengths(attention_mask, input_lengths, *input_features.shape[:2])
         return None if lengths is None else lengths.to(input_features.device)
@@ -272,6 +322,8 @@ class FastConformerModel(FastConformerPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        cache: FastConformerEncoderCache | None = None,
+        is_last: bool | Sequence[bool] | None = None,
     ) -> FastConformerEncoderOutput | tuple[Any, ...]:
         """Encode features; arguments and result are those of [`FastConformerEncoder.forward`]."""
         return self.encoder(
@@ -281,4 +333,6 @@ class FastConformerModel(FastConformerPreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=wants_dict(self.config, return_dict),
+            cache=cache,
+            is_last=is_last,
         )

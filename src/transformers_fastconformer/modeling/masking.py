@@ -197,6 +197,13 @@ def resolve_context(style: str, context: list[int] | tuple[int, ...]) -> Context
     return ContextWindow(1, limits[0], limits[1])
 
 
+def sees_all(config: Any) -> bool:
+    """Tell whether an encoder frame depends, by attention, on all frames before it in its window."""
+    if config.has_local_attention:
+        return False
+    return resolve_context(config.attention_context_style, config.attention_context).left_frames is None
+
+
 @dataclass(frozen=True)
 class FrameMask:
     """

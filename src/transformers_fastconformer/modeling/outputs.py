@@ -9,6 +9,7 @@ from transformers.utils import ModelOutput
 
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DecodingOptions
+from .encoder_cache import FastConformerEncoderCache
 
 
 @dataclass
@@ -25,12 +26,15 @@ class FastConformerEncoderOutput(ModelOutput):
             The input of the first block and the output of every block, each `(batch, frames, hidden_size)`.
         attentions (`tuple(torch.FloatTensor)`, *optional*):
             Attention probabilities of every block, each `(batch, heads, frames, frames)`.
+        cache ([`FastConformerEncoderCache`], *optional*, returned when it is given):
+            State of the live streams after their chunks; the object that was given.
     """
 
     last_hidden_state: torch.Tensor | None = None
     encoder_lengths: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    cache: FastConformerEncoderCache | None = None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..kernels.forks import survive_forks
 from ..validation import require
+from .encoder_cache import FastConformerEncoderCache
 from .finite_check import check_features
 from .generation import take_generation_arguments
 from .outputs import FastConformerEncoderOutput, FastConformerGenerateOutput
@@ -41,8 +43,14 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         language: Language | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        cache: FastConformerEncoderCache | None = None,
+        is_last: bool | Sequence[bool] | None = None,
     ) -> FastConformerEncoderOutput:
-        """Encode features and, in models with prompts, mix the language in; arguments are those of `forward`."""
+        """
+        Encode features and, in models with prompts, mix the language in; arguments are those of `forward`.
+
+        With a `cache` the features are the next chunks of live streams, see [`FastConformerEncoder.forward`].
+        """
 
     @abstractmethod
     def decode_frames(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..losses.rnnt import rnnt_loss
 from ..losses.tdt import tdt_loss
 from .decoding_networks import DecodingNetworks, derive_decoding_networks
 from .encoder import FastConformerEncoder
+from .encoder_cache import FastConformerEncoderCache
 from .finite_check import OVERFLOW_HINT, FiniteCheck
 from .outputs import FastConformerEncoderOutput, FastConformerTransducerOutput
 from .pretrained import wants_dict
@@ -175,6 +177,8 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
         language: Language | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        cache: FastConformerEncoderCache | None = None,
+        is_last: bool | Sequence[bool] | None = None,
     ) -> FastConformerEncoderOutput:
         """Encode features and, in models with prompts, mix the language in; arguments are those of `forward`."""
         encoded = self.encoder(
@@ -184,6 +188,8 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=True,
+            cache=cache,
+            is_last=is_last,
         )
         encoded.last_hidden_state = self.apply_prompt(encoded.last_hidden_state, language)
         return encoded

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..checkpoints.key_table import Check, Drop, NotAcceptedError, Pin, Read, SectionReader, Table, Values, text
-from ..tokenization_fastconformer import MAX_LANGUAGES, MAX_TOKENS, FastConformerTokenizer
+from ..tokenization_fastconformer import LANGUAGE_TAG_PATTERN, MAX_LANGUAGES, MAX_TOKENS, FastConformerTokenizer
 from ..validation import reading, require, shown
 from .archive import ARTIFACT_PREFIX
 from .sections.common import class_of
@@ -16,7 +16,6 @@ from .tokenizers import aggregate_tokenizer, character_tokenizer, sentencepiece_
 
 ReadArtifact = Callable[[str], bytes]
 
-LANGUAGE_TAG_PATTERN = r"\s*<[a-z]{2}-[A-Z]{2}>"  # what NeMo 3.0.0 strips unless the configuration says otherwise
 WORDPIECE_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_PATTERN_CHARACTERS = 1000
 MAX_LABELS_SHOWN = 20

@@ -1,0 +1,517 @@
+"""
+Live transcription: many streams on one model, advanced together.
+
+The engine is driven by its caller and starts no threads. A lock makes its methods safe to call from several threads;
+one at a time is served, as the model is one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..audio.feature_stream import FeatureStream, push_streams
+from ..audio.voice_activity import SpeechProbabilities
+from ..decoding.hypotheses import Hypotheses
+from ..modeling.recognizer import FastConformerRecognizer
+from ..processing_fastconformer import FastConformerProcessor
+from ..validation import require
+from .chunk_encoders import EncodedChunk, build_chunk_encoder
+from .endpointing import EndpointEvent, EndpointingOptions, VoiceEndpointing, VoiceState
+from .live_text import LiveText, LiveTextState, read_hypotheses
+from .load import Load
+from .options import EngineOptions, StreamOptions
+from .text import NewTokens
+from .updates import StreamUpdate
+
+NO_SAMPLES = np.zeros(0, dtype=np.float32)
+
+
+class StreamRefusedError(RuntimeError):
+    """A stream that is not opened, as the engine has no place or no time for it; others go on."""
+
+
+@dataclass
+class _Stream:
+    """
+    A stream.
+
+    Args:
+        row: Its row in the encoder.
+        options: Its options.
+        text_rules: Those of its tokens.
+        features: Samples to features, of the part of the stream since the last `commit`.
+        pending: Features that no step has taken yet.
+        decoder: State of decoding; None at the start.
+        text: State of its text.
+        following: Tokens after the decoded frames, which may still be revised.
+        revised_confidence: Of the last step: new confidence in the last token before its tokens; else None.
+        first_frame: Encoder frame of the stream with which the part since the last `commit` begins.
+        num_frames: Encoder frames of the part that are decoded.
+        earlier_seconds: Audio before the part.
+        voice: Probabilities of speech and the state of the ends by them; None: not asked for.
+        opened_seconds: Time of the clock at which the first sample was spoken; None before it came.
+        has_given_all: True once the last step of the part is done.
+    """
+
+    row: int
+    options: StreamOptions
+    text_rules: LiveText
+    features: FeatureStream
+    pending: list[torch.Tensor] = field(default_factory=list)
+    decoder: Any = None
+    text: LiveTextState = field(default_factory=LiveTextState)
+    following: NewTokens | None = None
+    revised_confidence: float | None = None
+    first_frame: int = 0
+    num_frames: int = 0
+    earlier_seconds: float = 0.0
+    voice: tuple[SpeechProbabilities, VoiceState] | None = None
+    opened_seconds: float | None = None
+    has_given_all: bool = False
+
+    @property
+    def heard_seconds(self) -> float:
+        return self.earlier_seconds + self.features.seconds_heard
+
+    def count_pending(self) -> int:
+        return sum(part.shape[0] for part in self.pending)
+
+    def take(self, num_mel_frames: int) -> torch.Tensor:
+        """The next features, (mel frames, mels), as many as these or all that there are."""
+        joined = torch.cat(self.pending)
+        self.pending = [joined[num_mel_frames:]]
+        return joined[:num_mel_frames]
+
+
+@dataclass(frozen=True)
+class SavedStream:
+    """A stream as it was, with which `StreamingEngine.restore` goes on, in the same engine or in another one alike."""
+
+    options: StreamOptions
+    features: dict[str, torch.Tensor]
+    pending: torch.Tensor
+    encoder: Any
+    decoder: Any
+    text: LiveTextState
+    following: NewTokens | None
+    first_frame: int
+    num_frames: int
+    earlier_seconds: float
+
+
+class StreamingEngine:
+    """
+    Live streams on one model: samples in, text and words out, for all of them together.
+
+    ```python
+    engine = StreamingEngine(model, processor, EngineOptions(latency_ms=160))
+    stream = engine.open()
+    update = engine.step({stream: samples})[stream]  # update.committed, update.tentative, update.words
+    update = engine.finish(stream)
+    ```
+
+    The text of a stream depends neither on how its audio was cut into pieces nor on the other streams. Memory of a
+    stream does not grow with its age.
+
+    Args:
+        model: A model with a head, as [`load_model`] returns it. It is not changed, and others may use it meanwhile.
+        processor: The model's processor.
+        options: Options of the engine; None: the defaults.
+
+    Raises:
+        ValueError: for options that the model does not have.
+    """
+
+    def __init__(
+        self,
+        model: FastConformerRecognizer,
+        processor: FastConformerProcessor,
+        options: EngineOptions | None = None,
+    ) -> None:
+        self.options = EngineOptions() if options is None else options
+        self.processor = processor
+        model.check_decoding(self.options.decoding)
+        language = self.options.decoding.language
+        self._default_language = language if isinstance(language, str) else None
+        self.encoder = build_chunk_encoder(model, self.options, processor.frame_seconds)
+        self.model = self.encoder.model
+        self.load_meter = Load()
+        self._streams: dict[int, _Stream] = {}
+        self._ids = itertools.count()
+        self._text_rules: dict[EndpointingOptions | None, LiveText] = {}
+        self._start_state: Any = None
+        self._lock = threading.RLock()
+        self._make_features(StreamOptions())  # raises for a front end that cannot stream
+        self._rules_of(None)
+
+    @property
+    def latency_ms(self) -> float:
+        """Milliseconds from a sound to its text at most, apart from the time that computing takes."""
+        return 1000 * self.encoder.latency_frames * self.processor.frame_seconds
+
+    @property
+    def load(self) -> float:
+        """Share of real time that computing takes for the open streams, by the last seconds; 0 before it is known."""
+        return self.load_meter.share(len(self._streams))
+
+    @property
+    def open_streams(self) -> list[int]:
+        """Ids of the streams that are open."""
+        return list(self._streams)
+
+    # Streams come and go
+
+    def open(self, options: StreamOptions | None = None) -> int:
+        """
+        Open a stream.
+
+        Args:
+            options: Its options; None: the defaults.
+
+        Returns:
+            Its id.
+
+        Raises:
+            StreamRefusedError: when `max_streams` are open, and when with one more computing would take more than
+                `max_load` of real time.
+            ValueError: for options that the model does not have.
+        """
+        options = StreamOptions() if options is None else options
+        with self._lock:
+            self._refuse_if_full()
+            stream = self._make_stream(options, self._find_row())
+            self.encoder.open(stream.row)
+            return self._add(stream)
+
+    def close(self, stream_id: int) -> None:
+        """Drop a stream; what it has not given yet is lost."""
+        with self._lock:
+            self._find(stream_id)
+            del self._streams[stream_id]
+
+    def _refuse_if_full(self) -> None:
+        num_open = len(self._streams)
+        if num_open >= self.options.max_streams:
+            raise StreamRefusedError(f"{num_open} streams are open; expected fewer than max_streams={num_open}.")
+        load = self.load_meter.share(num_open + 1)
+        if num_open and load > self.options.max_load:
+            raise StreamRefusedError(
+                f"with one more stream computing would take {load:.2f} of real time; expected at most "
+                f"max_load={self.options.max_load}."
+            )
+
+    def _find_row(self) -> int:
+        taken = {stream.row for stream in self._streams.values()}
+        return next(row for row in itertools.count() if row not in taken)
+
+    def _make_stream(self, options: StreamOptions, row: int) -> _Stream:
+        decoding = replace(self.options.decoding, language=options.language or self._default_language)
+        self.model.check_decoding(decoding)
+        rules = self._rules_of(options.endpointing)
+        stream = _Stream(row, options, rules, self._make_features(options))
+        if options.endpointing is not None and "voice_activity" in options.endpointing.kinds:
+            sampling_rate = options.sampling_rate or self.processor.feature_extractor.sampling_rate
+            stream.voice = (SpeechProbabilities(sampling_rate), VoiceState())
+        return stream
+
+    def _make_features(self, options: StreamOptions) -> FeatureStream:
+        return FeatureStream(
+            self.processor.feature_extractor.log_mel,
+            options.sampling_rate,
+            options.channels,
+            self.options.normalization,
+            options.name,
+        )
+
+    def _rules_of(self, endpointing: EndpointingOptions | None) -> LiveText:
+        if endpointing not in self._text_rules:
+            confidence = self.options.decoding.confidence
+            aggregation = None if confidence is None else confidence.aggregation
+            self._text_rules[endpointing] = LiveText(self.processor, self.model.decoder_type, aggregation, endpointing)
+        return self._text_rules[endpointing]
+
+    def _add(self, stream: _Stream) -> int:
+        stream_id = next(self._ids)
+        self._streams[stream_id] = stream
+        return stream_id
+
+    def _find(self, stream_id: int) -> _Stream:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            raise ValueError(f"stream_id={stream_id!r} is not open; expected one of {self.open_streams}.")
+        return stream
+
+    # Steps
+
+    def step(self, samples: Mapping[int, Any]) -> dict[int, StreamUpdate]:
+        """
+        Advance some streams by samples of any length.
+
+        Args:
+            samples: Of each stream, by its id, the next samples: (samples,) floats in [-1, 1] or 16-bit integers, as
+                an array, a tensor or a list; with channels in two dimensions. Streams that are not named wait.
+
+        Returns:
+            The update of each of these streams.
+
+        Raises:
+            ValueError: for an id that is not open and for what is not samples; then no stream has moved.
+        """
+        return self._advance(samples, is_last=False)
+
+    def commit(self, stream_id: int) -> StreamUpdate:
+        """
+        End the utterance of a stream now: all that was heard is decoded and committed, and the next one begins.
+
+        What comes afterwards does not lean on what was before. The update comes in this step, even if it has no text.
+        """
+        with self._lock:
+            stream = self._find(stream_id)
+            update = self._advance({stream_id: NO_SAMPLES}, is_last=True, is_commit=True)[stream_id]
+            stream.earlier_seconds = stream.heard_seconds
+            stream.first_frame = round(stream.earlier_seconds / self.processor.frame_seconds)
+            stream.num_frames = 0
+            stream.features = self._make_features(stream.options)
+            stream.pending, stream.decoder, stream.has_given_all = [], None, False
+            self.encoder.open(stream.row)
+            return replace(update, is_final=False)
+
+    def finish(self, stream_id: int, samples: Any = None) -> StreamUpdate:
+        """
+        End a stream: the rest is decoded, all text is committed, and the stream is closed.
+
+        Args:
+            stream_id: The stream.
+            samples: Its last samples; None: there are no more.
+        """
+        with self._lock:
+            samples = NO_SAMPLES if samples is None else samples
+            update = self._advance({stream_id: samples}, is_last=True)[stream_id]
+            del self._streams[stream_id]
+            return update
+
+    @torch.no_grad()
+    def _advance(self, samples: Mapping[int, Any], is_last: bool, is_commit: bool = False) -> dict[int, StreamUpdate]:
+        with self._lock:
+            start = time.monotonic()
+            streams = {stream_id: self._find(stream_id) for stream_id in samples}
+            endpoints = self._push(streams, samples, is_last, is_commit)
+            updates: dict[int, list[StreamUpdate]] = {stream_id: [] for stream_id in streams}
+            seconds_before = sum(self._decoded_seconds(stream) for stream in streams.values())
+            while ready := {key: stream for key, stream in streams.items() if self._is_ready(stream, is_last)}:
+                for stream_id, update in self._run_round(ready, is_last).items():
+                    updates[stream_id].append(update)
+            seconds = sum(self._decoded_seconds(stream) for stream in streams.values()) - seconds_before
+            self.load_meter.add(time.monotonic() - start, seconds)
+            return {
+                stream_id: self._join(stream, updates[stream_id], endpoints.get(stream_id, []), is_last)
+                for stream_id, stream in streams.items()
+            }
+
+    def _push(
+        self, streams: Mapping[int, _Stream], samples: Mapping[int, Any], is_last: bool, is_commit: bool
+    ) -> dict[int, list[EndpointEvent]]:
+        """Features of new samples to each stream, and what voice activity finds in them."""
+        fronts = [stream.features for stream in streams.values()]
+        waveforms = {
+            stream_id: stream.features.read(samples[stream_id])
+            for stream_id, stream in streams.items()
+            if stream.voice is not None
+        }
+        before = [front.num_heard for front in fronts]
+        found = push_streams(
+            fronts,
+            [samples[stream_id] for stream_id in streams],
+            [is_last] * len(fronts),
+            with_masked_frame=self.encoder.with_masked_frame and is_last,
+        )
+        now = time.monotonic()
+        endpoints = {}
+        for (stream_id, stream), features, heard in zip(streams.items(), found, before, strict=True):
+            if features.shape[0]:
+                stream.pending.append(features)
+            new_samples = stream.features.num_heard - heard
+            if stream.opened_seconds is None and new_samples:
+                stream.opened_seconds = now - new_samples / stream.features.sampling_rate
+            if stream.voice is not None:
+                endpoints[stream_id] = self._listen(stream, waveforms[stream_id], is_last and not is_commit)
+        return endpoints
+
+    def _listen(self, stream: _Stream, samples: np.ndarray, is_last: bool) -> list[EndpointEvent]:
+        """Starts and stops of speech in new samples."""
+        assert stream.voice is not None
+        assert stream.options.endpointing is not None
+        detector, state = stream.voice
+        probabilities = detector.push(samples, is_last)
+        num_samples = detector.num_samples if is_last else None
+        events, state = VoiceEndpointing(stream.options.endpointing).advance(state, probabilities, num_samples)
+        stream.voice = (detector, state)
+        return events
+
+    def _is_ready(self, stream: _Stream, is_last: bool) -> bool:
+        """True if there is a step to do."""
+        if stream.has_given_all:
+            return False
+        return is_last or stream.count_pending() >= self.encoder.wanted_mel_frames(stream.row)
+
+    def _run_round(self, streams: Mapping[int, _Stream], is_last: bool) -> dict[int, StreamUpdate]:
+        """A step of the encoder and of decoding for streams that are ready."""
+        chunks, are_last = {}, {}
+        for stream in streams.values():
+            wanted = self.encoder.wanted_mel_frames(stream.row)
+            are_last[stream.row] = is_last and stream.count_pending() <= wanted
+            if not stream.pending:
+                size = self.processor.feature_extractor.output_size
+                stream.pending = [torch.zeros(0, size, dtype=torch.float32, device="cpu")]
+            chunks[stream.row] = stream.take(wanted)
+            stream.has_given_all = are_last[stream.row]
+        languages = {stream.row: stream.options.language or self._default_language for stream in streams.values()}
+        encoded = self.encoder.encode(chunks, are_last, languages)
+        ordered = list(streams.items())
+        found = [encoded[stream.row] for _, stream in ordered]
+        hypotheses, following = self._decode([stream for _, stream in ordered], found)
+        updates = {}
+        for place, ((stream_id, stream), chunk) in enumerate(zip(ordered, found, strict=True)):
+            first = stream.first_frame + stream.num_frames
+            stream.num_frames += chunk.frames.shape[0]
+            tokens = read_hypotheses(hypotheses, place, first)
+            stream.following = None
+            if following is not None and not are_last[stream.row]:
+                stream.following = read_hypotheses(following, place, stream.first_frame + stream.num_frames)
+            updates[stream_id] = self._describe(stream, tokens, are_last[stream.row])
+        return updates
+
+    def _decode(self, streams: list[_Stream], chunks: list[EncodedChunk]) -> tuple[Hypotheses, Hypotheses | None]:
+        """Tokens of the chunks, whose states are moved on, and those of what follows them, whose states are not."""
+        decoding = replace(self.options.decoding, language=None)
+        frames = torch.nn.utils.rnn.pad_sequence([chunk.frames for chunk in chunks], batch_first=True)
+        if not frames.shape[1]:
+            frames = torch.nn.functional.pad(frames, (0, 0, 0, 1))
+        lengths = [chunk.frames.shape[0] for chunk in chunks]
+        states = [self._find_start(frames) if stream.decoder is None else stream.decoder for stream in streams]
+        joined = type(states[0]).concatenate(states)
+        if self.encoder.restarts:
+            forgotten = [
+                place
+                for place, (stream, chunk) in enumerate(zip(streams, chunks, strict=True))
+                if stream.text.last_frame is not None
+                and stream.text.last_frame < stream.first_frame + chunk.window_start
+            ]
+            if forgotten:
+                joined = self.model.restart_clips(joined, frames, forgotten)
+        hypotheses, joined = self.model.decode_frames(frames, _to_tensor(lengths, frames), decoding, joined)
+        revised = getattr(joined, "revised_scores", None)
+        scores = [math.nan] * len(streams) if revised is None else revised.tolist()
+        for place, stream in enumerate(streams):
+            stream.decoder = joined.select([place])
+            stream.revised_confidence = None if math.isnan(scores[place]) else scores[place]
+        following = None
+        if any(chunk.following_frames.shape[0] for chunk in chunks):
+            frames = torch.nn.utils.rnn.pad_sequence([chunk.following_frames for chunk in chunks], batch_first=True)
+            lengths = [chunk.following_frames.shape[0] for chunk in chunks]
+            following, _ = self.model.decode_frames(frames, _to_tensor(lengths, frames), decoding, joined)
+        return hypotheses, following
+
+    def _find_start(self, frames: torch.Tensor) -> Any:
+        """State of decoding at the start of a stream."""
+        if self._start_state is None:
+            decoding = replace(self.options.decoding, language=None)
+            _, self._start_state = self.model.decode_frames(frames[:1, :1], _to_tensor([0], frames), decoding)
+        return self._start_state
+
+    # Updates
+
+    def _decoded_seconds(self, stream: _Stream) -> float:
+        return (stream.first_frame + stream.num_frames) * self.processor.frame_seconds
+
+    def _describe(self, stream: _Stream, tokens: NewTokens, is_last: bool) -> StreamUpdate:
+        num_frames = stream.first_frame + stream.num_frames
+        found, stream.text = stream.text_rules.advance(
+            stream.text, tokens, num_frames, stream.following, is_last, stream.revised_confidence
+        )
+        stream.revised_confidence = None
+        return StreamUpdate(*found)
+
+    def _join(
+        self, stream: _Stream, updates: list[StreamUpdate], endpoints: list[EndpointEvent], is_last: bool
+    ) -> StreamUpdate:
+        """One update of those of several steps."""
+        if not updates:
+            # Nothing is new; the tentative text is what it was.
+            updates = [self._describe(stream, NewTokens(), is_last=False)]
+        found = [event for update in updates for event in update.endpoints]
+        lag = 0.0
+        if stream.opened_seconds is not None:
+            lag = max(time.monotonic() - stream.opened_seconds - stream.heard_seconds, 0.0)
+        return StreamUpdate(
+            committed="".join(update.committed for update in updates),
+            tentative=updates[-1].tentative,
+            words=[word for update in updates for word in update.words],
+            tentative_words=updates[-1].tentative_words,
+            tokens=[token for update in updates for token in update.tokens],
+            endpoints=sorted([*found, *endpoints], key=lambda event: event.detected_seconds),
+            heard_seconds=stream.heard_seconds,
+            decoded_seconds=min(self._decoded_seconds(stream), stream.heard_seconds),
+            lag_seconds=lag,
+            is_final=is_last,
+        )
+
+    # Streams that are kept
+
+    def save(self, stream_id: int) -> SavedStream:
+        """
+        Keep a stream as it is now; it goes on meanwhile.
+
+        Raises:
+            ValueError: for a stream with voice activity, whose detector cannot be copied.
+        """
+        with self._lock:
+            stream = self._find(stream_id)
+            require(stream.voice is None, "endpointing", stream.options.endpointing, "none by voice activity to save")
+            return SavedStream(
+                stream.options,
+                {name: tensor.clone() for name, tensor in stream.features.state_dict().items()},
+                torch.cat(stream.pending) if stream.pending else torch.zeros(0, dtype=torch.float32, device="cpu"),
+                self.encoder.save(stream.row),
+                stream.decoder,
+                stream.text,
+                stream.following,
+                stream.first_frame,
+                stream.num_frames,
+                stream.earlier_seconds,
+            )
+
+    def restore(self, saved: SavedStream) -> int:
+        """
+        Open a stream that goes on where a saved one was.
+
+        Returns:
+            Its id.
+
+        Raises:
+            StreamRefusedError: as for `open`.
+            ValueError: for a stream of an engine with another model or other options.
+        """
+        with self._lock:
+            self._refuse_if_full()
+            stream = self._make_stream(saved.options, self._find_row())
+            stream.features.load_state_dict(saved.features)
+            stream.pending = [saved.pending.clone()] if saved.pending.ndim == 2 else []
+            self.encoder.restore(stream.row, saved.encoder)
+            stream.decoder, stream.text, stream.following = saved.decoder, saved.text, saved.following
+            stream.first_frame, stream.num_frames = saved.first_frame, saved.num_frames
+            stream.earlier_seconds = saved.earlier_seconds
+            return self._add(stream)
+
+
+def _to_tensor(lengths: list[int], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(lengths, dtype=torch.int64, device=like.device)

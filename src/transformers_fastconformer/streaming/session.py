@@ -1,0 +1,185 @@
+"""One live stream, as an object of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any
+
+from ..modeling.recognizer import FastConformerRecognizer
+from ..processing_fastconformer import FastConformerProcessor
+from .engine import StreamingEngine
+from .options import EngineOptions, StreamOptions
+from .text import StreamWord
+from .updates import StreamUpdate
+from .worker import EngineWorker
+
+
+class _Heard:
+    """Text and words of a stream so far."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.tentative = ""
+        self.words: list[StreamWord] = []
+        self.is_finished = False
+
+    def add(self, update: StreamUpdate) -> StreamUpdate:
+        self.text += update.committed
+        self.tentative = update.tentative
+        self.words += update.words
+        self.is_finished = update.is_final
+        return update
+
+
+class StreamingTranscriber:
+    """
+    One live stream: samples in, text and words out.
+
+    ```python
+    with StreamingTranscriber(model, processor, EngineOptions(latency_ms=560)) as transcriber:
+        for samples in microphone:
+            update = transcriber.push(samples)
+            print(update.committed, end="")
+    ```
+
+    Args:
+        model: A model with a head, as [`load_model`] returns it, or a [`StreamingEngine`] that has other streams too.
+        processor: The model's processor; None with an engine.
+        options: Options of the engine that is made; None: the defaults.
+        stream: Options of the stream; None: the defaults.
+
+    Attributes:
+        text: The committed text so far.
+        tentative: Text that follows it for now.
+        words: The finished words so far.
+
+    Raises:
+        ValueError: for options that the model does not have.
+        StreamRefusedError: as for [`StreamingEngine.open`].
+    """
+
+    def __init__(
+        self,
+        model: FastConformerRecognizer | StreamingEngine,
+        processor: FastConformerProcessor | None = None,
+        options: EngineOptions | None = None,
+        stream: StreamOptions | None = None,
+    ) -> None:
+        if isinstance(model, StreamingEngine):
+            if processor is not None or options is not None:
+                raise ValueError("processor and options are those of the engine that was given; expected None.")
+            self.engine = model
+        else:
+            if processor is None:
+                raise ValueError("processor=None is not supported with a model; expected its processor.")
+            self.engine = StreamingEngine(model, processor, options)
+        self._stream_id = self.engine.open(stream)
+        self._heard = _Heard()
+
+    @property
+    def text(self) -> str:
+        return self._heard.text
+
+    @property
+    def tentative(self) -> str:
+        return self._heard.tentative
+
+    @property
+    def words(self) -> list[StreamWord]:
+        return self._heard.words
+
+    def push(self, samples: Any) -> StreamUpdate:
+        """Advance by samples of any length, as in [`StreamingEngine.step`]."""
+        self._require_open()
+        return self._heard.add(self.engine.step({self._stream_id: samples})[self._stream_id])
+
+    def commit(self) -> StreamUpdate:
+        """End the utterance now, as in [`StreamingEngine.commit`]."""
+        self._require_open()
+        return self._heard.add(self.engine.commit(self._stream_id))
+
+    def finish(self, samples: Any = None) -> StreamUpdate:
+        """End the stream; what it has not said yet is in the update."""
+        self._require_open()
+        return self._heard.add(self.engine.finish(self._stream_id, samples))
+
+    def close(self) -> None:
+        """Drop the stream if it is not finished."""
+        if not self._heard.is_finished and self._stream_id in self.engine.open_streams:
+            self.engine.close(self._stream_id)
+        self._heard.is_finished = True
+
+    def _require_open(self) -> None:
+        if self._heard.is_finished:
+            raise ValueError("this stream is finished; expected one that is open.")
+
+    def __enter__(self) -> StreamingTranscriber:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncStreamingTranscriber:
+    """
+    The same for coroutines, on an engine that a thread owns; streams of many coroutines are computed together.
+
+    ```python
+    with EngineWorker(StreamingEngine(model, processor)) as worker:
+        async with AsyncStreamingTranscriber(worker) as transcriber:
+            update = await transcriber.push(samples)
+    ```
+
+    Args:
+        worker: The thread that owns the engine.
+        stream: Options of the stream; None: the defaults.
+    """
+
+    def __init__(self, worker: EngineWorker, stream: StreamOptions | None = None) -> None:
+        self.worker = worker
+        self._options = stream
+        self._stream_id: int | None = None
+        self._heard = _Heard()
+
+    @property
+    def text(self) -> str:
+        return self._heard.text
+
+    @property
+    def tentative(self) -> str:
+        return self._heard.tentative
+
+    @property
+    def words(self) -> list[StreamWord]:
+        return self._heard.words
+
+    async def push(self, samples: Any) -> StreamUpdate:
+        """Advance by samples of any length, which must not be changed meanwhile."""
+        return self._heard.add(await asyncio.wrap_future(self.worker.push(self._require_open(), samples)))
+
+    async def commit(self) -> StreamUpdate:
+        """End the utterance now, as in [`StreamingEngine.commit`]."""
+        return self._heard.add(await asyncio.wrap_future(self.worker.commit(self._require_open())))
+
+    async def finish(self, samples: Any = None) -> StreamUpdate:
+        """End the stream; what it has not said yet is in the update."""
+        return self._heard.add(await asyncio.wrap_future(self.worker.finish(self._require_open(), samples)))
+
+    def _require_open(self) -> int:
+        if self._stream_id is None or self._heard.is_finished:
+            raise ValueError("this stream is not open; expected `async with`, and no call after `finish`.")
+        return self._stream_id
+
+    async def __aenter__(self) -> AsyncStreamingTranscriber:
+        self._stream_id = await asyncio.wrap_future(self.worker.open(self._options))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream_id is not None and not self._heard.is_finished:
+            await asyncio.wrap_future(self.worker.close_stream(self._stream_id))
+            self._heard.is_finished = True

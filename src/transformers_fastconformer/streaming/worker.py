@@ -1,0 +1,147 @@
+"""A thread that owns an engine: others hand it audio through a queue, and what waits together is computed together."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from .engine import StreamingEngine
+from .options import StreamOptions
+from .updates import StreamUpdate
+
+# Requests that are taken from the queue at a time, at most.
+MAX_REQUESTS = 1024
+
+
+@dataclass
+class _Push:
+    """Samples of a stream, for the next step."""
+
+    stream_id: int
+    samples: Any
+    future: Future[StreamUpdate] = field(default_factory=Future)
+
+
+@dataclass
+class _Call:
+    """Something else to do with the engine, after all that was handed over before it."""
+
+    function: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+
+class EngineWorker:
+    """
+    A thread through which any number of threads and coroutines use one [`StreamingEngine`].
+
+    Samples of different streams that wait at the same time go through the model in one step. Requests for one stream
+    are done in the order in which they were made.
+
+    Args:
+        engine: The engine, which nobody else uses from now on.
+    """
+
+    def __init__(self, engine: StreamingEngine) -> None:
+        self.engine = engine
+        self._requests: queue.SimpleQueue[_Push | _Call | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="fastconformer-engine", daemon=True)
+        self._thread.start()
+
+    def open(self, options: StreamOptions | None = None) -> Future[int]:
+        """Open a stream, as in [`StreamingEngine.open`]; the future has its id."""
+        return self._submit(_Call(lambda: self.engine.open(options)))
+
+    def push(self, stream_id: int, samples: Any) -> Future[StreamUpdate]:
+        """Advance a stream; the future has its update. The samples must not be changed before it is there."""
+        return self._submit(_Push(stream_id, samples))
+
+    def commit(self, stream_id: int) -> Future[StreamUpdate]:
+        """End the utterance of a stream, as in [`StreamingEngine.commit`]."""
+        return self._submit(_Call(lambda: self.engine.commit(stream_id)))
+
+    def finish(self, stream_id: int, samples: Any = None) -> Future[StreamUpdate]:
+        """End a stream, as in [`StreamingEngine.finish`]."""
+        return self._submit(_Call(lambda: self.engine.finish(stream_id, samples)))
+
+    def close_stream(self, stream_id: int) -> Future[None]:
+        """Drop a stream, as in [`StreamingEngine.close`]."""
+        return self._submit(_Call(lambda: self.engine.close(stream_id)))
+
+    def close(self) -> None:
+        """Do what was handed over, then end the thread."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._requests.put(None)
+        self._thread.join()
+
+    def __enter__(self) -> EngineWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _submit(self, request: Any) -> Future[Any]:
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the worker of this engine is closed; expected one that is open.")
+            self._requests.put(request)
+        return request.future
+
+    def _work(self) -> None:
+        is_open = True
+        while is_open:
+            requests = [self._requests.get()]
+            while len(requests) < MAX_REQUESTS and not self._requests.empty():
+                requests.append(self._requests.get())
+            is_open = None not in requests
+            pushes: dict[int, _Push] = {}
+            for request in requests:
+                if request is None:
+                    continue
+                # A second piece of a stream waits for the first one.
+                if isinstance(request, _Push) and request.stream_id not in pushes:
+                    pushes[request.stream_id] = request
+                    continue
+                self._step(pushes)
+                pushes = {}
+                if isinstance(request, _Push):
+                    pushes[request.stream_id] = request
+                else:
+                    _run(request.future, request.function)
+            self._step(pushes)
+
+    def _step(self, pushes: dict[int, _Push]) -> None:
+        """Advance streams together, or one by one where that fails: an error of one stream stops no other."""
+        wanted = {key: push for key, push in pushes.items() if push.future.set_running_or_notify_cancel()}
+        if not wanted:
+            return
+        try:
+            updates = self.engine.step({key: push.samples for key, push in wanted.items()})
+        except ValueError:  # of a piece or an id; no stream has moved
+            for key, push in wanted.items():
+                try:
+                    push.future.set_result(self.engine.step({key: push.samples})[key])
+                except Exception as error:
+                    push.future.set_exception(error)
+        except BaseException as error:
+            for push in wanted.values():
+                push.future.set_exception(error)
+        else:
+            for key, push in wanted.items():
+                push.future.set_result(updates[key])
+
+
+def _run(future: Future[Any], function: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except BaseException as error:
+        future.set_exception(error)

@@ -1,0 +1,343 @@
+"""Live streams: their text is that of the whole audio, whatever the pieces, the neighbours and the interruptions."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from live_models import CACHED, build_live, run, text_of, words_of
+
+from transformers_fastconformer import (
+    ConfidenceOptions,
+    DecodingOptions,
+    EndpointingOptions,
+    EngineOptions,
+    RunningNormalization,
+    StreamingEngine,
+    StreamOptions,
+    StreamRefusedError,
+    load_model,
+    read_audio,
+    transcribe_waveforms,
+)
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.streaming.updates import StreamUpdate
+
+SAMPLING_RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def demo() -> tuple[Any, Any]:
+    return load_model(CHECKPOINT_PATH)
+
+
+@pytest.fixture(scope="module")
+def waveform() -> np.ndarray:
+    """Two strings of digits with pauses."""
+    return np.concatenate([np.pad(read_audio(path), (2000, 8000)) for path in CLIP_PATHS]).astype(np.float32)
+
+
+CUTS = ([7, 3001, 160, 5], [50000], [10**6])
+ENGINES: dict[str, EngineOptions] = {
+    "buffered": EngineOptions(latency_ms=1000),
+    "windows": EngineOptions(left_seconds=2.0, chunk_seconds=0.8, right_seconds=0.4),
+    "confidences": EngineOptions(latency_ms=1600, decoding=DecodingOptions(confidence=ConfidenceOptions())),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_text_and_times_do_not_depend_on_the_pieces(demo: tuple[Any, Any], waveform: np.ndarray, name: str) -> None:
+    engine = StreamingEngine(*demo, ENGINES[name])
+    expected = run(engine, waveform, [1600])
+    whole = transcribe_waveforms(*demo, [waveform])[0]
+    assert text_of(expected) == whole.text
+    assert [word.text for word in words_of(expected)] == whole.text.split()
+    for sizes in CUTS:
+        found = run(engine, waveform, sizes)
+        assert text_of(found) == text_of(expected)
+        assert words_of(found) == words_of(expected)
+    assert engine.open_streams == []
+
+
+def test_confidences_of_ctc_are_those_of_the_whole_audio(waveform: np.ndarray) -> None:
+    model, processor = load_model(CHECKPOINT_PATH, "ctc")
+    decoding = DecodingOptions(confidence=ConfidenceOptions())
+    # One window sees all, so that only decoding goes on from step to step.
+    options = EngineOptions(left_seconds=20.0, chunk_seconds=0.08, right_seconds=20.0, decoding=decoding)
+    normalization = RunningNormalization(hold_seconds=60.0)
+    engine = StreamingEngine(model, processor, replace(options, normalization=normalization))
+    words = words_of(run(engine, waveform[:48000], [8000]))
+    whole = transcribe_waveforms(model, processor, [waveform[:48000]], decoding=decoding)[0]
+    assert [word.text for word in words] == whole.text.split()
+    assert [word.confidence for word in words] == pytest.approx(whole.word_confidences, abs=1e-4)
+
+
+def test_what_was_committed_is_never_changed_and_tentative_text_comes_earlier(
+    demo: tuple[Any, Any], waveform: np.ndarray
+) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=2000))
+    shown, seen = "", {}
+    for update in run(engine, waveform, [1600]):
+        shown += update.committed
+        for word in (shown + update.tentative).split():
+            seen.setdefault(word, update.heard_seconds)
+        assert update.heard_seconds >= update.decoded_seconds
+    assert update.tentative == ""
+    assert update.is_final
+    committed = {}
+    shown = ""
+    for update in run(engine, waveform, [1600]):
+        shown += update.committed
+        for word in shown.split():
+            committed.setdefault(word, update.heard_seconds)
+    assert sum(committed[word] - seen[word] for word in committed) > 1.0
+
+
+def test_streams_of_a_batch_do_not_change_one_another(demo: tuple[Any, Any], waveform: np.ndarray) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    clips = [waveform, waveform[20000:], waveform[::-1].copy(), waveform[:30000] * 0.3]
+    expected = [run(engine, clip, [1600]) for clip in clips]
+    streams = [engine.open() for _ in clips]
+    updates: dict[int, list[StreamUpdate]] = {stream: [] for stream in streams}
+    generator = np.random.default_rng(0)
+    places = [0] * len(clips)
+    while any(place < len(clip) for place, clip in zip(places, clips, strict=True)):
+        samples = {}
+        for number, (stream, clip) in enumerate(zip(streams, clips, strict=True)):
+            size = int(generator.integers(1, 9000)) * int(generator.random() < 0.7)
+            if places[number] < len(clip) and size:
+                samples[stream] = clip[places[number] : places[number] + size]
+                places[number] += size
+        for stream, update in engine.step(samples).items():
+            updates[stream].append(update)
+    for stream, alone in zip(streams, expected, strict=True):
+        updates[stream].append(engine.finish(stream))
+        assert text_of(updates[stream]) == text_of(alone)
+        assert [word[:3] for word in words_of(updates[stream])] == [word[:3] for word in words_of(alone)]
+
+
+@pytest.mark.parametrize("place", [1, 16000, 31234])
+def test_a_stream_that_is_saved_and_restored_goes_on(demo: tuple[Any, Any], waveform: np.ndarray, place: int) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    expected = run(engine, waveform, [1600])
+    first = engine.open()
+    updates = [engine.step({first: waveform[:place]})[first]]
+    saved = engine.save(first)
+    engine.step({first: waveform[::-1].copy()})  # what becomes of the first does not matter
+    other = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    second = other.restore(saved)
+    updates.append(other.step({second: waveform[place:]})[second])
+    updates.append(other.finish(second))
+    assert text_of(updates) == text_of(expected)
+    assert words_of(updates) == words_of(expected)
+
+
+def test_commit_answers_at_once_and_the_stream_goes_on(demo: tuple[Any, Any], waveform: np.ndarray) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=2000))
+    clip = read_audio(CLIP_PATHS[0])
+    clip = np.pad(clip, (0, 4000))
+    expected = transcribe_waveforms(*demo, [clip])[0].text
+    stream = engine.open()
+    assert engine.commit(stream).committed == ""
+    said = []
+    for _ in range(3):
+        update = engine.step({stream: clip})[stream]
+        last = engine.commit(stream)
+        assert not last.is_final
+        assert last.tentative == ""
+        said.append((update.committed + last.committed).strip())
+    assert said == [expected] * 3
+    words = engine.commit(stream).words
+    assert words == []
+    seconds = engine.finish(stream).heard_seconds
+    assert seconds == pytest.approx(3 * len(clip) / SAMPLING_RATE)
+
+
+def test_word_times_go_on_after_a_commit(demo: tuple[Any, Any]) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=2000))
+    clip = np.pad(read_audio(CLIP_PATHS[0]), (0, 4000))
+    stream = engine.open()
+    firsts = []
+    for _ in range(2):
+        words = [*engine.step({stream: clip})[stream].words, *engine.commit(stream).words]
+        firsts.append(words[0].start)
+    assert firsts[1] - firsts[0] == pytest.approx(len(clip) / SAMPLING_RATE, abs=0.05)
+
+
+def test_ends_of_utterances_are_found_and_the_text_is_committed_there(demo: tuple[Any, Any]) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    clip = np.pad(read_audio(CLIP_PATHS[0]), (0, 2 * SAMPLING_RATE))
+    samples = np.concatenate([clip, clip])
+    expected = transcribe_waveforms(*demo, [clip])[0].text
+    options = StreamOptions(endpointing=EndpointingOptions(kinds=("blanks",), blank_ms=600.0))
+    updates = run(engine, samples, [1600], options)
+    ends = [event for update in updates for event in update.endpoints]
+    assert len(ends) == 2
+    assert text_of(updates) == f"{expected} {expected}"
+    first = next(update for update in updates if update.endpoints)
+    assert text_of(updates[: updates.index(first) + 1]) == expected
+    assert first.tentative_words == []
+    one = run(engine, samples, [10**6], options)
+    assert text_of(one) == text_of(updates)
+    assert [event for update in one for event in update.endpoints] == ends
+
+
+def test_other_rates_and_channels_are_accepted(demo: tuple[Any, Any], waveform: np.ndarray) -> None:
+    soxr = pytest.importorskip("soxr")
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    expected = text_of(run(engine, waveform, [1600]))
+    fast = soxr.resample(waveform, SAMPLING_RATE, 44100)
+    assert text_of(run(engine, fast, [4410], StreamOptions(sampling_rate=44100))) == expected
+    stereo = np.stack([np.zeros_like(waveform), waveform], axis=1)
+    updates = run(engine, stereo, [1600], StreamOptions(channels=1))
+    assert text_of(updates) == expected
+    pcm = (waveform * 32767).astype(np.int16)
+    assert text_of(run(engine, pcm, [1600])) == expected
+
+
+# Checkpoints with a cache
+
+
+@pytest.mark.parametrize(
+    ("kind", "latency_ms"), [("rnnt", 80), ("rnnt", 160), ("rnnt", 320), ("ctc", 160), ("tdt", 160), ("tdt", 80)]
+)
+def test_a_cached_stream_is_the_whole_audio(kind: str, latency_ms: int) -> None:
+    model, processor = build_live(kind)
+    engine = StreamingEngine(model, processor, EngineOptions(latency_ms=latency_ms, is_exact=True))
+    assert engine.encoder.name == "cached"
+    assert engine.latency_ms == latency_ms
+    generator = np.random.default_rng(latency_ms)
+    samples = (0.1 * generator.standard_normal(SAMPLING_RATE + 4077)).astype(np.float32)
+    context = next(one for one in CACHED["attention_contexts"] if (one[1] + 1) * 80 == latency_ms)
+    offline = model.with_attention_context(context)
+    features = processor.feature_extractor(samples, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+    output = offline.generate(
+        features.input_features, input_lengths=features.input_lengths, return_dict_in_generate=True
+    )
+    (expected,) = processor.batch_decode(output, timestamps=["word"])
+    for sizes in ([333, 8000, 1], [10**6]):
+        found = run(engine, samples, sizes)
+        assert text_of(found) == expected.text
+        assert [word.text for word in words_of(found)] == [item["word"] for item in expected.timestamps["word"]]
+        assert [word.start_offset for word in words_of(found)] == [
+            item["start_offset"] for item in expected.timestamps["word"]
+        ]
+
+
+def test_the_memory_of_a_stream_does_not_grow() -> None:
+    model, processor = build_live("rnnt")
+    engine = StreamingEngine(model, processor, EngineOptions(latency_ms=80))
+    stream = engine.open()
+    generator = np.random.default_rng(0)
+    sizes = []
+    for number in range(300):
+        engine.step({stream: (0.1 * generator.standard_normal(1280)).astype(np.float32)})
+        if number in (100, 299):
+            sizes.append(_measure(engine.save(stream)))
+    assert sizes[0] == sizes[1]
+
+
+def _measure(saved: Any) -> dict[str, int]:
+    tensors = {"pending": saved.pending, **saved.features, **saved.encoder.state_dict()}
+    return {name: tensor.numel() for name, tensor in tensors.items() if name not in ("pending", "samples")}
+
+
+# Refusals
+
+
+def test_streams_are_refused_when_the_engine_is_full(demo: tuple[Any, Any]) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(max_streams=2))
+    first, _ = engine.open(), engine.open()
+    with pytest.raises(StreamRefusedError, match="2 streams are open; expected fewer than max_streams=2"):
+        engine.open()
+    engine.close(first)
+    engine.open()
+
+
+def test_streams_are_refused_when_time_does_not_suffice(demo: tuple[Any, Any]) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(max_load=0.9))
+    engine.load_meter.add(5.0, 10.0)
+    engine.open()
+    assert engine.load == pytest.approx(0.5)
+    with pytest.raises(StreamRefusedError, match=r"would take 1.00 of real time; expected at most max_load=0.9"):
+        engine.open()
+
+
+def test_lag_is_that_of_the_clock(demo: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    engine = StreamingEngine(*demo)
+    stream = engine.open()
+    second = np.zeros(SAMPLING_RATE, dtype=np.float32)
+    assert engine.step({stream: second})[stream].lag_seconds == 0.0
+    now[0] += 3.0
+    assert engine.step({stream: second})[stream].lag_seconds == pytest.approx(2.0)
+    now[0] += 0.5
+    assert engine.step({stream: np.concatenate([second] * 3)})[stream].lag_seconds == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "cached"}, "attention_context_style='regular'|attention_context=|conv"),
+        ({"latency_ms": 0}, "latency_ms=0 is not supported; expected more than 0"),
+        ({"latency_ms": 40}, "latency_ms=40 is not supported; expected 80 or more"),
+        ({"chunk_seconds": 1.0}, "left_seconds, right_seconds=None is not supported; expected seconds, together with"),
+        ({"latency_ms": 500, "attention_context": [1, 1]}, "latency_ms and attention_context"),
+        ({"mode": "fast"}, "mode='fast' is not supported; expected one of"),
+        ({"max_streams": 0}, "max_streams=0"),
+        ({"attention_context": [70, 1]}, "attention_context"),
+        ({"is_exact": True}, "is_exact=True is not supported"),
+        ({"decoding": DecodingOptions(language="de-DE")}, "language='de-DE' is not supported"),
+    ],
+)
+def test_options_that_are_refused(demo: tuple[Any, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StreamingEngine(*demo, EngineOptions(**options))
+
+
+def test_what_a_checkpoint_with_a_cache_refuses() -> None:
+    model, processor = build_live("ctc")
+    with pytest.raises(ValueError, match=r"latency_ms=79 is not supported; expected one of \[80, 160, 320\]"):
+        StreamingEngine(model, processor, EngineOptions(latency_ms=79))
+    assert StreamingEngine(model, processor, EngineOptions(latency_ms=300)).latency_ms == 160
+    with pytest.raises(ValueError, match=r"attention_context=\[4, 2\]"):
+        StreamingEngine(model, processor, EngineOptions(attention_context=[4, 2]))
+    with pytest.raises(ValueError, match="normalization"):
+        StreamingEngine(model, processor, EngineOptions(normalization=RunningNormalization()))
+
+
+def test_wrong_samples_move_no_stream(demo: tuple[Any, Any], waveform: np.ndarray) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    streams = [engine.open(), engine.open(StreamOptions(name="second"))]
+    broken = waveform[:1600].copy()
+    broken[3] = np.nan
+    for samples, message in (
+        ({streams[0]: waveform[:1600], streams[1]: broken}, "second"),
+        ({streams[0]: waveform[:1600], 99: waveform}, "stream_id=99 is not open; expected one of"),
+        ({streams[0]: waveform[:1600], streams[1]: "audio"}, "second|samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine.step(samples)
+    found = [engine.step({streams[0]: waveform})[streams[0]], engine.finish(streams[0])]
+    assert text_of(found) == text_of(run(engine, waveform, [1600]))
+    with pytest.raises(ValueError, match="is not open"):
+        engine.step({streams[0]: waveform})
+
+
+def test_decoding_does_not_change_the_state_it_is_given(demo: tuple[Any, Any], waveform: np.ndarray) -> None:
+    model, processor = demo
+    features = processor.feature_extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+    frames = model.encode(features.input_features, input_lengths=features.input_lengths).last_hidden_state
+    half = torch.tensor([frames.shape[1] // 2])
+    _, state = model.decode_frames(frames, half)
+    rest = frames[:, int(half) :]
+    length = torch.tensor([rest.shape[1]])
+    first, _ = model.decode_frames(rest, length, state=state)
+    second, _ = model.decode_frames(rest, length, state=state)
+    assert torch.equal(first.tokens, second.tokens)
+    assert torch.equal(first.frame_indices, second.frame_indices)
