@@ -234,6 +234,7 @@ def test_the_memory_of_a_piece_may_be_used_again() -> None:
         (np.array([1e20], dtype=np.float32), "call has values up to 1e"),
         (np.zeros((2, 1), dtype=np.float32), r"shape of the samples of call=\(2, 1\) is not supported"),
         (np.zeros((2, 2), dtype=np.float32), r"shape of the samples of call=\(2, 2\)"),
+        ([[0.1], [0.2]], r"shape of the samples of call=\(2, 1\)"),
         (np.zeros((50, 3), dtype=np.float32), "call has shape"),
         (np.zeros(10, dtype=np.int64), "call has samples of type int64"),
         ("audio.wav", "call is of type str"),

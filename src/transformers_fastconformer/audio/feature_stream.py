@@ -15,7 +15,15 @@ import torch
 
 from .. import frames
 from ..validation import require
-from .clips import MAX_CHANNELS, MAX_MAGNITUDE, MAX_UNNAMED_CHANNELS, check_channels, check_samples, mono_clip
+from .clips import (
+    MAX_CHANNELS,
+    MAX_MAGNITUDE,
+    MAX_UNNAMED_CHANNELS,
+    check_channels,
+    check_samples,
+    mono_clip,
+    read_samples,
+)
 from .log_mel import LogMel
 from .resampling import StreamResampler
 from .running_normalization import RunningNormalization, RunningNormalizer
@@ -170,7 +178,8 @@ class FeatureStream:
         """Mono samples of a piece, checked; the stream stays as it was."""
         if self.is_finished:
             raise ValueError(f"{self.name} is finished; expected no more samples.")
-        shape = getattr(samples, "shape", (1,))
+        clip = read_samples(samples, self.name)
+        shape = tuple(clip.shape)
         if 0 in shape:  # nothing, of whatever channels
             return np.zeros(0, dtype=np.float32)
         if len(shape) > 1:
@@ -178,8 +187,8 @@ class FeatureStream:
             most_channels = MAX_UNNAMED_CHANNELS if self.channels is None else MAX_CHANNELS
             is_clear = max(shape) == 1 or min(shape) == 0 or max(shape) > most_channels
             expected = f"(samples,), or more than {most_channels} samples with channels"
-            require(is_clear, f"shape of the samples of {self.name}", tuple(shape), expected)
-        clip = mono_clip(samples, self.name, self.channels).cpu()
+            require(is_clear, f"shape of the samples of {self.name}", shape, expected)
+        clip = mono_clip(clip, self.name, self.channels).cpu()
         array = clip.numpy()
         # A quick look first; a value that is not a number fails it too.
         if not float(np.abs(array).max(initial=0.0)) <= MAX_MAGNITUDE:
