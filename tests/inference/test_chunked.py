@@ -14,7 +14,8 @@ from transformers_fastconformer.inference.chunk_plan import WindowPlan
 from transformers_fastconformer.inference.chunked import _Decoded, _find_forgotten, _Piece, transcribe_features
 from transformers_fastconformer.inference.clip_features import ClipFeatures
 from transformers_fastconformer.inference.options import ChunkOptions
-from transformers_fastconformer.inference.strategy import plan_chunks, sees_all
+from transformers_fastconformer.inference.strategy import plan_chunks
+from transformers_fastconformer.modeling.masking import sees_all
 
 
 def some_slow(kinds: Sequence[str], slow: Sequence[str]) -> list[Any]:

@@ -23,12 +23,12 @@ import torch
 
 from ..decoding.hypotheses import Hypotheses, TokenTable
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
+from ..modeling.masking import sees_all
 from ..modeling.outputs import FastConformerGenerateOutput
 from ..modeling.recognizer import FastConformerRecognizer
 from ..validation import require_count
 from .chunk_plan import Window, WindowPlan
 from .clip_features import ClipFeatures, StreamedFeatures
-from .strategy import sees_all
 
 Clip = ClipFeatures | StreamedFeatures
 

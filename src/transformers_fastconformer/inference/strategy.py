@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..configuration_fastconformer import FastConformerConfig
-from ..modeling.masking import resolve_context
+from ..modeling.masking import resolve_context, sees_all
 from ..modeling.recognizer import FastConformerRecognizer
 from .chunk_plan import WindowPlan, plan_windows
 from .estimates import LOCAL_BAND_FRAMES, estimate_encoder_work, estimate_one_pass_bytes
@@ -270,13 +270,6 @@ def plan_chunks(config: FastConformerConfig, frame_seconds: float, chunking: Chu
     context = resolve_context(config.attention_context_style, config.attention_context)
     align_frames = 1 if config.has_local_attention else context.chunk_frames
     return plan_windows(chunk_length_s, left_seconds, right_seconds, frame_seconds, align_frames)
-
-
-def sees_all(config: FastConformerConfig) -> bool:
-    """Tell whether an encoder frame depends on all frames before it in its window."""
-    if config.has_local_attention:
-        return False
-    return resolve_context(config.attention_context_style, config.attention_context).left_frames is None
 
 
 def share_with_local_attention(model: FastConformerRecognizer) -> FastConformerRecognizer:

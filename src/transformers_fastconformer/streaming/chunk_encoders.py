@@ -22,8 +22,9 @@ from ..modeling.streaming_schedule import StreamingSchedule, list_schedules
 from ..validation import require
 from .options import EngineOptions
 
-# Buffered windows by latency: half of it is the chunk, half its right context; the left context is that of NeMo's own
-# scripts for windows with the decoder's state carried over.
+# Buffered windows by latency: a third of it is the chunk, the rest its right context. With less context after the chunk
+# a word at its end is not there yet, and in the next window it comes before the frames that are decoded: it is lost
+# (figures in `docs/benchmarks/streaming.md`). The left context is that of NeMo's own scripts for such windows.
 DEFAULT_BUFFERED_LATENCY_MS = 2000.0
 DEFAULT_LEFT_SECONDS = 10.0
 
@@ -282,7 +283,8 @@ def plan_buffer(
         total = int(latency_ms / (1000 * frame_seconds) + 1e-6)
         least = 1000 * frame_seconds
         require(total >= 1, "latency_ms", latency_ms, f"{least:g} or more, an encoder frame")
-        plan = BufferPlan(round(DEFAULT_LEFT_SECONDS / frame_seconds), total - total // 2, total // 2)
+        chunk = max(total // 3, 1)
+        plan = BufferPlan(round(DEFAULT_LEFT_SECONDS / frame_seconds), chunk, total - chunk)
     if has_presets:
         return plan, [plan.left_frames, plan.chunk_frames, plan.right_frames]
     # Chunks of attention must lie in a window as in the whole clip.

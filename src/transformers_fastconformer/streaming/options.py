@@ -24,8 +24,8 @@ class EngineOptions:
             `"buffered"`: each step encodes a window of the past, the chunk and some of what follows it, for others.
             `"auto"` (default): the first where the checkpoint can.
         latency_ms: Milliseconds from a sound to its text at most, apart from the time that computing takes. With a
-            cache the largest look-ahead the checkpoint was trained with that keeps it; with windows the chunk and its
-            right context have half of it each. None (default): the checkpoint's own look-ahead; 2000 with windows.
+            cache the largest look-ahead the checkpoint was trained with that keeps it; with windows a third of it is
+            the chunk and the rest its right context. None (default): the checkpoint's own look-ahead; 2000 with windows.
         attention_context: Look-ahead of a checkpoint as one of `config.attention_contexts`, in place of `latency_ms`.
         left_seconds, chunk_seconds, right_seconds: Lengths of a buffered window, in place of those by `latency_ms`;
             given all together.
