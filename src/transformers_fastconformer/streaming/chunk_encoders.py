@@ -22,9 +22,9 @@ from ..modeling.streaming_schedule import StreamingSchedule, list_schedules
 from ..validation import require
 from .options import EngineOptions
 
-# Buffered windows by latency: a third of it is the chunk, the rest its right context. With less context after the chunk
-# a word at its end is not there yet, and in the next window it comes before the frames that are decoded: it is lost
-# (figures in `docs/benchmarks/streaming.md`). The left context is that of NeMo's own scripts for such windows.
+# Buffered windows by latency: a third of it is the chunk, the rest its right context. With less context after the
+# chunk a word at its end is not there yet, and in the next window it comes before the frames that are decoded: it is
+# lost (figures in `docs/benchmarks/streaming.md`). The left context is that of NeMo's own scripts for such windows.
 DEFAULT_BUFFERED_LATENCY_MS = 2000.0
 DEFAULT_LEFT_SECONDS = 10.0
 

@@ -25,7 +25,8 @@ class EngineOptions:
             `"auto"` (default): the first where the checkpoint can.
         latency_ms: Milliseconds from a sound to its text at most, apart from the time that computing takes. With a
             cache the largest look-ahead the checkpoint was trained with that keeps it; with windows a third of it is
-            the chunk and the rest its right context. None (default): the checkpoint's own look-ahead; 2000 with windows.
+            the chunk and the rest its right context. None (default): the checkpoint's own look-ahead; with windows
+            2000.
         attention_context: Look-ahead of a checkpoint as one of `config.attention_contexts`, in place of `latency_ms`.
         left_seconds, chunk_seconds, right_seconds: Lengths of a buffered window, in place of those by `latency_ms`;
             given all together.
