@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ def test_the_encoder_goes_again_through_what_it_saw(tmp_path: Path, monkeypatch:
     # What the measurement replaces is put back at the end.
     monkeypatch.setattr(transcribe_run, "load_model", transcribe_run.load_model)
     monkeypatch.setattr(FastConformerEncoder, "forward", encode)
+    monkeypatch.setattr(sys, "argv", [])
     report = tmp_path / "report.json"
     files = [str(path) for path in CLIP_PATHS]
     options = ["--model", "demo", "--output_dir", str(tmp_path), "--chunk_length_s", "2", "--batch_size", "1"]
