@@ -58,6 +58,7 @@ class StreamRun:
         self._stream_options = stream_options
         self._clock = clock
         self._lag = LagWatch()
+        self._rate = 0
         self._spoken_seconds: float | None = None
         self._num_told = (0, 0)
         self._broken_pipe: BrokenPipeError | None = None
@@ -88,11 +89,11 @@ class StreamRun:
     def _run(self, checkpoint: Checkpoint) -> None:
         model, processor = checkpoint.load()[0]
         engine = StreamingEngine(model, processor, self._engine_options)
-        queue, rate = self._source.prepare(processor.feature_extractor.sampling_rate)
+        queue, self._rate = self._source.prepare(processor.feature_extractor.sampling_rate)
         if self._source.is_live:
             self._warm_up(engine)
         item, options = self._source.item, self._describe(engine)
-        stream_id = engine.open(replace(self._stream_options, sampling_rate=rate, name=repr(item.file)))
+        stream_id = engine.open(replace(self._stream_options, sampling_rate=self._rate, name=repr(item.file)))
         confidence = self._engine_options.decoding.confidence
         heard = StreamTranscript(processor, engine.encoder.name, item.clip.channel, confidence)
         described = checkpoint.describe(model)
@@ -173,7 +174,7 @@ class StreamRun:
         # Each time that twice as much was lost.
         if queue.num_lost > 2 * num_lost:
             self._display.say(
-                f"Audio was lost, {queue.num_lost} samples by now: more waits for the model than is kept."
+                f"Audio was lost, {queue.num_lost / self._rate:.1f} s by now: more waits for the model than is kept."
             )
             num_lost = queue.num_lost
         self._num_told = (num_lost, queue.num_gaps)
