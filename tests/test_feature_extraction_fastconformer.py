@@ -522,3 +522,13 @@ def test_clips_are_cut_and_filled_up_where_asked_for() -> None:
 def test_lengths_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FastConformerFeatureExtractor()([noise(4000), noise(9000)], sampling_rate=RATE, **options)
+
+
+def test_a_stream_has_the_features_of_the_whole_audio() -> None:
+    extractor = FastConformerFeatureExtractor(normalize=None)
+    samples = np.sin(np.arange(16000) / 7.0).astype(np.float32)
+    streams = [extractor.open_stream(16000, name="call"), extractor.open_stream()]
+    assert streams[0].log_mel is streams[1].log_mel  # so that they can be advanced together
+    parts = [streams[0].push(samples[start : start + 1280]) for start in range(0, 16000, 1280)]
+    whole = extractor(samples, sampling_rate=16000, return_tensors="pt")["input_features"][0]
+    assert torch.equal(torch.cat([*parts, streams[0].finish(with_masked_frame=True)]), whole)

@@ -109,6 +109,23 @@ def test_reduction() -> None:
     assert striding.is_proportional
 
 
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize(("kind", "factor"), [("dw_striding", 8), ("striding", 4), ("striding", 2), ("stacking", 4)])
+def test_chunks_of_a_stream_have_whole_encoder_frames(kind: str, factor: int, is_causal: bool) -> None:
+    front = frames.find_subsampling(kind, factor, is_causal)
+    assert front.can_stream
+    for count in (1, 2, 7):
+        first = front.first_mel_frames + factor * (count - 1)
+        assert front.count_rows(first) == count
+        later = front.overlap_mel_frames + factor * count
+        assert front.count_rows(later) - front.overlap_frames == count
+
+
+def test_streams_are_not_cut_for_a_front_that_reduces_nothing() -> None:
+    assert not frames.find_subsampling("none", 1).can_stream
+    assert not frames.find_subsampling("striding", 1).can_stream
+
+
 def test_seconds() -> None:
     seconds = frames.seconds_from_encoder_frames(torch.arange(4), 160, 16000, 8)
     assert seconds.dtype == torch.float64

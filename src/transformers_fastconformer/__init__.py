@@ -5,6 +5,7 @@ Importing the package registers its classes with the Auto classes of Transformer
 checkpoints. `auto.py` describes this and can undo it.
 """
 
+from .audio.feature_stream import FeatureStream, push_streams
 from .audio.files import AudioFile, read_audio
 from .audio.running_normalization import RunningNormalization
 from .audio.voice_activity import VoiceActivityOptions, detect_speech
@@ -48,6 +49,7 @@ from .processing_fastconformer import FastConformerProcessor, FastConformerTrans
 from .streaming.endpointing import EndpointEvent, EndpointingOptions
 from .streaming.engine import SavedStream, StreamingEngine, StreamRefusedError
 from .streaming.options import EngineOptions, StreamOptions
+from .streaming.saved_streams import load_stream, save_stream
 from .streaming.session import AsyncStreamingTranscriber, StreamingTranscriber
 from .streaming.text import StreamWord
 from .streaming.updates import StreamUpdate
@@ -81,6 +83,9 @@ __all__ = [
     "FastConformerEncoderCache",
     "FastConformerEncoderOutput",
     "FastConformerFeatureExtractor",
+    "FeatureStream",
+    "RunningNormalization",
+    "push_streams",
     "FastConformerForCTC",
     "FastConformerForRNNT",
     "FastConformerForTDT",
@@ -103,7 +108,6 @@ __all__ = [
     "EngineOptions",
     "EngineWorker",
     "SavedStream",
-    "RunningNormalization",
     "StreamOptions",
     "StreamRefusedError",
     "StreamUpdate",
@@ -118,6 +122,8 @@ __all__ = [
     "convert_nemo_checkpoint",
     "load_encoder_cache",
     "load_model",
+    "load_stream",
+    "save_stream",
     "quantize_dynamic_int8",
     "FastConformerInt8Config",
     "read_audio",

@@ -14,7 +14,9 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from .audio.clips import pad_clips, read_clips
+from .audio.feature_stream import FeatureStream
 from .audio.log_mel import LogMel, LogMelSettings
+from .audio.running_normalization import RunningNormalization
 from .checkpoint_sources import LoadsFromSources
 from .kernels.forks import survive_forks
 from .validation import is_integer, reading, require, require_choice, require_count
@@ -168,6 +170,20 @@ class FastConformerFeatureExtractor(LoadsFromSources, SequenceFeatureExtractor):
     def output_size(self) -> int:
         """Features of a frame that come out: `feature_size`, times `frame_splicing`."""
         return self._settings().output_size
+
+    def open_stream(
+        self,
+        sampling_rate: int | None = None,
+        channels: str | int | None = None,
+        normalization: RunningNormalization | None = None,
+        name: str = "stream",
+    ) -> FeatureStream:
+        """
+        Features of live audio, which comes in pieces of any size: a [`FeatureStream`], with these arguments of it.
+
+        Without normalisation they are those of the whole audio to the last bit; that over whole clips is approximated.
+        """
+        return FeatureStream(self.log_mel, sampling_rate, channels, normalization, name)
 
     def __call__(
         self,

@@ -413,8 +413,8 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             state: What the call for the tokens before returned; `PieceTextState()` at the start.
 
         Returns:
-            The text that cannot change any more, and the state for the tokens that follow. Bytes that begin a character
-            wait in it for the others.
+            The text that cannot change any more, and the state for the tokens that follow. Bytes that begin a
+            character wait in it for the others.
         """
         if not len(token_ids):
             return "", state

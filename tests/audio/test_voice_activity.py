@@ -17,6 +17,7 @@ from transformers_fastconformer.audio.voice_activity import (
     CHUNK_SAMPLES,
     CHUNK_SECONDS,
     SpeechActivity,
+    SpeechProbabilities,
     SpeechSegment,
     VoiceActivityOptions,
     check_voice_activity,
@@ -257,3 +258,41 @@ def test_without_the_extra_the_message_has_the_command(monkeypatch: pytest.Monke
 def test_what_are_no_options_is_refused() -> None:
     with pytest.raises(ValueError, match="voice_activity=True is not supported; expected VoiceActivityOptions or"):
         check_voice_activity(True)  # type: ignore[arg-type]
+
+
+# Live audio
+
+
+@pytest.mark.parametrize("sampling_rate", [16000, 48000])
+@pytest.mark.parametrize("sizes", [[1], [500, 13], [4096], [10**6]])
+def test_probabilities_do_not_depend_on_the_pieces(
+    sampling_rate: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bytes] = []
+
+    def detect(chunk: bytes) -> float:
+        heard.append(chunk)
+        return len(heard) / 100
+
+    monkeypatch.setattr(activity_module, "load_detector", lambda: detect)
+    samples = np.random.default_rng(0).uniform(-1.2, 1.2, sampling_rate // 5 + 7).astype(np.float32)
+
+    def run(sizes: list[int]) -> tuple[list[float], list[bytes]]:
+        heard.clear()
+        stream, found, start = SpeechProbabilities(sampling_rate), [], 0
+        buffer = np.zeros(max(sizes), dtype=np.float32)
+        while start < len(samples):
+            for size in sizes:
+                piece = buffer[: len(samples[start : start + size])]
+                piece[:] = samples[start : start + size]
+                found += stream.push(piece)
+                start += size
+        found += stream.finish()
+        assert stream.num_samples == -(-len(samples) * 16000 // sampling_rate)
+        return found, [*heard]
+
+    found, chunks = run(sizes)
+    assert found == [number / 100 for number in range(1, 8)]  # the last one is filled with silence
+    assert set(map(len, chunks)) == {2 * CHUNK_SAMPLES}
+    assert (found, chunks) == run([len(samples)])
+    assert not any(chunks[-1][-400:])

@@ -58,6 +58,23 @@ def test_a_value_can_be_dropped() -> None:
     assert cache.get(layer, layer.parameters(), derive) == 2
 
 
+def test_a_call_without_reading_values_sees_only_counted_changes() -> None:
+    cache: ParameterCache[float] = ParameterCache()
+    layer = nn.Linear(3, 2)
+
+    def look(reads_values: bool) -> float:
+        return cache.get(layer, layer.parameters(), lambda: layer.weight[0, 0].item(), reads_values)
+
+    first = look(False)
+    assert first == layer.weight[0, 0].item()
+    layer.weight.data.add_(1.0)  # does not count
+    assert look(False) == first
+    assert look(True) == layer.weight[0, 0].item() != first
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    assert look(False) == layer.weight[0, 0].item()
+
+
 def test_a_module_is_not_kept_alive() -> None:
     cache: ParameterCache[torch.Tensor] = ParameterCache()
     layer = nn.Linear(3, 2)

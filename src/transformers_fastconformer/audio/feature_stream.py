@@ -15,7 +15,15 @@ import torch
 
 from .. import frames
 from ..validation import require
-from .clips import MAX_CHANNELS, MAX_MAGNITUDE, MAX_UNNAMED_CHANNELS, check_channels, check_samples, mono_clip
+from .clips import (
+    MAX_CHANNELS,
+    MAX_MAGNITUDE,
+    MAX_UNNAMED_CHANNELS,
+    check_channels,
+    check_samples,
+    mono_clip,
+    read_samples,
+)
 from .log_mel import LogMel
 from .resampling import StreamResampler
 from .running_normalization import RunningNormalization, RunningNormalizer
@@ -75,9 +83,10 @@ class FeatureStream:
             frame_seconds = frames.seconds_from_samples(settings.hop_length, settings.sampling_rate)
             options = RunningNormalization() if normalization is None else normalization
             self._normalizer = RunningNormalizer(settings.normalize, settings.output_size, frame_seconds, options)
-        # Samples from the one before the window of the next frame, which pre-emphasis needs; at the start these are the
-        # zeros in front of the clip.
+        # Samples from the one before the window of the next frame, which pre-emphasis needs; at the start the zeros in
+        # front of the clip.
         self._held = np.zeros(settings.padding_samples + 1, dtype=np.float32)
+        self._no_features = torch.zeros(0, settings.output_size, dtype=torch.float32, device="cpu")
         self._waiting: list[np.ndarray] = []  # pieces that do not complete a frame yet
 
     @property
@@ -169,7 +178,8 @@ class FeatureStream:
         """Mono samples of a piece, checked; the stream stays as it was."""
         if self.is_finished:
             raise ValueError(f"{self.name} is finished; expected no more samples.")
-        shape = getattr(samples, "shape", (1,))
+        clip = read_samples(samples, self.name)
+        shape = tuple(clip.shape)
         if 0 in shape:  # nothing, of whatever channels
             return np.zeros(0, dtype=np.float32)
         if len(shape) > 1:
@@ -177,8 +187,8 @@ class FeatureStream:
             most_channels = MAX_UNNAMED_CHANNELS if self.channels is None else MAX_CHANNELS
             is_clear = max(shape) == 1 or min(shape) == 0 or max(shape) > most_channels
             expected = f"(samples,), or more than {most_channels} samples with channels"
-            require(is_clear, f"shape of the samples of {self.name}", tuple(shape), expected)
-        clip = mono_clip(samples, self.name, self.channels).cpu()
+            require(is_clear, f"shape of the samples of {self.name}", shape, expected)
+        clip = mono_clip(clip, self.name, self.channels).cpu()
         array = clip.numpy()
         # A quick look first; a value that is not a number fails it too.
         if not float(np.abs(array).max(initial=0.0)) <= MAX_MAGNITUDE:
@@ -220,14 +230,18 @@ class FeatureStream:
         self._held = held[num_ready * settings.hop_length :].copy()
         return torch.from_numpy(emphasized).unfold(0, settings.n_fft, settings.hop_length)[:num_ready]
 
-    def give(self, features: torch.Tensor, with_masked_frame: bool) -> torch.Tensor:
+    def give(self, features: torch.Tensor | None, with_masked_frame: bool) -> torch.Tensor:
         """
         Features of the frames that were ready, normalised.
 
         Args:
-            features: (mel frames, features) of the windows.
+            features: (mel frames, features) of the windows, None where there are none.
             with_masked_frame: As in `finish`, at the end.
         """
+        if features is None:
+            if not self.is_finished:
+                return self._no_features
+            features = self._no_features
         if self._normalizer is not None:
             features = torch.from_numpy(self._normalizer.push(features.numpy(), self.is_finished))
         if with_masked_frame and self.is_finished:
@@ -269,8 +283,11 @@ def push_streams(
         ValueError: for what is not samples; all streams stay as they were.
     """
     are_last = [False] * len(streams) if are_last is None else are_last
+    if not len(streams) == len(pieces) == len(are_last):
+        counts = f"{len(pieces)} and {len(are_last)}"
+        raise ValueError(f"pieces, are_last: found {counts}; expected one for each of {len(streams)} streams.")
     samples = [stream.read(piece) for stream, piece in zip(streams, pieces, strict=True)]
-    windows = [stream.take(*item) for stream, *item in zip(streams, samples, are_last, strict=True)]
+    windows = [stream.take(*item) for stream, item in zip(streams, zip(samples, are_last, strict=True), strict=True)]
     by_computation: dict[int, list[int]] = {}
     for place, stream in enumerate(streams):
         by_computation.setdefault(id(stream.log_mel), []).append(place)
@@ -284,6 +301,5 @@ def push_streams(
             features |= {place: part for (place, _), part in zip(ready, parts, strict=True)}
     results = []
     for place, stream in enumerate(streams):
-        none = torch.zeros(0, stream.log_mel.settings.output_size, dtype=torch.float32, device="cpu")
-        results.append(stream.give(features.get(place, none), with_masked_frame))
+        results.append(stream.give(features.get(place), with_masked_frame))
     return results

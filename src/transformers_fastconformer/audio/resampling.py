@@ -24,10 +24,10 @@ class StreamResampler:
     All samples together are what soxr makes of the whole clip at high quality, to the last bit, whatever the sizes of
     the pieces. They come late: soxr works on stretches of about 40 ms (48 or 44.1 to 16 kHz) to 120 ms (8 to 16 kHz).
 
-    soxr's own state cannot be read. So the last samples that came are kept, as many as its filters depend on (128 ms of
-    48 kHz, at most a second for odd rates): a resampler that is restored is fed with them first. It goes on with samples
-    that differ from those of one that never stopped by rounding, at most 2e-7 of full scale, because the stretches fall
-    elsewhere.
+    soxr's own state cannot be read. So the last samples that came are kept, as many as its filters depend on (128 ms
+    of 48 kHz, at most a second more for odd rates): a resampler that is restored is fed with them first. It goes on
+    with samples that differ from those of one that never stopped by rounding, at most 1e-6 of full scale (3e-6 for
+    rates without a common divisor), because the stretches fall elsewhere.
 
     Args:
         from_sampling_rate, to_sampling_rate: Rates in Hz.
@@ -86,7 +86,7 @@ class StreamResampler:
 
     @property
     def _first_kept(self) -> int:
-        """Number of the first sample that a restored resampler needs: one on which a sample of the other rate falls."""
+        """Number of the first sample that a restored resampler needs; a sample of the other rate falls on it."""
         return max(self.num_taken - self._warm_up_samples, 0) // self._from_step * self._from_step
 
     def _keep(self, samples: np.ndarray) -> None:

@@ -71,8 +71,8 @@ class RunningNormalizer:
         self.num_frames = 0
         self._hold_frames = round(options.hold_seconds / frame_seconds)
         self._held = np.zeros((0, num_features), dtype=np.float32)
-        # Weight of all frames so far, their sum and the sum of their squares. In float64, in which 10 hours lose nothing
-        # that counts: log-mels are small numbers.
+        # Weight of all frames so far, their sum and that of their squares, in float64: log-mels are small numbers, so
+        # that even ten hours lose nothing that counts.
         self._weight = 0.0
         self._sums = np.zeros((2, num_features), dtype=np.float64)
         self._kept_share = 1.0

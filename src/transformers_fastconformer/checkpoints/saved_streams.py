@@ -39,7 +39,7 @@ def load_encoder_cache(
         device: Where the tensors go.
 
     Raises:
-        ValueError: for a file that is no such file, is damaged, or is that of another model; it names the file.
+        ValueError: for a file that is missing, no such file, damaged, or that of another model; it names the file.
     """
     name, expected = str(path), "a file of save_encoder_cache, of streams of this model"
     with reading(name, expected), safe_open(name, framework="pt", device=str(device)) as file:

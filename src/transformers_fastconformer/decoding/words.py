@@ -146,6 +146,19 @@ def group_words(
     return finished, state
 
 
+def revise_last_confidence(state: WordState, confidence: float) -> WordState:
+    """The state with another confidence in its last token: CTC revises it while the token goes on."""
+    if state.waiting:
+        return replace(state, waiting=(*state.waiting[:-1], state.waiting[-1]._replace(confidence=confidence)))
+    if state.open_tokens:
+        tokens = (*state.open_tokens[:-1], state.open_tokens[-1]._replace(confidence=confidence))
+        return replace(state, open_tokens=tokens)
+    if state.closed is not None:
+        tokens = (*state.closed.tokens[:-1], state.closed.tokens[-1]._replace(confidence=confidence))
+        return replace(state, closed=state.closed._replace(tokens=tokens))
+    return state
+
+
 def _needs_next_text(rules: WordRules, token: WordToken) -> bool:
     next_punctuation = next(iter(rules.punctuation), None)
     return rules.opens_word(token, None) != rules.opens_word(token, next_punctuation)

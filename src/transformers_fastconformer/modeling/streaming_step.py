@@ -227,7 +227,8 @@ def _stream_layers(
     """The state of the streams in each block, and the places of the step in it."""
     schedule = cache.schedule
     device = hidden_states.device
-    tables = _find_tables(encoder, cache)
+    starts = any(cache.counts[part.row].mel_frames == 0 for part in parts)
+    tables = _find_tables(encoder, cache, starts)
     num_frames = hidden_states.shape[1]
     row_numbers = [part.row for part in parts]
     rows = None
@@ -246,10 +247,10 @@ def _stream_layers(
     return [StreamLayer(*tensors, ring, padding_mask, kept_frames) for tensors in layers]
 
 
-def _find_tables(encoder: Any, cache: FastConformerEncoderCache) -> _Tables:
-    """The tables of a schedule, made once for given weights."""
+def _find_tables(encoder: Any, cache: FastConformerEncoderCache, starts: bool) -> _Tables:
+    """The tables of a schedule, made once for given weights, whose values are looked at when a stream starts."""
     weights = [block.self_attn.relative_k_proj.weight for block in encoder.layers]
-    kept = _kept_tables.get(encoder, weights, dict)
+    kept = _kept_tables.get(encoder, weights, dict, reads_values=starts)
     key = (cache.schedule, cache.dtype, cache.device)
     if key not in kept:
         kept[key] = _build_tables(encoder, cache)

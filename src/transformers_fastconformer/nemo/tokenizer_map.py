@@ -16,7 +16,6 @@ from .tokenizers import aggregate_tokenizer, character_tokenizer, sentencepiece_
 
 ReadArtifact = Callable[[str], bytes]
 
-LANGUAGE_TAG_PATTERN = r"\s*<[a-z]{2}-[A-Z]{2}>"  # what NeMo 3.0.0 strips unless the configuration says otherwise
 WORDPIECE_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_PATTERN_CHARACTERS = 1000
 MAX_LABELS_SHOWN = 20

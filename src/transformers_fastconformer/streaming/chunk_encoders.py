@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -61,6 +61,10 @@ class ChunkEncoder(ABC):
 
     def __init__(self, model: FastConformerRecognizer) -> None:
         self.model = model
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Plain values on which the state of a stream depends."""
 
     @property
     @abstractmethod
@@ -163,6 +167,9 @@ class CachedEncoder(ChunkEncoder):
         self.schedule = schedule
         self.with_masked_frame = not schedule.is_exact
         self._cache = FastConformerEncoderCache.for_model(model, schedule, 1)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, **self._cache.describe_schedule()}
 
     @property
     def latency_frames(self) -> int:
@@ -333,6 +340,9 @@ class BufferedEncoder(ChunkEncoder):
         self.plan = plan
         self.restarts = sees_all(model.config)
         self._states: dict[int, BufferState] = {}
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, **asdict(self.plan)}
 
     @property
     def latency_frames(self) -> int:

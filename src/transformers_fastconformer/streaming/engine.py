@@ -8,6 +8,7 @@ one at a time is served, as the model is one.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -52,6 +53,7 @@ class _Stream:
         decoder: State of decoding; None at the start.
         text: State of its text.
         following: Tokens after the decoded frames, which may still be revised.
+        revised_confidence: Of the last step: new confidence in the last token before its tokens; else None.
         first_frame: Encoder frame of the stream with which the part since the last `commit` begins.
         num_frames: Encoder frames of the part that are decoded.
         earlier_seconds: Audio before the part.
@@ -68,6 +70,7 @@ class _Stream:
     decoder: Any = None
     text: LiveTextState = field(default_factory=LiveTextState)
     following: NewTokens | None = None
+    revised_confidence: float | None = None
     first_frame: int = 0
     num_frames: int = 0
     earlier_seconds: float = 0.0
@@ -406,8 +409,11 @@ class StreamingEngine:
             if forgotten:
                 joined = self.model.restart_clips(joined, frames, forgotten)
         hypotheses, joined = self.model.decode_frames(frames, _to_tensor(lengths, frames), decoding, joined)
+        revised = getattr(joined, "revised_scores", None)
+        scores = [math.nan] * len(streams) if revised is None else revised.tolist()
         for place, stream in enumerate(streams):
             stream.decoder = joined.select([place])
+            stream.revised_confidence = None if math.isnan(scores[place]) else scores[place]
         following = None
         if any(chunk.following_frames.shape[0] for chunk in chunks):
             frames = torch.nn.utils.rnn.pad_sequence([chunk.following_frames for chunk in chunks], batch_first=True)
@@ -429,7 +435,10 @@ class StreamingEngine:
 
     def _describe(self, stream: _Stream, tokens: NewTokens, is_last: bool) -> StreamUpdate:
         num_frames = stream.first_frame + stream.num_frames
-        found, stream.text = stream.text_rules.advance(stream.text, tokens, num_frames, stream.following, is_last)
+        found, stream.text = stream.text_rules.advance(
+            stream.text, tokens, num_frames, stream.following, is_last, stream.revised_confidence
+        )
+        stream.revised_confidence = None
         return StreamUpdate(*found)
 
     def _join(

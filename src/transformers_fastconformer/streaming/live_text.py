@@ -75,6 +75,7 @@ class LiveText:
         num_frames: int,
         following: NewTokens | None = None,
         is_last: bool = False,
+        revised_confidence: float | None = None,
     ) -> tuple[LiveTextUpdate, LiveTextState]:
         """
         The update of new tokens, and the state for those that follow.
@@ -85,7 +86,10 @@ class LiveText:
             num_frames: Encoder frames of the stream that are decoded by now.
             following: Tokens after them that may still be revised.
             is_last: The utterance ends here.
+            revised_confidence: New confidence in the last token before these; None: it is what it was.
         """
+        if revised_confidence is not None:
+            state = replace(state, text=self._text.revise_confidence(state.text, revised_confidence))
         endpoints: list[EndpointEvent] = []
         blanks = state.blanks
         num_before = blanks.num_tokens

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..decoding.confidence import AGGREGATIONS, aggregate_confidence
 from ..decoding.timestamps import DECODER_TYPES, token_offsets, with_punctuation_narrowed
-from ..decoding.words import GroupedWord, WordRules, WordState, WordToken, group_words
+from ..decoding.words import GroupedWord, WordRules, WordState, WordToken, group_words, revise_last_confidence
 from ..frames import seconds_from_encoder_frames
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import LANGUAGE_TAG_PATTERN, PieceTextState, text_from_bytes
@@ -209,6 +209,10 @@ class TextStream:
         unfinished, _ = group_words(self._words, words, (), is_last=True)
         update = TextUpdate(committed, tentative, self._finish_words(grouped), self._finish_words(unfinished), events)
         return update, state
+
+    def revise_confidence(self, state: TextState, confidence: float) -> TextState:
+        """The state with another confidence in the last token, which goes on in later frames."""
+        return replace(state, words=revise_last_confidence(state.words, confidence))
 
     # Tokens
 
