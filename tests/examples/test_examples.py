@@ -24,6 +24,7 @@ RUNS: dict[str, tuple[list[str], str]] = {
     "convert_nemo": ([NEMO, "folder"], "model.safetensors: "),
     "eight_bits": ([CLIP, MODEL, NEMO], f"s: {TEXT}\n8 bits, "),
     "encoder_features": ([CLIP, CLIP, MODEL, NEMO], "clip.wav: ("),
+    "live_transcription": ([CLIP, MODEL, "demo", "--latency_ms", "800"], f"{TEXT}\n"),
     "pipeline_long_audio": ([CLIP, MODEL, NEMO, "--chunk_length_s", "2"], f"{TEXT}\n "),
     "subtitles": ([CLIP, "clip.srt", MODEL, NEMO], "clip.srt > 1\n00:00:00,"),
     "transcribe": ([CLIP, MODEL, "demo"], f"{CLIP}: {TEXT}"),

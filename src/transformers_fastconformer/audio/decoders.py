@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,6 +44,10 @@ FFMPEG_FORMATS = (
     "3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nut,ogg,oma,opus,qcp,rm,sox,spdif,swf,tak,truehd,tta,voc,w64,wav,"
     "wtv,wv,xwma,adp,aea,alaw,mulaw,bit,ivf,live_flv,obu,svag,vag,wsd,dsf,iff,lvf,mtv,nsv,nistsphere,rso,smjpeg,vqf"
 )
+# Of these, those that are read from their start on without going back.
+FORWARD_FORMATS = "aac,ac3,aiff,amr,au,eac3,flac,matroska,mp3,mpegts,ogg,w64,webm"
+# What FFmpeg may read before it gives the first sample of a pipe.
+FORWARD_PROBE_BYTES = 1 << 16
 FORMATS_TEXT = "audio such as WAV, FLAC, OGG, MP3, M4A or WebM"
 
 
@@ -282,6 +286,42 @@ def _decode_by_ffmpeg(
             num_held += samples.shape[0]
         if held:
             yield Decoded(rate, np.concatenate(held))
+
+
+class ForwardStream(Protocol):
+    """Bytes that can only be read once, in order."""
+
+    def read(self, num_bytes: int, /) -> bytes:
+        """At most so many bytes, as soon as there are some; none at the end."""
+
+
+def decode_forwards(name: str, stream: ForwardStream) -> Iterator[Decoded]:
+    """
+    All samples of a container that comes through a pipe, frame by frame as they come.
+
+    Args:
+        name: What to call it in messages.
+        stream: Its bytes.
+
+    Raises:
+        ValueError: for what is not audio, is cut off, or cannot be read without going back.
+        ImportError: the extra `audio` is not installed; the message holds the command.
+    """
+    av = import_av(name)
+    with _ffmpeg_errors(name, av, "Raw samples need their encoding. "):
+        options = {
+            "format_whitelist": FORWARD_FORMATS,
+            "protocol_whitelist": "none",
+            "probesize": str(FORWARD_PROBE_BYTES),
+        }
+        with av.open(stream, "r", metadata_errors="replace", options=options) as container:
+            sound = container.streams.best("audio")
+            if sound is None:
+                raise ValueError(f"{name} has no sound; expected {FORMATS_TEXT}.")
+            for frame in _frames(name, container, sound):
+                samples = _to_float(frame)
+                limit_block(samples.shape[0], samples.shape[1], name)
+                yield Decoded(check_sampling_rate(frame.sample_rate, name), samples)
 
 
 def _frames(name: str, container: Any, stream: Any) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from torch.nn import functional
 from transformers.utils.hub import is_offline_mode
 
-from ..audio import resampling, voice_activity
+from ..audio import microphone, resampling, voice_activity
 from ..checkpoints.store import cache_folder
 from ..demonstration import CLIP_PATHS
 from ..inference.file import transcribe_waveforms
@@ -34,7 +34,12 @@ from ..version import __version__
 
 DISTRIBUTION = "transformers-fastconformer"
 # Extras that a user may want, and the commands that install them.
-EXTRAS = {"audio": resampling.INSTALL_COMMAND, "vad": voice_activity.INSTALL_COMMAND, "nemo": INSTALL_NEMO}
+EXTRAS = {
+    "audio": resampling.INSTALL_COMMAND,
+    "vad": voice_activity.INSTALL_COMMAND,
+    "microphone": microphone.INSTALL_COMMAND,
+    "nemo": INSTALL_NEMO,
+}
 HUB_SECONDS = 3.0
 # Looking up a host name has a time limit of its own, which may be longer.
 MAX_HUB_SECONDS = 5.0

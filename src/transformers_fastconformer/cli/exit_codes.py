@@ -18,8 +18,8 @@ that does not suffice; a standard output that is closed.
 Code 2: an unknown option, format or device, options that exclude one another, a model that does not exist or that
 `transcribe` cannot load, an output folder that is in use.
 
-Code 3: an extra that is not installed, a model that is not on this machine and cannot be downloaded, because the
-network or the right to it is missing.
+Code 3: an extra that is not installed, a microphone that this machine does not have, a model that is not on this
+machine and cannot be downloaded, because the network or the right to it is missing.
 
 A missing file is code 1 if it is an input, since the other inputs are still done, and code 2 if an option names it,
 since then nothing is done. Errors without a row are faults of this package and end in a traceback.
@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
+from ..audio.microphone import NoMicrophoneError
 from ..checkpoints.network import causes_of, is_unreachable
 
 
@@ -68,7 +69,7 @@ def exit_code_of(error: Exception) -> ExitCode:
     """
     if isinstance(error, InputError | MemoryError):
         return ExitCode.INPUTS_FAILED
-    if isinstance(error, ImportError) or is_unreachable(error):
+    if isinstance(error, ImportError | NoMicrophoneError) or is_unreachable(error):
         return ExitCode.ENVIRONMENT_LACKS
     if isinstance(error, ValueError | FileNotFoundError):
         return ExitCode.USED_WRONGLY

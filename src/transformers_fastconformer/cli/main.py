@@ -20,6 +20,7 @@ from .errors import say, show_error
 from .exit_codes import ExitCode, exit_code_of
 from .inspect import inspect
 from .signals import ending_in_order, name_of_ending
+from .stream import stream
 from .streams import flush_standard_output, prepare_streams
 from .transcribe import transcribe
 
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(transcribe)
+app.command()(stream)
 app.command()(convert)
 app.command()(inspect)
 app.command()(demo)

@@ -44,6 +44,43 @@ def ending_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class Stop:
+    """A request to end; `code` is that of the signal that made it, None as long as there is none."""
+
+    code: ExitCode | None = None
+
+
+@contextmanager
+def stopping_in_order() -> Iterator[Stop]:
+    """
+    Let the first signal that asks a command to end be noted in place of raising: the block finishes its work.
+
+    A second Ctrl-C raises as it does elsewhere. Signals that are ignored stay ignored.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield stop
+        return
+    before: dict[int, Any] = {}
+    codes = {"SIGINT": ExitCode.INTERRUPTED, **CODES}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.code = codes[signal.Signals(number).name]
+        for other, handler in before.items():
+            # The others often come twice, to the process and to its group.
+            signal.signal(other, handler if other == signal.SIGINT else signal.SIG_IGN)
+
+    try:
+        for name in codes:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, note)
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def name_of_ending(code: Any) -> str | None:
     """The signal that ended a block of `ending_in_order`, by the code; None for other codes."""
     return {int(known): name for name, known in CODES.items()}.get(code)

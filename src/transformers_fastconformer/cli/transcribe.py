@@ -4,56 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..audio.voice_activity import VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
 from ..decoding.options import DecodingOptions
-from ..inference.loading import AUTO_DEVICE, DEFAULT_MODEL, DEMONSTRATION_NAME
+from ..inference.loading import AUTO_DEVICE
 from ..inference.options import ChunkOptions, TranscriptionOptions
 from ..temporary_files import TemporaryFolder
-from ..writers.formats import (
-    CONFIDENT_FORMATS,
-    FORMATS,
-    MANIFEST_FORMAT,
-    PAUSE_FORMATS,
-    STREAM_FORMATS,
-    SUBTITLE_FORMATS,
-    SYNONYMS,
-    TIMED_FORMATS,
-    list_formats,
-)
-from ..writers.subtitles import SubtitleRules
+from ..writers.formats import CONFIDENT_FORMATS, MANIFEST_FORMAT, TIMED_FORMATS
 from .exit_codes import ExitCode
+from .model_options import DtypeOption, Head, HeadOption, LanguageOption, ModelOption, Precision
+from .output_options import (
+    FormatsOption,
+    MaxCharactersPerSecondOption,
+    MaxLineCharactersOption,
+    MaxLinesOption,
+    MaxSecondsOption,
+    MinGapSecondsOption,
+    MinSecondsOption,
+    OutputDirOption,
+    OverwriteOption,
+    PauseSecondsOption,
+    choose_output,
+    make_rules,
+    parse_formats,
+)
 from .transcribe_inputs import AudioInput, find_inputs, parse_channel
-from .transcribe_outputs import FolderOutput, Output, StandardOutput
 from .transcribe_run import Checkpoint, TranscriptionRun
 from .transcribe_sources import SourceRecord
 
-SUBTITLES_PANEL = f"Subtitles ({', '.join(SUBTITLE_FORMATS)})"
 MANY_PANEL = "Many files"
 VOICE_PANEL = "Voice activity"
-
-
-class Head(str, Enum):
-    """Head of a checkpoint that decodes."""
-
-    AUTO = "auto"
-    CTC = "ctc"
-    TRANSDUCER = "transducer"
-
-
-class Precision(str, Enum):
-    """Precision of the model."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-    INT8 = "int8"
 
 
 class Strategy(str, Enum):
@@ -72,32 +56,6 @@ FilesArgument = Annotated[
         "manifests (.jsonl, .json: one JSON object a line with audio_filepath, and offset and duration of parts)."
     ),
 ]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Hub repository, folder or .nemo file (converted once); "
-        f"{DEMONSTRATION_NAME}: the spoken-digit model that the package carries, which needs no network. "
-        f"Default: {DEFAULT_MODEL}."
-    ),
-]
-FormatsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--format",
-        help=f"{list_formats()}; several with commas or given again. Default: txt, for manifests jsonl.",
-    ),
-]
-OutputDirOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--output_dir",
-        help="Write a file for each input and format here, and not to the standard output. What is there already "
-        "is not done again.",
-    ),
-]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Do again what is in --output_dir already.", rich_help_panel=MANY_PANEL)
-]
 ChannelOption = Annotated[
     str, typer.Option(help="mix (the mean of the channels), each (a transcript of each), or a number, from 0.")
 ]
@@ -109,14 +67,6 @@ StrategyOption = Annotated[
         "sides), chunked (overlapping windows), auto (the fastest that fits into memory).",
     ),
 ]
-HeadOption = Annotated[
-    Head,
-    typer.Option(
-        metavar="NAME",
-        help="Head of a hybrid checkpoint: ctc, transducer, or auto (the transducer where there is one).",
-    ),
-]
-LanguageOption = Annotated[str | None, typer.Option(help="Code of the language, for models that are told it.")]
 ChunkLengthSOption = Annotated[
     float | None,
     typer.Option(
@@ -177,14 +127,6 @@ DeviceOption = Annotated[
         "as cuda:0,cuda:1, share the files."
     ),
 ]
-DtypeOption = Annotated[
-    Precision,
-    typer.Option(
-        metavar="NAME",
-        help="Precision of the model: auto (as the checkpoint says; float32 for a .nemo), float32, float16, "
-        "bfloat16, or int8 (products of the encoder, on a CPU).",
-    ),
-]
 BatchSizeOption = Annotated[
     int,
     typer.Option(
@@ -204,50 +146,6 @@ NumWorkersOption = Annotated[
         min=0,
         help="Threads that read files while the model works; 0: none.",
         rich_help_panel=MANY_PANEL,
-    ),
-]
-MaxLineCharactersOption = Annotated[
-    int | None,
-    typer.Option("--max_line_characters", help="Characters in a line. Default: 42.", rich_help_panel=SUBTITLES_PANEL),
-]
-MaxLinesOption = Annotated[
-    int | None,
-    typer.Option("--max_lines", help="Lines in a subtitle. Default: 2.", rich_help_panel=SUBTITLES_PANEL),
-]
-MaxSecondsOption = Annotated[
-    float | None,
-    typer.Option("--max_seconds", help="Longest subtitle. Default: 7.", rich_help_panel=SUBTITLES_PANEL),
-]
-MinSecondsOption = Annotated[
-    float | None,
-    typer.Option(
-        "--min_seconds",
-        help="Shortest subtitle, where the next one leaves the time. Default: 0.83.",
-        rich_help_panel=SUBTITLES_PANEL,
-    ),
-]
-MaxCharactersPerSecondOption = Annotated[
-    float | None,
-    typer.Option(
-        "--max_characters_per_second",
-        help="Reading speed: a subtitle stays so long where the next one leaves the time. Default: 20.",
-        rich_help_panel=SUBTITLES_PANEL,
-    ),
-]
-PauseSecondsOption = Annotated[
-    float | None,
-    typer.Option(
-        "--pause_seconds",
-        help="A pause that ends a subtitle, or a segment of rttm. Default: 1.",
-        rich_help_panel=SUBTITLES_PANEL,
-    ),
-]
-MinGapSecondsOption = Annotated[
-    float | None,
-    typer.Option(
-        "--min_gap_seconds",
-        help="Shortest time between two subtitles. Default: 0.08.",
-        rich_help_panel=SUBTITLES_PANEL,
     ),
 ]
 
@@ -308,8 +206,8 @@ def transcribe(
     with TemporaryFolder() as folder:
         outputs = frozenset() if output_dir is None else SourceRecord(output_dir).list_outputs()
         inputs = find_inputs(files, parse_channel(channel), folder, outputs)
-        chosen = _parse_formats(formats, inputs)
-        output = _choose_output(inputs, chosen, output_dir, overwrite, _make_rules(given_rules, chosen))
+        chosen = _choose_formats(formats, inputs)
+        output = choose_output(inputs, chosen, output_dir, overwrite, make_rules(given_rules, chosen))
         is_confident = any(name in CONFIDENT_FORMATS for name in chosen)
         options = TranscriptionOptions(
             decoding=DecodingOptions(language=language, confidence=ConfidenceOptions() if is_confident else None),
@@ -325,23 +223,10 @@ def transcribe(
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
-def _parse_formats(formats: Sequence[str] | None, inputs: Sequence[AudioInput]) -> tuple[str, ...]:
+def _choose_formats(formats: Sequence[str] | None, inputs: Sequence[AudioInput]) -> tuple[str, ...]:
     if not formats:
         return (MANIFEST_FORMAT,) if all(item.manifest is not None for item in inputs) else ("txt",)
-    names = [name.strip() for text in formats for name in text.split(",")]
-    for name in names:
-        if name not in FORMATS and name not in SYNONYMS:
-            raise ValueError(f"--format {name} is not supported; expected some of {', '.join(FORMATS)}.")
-    return tuple(dict.fromkeys(SYNONYMS.get(name, name) for name in names))
-
-
-def _make_rules(given: dict[str, Any], formats: Sequence[str]) -> SubtitleRules:
-    wanted = {name: value for name, value in given.items() if value is not None}
-    for name in wanted:
-        users = PAUSE_FORMATS if name == "pause_seconds" else SUBTITLE_FORMATS
-        if not any(user in formats for user in users):
-            raise ValueError(f"--{name} belongs to --format {', '.join(users)}; found --format {','.join(formats)}.")
-    return SubtitleRules(**wanted)
+    return parse_formats(formats)
 
 
 def _make_voice_activity(is_wanted: bool, given: Mapping[str, float | None]) -> VoiceActivityOptions | None:
@@ -356,24 +241,3 @@ def _make_voice_activity(is_wanted: bool, given: Mapping[str, float | None]) -> 
         raise ValueError(f"--vad_{error}") from error
     check_voice_activity(options)
     return options
-
-
-def _choose_output(
-    inputs: Sequence[AudioInput],
-    formats: Sequence[str],
-    output_dir: Path | None,
-    overwrite: bool,
-    rules: SubtitleRules,
-) -> Output:
-    if output_dir is not None:
-        return FolderOutput(output_dir, inputs, formats, rules, overwrite)
-    if overwrite:
-        raise ValueError("--overwrite belongs to --output_dir.")
-    if len(formats) > 1:
-        raise ValueError(f"--format {','.join(formats)}: several formats need --output_dir.")
-    (name,) = formats
-    if name not in STREAM_FORMATS and len(inputs) > 1:
-        raise ValueError(
-            f"--format {name} takes one file at a time; found {len(inputs)}. With --output_dir it takes many."
-        )
-    return StandardOutput(inputs, name, rules)

@@ -66,6 +66,8 @@ class AudioInput:
         row: Number of that line, from 0.
         error: Reason why it cannot be transcribed.
         is_stream: True if the clip is a copy of the standard input or of a pipe.
+        recorded_at: Time at which live audio began, by which a recording differs from others of the same source; None
+            for audio that can be had again.
     """
 
     clip: AudioClip
@@ -76,6 +78,7 @@ class AudioInput:
     row: int = 0
     error: Exception | None = None
     is_stream: bool = False
+    recorded_at: str | None = None
 
     @property
     def is_remote(self) -> bool:

@@ -119,6 +119,8 @@ def find_source(item: AudioInput) -> Source:
     """The source that an input is made from, as it is now."""
     clip = item.clip
     part: dict[str, Any] = {"offset": clip.start_seconds, "duration": clip.seconds, "channel": clip.channel}
+    if item.recorded_at is not None:
+        return Source(f"{item.file} at {item.recorded_at}", **part)
     if item.is_remote:
         return Source(item.file, **part)
     try:

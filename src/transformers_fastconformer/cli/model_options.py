@@ -1,0 +1,54 @@
+"""Options of the model, the same in all commands that run one."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from ..inference.loading import DEFAULT_MODEL, DEMONSTRATION_NAME
+
+
+class Head(str, Enum):
+    """Head of a checkpoint that decodes."""
+
+    AUTO = "auto"
+    CTC = "ctc"
+    TRANSDUCER = "transducer"
+
+
+class Precision(str, Enum):
+    """Precision of the model."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub repository, folder or .nemo file (converted once); "
+        f"{DEMONSTRATION_NAME}: the spoken-digit model that the package carries, which needs no network. "
+        f"Default: {DEFAULT_MODEL}."
+    ),
+]
+HeadOption = Annotated[
+    Head,
+    typer.Option(
+        metavar="NAME",
+        help="Head of a hybrid checkpoint: ctc, transducer, or auto (the transducer where there is one).",
+    ),
+]
+LanguageOption = Annotated[str | None, typer.Option(help="Code of the language, for models that are told it.")]
+DtypeOption = Annotated[
+    Precision,
+    typer.Option(
+        metavar="NAME",
+        help="Precision of the model: auto (as the checkpoint says; float32 for a .nemo), float32, float16, "
+        "bfloat16, or int8 (products of the encoder, on a CPU).",
+    ),
+]
