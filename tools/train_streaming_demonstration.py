@@ -1,0 +1,233 @@
+"""Train the streaming demonstration checkpoint: a small cache-aware hybrid RNNT-CTC FastConformer for spoken digits.
+
+Causal subsampling and convolutions, layer norm in the convolutions, no normalisation of the features, and chunked
+attention of which each batch draws one of four look-aheads. The model is NeMo's own `EncDecHybridRNNTCTCBPEModel` and
+NeMo writes the `.nemo`; only the RNN-T loss is ours, the vectorised form of the same mathematics. Needs the extras
+`nemo` and `audio`, espeak-ng, and the recordings that `digit_data.py` describes.
+
+The first run sees four speakers of five, so that the fifth tells what the design does with a new voice; the second
+goes on from its weights with all five:
+
+    python tools/train_streaming_demonstration.py --output four.nemo --without_speaker theo --minutes 30
+    python tools/train_streaming_demonstration.py --output four.nemo --without_speaker theo --evaluate
+    python tools/train_streaming_demonstration.py --output digits.nemo --initial_checkpoint four.nemo --minutes 40
+    python tools/train_streaming_demonstration.py --output digits.nemo --evaluate
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from digit_data import (
+    DIGIT_WORDS,
+    HELD_OUT_VOICES,
+    DigitStrings,
+    Utterance,
+    join_test_clips,
+    read_digit_clips,
+    read_synthesized_clips,
+    synthesize,
+)
+from digit_training import (
+    add_training_arguments,
+    build_model,
+    make_configuration,
+    measure_word_error_rate,
+    read_training_options,
+    restore,
+    train,
+    transcribe,
+)
+from transformers_fastconformer.losses.rnnt import rnnt_loss
+
+#: Frames of 80 ms that attention sees before and after a chunk's first frame: chunks of 1120, 560, 160 and 80 ms.
+ATTENTION_CONTEXTS = [[56, 13], [56, 6], [56, 1], [56, 0]]
+# The short look-aheads are the hard ones.
+ATTENTION_CONTEXT_CHANCES = [0.25, 0.125, 0.25, 0.375]
+FRAME_MS = 80
+# Features are not normalised, so that the model has to know quiet recordings itself.
+GAIN_DB = (-32.0, 20.0)
+# About the mean and the spread of the log-mel features of speech. Of SpecAugment, the value of what is masked.
+FEATURE_MEAN, FEATURE_SPREAD = -8.0, 4.0
+
+
+def make_streaming_configuration(tokenizer_folder: Path) -> dict[str, Any]:
+    """Configuration of a small `stt_en_fastconformer_hybrid_large_streaming_multi`."""
+    configuration = make_configuration(tokenizer_folder)
+    configuration["preprocessor"]["normalize"] = "NA"
+    configuration["spec_augment"]["mask_value"] = FEATURE_MEAN
+    configuration["encoder"] |= {
+        "causal_downsampling": True,
+        "att_context_size": ATTENTION_CONTEXTS,
+        "att_context_style": "chunked_limited",
+        "att_context_probs": ATTENTION_CONTEXT_CHANCES,
+        "conv_context_size": "causal",
+        "conv_norm_type": "layer_norm",
+    }
+    return configuration
+
+
+class VectorisedRNNTLoss(nn.Module):
+    """Our RNN-T loss with the call signature of NeMo's `RNNTLoss`, to stand in its place."""
+
+    def __init__(self, blank_id: int) -> None:
+        super().__init__()
+        self.blank_id = blank_id
+
+    def forward(self, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
+        frames, labels = int(input_lengths.max()), int(target_lengths.max())
+        return rnnt_loss(
+            log_probs[:, :frames, : labels + 1], targets[:, :labels], input_lengths, target_lengths, self.blank_id
+        )
+
+
+@torch.no_grad()
+def expect_unnormalised_features(model: Any) -> None:
+    """Let the first convolution begin as if the features were normalised, which trains faster."""
+    convolution = model.encoder.pre_encode.conv[0]
+    convolution.bias -= convolution.weight.sum((1, 2, 3)) * FEATURE_MEAN / FEATURE_SPREAD
+    convolution.weight /= FEATURE_SPREAD
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+def latency_ms(context: list[int]) -> int:
+    """The chunk's length of an attention context, which is the algorithmic latency of the encoder."""
+    return (context[1] + 1) * FRAME_MS
+
+
+def measure_look_aheads(model: Any, strings: list[Utterance]) -> list[tuple[int, float, float]]:
+    """Latency and word error rates of both heads in each attention context, of which the first stays in use."""
+    rows = []
+    for context in ATTENTION_CONTEXTS:
+        model.encoder.set_default_att_context_size(context)
+        transducer_errors, ctc_errors, words = measure_word_error_rate(model, strings)
+        rows.append((latency_ms(context), transducer_errors / words, ctc_errors / words))
+    model.encoder.set_default_att_context_size(ATTENTION_CONTEXTS[0])
+    return rows
+
+
+def describe_look_aheads(model: Any, strings: list[Utterance]) -> str:
+    return "  ".join(
+        f"{latency} ms: {transducer:.2%} / {ctc:.2%}"
+        for latency, transducer, ctc in measure_look_aheads(model, strings)
+    )
+
+
+def scale(strings: list[Utterance], gain_db: float) -> list[Utterance]:
+    """The same strings, louder or quieter."""
+    gain = np.float32(10 ** (gain_db / 20))
+    return [Utterance(string.waveform * gain, string.digits, string.speaker) for string in strings]
+
+
+def strings_of_each_length(clips: list[Utterance], mixed_speakers: bool = False) -> list[Utterance]:
+    """Every clip once in strings of each length from 1 to 8."""
+    return [string for digits in range(1, 9) for string in join_test_clips(clips, digits, 1, mixed_speakers)]
+
+
+def evaluate(model: Any, speech_dir: Path, left_out: str | None) -> None:
+    """Print the word error rates of both heads (RNN-T / CTC) in each attention context."""
+
+    def report(name: str, strings: list[Utterance]) -> None:
+        words = sum(len(string.digits) for string in strings)
+        print(
+            f"{name:42} {len(strings):4} strings {words:5} words  {describe_look_aheads(model, strings)}", flush=True
+        )
+
+    clips = read_digit_clips(speech_dir, "test")
+    if left_out is not None:
+        unheard = [clip for clip in read_digit_clips(speech_dir, "train") + clips if clip.speaker == left_out]
+        clips = [clip for clip in clips if clip.speaker != left_out]
+        report(f"{left_out}, left out, 1 digit", join_test_clips(unheard, 1, 1))
+        report(f"{left_out}, left out, 5 digits", join_test_clips(unheard, 5, 1))
+        report(f"{left_out}, left out, 1 to 8 digits", strings_of_each_length(unheard))
+    strings = strings_of_each_length(clips)
+    report("test, one speaker, 1 to 8 digits", strings)
+    for speaker in sorted({clip.speaker for clip in clips}):
+        report(f"  of these, {speaker}", [string for string in strings if string.speaker == speaker])
+    if left_out is not None:
+        return
+    report("test, mixed speakers, 1 to 8 digits", strings_of_each_length(clips, mixed_speakers=True))
+    report("test, one speaker, up to 40 digits", join_test_clips(clips, 40, 1))
+    report("test, one speaker, 5 digits, no pauses", join_test_clips(clips, 5, 1, pause_seconds=(0.0, 0.0)))
+    for gain_db in (-20, 10):
+        report(f"test, one speaker, 5 digits, {gain_db:+d} dB", scale(join_test_clips(clips, 5, 1), gain_db))
+    generator = random.Random(5)
+    for voice in HELD_OUT_VOICES:
+        strings = []
+        for _ in range(60):
+            digits = tuple(generator.randrange(10) for _ in range(generator.randint(1, 8)))
+            text = " ".join(DIGIT_WORDS[digit] for digit in digits)
+            strings.append(Utterance(synthesize(text, voice, generator.choice((130, 150, 175))), digits, voice))
+        report(f"espeak-ng -v {voice} (not in training)", strings)
+    noise = np.random.default_rng(3)
+    clips_of_noise = [DigitStrings.make_empty_clip(noise) for _ in range(50)]
+    for context in ATTENTION_CONTEXTS:
+        model.encoder.set_default_att_context_size(context)
+        invented = [sum(len(text.split()) for text in texts) for texts in transcribe(model, clips_of_noise)]
+        print(
+            f"noise and silence, 50 clips, {latency_ms(context)} ms: words invented by RNN-T {invented[0]}, "
+            f"by CTC {invented[1]}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def train_model(arguments: argparse.Namespace) -> None:
+    """Train the checkpoint on the clips of the training part, of all speakers or without one."""
+    torch.manual_seed(arguments.seed)
+    random.seed(arguments.seed)  # NeMo draws the attention contexts with it
+    recorded, tested = (
+        [clip for clip in read_digit_clips(arguments.speech_dir, split) if clip.speaker != arguments.without_speaker]
+        for split in ("train", "test")
+    )
+    synthesized = read_synthesized_clips(arguments.cache_dir)
+    print(f"{len(recorded)} recorded clips, {len(synthesized)} synthesised strings", flush=True)
+    strings = join_test_clips(tested, 4, seed=1)
+    with tempfile.TemporaryDirectory() as folder:
+        model = build_model(make_streaming_configuration(Path(folder)))
+        expect_unnormalised_features(model)
+        model.loss = VectorisedRNNTLoss(len(model.tokenizer.vocab))
+        model.joint.log_softmax = False  # our loss normalises
+        options = read_training_options(arguments)
+        train(
+            model,
+            options,
+            recorded,
+            synthesized,
+            GAIN_DB,
+            lambda: "test, strings of 4, RNN-T / CTC: " + describe_look_aheads(model, strings),
+        )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_training_arguments(parser, minutes=40.0, threads=2)
+    parser.add_argument("--without_speaker", help="a speaker who is not heard in training, and is measured")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    arguments.speech_dir = arguments.speech_dir.resolve()
+    torch.set_num_threads(arguments.threads)
+    if arguments.evaluate:
+        evaluate(restore(arguments.output), arguments.speech_dir, arguments.without_speaker)
+    else:
+        train_model(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
