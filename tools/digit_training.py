@@ -39,7 +39,7 @@ class TrainingOptions:
     """Choices of a training run."""
 
     output: Path  # the .nemo to write; its training state lies next to it, as `<output>.state`
-    minutes: float  # wall-clock time to train for; the learning rate follows it
+    minutes: float  # processor time to train for; the learning rate follows it
     save_minutes: float
     learning_rate: float  # at its highest
     warm_up_steps: int
@@ -49,7 +49,7 @@ class TrainingOptions:
     initial_checkpoint: Path | None  # a .nemo of the same shape whose weights to begin with, after the curriculum
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, *, minutes: float, threads: int) -> None:
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `TrainingOptions`, of the data, and of evaluation."""
     speech_dir = os.environ.get("FASTCONFORMER_SPEECH_DIR", "../shared/speech")
     parser.add_argument("--output", type=Path, required=True, help="the .nemo to write, or to evaluate")
@@ -58,12 +58,12 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, minutes: float, t
     parser.add_argument("--initial_checkpoint", type=Path, help="a .nemo of this script to go on from")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--evaluate", action="store_true", help="evaluate the .nemo instead of training it")
-    parser.add_argument("--minutes", type=float, default=minutes, help="wall-clock time to train for")
+    parser.add_argument("--minutes", type=float, default=40.0, help="processor time to train for")
     parser.add_argument("--save_minutes", type=float, default=5.0)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--warm_up_steps", type=int, default=100)
     parser.add_argument("--seconds_per_batch", type=float, default=48.0)
-    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
 
 
@@ -366,7 +366,7 @@ def train(
         first_step, seconds_before = state["step"], state["seconds"]
     torch.manual_seed(options.seed + first_step)  # other batches than before a stop
 
-    started = last_saved = time.monotonic()
+    started, last_saved = time.process_time(), time.monotonic()
 
     def save(num_steps: int) -> None:
         """Write the averaged weights, what they are worth, and the training state."""
@@ -382,7 +382,7 @@ def train(
             "optimizer": optimizer.state_dict(),
             "stage": int(stage),
             "step": num_steps,
-            "seconds": seconds_before + time.monotonic() - started,
+            "seconds": seconds_before + time.process_time() - started,
         }
         part = state_path(options.output).with_suffix(".part")
         torch.save(state, part)
@@ -393,7 +393,7 @@ def train(
     running: list[tuple[float, float]] = []
     model.train()
     for step, (waveforms, lengths, texts) in enumerate(loader, start=first_step):
-        seconds = seconds_before + time.monotonic() - started
+        seconds = seconds_before + time.process_time() - started
         progress = min(seconds / (options.minutes * 60), 1.0)
         decay = 0.5 * (1 + math.cos(math.pi * progress))
         for group in optimizer.param_groups:

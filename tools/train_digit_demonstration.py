@@ -139,7 +139,7 @@ def train_model(arguments: argparse.Namespace) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_training_arguments(parser, minutes=40.0, threads=1)
+    add_training_arguments(parser)
     return parser.parse_args()
 
 

@@ -213,7 +213,7 @@ def train_model(arguments: argparse.Namespace) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_training_arguments(parser, minutes=40.0, threads=2)
+    add_training_arguments(parser)
     parser.add_argument("--without_speaker", help="a speaker who is not heard in training, and is measured")
     return parser.parse_args()
 
