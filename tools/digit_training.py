@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from digit_data import DIGIT_WORDS, SAMPLING_RATE, DigitStrings, Utterance
 
-STAGE_ENDS_AT_CTC_LOSS = (0.8, 1.5, 2.5)  # of the curriculum: single digits, one or two, up to four
-LAST_STAGE = len(STAGE_ENDS_AT_CTC_LOSS)
+# Of the curriculum (single digits, one or two, up to four), for the head that is ahead.
+STAGE_ENDS_AT_LOSS = (0.8, 1.5, 2.5)
+LAST_STAGE = len(STAGE_ENDS_AT_LOSS)
 AVERAGE_DECAY = 0.997
 VOCABULARY_SIZE = 48
 HIDDEN_SIZE = 96
@@ -416,7 +417,7 @@ def train(
                 f"transducer {transducer_mean:.2f} ctc {ctc_mean:.2f} lr {rate:.1e}",
                 flush=True,
             )
-            if stage < LAST_STAGE and ctc_mean < STAGE_ENDS_AT_CTC_LOSS[stage]:
+            if stage < LAST_STAGE and min(transducer_mean, ctc_mean) < STAGE_ENDS_AT_LOSS[stage]:
                 stage += 1
             running.clear()
         if time.monotonic() - last_saved > options.save_minutes * 60:

@@ -12,7 +12,7 @@ import typer
 from ..audio.voice_activity import VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
 from ..decoding.options import DecodingOptions
-from ..inference.loading import AUTO_DEVICE, DEFAULT_MODEL, DEMONSTRATION_NAME
+from ..inference.loading import AUTO_DEVICE, DEFAULT_MODEL, DEMONSTRATION_NAME, STREAMING_DEMONSTRATION_NAME
 from ..inference.options import ChunkOptions, TranscriptionOptions
 from ..temporary_files import TemporaryFolder
 from ..writers.formats import (
@@ -76,7 +76,8 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         help="Hub repository, folder or .nemo file (converted once); "
-        f"{DEMONSTRATION_NAME}: the spoken-digit model that the package carries, which needs no network. "
+        f"{DEMONSTRATION_NAME}, {STREAMING_DEMONSTRATION_NAME}: the spoken-digit models that the package carries, "
+        "which need no network. "
         f"Default: {DEFAULT_MODEL}."
     ),
 ]
