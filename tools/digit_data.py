@@ -31,6 +31,14 @@ VARIANTS += ["klatt", "klatt2", "klatt3", "linda", "michael", "norbert", "quincy
 VARIANTS += ["steph", "steph2", "travis", "victor", "zac"]
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """What training does to strings of digits, where the checkpoints differ."""
+
+    gain_db: tuple[float, float]  # lowest and highest
+    repeat_chance: float = 0.0  # of a recorded digit to be that before it, spoken again, next to the chance of a draw
+
+
 @dataclass
 class Utterance:
     """A mono waveform at 16 kHz, the digits in it, and who speaks."""
@@ -112,7 +120,7 @@ class DigitStrings(torch.utils.data.IterableDataset):
         synthesized: list[Utterance],
         seconds_per_batch: float,
         stage: Tensor,
-        gain_db: tuple[float, float],
+        augmentation: Augmentation,
     ) -> None:
         self.recorded = recorded
         self.synthesized = synthesized
@@ -121,7 +129,7 @@ class DigitStrings(torch.utils.data.IterableDataset):
         self.single = [clip for clip in synthesized if len(clip.digits) == 1]
         self.seconds_per_batch = seconds_per_batch
         self.stage = stage  # shared with the training process, which moves it on
-        self.gain_db = gain_db
+        self.augmentation = augmentation
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
         torch.set_num_threads(1)
@@ -185,7 +193,7 @@ class DigitStrings(torch.utils.data.IterableDataset):
         lead, trail = (int(edge * SAMPLING_RATE) for edge in edges)
         speech = np.concatenate([np.zeros(lead, np.float32), *pieces, np.zeros(trail, np.float32)])
         if degraded:
-            speech = self.degrade(generator, speech, self.gain_db)
+            speech = self.degrade(generator, speech, self.augmentation.gain_db)
         return speech, " ".join(DIGIT_WORDS[digit] for digit in digits)
 
     def choose_parts(self, generator: np.random.Generator, count: int, recorded_only: bool) -> list[Utterance]:
@@ -210,7 +218,12 @@ class DigitStrings(torch.utils.data.IterableDataset):
                 voices = [self.single[i] for i in generator.integers(len(self.single), size=count)]
                 others = [self.recorded[i] for i in generator.integers(len(self.recorded), size=count)]
                 return [a if generator.random() < 0.5 else b for a, b in zip(voices, others, strict=True)]
-        return [pool[index] for index in generator.integers(len(pool), size=count)]
+        parts = [pool[index] for index in generator.integers(len(pool), size=count)]
+        for before in range(len(parts) - 1):
+            if generator.random() < self.augmentation.repeat_chance:
+                again = [clip for clip in pool if clip.digits == parts[before].digits]
+                parts[before + 1] = again[generator.integers(len(again))]
+        return parts
 
     @staticmethod
     def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:

@@ -24,7 +24,7 @@ import sentencepiece
 import torch
 from torch import Tensor, nn
 
-from digit_data import DIGIT_WORDS, SAMPLING_RATE, DigitStrings, Utterance
+from digit_data import DIGIT_WORDS, SAMPLING_RATE, Augmentation, DigitStrings, Utterance
 
 # Of the curriculum (single digits, one or two, up to four), for the head that is ahead.
 STAGE_ENDS_AT_LOSS = (0.8, 1.5, 2.5)
@@ -334,8 +334,9 @@ def train(
     options: TrainingOptions,
     recorded: list[Utterance],
     synthesized: list[Utterance],
-    gain_db: tuple[float, float],
+    augmentation: Augmentation,
     describe: Callable[[], str],
+    first_stage: int = 0,
 ) -> None:
     """
     Train a model and write its averaged weights as a `.nemo`, now and then and at the end.
@@ -345,16 +346,17 @@ def train(
         options: The choices of this run.
         recorded: Single digits.
         synthesized: Digit strings of a synthesiser.
-        gain_db: Lowest and highest gain of the augmentation.
+        augmentation: What is done to the clips.
         describe: Measures the model whenever it is saved, and returns a line to print.
+        first_stage: Stage of the curriculum to begin with, of a model that knows something.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     print(f"{sum(parameter.numel() for parameter in parameters)} parameters", flush=True)
     spec_augmentation = model.spec_augmentation
-    stage = torch.zeros((), dtype=torch.long).share_memory_()
+    stage = torch.tensor(first_stage).share_memory_()
     if options.initial_checkpoint is not None:
         model.load_state_dict(restore(options.initial_checkpoint).state_dict())
-        stage += LAST_STAGE
+        stage += LAST_STAGE - int(stage)
     optimizer = torch.optim.AdamW(parameters, lr=1e-6, betas=(0.9, 0.98), weight_decay=1e-3)
     average = WeightAverage(model)
     first_step, seconds_before = 0, 0.0
@@ -389,7 +391,7 @@ def train(
         torch.save(state, part)
         part.replace(state_path(options.output))
 
-    data = DigitStrings(recorded, synthesized, options.seconds_per_batch, stage, gain_db)
+    data = DigitStrings(recorded, synthesized, options.seconds_per_batch, stage, augmentation)
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4)
     running: list[tuple[float, float]] = []
     model.train()

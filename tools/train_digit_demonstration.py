@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from digit_data import (
     DIGIT_WORDS,
     HELD_OUT_VOICES,
+    Augmentation,
     DigitStrings,
     Utterance,
     join_test_clips,
@@ -44,7 +45,7 @@ from digit_training import (
 from transformers_fastconformer.losses.tdt import tdt_loss
 
 DURATIONS = [0, 1, 2, 3, 4]
-GAIN_DB = (-25.0, 20.0)
+AUGMENTATION = Augmentation(gain_db=(-25.0, 20.0))
 
 
 def make_tdt_configuration(tokenizer_folder: Path) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def train_model(arguments: argparse.Namespace) -> None:
             tdt_errors, ctc_errors, words = measure_word_error_rate(model, strings)
             return f"test, strings of 4: TDT {tdt_errors / words:.2%} CTC {ctc_errors / words:.2%}"
 
-        train(model, read_training_options(arguments), recorded, synthesized, GAIN_DB, describe)
+        train(model, read_training_options(arguments), recorded, synthesized, AUGMENTATION, describe)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from digit_data import (
     DIGIT_WORDS,
     HELD_OUT_VOICES,
+    Augmentation,
     DigitStrings,
     Utterance,
     join_test_clips,
@@ -38,6 +39,8 @@ from digit_data import (
     synthesize,
 )
 from digit_training import (
+    HIDDEN_SIZE,
+    LAST_STAGE,
     add_training_arguments,
     build_model,
     make_configuration,
@@ -47,6 +50,7 @@ from digit_training import (
     train,
     transcribe,
 )
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.losses.rnnt import rnnt_loss
 
 #: Frames of 80 ms that attention sees before and after a chunk's first frame: chunks of 1120, 560, 160 and 80 ms.
@@ -54,8 +58,9 @@ ATTENTION_CONTEXTS = [[56, 13], [56, 6], [56, 1], [56, 0]]
 # The short look-aheads are the hard ones.
 ATTENTION_CONTEXT_CHANCES = [0.25, 0.125, 0.25, 0.375]
 FRAME_MS = 80
-# Features are not normalised, so that the model has to know quiet recordings itself.
-GAIN_DB = (-32.0, 20.0)
+# Features are not normalised, so that the model has to know quiet recordings itself. A transducer that sees one frame
+# at a time tends to take a digit that is said twice for one.
+AUGMENTATION = Augmentation(gain_db=(-32.0, 20.0), repeat_chance=0.3)
 # About the mean and the spread of the log-mel features of speech. Of SpecAugment, the value of what is masked.
 FEATURE_MEAN, FEATURE_SPREAD = -8.0, 4.0
 
@@ -96,6 +101,39 @@ def expect_unnormalised_features(model: Any) -> None:
     convolution = model.encoder.pre_encode.conv[0]
     convolution.bias -= convolution.weight.sum((1, 2, 3)) * FEATURE_MEAN / FEATURE_SPREAD
     convolution.weight /= FEATURE_SPREAD
+
+
+@torch.no_grad()
+def take_weights_of_the_demonstration(model: Any) -> None:
+    """
+    Begin with the weights of the first demonstration checkpoint, which was trained on whole files, where they fit.
+
+    Kernels of the convolutions keep the half that looks back. Batch norm is part of the kernel before it, and layer
+    norm begins with its mean and spread. Of the joint network's outputs, those of durations have no place.
+    """
+    source = restore(CHECKPOINT_PATH).state_dict()
+    weights = model.state_dict()
+    for name, value in weights.items():
+        if name in source and source[name].shape == value.shape and ".batch_norm." not in name:
+            value.copy_(source[name])
+    for layer in range(len(model.encoder.layers)):
+        prefix = f"encoder.layers.{layer}.conv"
+        mean, variance, scale, shift = (
+            source[f"{prefix}.batch_norm.{name}"] for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        factor = scale / (variance + 1e-5).sqrt()
+        kernel = source[f"{prefix}.depthwise_conv.weight"]
+        seen = kernel.shape[-1] // 2 + 1
+        weights[f"{prefix}.depthwise_conv.weight"].zero_()[..., -seen:] = kernel[..., :seen] * factor[:, None, None]
+        bias = weights[f"{prefix}.depthwise_conv.bias"]
+        bias.copy_((source[f"{prefix}.depthwise_conv.bias"] - mean) * factor + shift)
+        weights[f"{prefix}.batch_norm.weight"].fill_((scale.square() + (shift - shift.mean()).square()).mean().sqrt())
+        weights[f"{prefix}.batch_norm.bias"].fill_(shift.mean())
+    # Causal subsampling pads the mel axis too: a column more, before the others.
+    columns = weights["encoder.pre_encode.out.weight"].reshape(HIDDEN_SIZE, -1, 11)
+    columns.zero_()[..., 1:] = source["encoder.pre_encode.out.weight"].reshape(HIDDEN_SIZE, -1, 10)
+    for name in ("joint.joint_net.2.weight", "joint.joint_net.2.bias"):
+        weights[name].copy_(source[name][: len(weights[name])])
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation
@@ -197,6 +235,8 @@ def train_model(arguments: argparse.Namespace) -> None:
     strings = join_test_clips(tested, 4, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(make_streaming_configuration(Path(folder)))
+        if arguments.from_demonstration:
+            take_weights_of_the_demonstration(model)
         expect_unnormalised_features(model)
         model.loss = VectorisedRNNTLoss(len(model.tokenizer.vocab))
         model.joint.log_softmax = False  # our loss normalises
@@ -206,14 +246,18 @@ def train_model(arguments: argparse.Namespace) -> None:
             options,
             recorded,
             synthesized,
-            GAIN_DB,
+            AUGMENTATION,
             lambda: "test, strings of 4, RNN-T / CTC: " + describe_look_aheads(model, strings),
+            first_stage=LAST_STAGE - 1 if arguments.from_demonstration else 0,
         )
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training_arguments(parser)
+    parser.add_argument(
+        "--from_demonstration", action="store_true", help="begin with the weights of the first demonstration"
+    )
     parser.add_argument("--without_speaker", help="a speaker who is not heard in training, and is measured")
     return parser.parse_args()
 

@@ -135,7 +135,7 @@ def test_a_stopped_training_goes_on(few_digits: Path, tmp_path: Path) -> None:
         model = training.build_model(script.make_streaming_configuration(tmp_path / "tokenizer"))
         model.loss = script.VectorisedRNNTLoss(len(model.tokenizer.vocab))
         model.joint.log_softmax = False
-        training.train(model, options, clips, clips, script.GAIN_DB, lambda: "")
+        training.train(model, options, clips, clips, script.AUGMENTATION, lambda: "")
         return torch.load(training.state_path(options.output), weights_only=True)
 
     stopped = train(options)
