@@ -147,6 +147,19 @@ def test_a_stopped_training_goes_on(few_digits: Path, tmp_path: Path) -> None:
     assert all(after[number]["step"] > state["step"] for number, state in before.items())
 
 
+def test_a_speaker_who_was_heard_is_not_called_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = import_tool("train_streaming_demonstration")
+    command = ["train_streaming_demonstration.py", "--output", "digits.nemo", "--without_speaker", "theo"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert script.parse_arguments().without_speaker == "theo"
+    monkeypatch.setattr(sys, "argv", [*command, "--from_demonstration"])
+    with pytest.raises(SystemExit):
+        script.parse_arguments()
+    assert "heard every speaker" in capsys.readouterr().err
+
+
 def test_expectations_are_what_nemo_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = import_tool("write_demonstration_expectations")
     path, streaming_path = tmp_path / "expectations.safetensors", tmp_path / "streaming.safetensors"
