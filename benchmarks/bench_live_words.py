@@ -118,10 +118,10 @@ def main() -> None:
             if options.hours is None:
                 text = transcribe_file(model, processor, path, timestamps=False).text
                 add({"head": head, "how": "whole file", "words": len(spoken), **count_words(spoken, text)})
-            for latency_ms in options.latencies_ms:
+            for latency_ms in latencies_ms:
                 add(measure_digits(head, path, spoken, latency_ms, model, processor))
             if options.nemo and head == "transducer":
-                for latency_ms in options.latencies_ms:
+                for latency_ms in latencies_ms:
                     half = latency_ms / 2000
                     windows = {
                         "method": "stateful",
