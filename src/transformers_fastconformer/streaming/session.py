@@ -33,7 +33,7 @@ class _Heard:
 
 
 class StreamingTranscriber:
-    """
+    r"""
     One live stream: samples in, text and words out.
 
     ```python
@@ -124,7 +124,7 @@ class StreamingTranscriber:
 
 
 class AsyncStreamingTranscriber:
-    """
+    r"""
     The same for coroutines, on an engine that a thread owns; streams of many coroutines are computed together.
 
     ```python
