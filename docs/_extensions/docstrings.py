@@ -1,5 +1,5 @@
 """
-Our docstrings to reStructuredText: code is in single backticks there, and [`Name`] is a link to a class.
+Our docstrings to reStructuredText: code is in single backticks or fences there, and [`Name`] is a link to a class.
 
 Names of the package's `__all__` are links wherever they stand in backticks.
 """
@@ -30,7 +30,15 @@ def format_code(found: re.Match[str]) -> str:
 
 def rewrite(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Rewrite one docstring in place."""
-    lines[:] = [CODE.sub(format_code, line) for line in lines]
+    rewritten: list[str] = []
+    is_code = False
+    for line in lines:
+        if line.strip().startswith("```"):
+            is_code = not is_code
+            rewritten += [f".. code-block:: {line.strip()[3:] or 'text'}", ""] if is_code else [""]
+        else:
+            rewritten.append(f"    {line}" if is_code else CODE.sub(format_code, line))
+    lines[:] = rewritten
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
