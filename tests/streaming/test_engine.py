@@ -280,6 +280,15 @@ def test_lag_is_that_of_the_clock(demo: tuple[Any, Any], monkeypatch: pytest.Mon
     assert engine.step({stream: np.concatenate([second] * 3)})[stream].lag_seconds == 0.0
 
 
+def test_silence_after_a_commit_ends_no_utterance_again(demo: tuple[Any, Any], waveform: np.ndarray) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    stream = engine.open(StreamOptions(endpointing=EndpointingOptions(kinds=("blanks",), blank_ms=480)))
+    found = [engine.step({stream: waveform[:30400]})[stream], engine.commit(stream)]
+    assert text_of(found) == "three one four one five nine"
+    found = [engine.step({stream: np.zeros(4 * SAMPLING_RATE, dtype=np.float32)})[stream], engine.finish(stream)]
+    assert [event for update in found for event in update.endpoints] == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
