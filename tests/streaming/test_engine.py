@@ -280,6 +280,18 @@ def test_lag_is_that_of_the_clock(demo: tuple[Any, Any], monkeypatch: pytest.Mon
     assert engine.step({stream: np.concatenate([second] * 3)})[stream].lag_seconds == 0.0
 
 
+def test_features_that_wait_are_not_copied_in_each_step(demo: tuple[Any, Any]) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    stream = engine._make_stream(StreamOptions(), 0)
+    stream.pending = [torch.zeros(60, 80), torch.zeros(40, 80)]
+    assert stream.take(10).shape == (10, 80)
+    place = stream.pending[0].data_ptr()
+    assert stream.take(10).data_ptr() == place
+    assert stream.count_pending() == 80
+    assert stream.take(75).shape == (75, 80)
+    assert stream.pending[0].untyped_storage().nbytes() == 5 * 80 * 4  # and what is small does not keep all
+
+
 def test_silence_after_a_commit_ends_no_utterance_again(demo: tuple[Any, Any], waveform: np.ndarray) -> None:
     engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
     stream = engine.open(StreamOptions(endpointing=EndpointingOptions(kinds=("blanks",), blank_ms=480)))

@@ -87,8 +87,11 @@ class _Stream:
 
     def take(self, num_mel_frames: int) -> torch.Tensor:
         """The next features, (mel frames, mels), as many as these or all that there are."""
-        joined = torch.cat(self.pending)
-        self.pending = [joined[num_mel_frames:]]
+        # Not joined again and again: of an hour that comes at once, each step would copy all of the rest.
+        joined = self.pending[0] if len(self.pending) == 1 else torch.cat(self.pending)
+        rest = joined[num_mel_frames:]
+        # A small rest does not keep the memory of all.
+        self.pending = [rest.clone() if rest.shape[0] < num_mel_frames else rest]
         return joined[:num_mel_frames]
 
 
