@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import replace
 from typing import Any
@@ -278,6 +279,18 @@ def test_lag_is_that_of_the_clock(demo: tuple[Any, Any], monkeypatch: pytest.Mon
     assert engine.step({stream: second})[stream].lag_seconds == pytest.approx(2.0)
     now[0] += 0.5
     assert engine.step({stream: np.concatenate([second] * 3)})[stream].lag_seconds == 0.0
+
+
+def test_what_is_kept_does_not_grow_with_the_options_of_past_streams(demo: tuple[Any, Any]) -> None:
+    engine = StreamingEngine(*demo)
+    for blank_ms in (500.0, 600.0, 700.0):
+        options = StreamOptions(endpointing=EndpointingOptions(blank_ms=blank_ms))
+        streams = [engine.open(options), engine.open(options)]
+        assert len(engine._text_rules) == 1  # shared
+        for stream in streams:
+            engine.close(stream)
+    gc.collect()
+    assert len(engine._text_rules) == 0
 
 
 def test_features_that_wait_are_not_copied_in_each_step(demo: tuple[Any, Any]) -> None:

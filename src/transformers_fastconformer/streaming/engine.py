@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from weakref import WeakValueDictionary
 import torch
 
 from ..audio.feature_stream import FeatureStream, push_streams
@@ -150,7 +151,8 @@ class StreamingEngine:
         self.load_meter = Load()
         self._streams: dict[int, _Stream] = {}
         self._ids = itertools.count()
-        self._text_rules: dict[EndpointingOptions | None, LiveText] = {}
+        # Shared by the streams of the same options, and gone with the last of them.
+        self._text_rules: WeakValueDictionary[EndpointingOptions | None, LiveText] = WeakValueDictionary()
         self._start_state: Any = None
         self._lock = threading.RLock()
         self._make_features(StreamOptions())  # raises for a front end that cannot stream
@@ -236,11 +238,13 @@ class StreamingEngine:
         )
 
     def _rules_of(self, endpointing: EndpointingOptions | None) -> LiveText:
-        if endpointing not in self._text_rules:
+        rules = self._text_rules.get(endpointing)
+        if rules is None:
             confidence = self.options.decoding.confidence
             aggregation = None if confidence is None else confidence.aggregation
-            self._text_rules[endpointing] = LiveText(self.processor, self.model.decoder_type, aggregation, endpointing)
-        return self._text_rules[endpointing]
+            rules = LiveText(self.processor, self.model.decoder_type, aggregation, endpointing)
+            self._text_rules[endpointing] = rules
+        return rules
 
     def _add(self, stream: _Stream) -> int:
         stream_id = next(self._ids)
