@@ -281,6 +281,23 @@ def test_lag_is_that_of_the_clock(demo: tuple[Any, Any], monkeypatch: pytest.Mon
     assert engine.step({stream: np.concatenate([second] * 3)})[stream].lag_seconds == 0.0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        EngineOptions(latency_ms=800),
+        EngineOptions(latency_ms=1000, decoding=DecodingOptions(confidence=ConfidenceOptions())),
+        EngineOptions(latency_ms=1000, normalization=RunningNormalization(hold_seconds=0.5)),
+    ],
+)
+def test_a_stream_of_another_engine_is_not_restored(demo: tuple[Any, Any], options: EngineOptions) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    saved = engine.save(engine.open())
+    other = StreamingEngine(*demo, options)
+    with pytest.raises(ValueError, match="another model or other options"):
+        other.restore(saved)
+    assert other.open_streams == []
+
+
 def test_what_is_kept_does_not_grow_with_the_options_of_past_streams(demo: tuple[Any, Any]) -> None:
     engine = StreamingEngine(*demo)
     for blank_ms in (500.0, 600.0, 700.0):

@@ -8,11 +8,13 @@ one at a time is served, as the model is one.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from ..audio.feature_stream import FeatureStream, push_streams
+from ..audio.running_normalization import RunningNormalization
 from ..audio.voice_activity import SpeechProbabilities
 from ..decoding.hypotheses import Hypotheses
 from ..modeling.recognizer import FastConformerRecognizer
@@ -106,6 +109,7 @@ class SavedStream:
     encoder: Any
     decoder: Any
     text: LiveTextState
+    engine: str
     following: NewTokens | None
     first_frame: int
     num_frames: int
@@ -178,6 +182,20 @@ class StreamingEngine:
     def open(self, options: StreamOptions | None = None) -> int:
         """
         Open a stream.
+
+    @cached_property
+    def description(self) -> str:
+        """The parts of the model and of the options on which the state of a stream depends, as JSON."""
+        config = self.model.config.to_dict()
+        for key in ("_name_or_path", "dtype", "transformers_version", "architectures", "quantization_config"):
+            config.pop(key, None)
+        described = {
+            "encoder": self.encoder.describe(),
+            "config": config,
+            "decoding": repr(self.options.decoding),
+            "normalization": repr(self.options.normalization or RunningNormalization()),
+        }
+        return json.dumps(described, sort_keys=True, default=repr)
 
         Args:
             options: Its options; None: the defaults.
@@ -510,6 +528,7 @@ class StreamingEngine:
         """
         with self._lock:
             self._refuse_if_full()
+                self.description,
             stream = self._make_stream(saved.options, self._find_row())
             stream.features.load_state_dict(saved.features)
             stream.pending = [saved.pending.clone()] if saved.pending.ndim == 2 else []
@@ -522,3 +541,5 @@ class StreamingEngine:
 
 def _to_tensor(lengths: list[int], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(lengths, dtype=torch.int64, device=like.device)
+        if saved.engine != self.description:
+            raise ValueError("saved is of an engine with another model or other options; expected one like this.")
