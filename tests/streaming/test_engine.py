@@ -18,6 +18,7 @@ from transformers_fastconformer import (
     EndpointingOptions,
     EngineOptions,
     RunningNormalization,
+    StreamFailedError,
     StreamingEngine,
     StreamOptions,
     StreamRefusedError,
@@ -281,6 +282,20 @@ def test_lag_is_that_of_the_clock(demo: tuple[Any, Any], monkeypatch: pytest.Mon
     assert engine.step({stream: np.concatenate([second] * 3)})[stream].lag_seconds == 0.0
 
 
+def test_a_restored_stream_tells_its_lag(demo: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    engine = StreamingEngine(*demo)
+    second = np.zeros(SAMPLING_RATE, dtype=np.float32)
+    first = engine.open()
+    engine.step({first: np.concatenate([second] * 5)})
+    again = engine.restore(engine.save(first))
+    now[0] += 60.0
+    assert engine.step({again: second})[again].lag_seconds == 0.0
+    now[0] += 3.0
+    assert engine.step({again: second})[again].lag_seconds == pytest.approx(2.0)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -296,6 +311,28 @@ def test_a_stream_of_another_engine_is_not_restored(demo: tuple[Any, Any], optio
     with pytest.raises(ValueError, match="another model or other options"):
         other.restore(saved)
     assert other.open_streams == []
+
+
+def test_after_a_step_that_failed_its_streams_are_closed_and_others_go_on(
+    demo: tuple[Any, Any], waveform: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError("of the test")
+
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    expected = text_of(run(engine, waveform, [16000]))
+    streams = [engine.open() for _ in range(3)]
+    found = [engine.step({streams[0]: waveform[:30000]})[streams[0]]]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.encoder, "encode", fail)
+        with pytest.raises(MemoryError, match="of the test"):
+            engine.step(dict.fromkeys(streams[1:], waveform[:30000]))
+    for act in (engine.commit, engine.finish, engine.save, lambda stream: engine.step({stream: waveform})):
+        with pytest.raises(StreamFailedError, match=r"has failed in a step .*MemoryError.*expected `close`"):
+            act(streams[1])
+    assert text_of([*found, engine.finish(streams[0], waveform[30000:])]) == expected
+    engine.close(streams[1])
+    assert engine.open_streams == [streams[2]]
 
 
 def test_what_is_kept_does_not_grow_with_the_options_of_past_streams(demo: tuple[Any, Any]) -> None:
