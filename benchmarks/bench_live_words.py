@@ -1,15 +1,17 @@
 """
 Are all words of a live stream there, and how soon, at latencies of half a second to four?
 
-Recorded digits with pauses, of which the checkpoint is sure, are given to a stream of buffered windows in pieces of
-100 ms. Words are compared with what was said (lost, doubled, added, wrong), next to one pass over the whole file, and
-with `--nemo` next to NeMo's own windows of the same lengths with the decoder's state carried over
-(`StreamingBatchedAudioBuffer`). `first_word_s` is the time from the end of a word to its first appearance, tentative
-text included, `final_word_s` that to its commitment; both in audio, to which the time of computing comes.
+Recorded digits with pauses, of which the checkpoint is sure, are given to a stream in pieces of 100 ms: of buffered
+windows, or with `--model demo-streaming` of steps with a cache. Words are compared with what was said (lost, doubled,
+added, wrong), next to one pass over the whole file, and with `--nemo` next to NeMo's own windows of the same lengths
+with the decoder's state carried over (`StreamingBatchedAudioBuffer`). `first_word_s` is the time from the end of a
+word to its first appearance, tentative text included, `final_word_s` that to its commitment; both in audio, to which
+the time of computing comes.
 
     python benchmarks/bench_live_words.py --minutes 20
     python benchmarks/bench_live_words.py --minutes 20 --nemo
-    python benchmarks/bench_live_words.py --hours 10 --latencies_ms 2000
+    python benchmarks/bench_live_words.py --model demo-streaming --minutes 20
+    python benchmarks/bench_live_words.py --model demo-streaming --hours 10 --latencies_ms 560 --heads ctc
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from transformers_fastconformer import EngineOptions, StreamingEngine, StreamUpd
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 
 PIECE_SAMPLES = SAMPLING_RATE // 10
-LATENCIES_MS = (500.0, 1000.0, 2000.0, 4000.0)
+LATENCIES_MS = {"demo": (500.0, 1000.0, 2000.0, 4000.0), "demo-streaming": (80.0, 160.0, 560.0, 1120.0)}
 HEADS = ("transducer", "ctc")
 
 
@@ -76,13 +78,13 @@ def count_words(spoken: list[Spoken], text: str) -> dict[str, Any]:
 
 
 def measure_digits(head: str, path: Path, spoken: list[Spoken], latency_ms: float, model: Any, processor: Any) -> Any:
-    engine = StreamingEngine(model, processor, EngineOptions(mode="buffered", latency_ms=latency_ms))
+    engine = StreamingEngine(model, processor, EngineOptions(latency_ms=latency_ms))
     start = time.perf_counter()
     updates = run_stream(engine, path)
     seconds = time.perf_counter() - start
     words = [{"word": word.text} for update in updates for word in update.words]
     counts, places = compare_words(spoken, words)
-    row = {"head": head, "how": "stream", "latency_ms": latency_ms, "words": len(spoken), **counts}
+    row = {"head": head, "how": engine.encoder.name, "latency_ms": latency_ms, "words": len(spoken), **counts}
     audio_seconds = updates[-1].heard_seconds
     return {**row, **find_delays(spoken, updates, places), "real_time_factor": round(seconds / audio_seconds, 3)}
 
@@ -91,7 +93,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--hours", type=float, help="in place of minutes, with a result file of its own")
-    parser.add_argument("--latencies_ms", type=float, nargs="+", default=list(LATENCIES_MS))
+    parser.add_argument("--model", default="demo", choices=LATENCIES_MS)
+    parser.add_argument("--latencies_ms", type=float, nargs="+")
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS)
     parser.add_argument("--nemo", action="store_true", help="NeMo's windows of the same lengths too")
     parser.add_argument("--speech_dir", type=Path, default=SPEECH_DIR)
@@ -99,7 +102,9 @@ def main() -> None:
     options = parser.parse_args()
     use_given_threads()
     minutes = options.minutes if options.hours is None else 60 * options.hours
-    target = RESULTS / ("live_words_demo_cpu.csv" if options.hours is None else "live_words_hours_demo_cpu.csv")
+    latencies_ms = options.latencies_ms or LATENCIES_MS[options.model]
+    length = "" if options.hours is None else "hours_"
+    target = RESULTS / f"live_words_{length}{options.model}_cpu.csv"
     common = {"minutes": minutes, "threads": torch.get_num_threads(), "machine": name_machine()}
     rows: list[dict[str, Any]] = []
 
@@ -111,17 +116,17 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         for head in options.heads:
-            model, processor = load_model(CHECKPOINT_PATH, head)
+            model, processor = load_model(options.model, head)
             path = Path(folder) / f"{head}.wav"
             known = keep_known(model, processor, read_digits(options.speech_dir), options.seed)
             spoken = join_digits(known, 60 * minutes, path, options.seed)
             if options.hours is None:
                 text = transcribe_file(model, processor, path, timestamps=False).text
                 add({"head": head, "how": "whole file", "words": len(spoken), **count_words(spoken, text)})
-            for latency_ms in options.latencies_ms:
+            for latency_ms in latencies_ms:
                 add(measure_digits(head, path, spoken, latency_ms, model, processor))
             if options.nemo and head == "transducer":
-                for latency_ms in options.latencies_ms:
+                for latency_ms in latencies_ms:
                     half = latency_ms / 2000
                     windows = {
                         "method": "stateful",

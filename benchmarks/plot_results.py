@@ -1,14 +1,16 @@
 """
 Plots of speed and memory against the length of the clip.
 
-They show what `bench_encoder.py`, `bench_memory.py` and `bench_longform_memory.py` have written.
+They show what `bench_encoder.py`, `bench_memory.py`, `bench_longform_memory.py`, `bench_latency.py` and
+`bench_live_words.py` have written.
 
     pip install 'transformers-fastconformer[bench]'
     python benchmarks/plot_results.py
 
 There is one picture for each shape and device: `docs/images/encoder_speed_<shape>_<device>.png`, for single clips with
 full attention, and `docs/images/encoder_memory_<shape>_<dtype>_<device>.png`; for files from a minute to hours, by
-strategy, `docs/images/longform_memory_<device>.png`.
+strategy, `docs/images/longform_memory_<device>.png`; of live streams the time of a step by the number of streams,
+`docs/images/latency_<shape>_<dtype>_<device>.png`, and word errors by latency, `docs/images/live_words_<device>.png`.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ SHAPES = {
     "0.6b-2layers": "0.6B (width 1024), 2 of its 24 blocks",
     "110m": "110M (width 512, 17 blocks)",
     "110m-2layers": "110M (width 512), 2 of its 17 blocks",
+    "114m": "114M (width 512, 17 blocks)",
 }
 
 
@@ -200,6 +203,50 @@ def plot_longform(rows: Rows, path: Path) -> None:
     save_figure(figure, path)
 
 
+def plot_latency(rows: Rows, path: Path) -> None:
+    """Draw the time of a step of live streams against their number, a picture for each length of the chunk."""
+    from matplotlib import pyplot
+
+    chunks = sorted({int(row["chunk_ms"]) for row in rows})
+    figure, all_axes = pyplot.subplots(1, len(chunks), figsize=(4 * len(chunks), 4), squeeze=False)
+    for axes, chunk in zip(all_axes[0], chunks, strict=True):
+        lines: dict[str, Points] = defaultdict(list)
+        for row in rows:
+            if int(row["chunk_ms"]) == chunk:
+                lines[row["system"]].append((float(row["streams"]), float(row["ms_median"])))
+        for system, points in lines.items():
+            draw_line(axes, f"{system}_{rows[0]['dtype']}", sorted(points), NAMES.get(system, system))
+        axes.axhline(chunk, color="#555555", linestyle=":", linewidth=1, label="length of the chunk")
+        ticks = sorted({streams for points in lines.values() for streams, _ in points})
+        finish_axes(axes, f"chunks of {chunk} ms", "streams", "time of a step (ms)", ticks)
+        if chunk != chunks[-1]:
+            axes.get_legend().remove()
+    shape = SHAPES.get(rows[0]["shape"], rows[0]["shape"])
+    figure.suptitle(f"Step of live streams, encoder {shape}, {rows[0]['dtype']}\n{describe(rows)}", y=1.06)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def plot_live_words(rows: Rows, path: Path) -> None:
+    """Draw the share of words that are lost, doubled, added or wrong against the latency of streams."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    lines: dict[str, Points] = defaultdict(list)
+    for row in rows:
+        if row["latency_ms"]:
+            errors = sum(int(row[name]) for name in ("lost", "doubled", "added", "wrong"))
+            lines[f"{row['how']}, {row['head']}"].append((float(row["latency_ms"]), 100 * errors / int(row["words"])))
+    for (label, points), marker in zip(sorted(lines.items()), "osvD^P", strict=False):
+        axes.plot(*zip(*sorted(points), strict=True), marker=marker, linewidth=2, label=label)
+    ticks = sorted({latency for points in lines.values() for latency, _ in points})
+    finish_axes(axes, "Word errors of live streams, spoken digits", "latency (ms)", "word errors (%)", ticks)
+    # None is an answer too, which a logarithm does not show.
+    axes.set_yscale("linear")
+    axes.set_ylim(bottom=0)
+    save_figure(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -222,6 +269,14 @@ def main() -> None:
         path = arguments.images / f"encoder_memory_{'_'.join(memory_key)}.png"
         if plot_memory(rows, path):
             print(f"written to {path}")
+    for source in sorted(arguments.results.glob("latency_*.csv")):
+        path = arguments.images / f"{source.stem}.png"
+        plot_latency(read_rows(source), path)
+        print(f"written to {path}")
+    if words := read_all(arguments.results.glob("live_words_demo*_cpu.csv")):
+        path = arguments.images / "live_words_cpu.png"
+        plot_live_words(words, path)
+        print(f"written to {path}")
     for source in sorted(arguments.results.glob("longform_memory_*.csv")):
         path = arguments.images / f"{source.stem}.png"
         plot_longform(read_rows(source), path)

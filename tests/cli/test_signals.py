@@ -13,7 +13,7 @@ import pytest
 from transformers_fastconformer.cli import signals as module
 from transformers_fastconformer.cli.exit_codes import ExitCode
 from transformers_fastconformer.cli.main import run
-from transformers_fastconformer.cli.signals import CODES, ending_in_order, name_of_ending
+from transformers_fastconformer.cli.signals import CODES, ending_in_order, name_of_ending, stopping_in_order
 
 NAMES = [name for name in CODES if hasattr(signal, name)]
 
@@ -81,3 +81,36 @@ def test_a_command_says_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None
         run(terminated)
     assert ended.value.code == ExitCode.TERMINATED
     assert capsys.readouterr().err == "Ended by SIGTERM.\n"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", *NAMES])
+def test_the_first_signal_is_noted_and_the_block_goes_on(name: str) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with stopping_in_order() as stop:
+        assert stop.code is None
+        os.kill(os.getpid(), number)
+        assert stop.code == 128 + number
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_raises_and_a_second_sigterm_does_not() -> None:
+    with stopping_in_order() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert stop.code == ExitCode.TERMINATED
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
+    """As a shell starts a command in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping_in_order() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.code is None
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

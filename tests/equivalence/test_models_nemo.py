@@ -1,6 +1,6 @@
 """
 The numerical contract, stage by stage, on real speech: every head family with fully perturbed weights, and the
-demonstration checkpoint. NeMo 3.0 runs beside us on the same clips.
+demonstration checkpoints. NeMo 3.0 runs beside us on the same clips.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from balance import balance_classes
 
-from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH, STREAMING_CHECKPOINT_PATH
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.nemo.reference import NemoRunner, StageOutputs
 from transformers_fastconformer.nemo.verify import ConvertedRunner, compare_outputs
@@ -45,12 +45,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def _check(nemo: NemoRunner, folder: Path, batches: dict[str, list[np.ndarray]]) -> list[StageOutputs]:
+def _check(
+    nemo: NemoRunner, folder: Path, batches: dict[str, list[np.ndarray]], context: list[int] | None = None
+) -> list[StageOutputs]:
     """Every stage on every batch; the plain form of attention on the padded and the adversarial ones."""
     reference = [nemo.run(name, waveforms) for name, waveforms in batches.items()]
     padded = [outputs for outputs in reference if len(batches[outputs.name]) > 1 or outputs.name == "two frames"]
     for attn_implementation, expected in (("sdpa", reference), ("eager", padded)):
         converted = ConvertedRunner(folder, attn_implementation=attn_implementation)
+        if context is not None:
+            converted.model.set_attention_context(context)
         assert list(converted.heads) == nemo.heads
         ours = [converted.run(outputs.name, batches[outputs.name], outputs.joint_targets) for outputs in expected]
         rows = compare_outputs(expected, ours)
@@ -125,3 +129,17 @@ def test_demonstration_checkpoint_equals_nemo(speech_batches: dict[str, list[np.
     alone = {name: clips for name, clips in speech_batches.items() if len(clips) == 1}
     num_tokens, _ = _check_greedy(nemo, folder, alone)
     assert num_tokens > 50
+
+
+@pytest.mark.parametrize("context", [[56, 13], [56, 6], [56, 1], [56, 0]], ids=str)
+def test_streaming_demonstration_checkpoint_equals_nemo(
+    context: list[int], speech_batches: dict[str, list[np.ndarray]], tmp_path: Path
+) -> None:
+    """In each look-ahead, with the masks of a whole file."""
+    folder = tmp_path / "converted"
+    convert_nemo_checkpoint(STREAMING_CHECKPOINT_PATH, folder)
+    nemo = NemoRunner(STREAMING_CHECKPOINT_PATH)
+    nemo.model.encoder.set_default_att_context_size(context)
+    reference = _check(nemo, folder, speech_batches, context)
+    for head in nemo.heads:
+        assert sum(len(clip.tokens) for outputs in reference for clip in outputs.hypotheses[head]) > 50

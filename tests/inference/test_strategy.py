@@ -82,6 +82,13 @@ def test_auto_goes_by_length(
     assert (chosen.plan is None) == (expected == "full")
 
 
+def test_clips_of_a_minute_are_seen_whole_in_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their result is NeMo's, though in a small shape local attention would take less time."""
+    small: Any = Shape(num_mel_bins=80, hidden_size=96, intermediate_size=192, num_attention_heads=4)
+    assert choose(small, MINUTE, monkeypatch, free_bytes=1e15) == "full"
+    assert choose(small, 2 * MINUTE, monkeypatch, free_bytes=1e15) == "local"
+
+
 def test_auto_goes_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = Shape(**SHAPE_110M)
     full = estimate_one_pass_bytes(model.config, MINUTE)

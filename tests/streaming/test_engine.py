@@ -82,21 +82,18 @@ def test_what_was_committed_is_never_changed_and_tentative_text_comes_earlier(
     demo: tuple[Any, Any], waveform: np.ndarray
 ) -> None:
     engine = StreamingEngine(*demo, EngineOptions(latency_ms=2000))
-    shown, seen = "", {}
-    for update in run(engine, waveform, [1600]):
+    updates = run(engine, waveform, [1600])
+    shown, previews = "", []
+    for update in updates:
         shown += update.committed
-        for word in (shown + update.tentative).split():
-            seen.setdefault(word, update.heard_seconds)
+        previews.append(shown + update.tentative)
         assert update.heard_seconds >= update.decoded_seconds
-    assert update.tentative == ""
-    assert update.is_final
-    committed = {}
-    shown = ""
-    for update in run(engine, waveform, [1600]):
-        shown += update.committed
-        for word in shown.split():
-            committed.setdefault(word, update.heard_seconds)
-    assert sum(committed[word] - seen[word] for word in committed) > 1.0
+    assert updates[-1].tentative == ""
+    assert [update.is_final for update in updates] == [False] * (len(updates) - 1) + [True]
+    # Nearly all that was shown came true, much of it before it was committed.
+    came_true = [shown.startswith(preview) for preview in previews]
+    assert sum(came_true) > 0.9 * len(previews)
+    assert sum(bool(update.tentative) for update in updates) > len(updates) / 4
 
 
 def test_streams_of_a_batch_do_not_change_one_another(demo: tuple[Any, Any], waveform: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..inference.loading import DEFAULT_MODEL, DEMONSTRATION_NAME
+from ..inference.loading import DEFAULT_MODEL, DEMONSTRATION_NAME, STREAMING_DEMONSTRATION_NAME
 
 
 class Head(str, Enum):
@@ -32,7 +32,8 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         help="Hub repository, folder or .nemo file (converted once); "
-        f"{DEMONSTRATION_NAME}: the spoken-digit model that the package carries, which needs no network. "
+        f"{DEMONSTRATION_NAME}, {STREAMING_DEMONSTRATION_NAME}: the spoken-digit models that the package carries, "
+        "which need no network. "
         f"Default: {DEFAULT_MODEL}."
     ),
 ]

@@ -73,7 +73,7 @@ def stopping_in_order() -> Iterator[Stop]:
     try:
         for name in codes:
             number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, note)
         yield stop
     finally:

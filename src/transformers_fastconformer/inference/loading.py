@@ -19,7 +19,7 @@ from ..checkpoints.files import path_of_name
 from ..checkpoints.int8_form import cached_int8_folder
 from ..checkpoints.network import is_unreachable
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
-from ..demonstration import CHECKPOINT_PATH
+from ..demonstration import CHECKPOINT_PATH, STREAMING_CHECKPOINT_PATH
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, share_as_ctc
 from ..modeling.int8_config import FastConformerInt8Config, is_int8_config
@@ -37,6 +37,11 @@ DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
 
 #: Name by which `load_model` knows the spoken-digit checkpoint that the package carries.
 DEMONSTRATION_NAME = "demo"
+
+#: Name of the spoken-digit checkpoint that streams.
+STREAMING_DEMONSTRATION_NAME = "demo-streaming"
+
+_DEMONSTRATIONS = {DEMONSTRATION_NAME: CHECKPOINT_PATH, STREAMING_DEMONSTRATION_NAME: STREAMING_CHECKPOINT_PATH}
 
 #: Stands for the best device that this machine has, which `choose_device` finds.
 AUTO_DEVICE = "auto"
@@ -56,7 +61,7 @@ def load_model(
     Args:
         source: A folder or Hub repository in our format or that of Transformers' own classes; a `.nemo` file, or a
             folder or repository that holds one, which is converted once into a cache; or `"demo"` for the
-            demonstration checkpoint.
+            demonstration checkpoint and `"demo-streaming"` for the one that streams.
         head: `"ctc"`, `"transducer"`, or `"auto"` (default): the transducer if there is one, unless a hybrid was
             saved with its CTC head.
         device: Device of the model, such as `"cpu"` or `"cuda:1"`; `"auto"` (default): CUDA if this machine has it,
@@ -147,14 +152,14 @@ def _load_in_8_bits(source: str | Path, config: Any, resolved: str | None) -> Fa
 
 def checkpoint_of_name(name: str | Path) -> str | Path:
     """
-    The checkpoint that a user names: that of `"demo"`, the path of a `file://` address, and other names as they are.
+    The checkpoint that a user names: a demonstration's, the path of a `file://` address, and other names as they are.
 
     Raises:
         FileNotFoundError: when the name is not a file or folder that exists, and not the name of a repository.
     """
     require(isinstance(name, str | os.PathLike), "model", name, "the name of a checkpoint")
-    if name == DEMONSTRATION_NAME:
-        return CHECKPOINT_PATH
+    if isinstance(name, str) and name in _DEMONSTRATIONS:
+        return _DEMONSTRATIONS[name]
     text = str(name)
     if path_of_name(text) != Path(text):
         name = path_of_name(text)

@@ -95,7 +95,8 @@ def choose_strategy(
     Choose the strategy for a clip.
 
     `"auto"` is `"chunked"` where a length of chunks is given. Else it is `"full"` for a clip that fits into half of
-    the free memory in one pass, if its attention is limited anyway, or if that is at most `MAX_FULL_WORK` times the
+    the free memory in one pass, if it is at most `DEFAULT_CHUNK_SECONDS` long, if its attention is limited anyway, or
+    if that is at most `MAX_FULL_WORK` times the
     estimated work of the fastest strategy; otherwise that one: `"local"` in long windows, or `"chunked"` for a model
     whose attention cannot be made local.
 
@@ -168,6 +169,8 @@ class _Clip:
         if is_limited:
             return self._take(fastest, others[fastest], self._explain_memory())
         full = self._estimate("full", None) / works[fastest]
+        if fits and seconds <= DEFAULT_CHUNK_SECONDS:
+            return self._take("full", None, "the clip is no longer than a default chunk")
         if fits and seconds <= MAX_FULL_SECONDS and full <= MAX_FULL_WORK:
             return self._take("full", None, f"by estimate one pass takes {full:.2f} times as long as {fastest!r}")
         if not fits:

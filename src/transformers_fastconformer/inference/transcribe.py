@@ -44,8 +44,8 @@ def transcribe(
             rate of the model), a mapping with `"array"` and `"sampling_rate"`, or an audio decoder; or a list, tuple
             or generator of them for many recordings.
         model (`str`, `Path` or what [`load_model`] returns, defaults to `"nvidia/parakeet-tdt-0.6b-v3"`): A checkpoint
-            by name (a Hub repository, a folder, a `.nemo` file, `"demo"`), which is loaded in each call; for several
-            calls load it once: `model = load_model(name)`.
+            by name (a Hub repository, a folder, a `.nemo` file, `"demo"`, `"demo-streaming"`), which is loaded in each
+            call; for several calls load it once: `model = load_model(name)`.
         head (`str`, defaults to `"auto"`): Head of a checkpoint by name: `"ctc"`, `"transducer"`, or `"auto"`: the
             transducer if there is one.
         device (`str`, defaults to `"auto"`): Device for a checkpoint by name, such as `"cpu"` or `"cuda:1"`;

@@ -69,7 +69,9 @@ class StreamingSchedule:
         """
         _require_streaming(config)
         style = config.attention_context_style
-        accepted = [list(context) for context in (config.attention_context, *(config.attention_contexts or []))]
+        accepted = [list(context) for context in config.attention_contexts or []]
+        if list(config.attention_context) not in accepted:
+            accepted.insert(0, list(config.attention_context))
         context = list(config.attention_context if attention_context is None else attention_context)
         require(context in accepted, "attention_context", context, f"one of {accepted}")
         left_frames, right_frames = context

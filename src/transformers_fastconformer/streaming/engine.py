@@ -123,7 +123,7 @@ class SavedStream:
 
 
 class StreamingEngine:
-    """
+    r"""
     Live streams on one model: samples in, text and words out, for all of them together.
 
     ```python

@@ -35,7 +35,7 @@ class _Heard:
 
 
 class StreamingTranscriber:
-    """
+    r"""
     One live stream: samples in, text and words out.
 
     ```python
@@ -126,7 +126,7 @@ class StreamingTranscriber:
 
 
 class AsyncStreamingTranscriber:
-    """
+    r"""
     The same for coroutines, on an engine that a thread owns; streams of many coroutines are computed together.
 
     ```python
