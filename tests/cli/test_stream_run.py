@@ -22,6 +22,7 @@ from microphones import FakeMicrophones
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.cli import stream as command
 from transformers_fastconformer.cli import stream_run, stream_sources
+from transformers_fastconformer.cli.stream_queue import PieceQueue
 from transformers_fastconformer.demonstration import CLIP_PATHS
 from transformers_fastconformer.streaming.engine import StreamingEngine
 
@@ -226,6 +227,35 @@ def test_a_machine_that_is_too_slow_says_so(
     final = json.loads(result.stdout.splitlines()[-1])
     assert final["max_lag_ms"] > 1000
     assert final["text"] == TEXT
+
+
+def test_a_pipe_that_pauses_is_no_lag(run_command: Run, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO((read_audio(CLIP) * 32767).astype("<i2").tobytes())
+    get, has_waited = PieceQueue.get, threading.Event()
+
+    def note(queue: PieceQueue, timeout_seconds: float) -> Any:
+        piece = get(queue, timeout_seconds)
+        if piece is None:
+            has_waited.set()
+        return piece
+
+    def read(size: int) -> bytes:
+        found = content.read(size)
+        if not found:
+            for seconds in (20.0, 0.0):  # the model has done all there was; then it waits for what does not come
+                has_waited.clear()
+                has_waited.wait(60)
+                clock.seconds += seconds
+        return found
+
+    monkeypatch.setattr(PieceQueue, "get", note)
+    stdin = types.SimpleNamespace(buffer=types.SimpleNamespace(read=read), isatty=lambda: False)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    result = stream(run_command, "-", "--encoding", "s16le", "--realtime")
+    assert (result.returncode, result.stdout) == (0, TEXT + "\n"), result.stderr
+    lag = re.search(r"Lag: 0\.00 s at the end, (.*) s at most", result.stderr)
+    assert lag, result.stderr
+    assert float(lag.group(1)) < 5
 
 
 def test_lost_audio_is_told(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:

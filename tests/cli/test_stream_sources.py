@@ -183,7 +183,7 @@ def test_a_microphone_that_is_pulled_out_is_an_error_after_its_audio(monkeypatch
     [
         ("nothing.wav", {}, InputError, "'nothing.wav' does not exist; expected an audio file"),
         (".", {}, InputError, "is a folder; expected an audio file"),
-        (CLIP, {"encoding": "s16le"}, ValueError, "--encoding belongs to -, the standard input, or microphone"),
+        (CLIP, {"encoding": "s16le"}, ValueError, r"--encoding belongs to -, the standard input\.$"),
         (CLIP, {"num_channels": 2}, ValueError, "--num_channels belongs to -, the standard input, or microphone"),
         (CLIP, {"device": "1"}, ValueError, "--input_device belongs to microphone"),
         ("-", {"sampling_rate": 8000}, ValueError, "--sampling_rate belongs to samples without a header"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from transformers_fastconformer import (
     EndpointingOptions,
     EngineOptions,
     RunningNormalization,
+    StreamFailedError,
     StreamingEngine,
     StreamOptions,
     StreamRefusedError,
@@ -275,6 +277,92 @@ def test_lag_is_that_of_the_clock(demo: tuple[Any, Any], monkeypatch: pytest.Mon
     assert engine.step({stream: second})[stream].lag_seconds == pytest.approx(2.0)
     now[0] += 0.5
     assert engine.step({stream: np.concatenate([second] * 3)})[stream].lag_seconds == 0.0
+
+
+def test_a_restored_stream_tells_its_lag(demo: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    engine = StreamingEngine(*demo)
+    second = np.zeros(SAMPLING_RATE, dtype=np.float32)
+    first = engine.open()
+    engine.step({first: np.concatenate([second] * 5)})
+    again = engine.restore(engine.save(first))
+    now[0] += 60.0
+    assert engine.step({again: second})[again].lag_seconds == 0.0
+    now[0] += 3.0
+    assert engine.step({again: second})[again].lag_seconds == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EngineOptions(latency_ms=800),
+        EngineOptions(latency_ms=1000, decoding=DecodingOptions(confidence=ConfidenceOptions())),
+        EngineOptions(latency_ms=1000, normalization=RunningNormalization(hold_seconds=0.5)),
+    ],
+)
+def test_a_stream_of_another_engine_is_not_restored(demo: tuple[Any, Any], options: EngineOptions) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    saved = engine.save(engine.open())
+    other = StreamingEngine(*demo, options)
+    with pytest.raises(ValueError, match="another model or other options"):
+        other.restore(saved)
+    assert other.open_streams == []
+
+
+def test_after_a_step_that_failed_its_streams_are_closed_and_others_go_on(
+    demo: tuple[Any, Any], waveform: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError("of the test")
+
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    expected = text_of(run(engine, waveform, [16000]))
+    streams = [engine.open() for _ in range(3)]
+    found = [engine.step({streams[0]: waveform[:30000]})[streams[0]]]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.encoder, "encode", fail)
+        with pytest.raises(MemoryError, match="of the test"):
+            engine.step(dict.fromkeys(streams[1:], waveform[:30000]))
+    for act in (engine.commit, engine.finish, engine.save, lambda stream: engine.step({stream: waveform})):
+        with pytest.raises(StreamFailedError, match=r"has failed in a step .*MemoryError.*expected `close`"):
+            act(streams[1])
+    assert text_of([*found, engine.finish(streams[0], waveform[30000:])]) == expected
+    engine.close(streams[1])
+    assert engine.open_streams == [streams[2]]
+
+
+def test_what_is_kept_does_not_grow_with_the_options_of_past_streams(demo: tuple[Any, Any]) -> None:
+    engine = StreamingEngine(*demo)
+    for blank_ms in (500.0, 600.0, 700.0):
+        options = StreamOptions(endpointing=EndpointingOptions(blank_ms=blank_ms))
+        streams = [engine.open(options), engine.open(options)]
+        assert len(engine._text_rules) == 1  # shared
+        for stream in streams:
+            engine.close(stream)
+    gc.collect()
+    assert len(engine._text_rules) == 0
+
+
+def test_features_that_wait_are_not_copied_in_each_step(demo: tuple[Any, Any]) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    stream = engine._make_stream(StreamOptions(), 0)
+    stream.pending = [torch.zeros(60, 80), torch.zeros(40, 80)]
+    assert stream.take(10).shape == (10, 80)
+    place = stream.pending[0].data_ptr()
+    assert stream.take(10).data_ptr() == place
+    assert stream.count_pending() == 80
+    assert stream.take(75).shape == (75, 80)
+    assert stream.pending[0].untyped_storage().nbytes() == 5 * 80 * 4  # and what is small does not keep all
+
+
+def test_silence_after_a_commit_ends_no_utterance_again(demo: tuple[Any, Any], waveform: np.ndarray) -> None:
+    engine = StreamingEngine(*demo, EngineOptions(latency_ms=1000))
+    stream = engine.open(StreamOptions(endpointing=EndpointingOptions(kinds=("blanks",), blank_ms=480)))
+    found = [engine.step({stream: waveform[:30400]})[stream], engine.commit(stream)]
+    assert text_of(found) == "three one four one five nine"
+    found = [engine.step({stream: np.zeros(4 * SAMPLING_RATE, dtype=np.float32)})[stream], engine.finish(stream)]
+    assert [event for update in found for event in update.endpoints] == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,39 @@ def test_coroutines_share_an_engine(demo: tuple[Any, Any], clips: list[np.ndarra
             return found
 
     assert asyncio.run(listen_to_all()) == [texts[n % 2] for n in range(4)]
+
+
+def test_a_coroutine_may_be_cancelled_at_any_time(
+    demo: tuple[Any, Any], clips: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancel(worker: EngineWorker, name: str) -> None:
+        """Cancel a coroutine while the worker is in a method of the engine."""
+        is_there, go_on = threading.Event(), threading.Event()
+        method = getattr(worker.engine, name)
+
+        def wait(*arguments: Any) -> Any:
+            is_there.set()
+            go_on.wait()
+            return method(*arguments)
+
+        async def listen() -> None:
+            async with AsyncStreamingTranscriber(worker) as transcriber:
+                await transcriber.push(clips[0][:8000])
+                await transcriber.finish()
+
+        monkeypatch.setattr(worker.engine, name, wait)
+        task = asyncio.create_task(listen())
+        await asyncio.to_thread(is_there.wait)
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    for name in ("open", "step", "finish"):
+        with EngineWorker(StreamingEngine(*demo, OPTIONS)) as worker:
+            asyncio.run(cancel(worker, name))
+        assert worker.engine.open_streams == [], name
 
 
 def test_a_coroutine_that_fails_closes_its_stream(demo: tuple[Any, Any], clips: list[np.ndarray]) -> None:

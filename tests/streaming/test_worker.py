@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transformers_fastconformer import EngineOptions, EngineWorker, StreamingEngine, load_model, read_audio
+from transformers_fastconformer import (
+    EngineOptions,
+    EngineWorker,
+    StreamFailedError,
+    StreamingEngine,
+    load_model,
+    read_audio,
+)
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 
 SECOND = np.zeros(16000, dtype=np.float32)
@@ -72,6 +79,29 @@ def test_an_error_of_one_stream_stops_no_other(worker: EngineWorker) -> None:
         bad.result()
     with pytest.raises(ValueError, match="stream_id=98 is not open"):
         worker.commit(98).result()
+
+
+def test_audio_is_not_heard_twice_after_an_error_inside_a_step(
+    worker: EngineWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = worker.open().result()
+    encode, calls = worker.engine.encoder.encode, iter([True])
+
+    def fail_once(*arguments: Any) -> Any:
+        if next(calls, False):
+            raise ValueError("inside")
+        return encode(*arguments)
+
+    monkeypatch.setattr(worker.engine.encoder, "encode", fail_once)
+    with pytest.raises(StreamFailedError, match="inside"):
+        worker.push(stream, np.concatenate([SECOND] * 3)).result()
+    good = worker.open().result()
+    let_go = hold(worker)
+    futures = [worker.push(stream, SECOND), worker.push(good, SECOND)]
+    let_go()
+    assert futures[1].result().heard_seconds == 1.0
+    with pytest.raises(StreamFailedError, match="inside"):
+        futures[0].result()
 
 
 def test_a_request_that_is_cancelled_is_not_done(worker: EngineWorker) -> None:

@@ -138,6 +138,8 @@ class StreamRun:
             if stop.code is not None or self._broken_pipe is not None:
                 self._source.stop()
             piece = queue.get(POLL_SECONDS)
+            if piece is None and self._spoken_seconds is not None:
+                self._spoken_seconds = self._clock.now()  # nothing waits: it is the audio that is late
             if piece is not None:
                 try:
                     update = engine.step({stream_id: piece.samples})[stream_id]

@@ -338,7 +338,8 @@ def find_source(
     path = local_path(argument)
     is_standard_input = path == STANDARD_INPUT
     if not is_standard_input and not _is_pipe(path):
-        pcm.refuse(("encoding", "sampling_rate", "num_channels"), f"-, the standard input, or {MICROPHONE}")
+        pcm.refuse(("encoding",), "-, the standard input")
+        pcm.refuse(("sampling_rate", "num_channels"), f"-, the standard input, or {MICROPHONE}")
         return FileSource(path, channel, is_realtime, clock)
     if pcm.encoding is None:
         pcm.refuse(("sampling_rate", "num_channels"), "samples without a header (--encoding)")

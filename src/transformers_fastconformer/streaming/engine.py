@@ -8,17 +8,21 @@ one at a time is served, as the model is one.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 
 from ..audio.feature_stream import FeatureStream, push_streams
+from ..audio.running_normalization import RunningNormalization
 from ..audio.voice_activity import SpeechProbabilities
 from ..decoding.hypotheses import Hypotheses
 from ..modeling.recognizer import FastConformerRecognizer
@@ -37,6 +41,10 @@ NO_SAMPLES = np.zeros(0, dtype=np.float32)
 
 class StreamRefusedError(RuntimeError):
     """A stream that is not opened, as the engine has no place or no time for it; others go on."""
+
+
+class StreamFailedError(RuntimeError):
+    """A stream in whose earlier step something failed, such as memory; it can only be closed. Others go on."""
 
 
 @dataclass
@@ -60,6 +68,7 @@ class _Stream:
         voice: Probabilities of speech and the state of the ends by them; None: not asked for.
         opened_seconds: Time of the clock at which the first sample was spoken; None before it came.
         has_given_all: True once the last step of the part is done.
+        failure: Error in the middle of a step, after which nobody knows what of the audio was decoded; None: none.
     """
 
     row: int
@@ -77,6 +86,7 @@ class _Stream:
     voice: tuple[SpeechProbabilities, VoiceState] | None = None
     opened_seconds: float | None = None
     has_given_all: bool = False
+    failure: str | None = None
 
     @property
     def heard_seconds(self) -> float:
@@ -87,8 +97,11 @@ class _Stream:
 
     def take(self, num_mel_frames: int) -> torch.Tensor:
         """The next features, (mel frames, mels), as many as these or all that there are."""
-        joined = torch.cat(self.pending)
-        self.pending = [joined[num_mel_frames:]]
+        # Not joined again and again: of an hour that comes at once, each step would copy all of the rest.
+        joined = self.pending[0] if len(self.pending) == 1 else torch.cat(self.pending)
+        rest = joined[num_mel_frames:]
+        # A small rest does not keep the memory of all.
+        self.pending = [rest.clone() if rest.shape[0] < num_mel_frames else rest]
         return joined[:num_mel_frames]
 
 
@@ -96,6 +109,7 @@ class _Stream:
 class SavedStream:
     """A stream as it was, with which `StreamingEngine.restore` goes on, in the same engine or in another one alike."""
 
+    engine: str
     options: StreamOptions
     features: dict[str, torch.Tensor]
     pending: torch.Tensor
@@ -147,7 +161,8 @@ class StreamingEngine:
         self.load_meter = Load()
         self._streams: dict[int, _Stream] = {}
         self._ids = itertools.count()
-        self._text_rules: dict[EndpointingOptions | None, LiveText] = {}
+        # Shared by the streams of the same options, and gone with the last of them.
+        self._text_rules: WeakValueDictionary[EndpointingOptions | None, LiveText] = WeakValueDictionary()
         self._start_state: Any = None
         self._lock = threading.RLock()
         self._make_features(StreamOptions())  # raises for a front end that cannot stream
@@ -167,6 +182,20 @@ class StreamingEngine:
     def open_streams(self) -> list[int]:
         """Ids of the streams that are open."""
         return list(self._streams)
+
+    @cached_property
+    def description(self) -> str:
+        """The parts of the model and of the options on which the state of a stream depends, as JSON."""
+        config = self.model.config.to_dict()
+        for key in ("_name_or_path", "dtype", "transformers_version", "architectures", "quantization_config"):
+            config.pop(key, None)
+        described = {
+            "encoder": self.encoder.describe(),
+            "config": config,
+            "decoding": repr(self.options.decoding),
+            "normalization": repr(self.options.normalization or RunningNormalization()),
+        }
+        return json.dumps(described, sort_keys=True, default=repr)
 
     # Streams come and go
 
@@ -195,7 +224,7 @@ class StreamingEngine:
     def close(self, stream_id: int) -> None:
         """Drop a stream; what it has not given yet is lost."""
         with self._lock:
-            self._find(stream_id)
+            self._require_open(stream_id)
             del self._streams[stream_id]
 
     def _refuse_if_full(self) -> None:
@@ -233,21 +262,31 @@ class StreamingEngine:
         )
 
     def _rules_of(self, endpointing: EndpointingOptions | None) -> LiveText:
-        if endpointing not in self._text_rules:
+        rules = self._text_rules.get(endpointing)
+        if rules is None:
             confidence = self.options.decoding.confidence
             aggregation = None if confidence is None else confidence.aggregation
-            self._text_rules[endpointing] = LiveText(self.processor, self.model.decoder_type, aggregation, endpointing)
-        return self._text_rules[endpointing]
+            rules = LiveText(self.processor, self.model.decoder_type, aggregation, endpointing)
+            self._text_rules[endpointing] = rules
+        return rules
 
     def _add(self, stream: _Stream) -> int:
         stream_id = next(self._ids)
         self._streams[stream_id] = stream
         return stream_id
 
-    def _find(self, stream_id: int) -> _Stream:
+    def _require_open(self, stream_id: int) -> _Stream:
         stream = self._streams.get(stream_id)
         if stream is None:
             raise ValueError(f"stream_id={stream_id!r} is not open; expected one of {self.open_streams}.")
+        return stream
+
+    def _find(self, stream_id: int) -> _Stream:
+        stream = self._require_open(stream_id)
+        if stream.failure is not None:
+            raise StreamFailedError(
+                f"stream_id={stream_id!r} has failed in a step ({stream.failure}); expected `close`."
+            )
         return stream
 
     # Steps
@@ -265,6 +304,8 @@ class StreamingEngine:
 
         Raises:
             ValueError: for an id that is not open and for what is not samples; then no stream has moved.
+            StreamFailedError: for a stream in whose earlier step something failed; no stream has moved.
+            Exception: whatever fails in the middle of a step, such as memory; these streams can only be closed then.
         """
         return self._advance(samples, is_last=False)
 
@@ -304,12 +345,25 @@ class StreamingEngine:
         with self._lock:
             start = time.monotonic()
             streams = {stream_id: self._find(stream_id) for stream_id in samples}
-            endpoints = self._push(streams, samples, is_last, is_commit)
+            fronts = [stream.features for stream in streams.values()]
+            before = [(front.num_heard, front.is_finished) for front in fronts]
             updates: dict[int, list[StreamUpdate]] = {stream_id: [] for stream_id in streams}
             seconds_before = sum(self._decoded_seconds(stream) for stream in streams.values())
-            while ready := {key: stream for key, stream in streams.items() if self._is_ready(stream, is_last)}:
-                for stream_id, update in self._run_round(ready, is_last).items():
-                    updates[stream_id].append(update)
+            try:
+                waveforms = self._push(streams, samples, is_last)
+                endpoints = {
+                    stream_id: self._listen(streams[stream_id], waveform, is_last and not is_commit)
+                    for stream_id, waveform in waveforms.items()
+                }
+                while ready := {key: stream for key, stream in streams.items() if self._is_ready(stream, is_last)}:
+                    for stream_id, update in self._run_round(ready, is_last).items():
+                        updates[stream_id].append(update)
+            except BaseException as error:
+                # Text of earlier rounds is lost, and layers of the encoder may have moved on: none of them goes on.
+                if [(front.num_heard, front.is_finished) for front in fronts] != before:
+                    for stream in streams.values():
+                        stream.failure = repr(error)
+                raise
             seconds = sum(self._decoded_seconds(stream) for stream in streams.values()) - seconds_before
             self.load_meter.add(time.monotonic() - start, seconds)
             return {
@@ -318,9 +372,9 @@ class StreamingEngine:
             }
 
     def _push(
-        self, streams: Mapping[int, _Stream], samples: Mapping[int, Any], is_last: bool, is_commit: bool
-    ) -> dict[int, list[EndpointEvent]]:
-        """Features of new samples to each stream, and what voice activity finds in them."""
+        self, streams: Mapping[int, _Stream], samples: Mapping[int, Any], is_last: bool
+    ) -> dict[int, np.ndarray]:
+        """Features of new samples to each stream; the samples of those with voice activity."""
         fronts = [stream.features for stream in streams.values()]
         waveforms = {
             stream_id: stream.features.read(samples[stream_id])
@@ -335,16 +389,12 @@ class StreamingEngine:
             with_masked_frame=self.encoder.with_masked_frame and is_last,
         )
         now = time.monotonic()
-        endpoints = {}
-        for (stream_id, stream), features, heard in zip(streams.items(), found, before, strict=True):
+        for stream, features, heard in zip(streams.values(), found, before, strict=True):
             if features.shape[0]:
                 stream.pending.append(features)
-            new_samples = stream.features.num_heard - heard
-            if stream.opened_seconds is None and new_samples:
-                stream.opened_seconds = now - new_samples / stream.features.sampling_rate
-            if stream.voice is not None:
-                endpoints[stream_id] = self._listen(stream, waveforms[stream_id], is_last and not is_commit)
-        return endpoints
+            if stream.opened_seconds is None and stream.features.num_heard > heard:
+                stream.opened_seconds = now - stream.heard_seconds  # a restored stream has heard more before
+        return waveforms
 
     def _listen(self, stream: _Stream, samples: np.ndarray, is_last: bool) -> list[EndpointEvent]:
         """Starts and stops of speech in new samples."""
@@ -478,6 +528,7 @@ class StreamingEngine:
             stream = self._find(stream_id)
             require(stream.voice is None, "endpointing", stream.options.endpointing, "none by voice activity to save")
             return SavedStream(
+                self.description,
                 stream.options,
                 {name: tensor.clone() for name, tensor in stream.features.state_dict().items()},
                 torch.cat(stream.pending) if stream.pending else torch.zeros(0, dtype=torch.float32, device="cpu"),
@@ -501,6 +552,8 @@ class StreamingEngine:
             StreamRefusedError: as for `open`.
             ValueError: for a stream of an engine with another model or other options.
         """
+        if saved.engine != self.description:
+            raise ValueError("saved is of an engine with another model or other options; expected one like this.")
         with self._lock:
             self._refuse_if_full()
             stream = self._make_stream(saved.options, self._find_row())

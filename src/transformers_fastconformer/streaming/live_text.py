@@ -114,7 +114,8 @@ class LiveText:
         last_frame = int(tokens.frame_indices[-1]) if len(tokens.token_ids) else state.last_frame
         state = replace(state, blanks=blanks, last_frame=last_frame)
         if is_last:
-            state = replace(state, is_between=True)
+            # The utterance has ended: silence after it ends none.
+            state = replace(state, is_between=True, blanks=replace(blanks, last_frame=None))
         tentative, tentative_words = update.tentative, update.tentative_words
         if following is not None and len(following.token_ids) and not is_last:
             preview, _ = self._text.advance(state.text, following)

@@ -64,7 +64,7 @@ def save_stream(saved: SavedStream, path: str | Path, engine: StreamingEngine) -
     """
     tensors: dict[str, torch.Tensor] = {}
     state = json.dumps(_to_plain(saved, tensors))
-    metadata = {"format": FORMAT, "version": FORMAT_VERSION, "engine": _describe(engine), "state": state}
+    metadata = {"format": FORMAT, "version": FORMAT_VERSION, "engine": engine.description, "state": state}
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_whole(Path(path), save(stored, metadata=metadata))
 
@@ -88,21 +88,12 @@ def load_stream(path: str | Path, engine: StreamingEngine) -> SavedStream:
     with reading(name, expected), safe_open(name, framework="pt", device="cpu") as file:
         metadata = file.metadata() or {}
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    for key, value in (("format", FORMAT), ("version", FORMAT_VERSION), ("engine", _describe(engine))):
+    for key, value in (("format", FORMAT), ("version", FORMAT_VERSION), ("engine", engine.description)):
         require(metadata.get(key) == value, f"{name}: {key}", metadata.get(key), repr(value))
     with reading(name, expected):
         saved = _from_plain(json.loads(metadata["state"]), tensors, engine)
         require(isinstance(saved, SavedStream), "state", type(saved).__name__, "SavedStream")
         return saved
-
-
-def _describe(engine: StreamingEngine) -> str:
-    """The parts of a model and of an engine on which the state of a stream depends."""
-    config = engine.model.config.to_dict()
-    for key in ("_name_or_path", "dtype", "transformers_version", "architectures", "quantization_config"):
-        config.pop(key, None)
-    described = {"encoder": engine.encoder.describe(), "config": config, "confidence": repr(engine.options.decoding)}
-    return json.dumps(described, sort_keys=True, default=repr)
 
 
 def _to_plain(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

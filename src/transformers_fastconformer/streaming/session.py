@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -174,12 +176,23 @@ class AsyncStreamingTranscriber:
         return self._stream_id
 
     async def __aenter__(self) -> AsyncStreamingTranscriber:
-        self._stream_id = await asyncio.wrap_future(self.worker.open(self._options))
+        opening = self.worker.open(self._options)
+        try:
+            self._stream_id = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._drop)  # it may be under way
+            raise
         return self
+
+    def _drop(self, opening: Future[int]) -> None:
+        """Close the stream that nobody waits for any more, if it was opened."""
+        if not opening.cancelled() and opening.exception() is None:
+            self.worker.engine.close(opening.result())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._stream_id is not None and not self._heard.is_finished:
-            await asyncio.wrap_future(self.worker.close_stream(self._stream_id))
+            with suppress(ValueError):  # a `finish` that was cancelled on the way has closed it
+                await asyncio.wrap_future(self.worker.close_stream(self._stream_id))
             self._heard.is_finished = True

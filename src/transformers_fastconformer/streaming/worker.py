@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from .engine import StreamingEngine
+from .engine import StreamFailedError, StreamingEngine
 from .options import StreamOptions
 from .updates import StreamUpdate
 
@@ -124,7 +124,7 @@ class EngineWorker:
             return
         try:
             updates = self.engine.step({key: push.samples for key, push in wanted.items()})
-        except ValueError:  # of a piece or an id; no stream has moved
+        except (ValueError, StreamFailedError):  # of a piece, an id or an earlier step; no other stream has moved
             for key, push in wanted.items():
                 try:
                     push.future.set_result(self.engine.step({key: push.samples})[key])
