@@ -266,6 +266,21 @@ def test_streams_are_refused_when_time_does_not_suffice(demo: tuple[Any, Any]) -
         engine.open()
 
 
+def test_streams_of_files_are_not_refused_for_time(demo: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their audio comes faster than the clock goes."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    engine = StreamingEngine(*demo, EngineOptions(max_load=0.9))
+    stream = engine.open()
+    for _ in range(2):
+        engine.step({stream: np.zeros(5 * SAMPLING_RATE, dtype=np.float32)})
+    engine.load_meter.add(50.0, 10.0)
+    engine.close(engine.open())
+    now[0] += 9.0
+    with pytest.raises(StreamRefusedError, match="of real time"):
+        engine.open()
+
+
 def test_lag_is_that_of_the_clock(demo: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

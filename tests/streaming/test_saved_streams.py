@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,35 @@ def test_what_is_not_such_a_file_is_refused(demo: tuple[Any, Any], tmp_path: Pat
     for change in ('{"kind": "Path", "fields": {}}', "[]", "{", json.dumps({"tensor": "99"})):
         save_file(tensors, other, metadata={**metadata, "state": change})
         refuse(other, "other.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["demo", "rnnt", "ctc"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"options": None},
+        {"first_frame": "x"},
+        {"num_frames": -5},
+        {"earlier_seconds": None},
+        {"pending": torch.zeros(3, 99)},
+        {"pending": []},
+        {"pending": torch.full((1, 80), float("nan"))},
+        {"encoder": None},
+        {"decoder": 3},
+        {"text": None},
+        {"following": "a"},
+    ],
+    ids=str,
+)
+def test_a_state_that_was_changed_is_refused_before_it_can_harm_others(
+    kind: str, change: dict[str, Any], demo: tuple[Any, Any]
+) -> None:
+    loaded, latency_ms = (demo, 1600) if kind == "demo" else (build_live(kind), 160)
+    engine = StreamingEngine(*loaded, EngineOptions(latency_ms=latency_ms))
+    stream = engine.open()
+    engine.step({stream: np.pad(read_audio(CLIP_PATHS[0]), (0, 100))[:20000]})
+    saved = engine.save(stream)
+    engine.close(engine.restore(saved))
+    with pytest.raises(ValueError, match=next(iter(change))):
+        engine.restore(replace(saved, **change))
+    assert engine.open_streams == [stream]

@@ -52,6 +52,15 @@ class TransducerState:
             frames_ahead=self.frames_ahead.index_select(0, rows),
         )
 
+    def describe(self) -> dict[str, object]:
+        """Shapes without the clips, and types, which are those of the model."""
+        parts = [(part.shape[0], *part.shape[2:], part.dtype) for part in self.predictor_state]
+        return {
+            "predictor_state": parts,
+            "predictor_output": (*self.predictor_output.shape[1:], self.predictor_output.dtype),
+            "frames_ahead": (*self.frames_ahead.shape[1:], self.frames_ahead.dtype),
+        }
+
     @classmethod
     def concatenate(cls, states: Sequence[TransducerState]) -> TransducerState:
         """The state of the clips of several states, one after the other."""
@@ -82,6 +91,10 @@ class CTCState:
     def select(self, clips: Sequence[int]) -> CTCState:
         """The state of some clips; their scores stay behind, they belong to the call that returned them."""
         return CTCState(tuple(self.last_frames[clip] for clip in clips))
+
+    def describe(self) -> dict[str, object]:
+        """Classes and type, which are those of the model."""
+        return {"last_frames": [(*frames.shape[1:], frames.dtype) for frames in self.last_frames]}
 
     @classmethod
     def concatenate(cls, states: Sequence[CTCState]) -> CTCState:

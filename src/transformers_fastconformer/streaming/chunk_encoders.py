@@ -19,7 +19,7 @@ from ..modeling.encoder_cache import FastConformerEncoderCache
 from ..modeling.masking import resolve_context, sees_all
 from ..modeling.recognizer import FastConformerRecognizer
 from ..modeling.streaming_schedule import StreamingSchedule, list_schedules
-from ..validation import require
+from ..validation import require, require_count
 from .options import EngineOptions
 
 # Buffered windows by latency: a third of it is the chunk, the rest its right context. With less context after the
@@ -96,6 +96,10 @@ class ChunkEncoder(ABC):
     @abstractmethod
     def save(self, row: int) -> Any:
         """State of a row, which `restore` puts into any row."""
+
+    @abstractmethod
+    def check_state(self, state: Any) -> None:
+        """Raise a `ValueError` for what `save` of such an encoder does not give."""
 
     @abstractmethod
     def restore(self, row: int, state: Any) -> None:
@@ -216,6 +220,16 @@ class CachedEncoder(ChunkEncoder):
 
     def save(self, row: int) -> FastConformerEncoderCache:
         return self._cache.select([row])
+
+    def check_state(self, state: Any) -> None:
+        require(
+            isinstance(state, FastConformerEncoderCache) and state.num_streams == 1,
+            "encoder",
+            type(state).__name__,
+            "a cache of one stream",
+        )
+        state.check_model(self.model.config)
+        require(state.schedule == self.schedule, "schedule", state.schedule, str(self.schedule))
 
     def restore(self, row: int, state: FastConformerEncoderCache) -> None:
         self._grow(row)
@@ -402,6 +416,16 @@ class BufferedEncoder(ChunkEncoder):
 
     def save(self, row: int) -> BufferState:
         return self._states[row]
+
+    def check_state(self, state: Any) -> None:
+        config: Any = self.model.config
+        require(isinstance(state, BufferState), "encoder", type(state).__name__, "the window of a stream")
+        for name in ("start", "given", "known_mel_frames"):
+            require_count(name, getattr(state, name), minimum=0)
+        held = state.known_mel_frames - state.start * config.mel_frames_per_encoder_frame
+        expected = (held, config.num_mel_bins)
+        is_window = isinstance(state.features, torch.Tensor) and tuple(state.features.shape) == expected
+        require(is_window and state.start <= state.given, "features", state.features, f"of the shape {expected}")
 
     def restore(self, row: int, state: BufferState) -> None:
         self._states[row] = state

@@ -27,7 +27,7 @@ from ..audio.voice_activity import SpeechProbabilities
 from ..decoding.hypotheses import Hypotheses
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
-from ..validation import require
+from ..validation import is_number, reading, require, require_count
 from .chunk_encoders import EncodedChunk, build_chunk_encoder
 from .endpointing import EndpointEvent, EndpointingOptions, VoiceEndpointing, VoiceState
 from .live_text import LiveText, LiveTextState, read_hypotheses
@@ -36,6 +36,8 @@ from .options import EngineOptions, StreamOptions
 from .text import NewTokens
 from .updates import StreamUpdate
 
+# Audio by which a live source may be ahead of the clock, as it comes in pieces.
+MAX_LEAD_SECONDS = 1.0
 NO_SAMPLES = np.zeros(0, dtype=np.float32)
 
 
@@ -91,6 +93,12 @@ class _Stream:
     @property
     def heard_seconds(self) -> float:
         return self.earlier_seconds + self.features.seconds_heard
+
+    def is_live(self, now_seconds: float) -> bool:
+        """Tell whether the audio comes no faster than the clock goes."""
+        if self.opened_seconds is None:
+            return True
+        return self.heard_seconds <= now_seconds - self.opened_seconds + MAX_LEAD_SECONDS
 
     def count_pending(self) -> int:
         return sum(part.shape[0] for part in self.pending)
@@ -232,7 +240,10 @@ class StreamingEngine:
         if num_open >= self.options.max_streams:
             raise StreamRefusedError(f"{num_open} streams are open; expected fewer than max_streams={num_open}.")
         load = self.load_meter.share(num_open + 1)
-        if num_open and load > self.options.max_load:
+        # For sources that are ahead of the clock, such as files, real time means nothing.
+        now = time.monotonic()
+        has_live = any(stream.is_live(now) for stream in self._streams.values())
+        if has_live and load > self.options.max_load:
             raise StreamRefusedError(
                 f"with one more stream computing would take {load:.2f} of real time; expected at most "
                 f"max_load={self.options.max_load}."
@@ -556,6 +567,8 @@ class StreamingEngine:
             raise ValueError("saved is of an engine with another model or other options; expected one like this.")
         with self._lock:
             self._refuse_if_full()
+            with reading("saved", "a stream as `save` gave it"):
+                self._check_saved(saved)
             stream = self._make_stream(saved.options, self._find_row())
             stream.features.load_state_dict(saved.features)
             stream.pending = [saved.pending.clone()] if saved.pending.ndim == 2 else []
@@ -564,6 +577,36 @@ class StreamingEngine:
             stream.first_frame, stream.num_frames = saved.first_frame, saved.num_frames
             stream.earlier_seconds = saved.earlier_seconds
             return self._add(stream)
+
+    def _check_saved(self, saved: SavedStream) -> None:
+        """Raise for values that `save` does not give: they would fail in a step, and with it that of other streams."""
+        require(isinstance(saved.options, StreamOptions), "options", saved.options, "StreamOptions")
+        for name in ("first_frame", "num_frames"):
+            require_count(name, getattr(saved, name), minimum=0)
+        seconds = saved.earlier_seconds
+        require(is_number(seconds) and seconds >= 0, "earlier_seconds", seconds, "0 or more")
+        size = self.processor.feature_extractor.output_size
+        pending = saved.pending
+        is_pending = isinstance(pending, torch.Tensor) and pending.dtype == torch.float32
+        is_pending = is_pending and (not pending.numel() or tuple(pending.shape[1:]) == (size,))
+        require(is_pending, "pending", saved.pending, f"float32 (mel frames, {size})")
+        require(bool(torch.isfinite(saved.pending).all()), "pending", "values that are not finite", "finite values")
+        self.encoder.check_state(saved.encoder)
+        if saved.decoder is not None:
+            config: Any = self.model.config
+            frames = torch.zeros(1, 1, config.output_size, dtype=self.model.dtype, device=self.model.device)
+            start = self._find_start(frames)
+            require(isinstance(saved.decoder, type(start)), "decoder", type(saved.decoder), type(start).__name__)
+            found, expected = saved.decoder.describe(), start.describe()
+            require(found == expected, "decoder", found, f"{expected}, as of this model")
+        require(isinstance(saved.text, LiveTextState), "text", type(saved.text), "LiveTextState")
+        following = saved.following
+        require(isinstance(following, NewTokens | None), "following", type(following), "NewTokens or None")
+        # What does not work on its own is found here, and not in a step with others.
+        rules = self._rules_of(saved.options.endpointing)
+        num_frames = saved.first_frame + saved.num_frames
+        rules.advance(saved.text, NewTokens(), num_frames, following, is_last=False)
+        rules.advance(saved.text, NewTokens(), num_frames, is_last=True)
 
 
 def _to_tensor(lengths: list[int], like: torch.Tensor) -> torch.Tensor:
