@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,3 +40,11 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         return Finished(code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def can_be_interrupted() -> Iterator[None]:
+    """Processes in the background of a shell are started with SIGINT ignored, and so are their tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 def stream(run_command: Run, *arguments: str) -> Any:
     return run_command("stream", *arguments, "--model", "demo", "--device", "cpu")
-
-
-@pytest.fixture(autouse=True)
-def can_be_interrupted() -> Iterator[None]:
-    """Processes in the background of a shell are started with SIGINT ignored, and so are their tests."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def send_when(number: int, condition: Callable[[], bool]) -> threading.Thread:
