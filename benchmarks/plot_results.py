@@ -239,7 +239,10 @@ def plot_live_words(rows: Rows, path: Path) -> None:
             lines[f"{row['how']}, {row['head']}"].append((float(row["latency_ms"]), 100 * errors / int(row["words"])))
     for (label, points), marker in zip(sorted(lines.items()), "osvD^P", strict=False):
         axes.plot(*zip(*sorted(points), strict=True), marker=marker, linewidth=2, label=label)
-    ticks = sorted({latency for points in lines.values() for latency, _ in points})
+    ticks: list[float] = []
+    for latency in sorted({latency for points in lines.values() for latency, _ in points}):
+        if not ticks or latency > 1.3 * ticks[-1]:  # numbers must not lie on one another
+            ticks.append(latency)
     finish_axes(axes, "Word errors of live streams, spoken digits", "latency (ms)", "word errors (%)", ticks)
     # None is an answer too, which a logarithm does not show.
     axes.set_yscale("linear")
