@@ -176,7 +176,7 @@ def test_recordings_are_not_written_over(run_command: Run, monkeypatch: pytest.M
         ([CLIP, "--silence_ms", "500"], 2, "--silence_ms belongs to --endpointing blanks or voice_activity"),
         ([CLIP, "--endpointing", "blanks", "--silence_ms", "0"], 2, "blank_ms=0"),
         ([CLIP, "--device", "cpu,cpu"], 2, "--device cpu,cpu is not supported by a stream; expected one device"),
-        ([CLIP, "--encoding", "s16le"], 2, "--encoding belongs to -, the standard input, or microphone"),
+        ([CLIP, "--encoding", "s16le"], 2, "--encoding belongs to -, the standard input."),
         (["-", "--encoding", "s16le", "--sampling_rate", "1"], 2, "sampling_rate=1 of raw samples"),
         (["-"], 1, "the standard input is empty (0 bytes)"),
         (["microphone"], 3, 'pip install "transformers-fastconformer[microphone]"'),

@@ -24,6 +24,7 @@ import pytest
 
 import transformers_fastconformer.cli.transcribe_outputs as outputs_module
 import transformers_fastconformer.cli.transcribe_run as transcribe_module
+import transformers_fastconformer.inference.strategy as strategy_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.cli.transcribe_inputs import find_inputs
 from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
@@ -98,7 +99,10 @@ def test_a_folder_keeps_its_structure_in_all_formats(run_command: Run, folder: P
     assert "full 3" in result.stderr
 
 
-def test_the_strategy_of_a_long_file_is_told_with_its_reason(run_command: Run, folder: Path) -> None:
+def test_the_strategy_of_a_long_file_is_told_with_its_reason(
+    run_command: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategy_module, "MAX_WHOLE_SECONDS", 5.0)
     samples = np.concatenate([np.pad(read_audio(clip), (0, 16000)) for clip in CLIPS] * 6)
     soundfile.write(folder / "long.wav", samples, 16000)
     result = transcribe(run_command, "long.wav")

@@ -97,8 +97,11 @@ def test_a_streamed_file_gives_the_words_and_times_of_the_whole_in_memory(
         assert whole.strategy == how
 
 
-def test_auto_reports_what_it_chose(loaded: dict[str, Any], long_path: Path) -> None:
+def test_auto_reports_what_it_chose(loaded: dict[str, Any], long_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = loaded["ctc"]
+    whole = transcribe_file(model, processor, long_path, timestamps=False)
+    assert (whole.strategy, whole.strategy_reason) == ("full", "clips of up to 60 s are seen whole")
+    monkeypatch.setattr(strategy_module, "MAX_WHOLE_SECONDS", 0.0)
     found = transcribe_file(model, processor, long_path, timestamps=False)
     assert (found.strategy, found.timestamps, found.confidence) == ("local", None, None)
     assert found.strategy_reason.startswith("others would take longer by estimate, 'full' ")

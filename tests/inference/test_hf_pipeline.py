@@ -413,7 +413,8 @@ def test_a_long_file_is_streamed_and_its_strategy_chosen(
     recognize: Any, waveforms: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features_module, "MAX_HELD_FRAMES", 300)
-    monkeypatch.setattr(strategies_module, "MAX_FULL_SECONDS", 5.0)
+    for name in ("MAX_FULL_SECONDS", "MAX_WHOLE_SECONDS"):
+        monkeypatch.setattr(strategies_module, name, 5.0)
     taken: list[tuple[str, int]] = []
 
     def note(model: Any, clips: list[Any], plan: Any, *options: Any, **named: Any) -> Any:

@@ -34,6 +34,8 @@ MIN_DEFAULT_CHUNK_SECONDS = 15.0
 # published checkpoints give for long audio.
 LOCAL_CONTEXT = (128, 128)
 
+# Clips of up to so long are seen whole by "auto", whatever would take less time: their result is NeMo's.
+MAX_WHOLE_SECONDS = 60.0
 # Longest clip in one pass with full attention that the authors of published checkpoints give: 24 minutes.
 MAX_FULL_SECONDS = 24 * 60.0
 # "auto" takes one pass with the model's own attention, whose result is NeMo's, as long as it is not estimated to take
@@ -95,7 +97,7 @@ def choose_strategy(
     Choose the strategy for a clip.
 
     `"auto"` is `"chunked"` where a length of chunks is given. Else it is `"full"` for a clip that fits into half of
-    the free memory in one pass, if it is at most `DEFAULT_CHUNK_SECONDS` long, if its attention is limited anyway, or
+    the free memory in one pass, if it is at most `MAX_WHOLE_SECONDS` long, if its attention is limited anyway, or
     if that is at most `MAX_FULL_WORK` times the
     estimated work of the fastest strategy; otherwise that one: `"local"` in long windows, or `"chunked"` for a model
     whose attention cannot be made local.
@@ -169,8 +171,8 @@ class _Clip:
         if is_limited:
             return self._take(fastest, others[fastest], self._explain_memory())
         full = self._estimate("full", None) / works[fastest]
-        if fits and seconds <= DEFAULT_CHUNK_SECONDS:
-            return self._take("full", None, "the clip is no longer than a default chunk")
+        if fits and seconds <= MAX_WHOLE_SECONDS:
+            return self._take("full", None, f"clips of up to {MAX_WHOLE_SECONDS:g} s are seen whole")
         if fits and seconds <= MAX_FULL_SECONDS and full <= MAX_FULL_WORK:
             return self._take("full", None, f"by estimate one pass takes {full:.2f} times as long as {fastest!r}")
         if not fits:
