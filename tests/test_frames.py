@@ -142,3 +142,8 @@ def test_unknown_names_are_refused() -> None:
         frames.find_reduction("mean", 2)
     with pytest.raises(ValueError, match="factor=6 is not supported; expected a power of 2"):
         frames.find_subsampling("striding", 6)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, 0), (0.039, 0), (0.041, 1), (0.24, 3), (10.0, 125)])
+def test_seconds_are_the_nearest_encoder_frames(seconds: float, expected: int) -> None:
+    assert frames.encoder_frames_from_seconds(seconds, 0.08) == expected

@@ -300,6 +300,11 @@ def seconds_from_encoder_frames(
     return frames * (hop_samples / sampling_rate) * mel_frames_per_encoder_frame
 
 
+def encoder_frames_from_seconds(seconds: float, frame_seconds: float) -> int:
+    """The number of encoder frames that is nearest to a length."""
+    return round(seconds / frame_seconds)
+
+
 def seconds_from_samples(samples: int, sampling_rate: int) -> float:
     """Duration of `samples` in seconds."""
     return samples / sampling_rate

@@ -44,7 +44,7 @@ class FeatureStream:
             [`StreamResampler`].
         channels: `"mix"` (and None) averages the channels of pieces that have some, a number takes that one.
         normalization: Options of the normalisation that stands in for that of whole clips; None: the default options.
-            Without normalisation in the model there are none.
+            A model without normalisation takes only None.
         name: Name of the stream in messages.
 
     Raises:
@@ -204,7 +204,7 @@ class FeatureStream:
             is_last: The stream ends with them.
 
         Returns:
-            (mel frames, n_fft), None if there are none.
+            (mel frames, n_fft), or None as long as no frame is ready.
         """
         self.num_heard += samples.shape[0]
         if self._resampler is not None:
@@ -235,7 +235,7 @@ class FeatureStream:
         Features of the frames that were ready, normalised.
 
         Args:
-            features: (mel frames, features) of the windows, None where there are none.
+            features: (mel frames, features) of the windows, or None as long as no frame is ready.
             with_masked_frame: As in `finish`, at the end.
         """
         if features is None:

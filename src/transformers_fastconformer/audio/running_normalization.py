@@ -29,7 +29,7 @@ class RunningNormalization:
         decay_seconds: What was heard so long before counts 1/e as much as what is heard now, for speakers and
             microphones that change; None: all counts the same.
         prior: Statistics that count as if they had been heard before the stream: those of an earlier recording
-            (`RunningNormalizer.statistics`), or of many. None: there are none.
+            (`RunningNormalizer.statistics`), or of many. None: only the stream counts.
         prior_seconds: Length of the audio for which `prior` counts.
 
     Raises:

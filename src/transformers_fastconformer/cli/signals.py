@@ -45,7 +45,7 @@ def ending_in_order() -> Iterator[None]:
 
 
 class Stop:
-    """A request to end; `code` is that of the signal that made it, None as long as there is none."""
+    """A request to end; `code` is that of the signal that made it, None before a signal."""
 
     code: ExitCode | None = None
 

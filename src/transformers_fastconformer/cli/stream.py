@@ -239,7 +239,7 @@ def _parse_context(text: str) -> tuple[int, ...]:
 
 
 def _make_endpointing(text: str, silence_ms: float | None) -> EndpointingOptions | None:
-    """Options of the ends of utterances; None: there are none."""
+    """Options of the ends of utterances; None: they are not looked for."""
     kinds = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     accepted = (*KINDS, NO_ENDPOINTING)
     if not set(kinds) <= set(accepted) or (NO_ENDPOINTING in kinds and len(kinds) > 1):

@@ -1,4 +1,4 @@
-"""What `fastconformer stream` shows: words on a terminal, committed text in a pipe, or events as lines of JSON."""
+"""Output of `fastconformer stream`: words on a terminal, committed text in a pipe, or events as lines of JSON."""
 
 from __future__ import annotations
 

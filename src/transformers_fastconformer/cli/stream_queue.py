@@ -76,7 +76,7 @@ class PieceQueue:
             self._changed.notify_all()
 
     def get(self, timeout_seconds: float) -> Piece | None:
-        """The next piece; None if there is none by then, or at the end."""
+        """The next piece; None if nothing has come by then, and at the end."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._pieces) or self._has_ended, timeout_seconds)
             if not self._pieces:

@@ -21,7 +21,7 @@ class StreamTranscript:
         processor: The model's.
         mode: How the model streams, `"cached"` or `"buffered"`.
         channel: Channel of the audio.
-        confidence: Options of confidences; None: there are none.
+        confidence: Options of confidences; None: they are not asked for.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ With `"auto"` the length of the clip, the free memory and an estimate of the wor
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..configuration_fastconformer import FastConformerConfig
@@ -146,8 +147,12 @@ class _Clip:
         self.options = options
         # A clip too short for a frame costs nothing, and ratios need something.
         self.num_frames = max(self.config.count_encoder_frames(mel_length), 1)
-        self.max_bytes = MAX_MEMORY_SHARE * available_bytes(model.device)
         self.num_clips = num_clips
+
+    @cached_property
+    def max_bytes(self) -> float:
+        """Memory that "auto" takes at most."""
+        return MAX_MEMORY_SHARE * available_bytes(self.model.device)
 
     def carry_out(self, name: str, chunking: ChunkOptions, reason: str = "") -> ChosenStrategy:
         """The strategy of a name, with its windows."""

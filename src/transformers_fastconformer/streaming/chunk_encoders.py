@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..configuration_fastconformer import FastConformerConfig
+from ..frames import encoder_frames_from_seconds
 from ..modeling.encoder_cache import FastConformerEncoderCache
 from ..modeling.masking import resolve_context, sees_all
 from ..modeling.recognizer import FastConformerRecognizer
@@ -290,7 +291,7 @@ def plan_buffer(
         )
     elif options.chunk_seconds is not None:
         lengths = (options.left_seconds, options.chunk_seconds, options.right_seconds)
-        left, chunk, right = (round((seconds or 0.0) / frame_seconds) for seconds in lengths)
+        left, chunk, right = (encoder_frames_from_seconds(seconds or 0.0, frame_seconds) for seconds in lengths)
         plan = BufferPlan(left, max(chunk, 1), right)
     else:
         latency_ms = DEFAULT_BUFFERED_LATENCY_MS if options.latency_ms is None else options.latency_ms
@@ -298,7 +299,7 @@ def plan_buffer(
         least = 1000 * frame_seconds
         require(total >= 1, "latency_ms", latency_ms, f"{least:g} or more, an encoder frame")
         chunk = max(total // 3, 1)
-        plan = BufferPlan(round(DEFAULT_LEFT_SECONDS / frame_seconds), chunk, total - chunk)
+        plan = BufferPlan(encoder_frames_from_seconds(DEFAULT_LEFT_SECONDS, frame_seconds), chunk, total - chunk)
     if has_presets:
         return plan, [plan.left_frames, plan.chunk_frames, plan.right_frames]
     # Chunks of attention must lie in a window as in the whole clip.

@@ -119,7 +119,7 @@ class BlankState:
 
     Args:
         num_tokens: Tokens so far, event tokens included.
-        last_frame: Frame of the last token of an utterance that has not ended; None: there is none.
+        last_frame: Frame of the last token of an utterance that has not ended; None before one.
     """
 
     num_tokens: int = 0
@@ -134,7 +134,7 @@ class VoiceState:
     Args:
         num_chunks: Chunks so far.
         is_speech: The last one was speech.
-        start_chunk: First chunk of the speech that has not stopped; None: there is none.
+        start_chunk: First chunk of the speech that has not stopped; None in silence.
         stop_chunk: The chunk after its last one so far.
         is_announced: Its start was reported, as it is long enough.
         last_stop_chunk: The chunk after the last one of the speech before it that was reported.

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
@@ -25,19 +25,19 @@ from ..audio.feature_stream import FeatureStream, push_streams
 from ..audio.running_normalization import RunningNormalization
 from ..audio.voice_activity import SpeechProbabilities
 from ..decoding.hypotheses import Hypotheses
+from ..frames import encoder_frames_from_seconds
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import is_number, reading, require, require_count
 from .chunk_encoders import EncodedChunk, build_chunk_encoder
 from .endpointing import EndpointEvent, EndpointingOptions, VoiceEndpointing, VoiceState
+from .live_stream import LiveStream, SavedStream
 from .live_text import LiveText, LiveTextState, read_hypotheses
 from .load import Load
 from .options import EngineOptions, StreamOptions
 from .text import NewTokens
 from .updates import StreamUpdate
 
-# Audio by which a live source may be ahead of the clock, as it comes in pieces.
-MAX_LEAD_SECONDS = 1.0
 NO_SAMPLES = np.zeros(0, dtype=np.float32)
 
 
@@ -47,87 +47,6 @@ class StreamRefusedError(RuntimeError):
 
 class StreamFailedError(RuntimeError):
     """A stream in whose earlier step something failed, such as memory; it can only be closed. Others go on."""
-
-
-@dataclass
-class _Stream:
-    """
-    A stream.
-
-    Args:
-        row: Its row in the encoder.
-        options: Its options.
-        text_rules: Those of its tokens.
-        features: Samples to features, of the part of the stream since the last `commit`.
-        pending: Features that no step has taken yet.
-        decoder: State of decoding; None at the start.
-        text: State of its text.
-        following: Tokens after the decoded frames, which may still be revised.
-        revised_confidence: Of the last step: new confidence in the last token before its tokens; else None.
-        first_frame: Encoder frame of the stream with which the part since the last `commit` begins.
-        num_frames: Encoder frames of the part that are decoded.
-        earlier_seconds: Audio before the part.
-        voice: Probabilities of speech and the state of the ends by them; None: not asked for.
-        opened_seconds: Time of the clock at which the first sample was spoken; None before it came.
-        has_given_all: True once the last step of the part is done.
-        failure: Error in the middle of a step, after which nobody knows what of the audio was decoded; None: none.
-    """
-
-    row: int
-    options: StreamOptions
-    text_rules: LiveText
-    features: FeatureStream
-    pending: list[torch.Tensor] = field(default_factory=list)
-    decoder: Any = None
-    text: LiveTextState = field(default_factory=LiveTextState)
-    following: NewTokens | None = None
-    revised_confidence: float | None = None
-    first_frame: int = 0
-    num_frames: int = 0
-    earlier_seconds: float = 0.0
-    voice: tuple[SpeechProbabilities, VoiceState] | None = None
-    opened_seconds: float | None = None
-    has_given_all: bool = False
-    failure: str | None = None
-
-    @property
-    def heard_seconds(self) -> float:
-        return self.earlier_seconds + self.features.seconds_heard
-
-    def is_live(self, now_seconds: float) -> bool:
-        """Tell whether the audio comes no faster than the clock goes."""
-        if self.opened_seconds is None:
-            return True
-        return self.heard_seconds <= now_seconds - self.opened_seconds + MAX_LEAD_SECONDS
-
-    def count_pending(self) -> int:
-        return sum(part.shape[0] for part in self.pending)
-
-    def take(self, num_mel_frames: int) -> torch.Tensor:
-        """The next features, (mel frames, mels), as many as these or all that there are."""
-        # Not joined again and again: of an hour that comes at once, each step would copy all of the rest.
-        joined = self.pending[0] if len(self.pending) == 1 else torch.cat(self.pending)
-        rest = joined[num_mel_frames:]
-        # A small rest does not keep the memory of all.
-        self.pending = [rest.clone() if rest.shape[0] < num_mel_frames else rest]
-        return joined[:num_mel_frames]
-
-
-@dataclass(frozen=True)
-class SavedStream:
-    """A stream as it was, with which `StreamingEngine.restore` goes on, in the same engine or in another one alike."""
-
-    engine: str
-    options: StreamOptions
-    features: dict[str, torch.Tensor]
-    pending: torch.Tensor
-    encoder: Any
-    decoder: Any
-    text: LiveTextState
-    following: NewTokens | None
-    first_frame: int
-    num_frames: int
-    earlier_seconds: float
 
 
 class StreamingEngine:
@@ -164,10 +83,12 @@ class StreamingEngine:
         model.check_decoding(self.options.decoding)
         language = self.options.decoding.language
         self._default_language = language if isinstance(language, str) else None
+        # Languages are mixed in by the encoder, stream by stream.
+        self._decoding = replace(self.options.decoding, language=None)
         self.encoder = build_chunk_encoder(model, self.options, processor.frame_seconds)
         self.model = self.encoder.model
         self.load_meter = Load()
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, LiveStream] = {}
         self._ids = itertools.count()
         # Shared by the streams of the same options, and gone with the last of them.
         self._text_rules: WeakValueDictionary[EndpointingOptions | None, LiveText] = WeakValueDictionary()
@@ -253,14 +174,14 @@ class StreamingEngine:
         taken = {stream.row for stream in self._streams.values()}
         return next(row for row in itertools.count() if row not in taken)
 
-    def _make_stream(self, options: StreamOptions, row: int) -> _Stream:
+    def _make_stream(self, options: StreamOptions, row: int) -> LiveStream:
         decoding = replace(self.options.decoding, language=options.language or self._default_language)
         self.model.check_decoding(decoding)
         rules = self._rules_of(options.endpointing)
-        stream = _Stream(row, options, rules, self._make_features(options))
+        stream = LiveStream(row, options, rules, self._make_features(options))
         if options.endpointing is not None and "voice_activity" in options.endpointing.kinds:
             sampling_rate = options.sampling_rate or self.processor.feature_extractor.sampling_rate
-            stream.voice = (SpeechProbabilities(sampling_rate), VoiceState())
+            stream.voice = (SpeechProbabilities(sampling_rate), VoiceEndpointing(options.endpointing), VoiceState())
         return stream
 
     def _make_features(self, options: StreamOptions) -> FeatureStream:
@@ -281,18 +202,18 @@ class StreamingEngine:
             self._text_rules[endpointing] = rules
         return rules
 
-    def _add(self, stream: _Stream) -> int:
+    def _add(self, stream: LiveStream) -> int:
         stream_id = next(self._ids)
         self._streams[stream_id] = stream
         return stream_id
 
-    def _require_open(self, stream_id: int) -> _Stream:
+    def _require_open(self, stream_id: int) -> LiveStream:
         stream = self._streams.get(stream_id)
         if stream is None:
             raise ValueError(f"stream_id={stream_id!r} is not open; expected one of {self.open_streams}.")
         return stream
 
-    def _find(self, stream_id: int) -> _Stream:
+    def _find(self, stream_id: int) -> LiveStream:
         stream = self._require_open(stream_id)
         if stream.failure is not None:
             raise StreamFailedError(
@@ -330,7 +251,7 @@ class StreamingEngine:
             stream = self._find(stream_id)
             update = self._advance({stream_id: NO_SAMPLES}, is_last=True, is_commit=True)[stream_id]
             stream.earlier_seconds = stream.heard_seconds
-            stream.first_frame = round(stream.earlier_seconds / self.processor.frame_seconds)
+            stream.first_frame = encoder_frames_from_seconds(stream.earlier_seconds, self.processor.frame_seconds)
             stream.num_frames = 0
             stream.features = self._make_features(stream.options)
             stream.pending, stream.decoder, stream.has_given_all = [], None, False
@@ -383,7 +304,7 @@ class StreamingEngine:
             }
 
     def _push(
-        self, streams: Mapping[int, _Stream], samples: Mapping[int, Any], is_last: bool
+        self, streams: Mapping[int, LiveStream], samples: Mapping[int, Any], is_last: bool
     ) -> dict[int, np.ndarray]:
         """Features of new samples to each stream; the samples of those with voice activity."""
         fronts = [stream.features for stream in streams.values()]
@@ -407,24 +328,22 @@ class StreamingEngine:
                 stream.opened_seconds = now - stream.heard_seconds  # a restored stream has heard more before
         return waveforms
 
-    def _listen(self, stream: _Stream, samples: np.ndarray, is_last: bool) -> list[EndpointEvent]:
+    def _listen(self, stream: LiveStream, samples: np.ndarray, is_last: bool) -> list[EndpointEvent]:
         """Starts and stops of speech in new samples."""
         assert stream.voice is not None
-        assert stream.options.endpointing is not None
-        detector, state = stream.voice
+        detector, rules, state = stream.voice
         probabilities = detector.push(samples, is_last)
-        num_samples = detector.num_samples if is_last else None
-        events, state = VoiceEndpointing(stream.options.endpointing).advance(state, probabilities, num_samples)
-        stream.voice = (detector, state)
+        events, state = rules.advance(state, probabilities, detector.num_samples if is_last else None)
+        stream.voice = (detector, rules, state)
         return events
 
-    def _is_ready(self, stream: _Stream, is_last: bool) -> bool:
+    def _is_ready(self, stream: LiveStream, is_last: bool) -> bool:
         """True if there is a step to do."""
         if stream.has_given_all:
             return False
         return is_last or stream.count_pending() >= self.encoder.wanted_mel_frames(stream.row)
 
-    def _run_round(self, streams: Mapping[int, _Stream], is_last: bool) -> dict[int, StreamUpdate]:
+    def _run_round(self, streams: Mapping[int, LiveStream], is_last: bool) -> dict[int, StreamUpdate]:
         """A step of the encoder and of decoding for streams that are ready."""
         chunks, are_last = {}, {}
         for stream in streams.values():
@@ -451,9 +370,9 @@ class StreamingEngine:
             updates[stream_id] = self._describe(stream, tokens, are_last[stream.row])
         return updates
 
-    def _decode(self, streams: list[_Stream], chunks: list[EncodedChunk]) -> tuple[Hypotheses, Hypotheses | None]:
+    def _decode(self, streams: list[LiveStream], chunks: list[EncodedChunk]) -> tuple[Hypotheses, Hypotheses | None]:
         """Tokens of the chunks, whose states are moved on, and those of what follows them, whose states are not."""
-        decoding = replace(self.options.decoding, language=None)
+        decoding = self._decoding
         frames = torch.nn.utils.rnn.pad_sequence([chunk.frames for chunk in chunks], batch_first=True)
         if not frames.shape[1]:
             frames = torch.nn.functional.pad(frames, (0, 0, 0, 1))
@@ -485,39 +404,37 @@ class StreamingEngine:
     def _find_start(self, frames: torch.Tensor) -> Any:
         """State of decoding at the start of a stream."""
         if self._start_state is None:
-            decoding = replace(self.options.decoding, language=None)
-            _, self._start_state = self.model.decode_frames(frames[:1, :1], _to_tensor([0], frames), decoding)
+            _, self._start_state = self.model.decode_frames(frames[:1, :1], _to_tensor([0], frames), self._decoding)
         return self._start_state
 
     # Updates
 
-    def _decoded_seconds(self, stream: _Stream) -> float:
+    def _decoded_seconds(self, stream: LiveStream) -> float:
         return (stream.first_frame + stream.num_frames) * self.processor.frame_seconds
 
-    def _describe(self, stream: _Stream, tokens: NewTokens, is_last: bool) -> StreamUpdate:
+    def _describe(self, stream: LiveStream, tokens: NewTokens, is_last: bool) -> StreamUpdate:
         num_frames = stream.first_frame + stream.num_frames
         found, stream.text = stream.text_rules.advance(
             stream.text, tokens, num_frames, stream.following, is_last, stream.revised_confidence
         )
         stream.revised_confidence = None
+        stream.shown = (found.tentative, found.tentative_words)
         return StreamUpdate(*found)
 
     def _join(
-        self, stream: _Stream, updates: list[StreamUpdate], endpoints: list[EndpointEvent], is_last: bool
+        self, stream: LiveStream, updates: list[StreamUpdate], endpoints: list[EndpointEvent], is_last: bool
     ) -> StreamUpdate:
         """One update of those of several steps."""
-        if not updates:
-            # Nothing is new; the tentative text is what it was.
-            updates = [self._describe(stream, NewTokens(), is_last=False)]
+        tentative, tentative_words = stream.shown
         found = [event for update in updates for event in update.endpoints]
         lag = 0.0
         if stream.opened_seconds is not None:
             lag = max(time.monotonic() - stream.opened_seconds - stream.heard_seconds, 0.0)
         return StreamUpdate(
             committed="".join(update.committed for update in updates),
-            tentative=updates[-1].tentative,
+            tentative=tentative,
             words=[word for update in updates for word in update.words],
-            tentative_words=updates[-1].tentative_words,
+            tentative_words=tentative_words,
             tokens=[token for update in updates for token in update.tokens],
             endpoints=sorted([*found, *endpoints], key=lambda event: event.detected_seconds),
             heard_seconds=stream.heard_seconds,
@@ -576,6 +493,7 @@ class StreamingEngine:
             stream.decoder, stream.text, stream.following = saved.decoder, saved.text, saved.following
             stream.first_frame, stream.num_frames = saved.first_frame, saved.num_frames
             stream.earlier_seconds = saved.earlier_seconds
+            self._describe(stream, NewTokens(), is_last=False)  # for the tentative text
             return self._add(stream)
 
     def _check_saved(self, saved: SavedStream) -> None:

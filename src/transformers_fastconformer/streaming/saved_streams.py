@@ -25,7 +25,8 @@ from ..tokenization_fastconformer import PieceTextState
 from ..validation import reading, require
 from .chunk_encoders import BufferState
 from .endpointing import BlankState, EndpointingOptions
-from .engine import SavedStream, StreamingEngine
+from .engine import StreamingEngine
+from .live_stream import SavedStream
 from .live_text import LiveTextState
 from .options import StreamOptions
 from .text import NewTokens, TextState

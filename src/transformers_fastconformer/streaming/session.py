@@ -17,24 +17,31 @@ from .updates import StreamUpdate
 from .worker import EngineWorker
 
 
-class _Heard:
-    """Text and words of a stream so far."""
+class _Transcript:
+    """
+    Text and words of a stream so far.
+
+    Attributes:
+        text: The committed text.
+        tentative: Text that follows it for now.
+        words: The finished words.
+    """
 
     def __init__(self) -> None:
         self.text = ""
         self.tentative = ""
         self.words: list[StreamWord] = []
-        self.is_finished = False
+        self._is_finished = False
 
-    def add(self, update: StreamUpdate) -> StreamUpdate:
+    def _add(self, update: StreamUpdate) -> StreamUpdate:
         self.text += update.committed
         self.tentative = update.tentative
         self.words += update.words
-        self.is_finished = update.is_final
+        self._is_finished = update.is_final
         return update
 
 
-class StreamingTranscriber:
+class StreamingTranscriber(_Transcript):
     r"""
     One live stream: samples in, text and words out.
 
@@ -68,6 +75,7 @@ class StreamingTranscriber:
         options: EngineOptions | None = None,
         stream: StreamOptions | None = None,
     ) -> None:
+        super().__init__()
         if isinstance(model, StreamingEngine):
             if processor is not None or options is not None:
                 raise ValueError("processor and options are those of the engine that was given; expected None.")
@@ -77,43 +85,30 @@ class StreamingTranscriber:
                 raise ValueError("processor=None is not supported with a model; expected its processor.")
             self.engine = StreamingEngine(model, processor, options)
         self._stream_id = self.engine.open(stream)
-        self._heard = _Heard()
-
-    @property
-    def text(self) -> str:
-        return self._heard.text
-
-    @property
-    def tentative(self) -> str:
-        return self._heard.tentative
-
-    @property
-    def words(self) -> list[StreamWord]:
-        return self._heard.words
 
     def push(self, samples: Any) -> StreamUpdate:
         """Advance by samples of any length, as in [`StreamingEngine.step`]."""
         self._require_open()
-        return self._heard.add(self.engine.step({self._stream_id: samples})[self._stream_id])
+        return self._add(self.engine.step({self._stream_id: samples})[self._stream_id])
 
     def commit(self) -> StreamUpdate:
         """End the utterance now, as in [`StreamingEngine.commit`]."""
         self._require_open()
-        return self._heard.add(self.engine.commit(self._stream_id))
+        return self._add(self.engine.commit(self._stream_id))
 
     def finish(self, samples: Any = None) -> StreamUpdate:
         """End the stream; what it has not said yet is in the update."""
         self._require_open()
-        return self._heard.add(self.engine.finish(self._stream_id, samples))
+        return self._add(self.engine.finish(self._stream_id, samples))
 
     def close(self) -> None:
         """Drop the stream if it is not finished."""
-        if not self._heard.is_finished and self._stream_id in self.engine.open_streams:
+        if not self._is_finished and self._stream_id in self.engine.open_streams:
             self.engine.close(self._stream_id)
-        self._heard.is_finished = True
+        self._is_finished = True
 
     def _require_open(self) -> None:
-        if self._heard.is_finished:
+        if self._is_finished:
             raise ValueError("this stream is finished; expected one that is open.")
 
     def __enter__(self) -> StreamingTranscriber:
@@ -125,7 +120,7 @@ class StreamingTranscriber:
         self.close()
 
 
-class AsyncStreamingTranscriber:
+class AsyncStreamingTranscriber(_Transcript):
     r"""
     The same for coroutines, on an engine that a thread owns; streams of many coroutines are computed together.
 
@@ -141,37 +136,25 @@ class AsyncStreamingTranscriber:
     """
 
     def __init__(self, worker: EngineWorker, stream: StreamOptions | None = None) -> None:
+        super().__init__()
         self.worker = worker
         self._options = stream
         self._stream_id: int | None = None
-        self._heard = _Heard()
-
-    @property
-    def text(self) -> str:
-        return self._heard.text
-
-    @property
-    def tentative(self) -> str:
-        return self._heard.tentative
-
-    @property
-    def words(self) -> list[StreamWord]:
-        return self._heard.words
 
     async def push(self, samples: Any) -> StreamUpdate:
         """Advance by samples of any length, which must not be changed meanwhile."""
-        return self._heard.add(await asyncio.wrap_future(self.worker.push(self._require_open(), samples)))
+        return self._add(await asyncio.wrap_future(self.worker.push(self._require_open(), samples)))
 
     async def commit(self) -> StreamUpdate:
         """End the utterance now, as in [`StreamingEngine.commit`]."""
-        return self._heard.add(await asyncio.wrap_future(self.worker.commit(self._require_open())))
+        return self._add(await asyncio.wrap_future(self.worker.commit(self._require_open())))
 
     async def finish(self, samples: Any = None) -> StreamUpdate:
         """End the stream; what it has not said yet is in the update."""
-        return self._heard.add(await asyncio.wrap_future(self.worker.finish(self._require_open(), samples)))
+        return self._add(await asyncio.wrap_future(self.worker.finish(self._require_open(), samples)))
 
     def _require_open(self) -> int:
-        if self._stream_id is None or self._heard.is_finished:
+        if self._stream_id is None or self._is_finished:
             raise ValueError("this stream is not open; expected `async with`, and no call after `finish`.")
         return self._stream_id
 
@@ -192,7 +175,7 @@ class AsyncStreamingTranscriber:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream_id is not None and not self._heard.is_finished:
+        if self._stream_id is not None and not self._is_finished:
             with suppress(ValueError):  # a `finish` that was cancelled on the way has closed it
                 await asyncio.wrap_future(self.worker.close_stream(self._stream_id))
-            self._heard.is_finished = True
+            self._is_finished = True

@@ -63,7 +63,7 @@ class StreamWord(NamedTuple):
         text: The word.
         start_offset, end_offset: Its first encoder frame, and the frame after its last one.
         start, end: The same in seconds.
-        confidence: Confidence in it, joined over its tokens; None where there is none.
+        confidence: Confidence in it, joined over its tokens; None if it was not asked for.
         log_prob: Log-probability of all its tokens; None where it is not known.
     """
 
@@ -138,7 +138,7 @@ class TextStream:
         processor: The checkpoint's.
         decoder_type: `"ctc"`, `"rnnt"` or `"tdt"`, which says what the frames of a token mean.
         confidence_aggregation: How the confidences of the tokens of a word become that of the word, as in
-            [`ConfidenceOptions`]; None: there are none.
+            [`ConfidenceOptions`]; None: confidences are not asked for.
 
     Raises:
         ValueError: for values that are not accepted, and for a tokenizer that deletes language tags by a pattern other
@@ -185,7 +185,7 @@ class TextStream:
 
         Args:
             state: What the call before returned.
-            tokens: The new tokens; None: there are none.
+            tokens: The new tokens; None: nothing is new.
             is_last: No more follow: all text is committed, all words are finished.
 
         Raises:

@@ -1,0 +1,101 @@
+"""A stream of an engine: all that is known of it, while it is open and as it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..audio.feature_stream import FeatureStream
+from ..audio.voice_activity import SpeechProbabilities
+from .endpointing import VoiceEndpointing, VoiceState
+from .live_text import LiveText, LiveTextState
+from .options import StreamOptions
+from .text import NewTokens, StreamWord
+
+# Audio by which a live source may be ahead of the clock, as it comes in pieces.
+MAX_LEAD_SECONDS = 1.0
+
+
+@dataclass
+class LiveStream:
+    """
+    A stream of an engine, which moves it on.
+
+    Args:
+        row: Its row in the encoder.
+        options: Its options.
+        text_rules: Those of its tokens.
+        features: Samples to features, of the part of the stream since the last `commit`.
+        pending: Features that no step has taken yet.
+        decoder: State of decoding; None at the start.
+        text: State of its text.
+        following: Tokens after the decoded frames, which may still be revised.
+        revised_confidence: Of the last step: new confidence in the last token before its tokens; else None.
+        first_frame: Encoder frame of the stream with which the part since the last `commit` begins.
+        num_frames: Encoder frames of the part that are decoded.
+        earlier_seconds: Audio before the part.
+        shown: Tentative text and words of the last step.
+        voice: Probabilities of speech, the rules of the ends by them, and their state; None: not asked for.
+        opened_seconds: Time of the clock at which the first sample was spoken; None before it came.
+        has_given_all: True once the last step of the part is done.
+        failure: Error in the middle of a step, after which nobody knows what of the audio was decoded; None before it.
+    """
+
+    row: int
+    options: StreamOptions
+    text_rules: LiveText
+    features: FeatureStream
+    pending: list[torch.Tensor] = field(default_factory=list)
+    decoder: Any = None
+    text: LiveTextState = field(default_factory=LiveTextState)
+    following: NewTokens | None = None
+    revised_confidence: float | None = None
+    first_frame: int = 0
+    num_frames: int = 0
+    earlier_seconds: float = 0.0
+    shown: tuple[str, list[StreamWord]] = field(default_factory=lambda: ("", []))
+    voice: tuple[SpeechProbabilities, VoiceEndpointing, VoiceState] | None = None
+    opened_seconds: float | None = None
+    has_given_all: bool = False
+    failure: str | None = None
+
+    @property
+    def heard_seconds(self) -> float:
+        return self.earlier_seconds + self.features.seconds_heard
+
+    def is_live(self, now_seconds: float) -> bool:
+        """Tell whether the audio comes no faster than the clock goes."""
+        if self.opened_seconds is None:
+            return True
+        return self.heard_seconds <= now_seconds - self.opened_seconds + MAX_LEAD_SECONDS
+
+    def count_pending(self) -> int:
+        return sum(part.shape[0] for part in self.pending)
+
+    def take(self, num_mel_frames: int) -> torch.Tensor:
+        """The next features, (mel frames, mels), as many as these or all that there are."""
+        # Not joined again and again: of an hour that comes at once, each step would copy all of the rest.
+        joined = self.pending[0] if len(self.pending) == 1 else torch.cat(self.pending)
+        rest = joined[num_mel_frames:]
+        # A small rest does not keep the memory of all.
+        self.pending = [rest.clone() if rest.shape[0] < num_mel_frames else rest]
+        return joined[:num_mel_frames]
+
+
+@dataclass(frozen=True)
+class SavedStream:
+    """A stream as it was, with which `StreamingEngine.restore` goes on, in the same engine or in another one alike."""
+
+    engine: str
+    options: StreamOptions
+    features: dict[str, torch.Tensor]
+    pending: torch.Tensor
+    encoder: Any
+    decoder: Any
+    text: LiveTextState
+    following: NewTokens | None
+    first_frame: int
+    num_frames: int
+    earlier_seconds: float
