@@ -19,9 +19,6 @@ from transformers_fastconformer.checkpoints.int8_form import (
     write_int8_checkpoint,
 )
 from transformers_fastconformer.checkpoints.store import CACHE_VARIABLE
-from transformers_fastconformer.kernels.int8_linear import has_int8_products
-
-needs_int8 = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
 
 
 @pytest.fixture
@@ -33,7 +30,6 @@ def floats(tmp_path: Path) -> Path:
     return folder
 
 
-@needs_int8
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_files_are_those_of_a_model_rounded_while_loading(floats: Path, dtype: torch.dtype) -> None:
     build_model("tdt").to(dtype).save_pretrained(floats)

@@ -17,7 +17,6 @@ import transformers_fastconformer.audio.files as audio_module
 import transformers_fastconformer.audio.log_mel as log_mel_module
 import transformers_fastconformer.inference.clip_features as features_module
 import transformers_fastconformer.inference.strategy as strategy_module
-import transformers_fastconformer.modeling.quantization as quantization_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.decoding.options import DecodingOptions
@@ -31,7 +30,7 @@ from transformers_fastconformer.inference.many_files import AudioClip, Worker, t
 from transformers_fastconformer.inference.options import ChunkOptions, TranscriptionOptions
 from transformers_fastconformer.inference.strategy import plan_chunks, share_with_local_attention
 from transformers_fastconformer.inference.transcribe import transcribe
-from transformers_fastconformer.kernels.int8_linear import Int8Weight, has_int8_products
+from transformers_fastconformer.kernels.int8_linear import Int8Weight
 from transformers_fastconformer.modeling.quantization import is_int8
 from transformers_fastconformer.processing_fastconformer import FastConformerProcessor
 
@@ -304,8 +303,6 @@ def test_a_token_as_long_as_the_clip_has_the_confidence_of_all_its_frames() -> N
 def test_8_bits_are_used_by_every_strategy(
     loaded: dict[str, Any], long_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not has_int8_products():
-        pytest.skip("torch has no 8-bit products on this CPU")
     model, processor = load_model(CHECKPOINT_PATH, dtype="int8")
     assert is_int8(model)
     assert model.dtype == torch.float32
@@ -317,12 +314,6 @@ def test_8_bits_are_used_by_every_strategy(
     calls.clear()
     assert transcript.text == transcribe_file(*loaded["transducer"], long_path, strategy=strategy).text
     assert not calls
-
-
-def test_8_bits_are_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantization_module, "has_int8_products", lambda: False)
-    with pytest.raises(ValueError, match="8-bit"):
-        load_model(CHECKPOINT_PATH, dtype="int8")
 
 
 def test_the_demonstration_checkpoint_has_a_name(

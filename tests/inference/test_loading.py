@@ -26,7 +26,6 @@ from transformers_fastconformer.checkpoints.store import CACHE_VARIABLE, list_co
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.inference import loading as loading_module
 from transformers_fastconformer.interop.writing import export_to_transformers
-from transformers_fastconformer.kernels.int8_linear import has_int8_products
 from transformers_fastconformer.modeling.quantization import is_stored_in_8_bits
 from transformers_fastconformer.nemo.inspection import inspect_checkpoint
 
@@ -127,9 +126,6 @@ def test_files_and_folders_that_are_no_checkpoints_are_refused(tmp_path: Path) -
         load_model(path)
 
 
-needs_int8 = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The demonstration checkpoint in our form, in floats and in 8 bits."""
@@ -139,7 +135,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "floats", root / "int8"
 
 
-@needs_int8
 @torch.no_grad()
 def test_8_bits_are_the_same_from_every_source(folders: tuple[Path, Path]) -> None:
     floats, int8 = folders
@@ -156,7 +151,6 @@ def test_8_bits_are_the_same_from_every_source(folders: tuple[Path, Path]) -> No
     assert pipeline("automatic-speech-recognition", model=str(int8))(str(CLIP_PATHS[0]))["text"] == TEXT
 
 
-@needs_int8
 def test_the_cache_keeps_the_8_bit_form_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     model, _ = load_model("demo", dtype="int8")
@@ -172,7 +166,6 @@ def test_the_cache_keeps_the_8_bit_form_of_an_archive(tmp_path: Path, monkeypatc
     assert len(list_conversions()) == 2
 
 
-@needs_int8
 def test_a_cache_that_cannot_be_written_costs_time_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,13 +181,10 @@ def test_floats_and_devices_of_a_checkpoint_in_8_bits(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, int8 = folders
-    monkeypatch.setattr("transformers_fastconformer.modeling.quantization.has_int8_products", lambda: False)
     for dtype in ("float32", "bfloat16", "float16"):
         model, _ = load_model(int8, dtype=dtype)
         assert not is_stored_in_8_bits(model)
         assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
-    with pytest.raises(ValueError, match="no exact 8-bit products on this CPU"):
-        load_model(int8)
     monkeypatch.setattr(loading_module, "check_device", lambda device: device)
     for dtype in ("auto", "int8"):
         with pytest.raises(ValueError, match="device='cuda' is not supported by 8-bit weights; expected 'cpu'"):

@@ -25,7 +25,6 @@ from transformers_fastconformer import (
     transcribe_waveforms,
 )
 from transformers_fastconformer.demonstration import CLIP_PATHS
-from transformers_fastconformer.kernels.int8_linear import has_int8_products
 from transformers_fastconformer.losses.ctc import ctc_loss
 from transformers_fastconformer.losses.rnnt import rnnt_loss
 from transformers_fastconformer.losses.tdt import tdt_loss
@@ -209,7 +208,6 @@ def test_transcription_under_another_default_dtype(options: dict[str, Any]) -> N
         assert transcribe_waveforms(model, processor, [waveform, waveform[:20000]], **options) == expected
 
 
-@pytest.mark.skipif(not has_int8_products(), reason="no 8-bit products on this CPU")
 def test_8_bits_under_another_default_dtype() -> None:
     features = make_features([80])
     model = quantize_dynamic_int8(build_model("ctc", hidden_size=32, num_attention_heads=2))

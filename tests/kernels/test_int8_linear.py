@@ -10,19 +10,20 @@ import torch
 from torch import nn
 
 from transformers_fastconformer.kernels.int8_linear import (
+    MAX_EXACT_SUM,
+    FloatProduct,
     Int8Linear,
     Int8Weight,
-    find_int8_weight,
+    PackedProduct,
     has_int8_products,
+    int8_weight_of,
     multiply_rounded,
     use_int8,
+    uses_int8,
 )
 from transformers_fastconformer.kernels.layers import apply_linear
 
-needs_int8 = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
 
-
-@needs_int8
 def test_an_8_bit_product_is_that_of_rounded_numbers() -> None:
     torch.manual_seed(0)
     weight, states, bias = torch.randn(40, 24), torch.randn(2, 7, 24), torch.randn(40)
@@ -35,7 +36,23 @@ def test_an_8_bit_product_is_that_of_rounded_numbers() -> None:
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
 
 
-@needs_int8
+@pytest.mark.parametrize("inputs", [24, 1024, 4096])
+@pytest.mark.parametrize("largest", [True, False])
+def test_sums_are_exact_on_every_cpu(inputs: int, largest: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(-127, 128, (5, inputs), generator=generator).float()
+    weight = torch.randint(-127, 128, (64, inputs), dtype=torch.int8, generator=generator)
+    if largest:  # odd sums that float32 does not hold
+        rows[:2], weight[:9] = 127.0, 127
+        rows[1, 0], weight[3, 0] = 126.0, -126
+    scale = torch.rand(64, generator=generator) + 0.5
+    sums = (rows.double() @ weight.double().T).float()
+    assert (float(sums.abs().max()) > MAX_EXACT_SUM) == (largest and inputs == 4096)
+    assert torch.equal(FloatProduct(weight, scale)(rows), sums * scale)
+    if has_int8_products():
+        assert torch.equal(PackedProduct(weight, scale)(rows), sums * scale)
+
+
 def test_an_8_bit_result_of_a_frame_depends_on_no_other() -> None:
     torch.manual_seed(0)
     product, states = Int8Weight(torch.randn(8, 24)), torch.randn(6, 24)
@@ -45,7 +62,6 @@ def test_an_8_bit_result_of_a_frame_depends_on_no_other() -> None:
     assert torch.equal(product.multiply(torch.zeros(2, 24), None), torch.zeros(2, 8))
 
 
-@needs_int8
 def test_8_bit_weights_follow_their_layer() -> None:
     torch.manual_seed(0)
     layer, states = nn.Linear(24, 40).eval(), torch.randn(3, 24)
@@ -54,7 +70,7 @@ def test_8_bit_weights_follow_their_layer() -> None:
         use_int8(layer, True)
         rounded = apply_linear(layer, states)
         assert 0 < float((rounded - exact).abs().max()) < 0.05
-        assert find_int8_weight(layer) is find_int8_weight(layer)
+        assert int8_weight_of(layer) is int8_weight_of(layer)
         layer.weight.mul_(2.0)
         layer.bias.mul_(2.0)
         torch.testing.assert_close(apply_linear(layer, states), 2 * rounded)
@@ -63,7 +79,7 @@ def test_8_bit_weights_follow_their_layer() -> None:
         torch.testing.assert_close(apply_linear(layer, states), rounded)
         use_int8(layer, False)
         assert torch.equal(apply_linear(layer, states), exact)
-    assert find_int8_weight(layer) is None
+    assert not uses_int8(layer)
 
 
 def stored_layer(dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, Int8Linear]:
@@ -72,7 +88,6 @@ def stored_layer(dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, Int8Lin
     return layer, Int8Linear.from_linear(layer)
 
 
-@needs_int8
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_a_stored_layer_computes_the_bits_of_a_rounded_one(dtype: torch.dtype) -> None:
@@ -94,7 +109,6 @@ def test_a_stored_layer_computes_the_bits_of_a_rounded_one(dtype: torch.dtype) -
         assert twin._packed is not stored._packed
 
 
-@needs_int8
 @torch.no_grad()
 def test_a_stored_layer_follows_its_buffers_and_keeps_their_types() -> None:
     _, stored = stored_layer()
@@ -114,7 +128,6 @@ def test_a_stored_layer_follows_its_buffers_and_keeps_their_types() -> None:
     assert torch.equal(floats.weight, other.weight_int8 * other.weight_scale[:, None])
 
 
-@needs_int8
 def test_a_stored_layer_refuses_gradients_and_other_devices() -> None:
     _, stored = stored_layer()
     states = torch.randn(3, 64)

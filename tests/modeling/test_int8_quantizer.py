@@ -24,14 +24,10 @@ from transformers_fastconformer import (
     remove_int8,
 )
 from transformers_fastconformer.kernels import int8_linear
-from transformers_fastconformer.kernels.int8_linear import has_int8_products
 from transformers_fastconformer.modeling import attention
-from transformers_fastconformer.modeling import quantization as quantization_module
 from transformers_fastconformer.modeling.int8_config import METHOD, is_int8_config
 from transformers_fastconformer.modeling.int8_quantizer import find_int8_linears
 from transformers_fastconformer.modeling.quantization import find_block_linears, is_int8, is_stored_in_8_bits
-
-pytestmark = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
 
 WEIGHTS = "model.safetensors"
 
@@ -140,11 +136,6 @@ def test_what_cannot_be_is_refused(stored: Path, monkeypatch: pytest.MonkeyPatch
     assert not is_int8(floats)
     with pytest.raises(ValueError, match="quant_method='gptq' is not supported"):
         FastConformerInt8Config(quant_method="gptq")
-    monkeypatch.setattr(quantization_module, "has_int8_products", lambda: False)
-    with pytest.raises(ValueError, match="no exact 8-bit products on this CPU"):
-        FastConformerForTDT.from_pretrained(stored)
-    dequantizing = FastConformerInt8Config(dequantize=True)
-    assert not is_int8(FastConformerForTDT.from_pretrained(stored, quantization_config=dequantizing))
 
 
 def drop(weights: dict[str, torch.Tensor], name: str) -> None:
@@ -180,10 +171,17 @@ def test_a_damaged_checkpoint_is_refused(
 
 def test_source_pages_are_given_back_layer_by_layer(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[int] = []
-    pack = int8_linear.pack_weight
-    monkeypatch.setattr(
-        int8_linear, "pack_weight", lambda rounded: (packed.append(rounded.data_ptr()), pack(rounded))[1]
-    )
+
+    class Packed(int8_linear.PackedProduct):
+        def __init__(self, rounded: torch.Tensor, scale: torch.Tensor) -> None:
+            packed.append(rounded.data_ptr())
+            self.plain = int8_linear.FloatProduct(rounded.clone(), scale)
+
+        def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+            return self.plain(rows)
+
+    monkeypatch.setattr(int8_linear, "has_int8_products", lambda: True)
+    monkeypatch.setattr(int8_linear, "PackedProduct", Packed)
     given_back: list[int] = []
 
     class Pages:
@@ -197,6 +195,16 @@ def test_source_pages_are_given_back_layer_by_layer(stored: Path, monkeypatch: p
     before = len(packed)
     encode(model)
     assert len(packed) == before  # nothing is packed again
+
+
+def test_source_pages_that_are_multiplied_are_kept(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pages:
+        def give_back(self, tensor: torch.Tensor) -> None:
+            raise AssertionError("the weight is needed in every call")
+
+    monkeypatch.setattr("transformers_fastconformer.modeling.int8_quantizer.MappedPages", Pages)
+    monkeypatch.setattr(int8_linear, "has_int8_products", lambda: False)
+    assert is_int8(FastConformerForTDT.from_pretrained(stored))
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])

@@ -11,13 +11,10 @@ from models import HEADS, KINDS, build_model, make_features
 from torch import nn
 
 from transformers_fastconformer import FastConformerForTDT, quantize_dynamic_int8, remove_int8
-from transformers_fastconformer.kernels.int8_linear import has_int8_products, use_int8
+from transformers_fastconformer.kernels.int8_linear import use_int8
 from transformers_fastconformer.modeling.quantization import find_block_linears, is_int8
 
-needs_int8 = pytest.mark.skipif(not has_int8_products(), reason="this build of torch has no 8-bit product")
 
-
-@needs_int8
 @torch.no_grad()
 def test_a_model_in_8_bits_is_near_the_exact_one_and_back() -> None:
     model = build_model("tdt").eval()
@@ -38,7 +35,6 @@ def test_a_model_in_8_bits_is_near_the_exact_one_and_back() -> None:
     assert torch.equal(encode(), exact)
 
 
-@needs_int8
 def test_gradients_are_those_of_the_exact_model() -> None:
     model = build_model("ctc").eval()
     features = make_features([64])
@@ -53,7 +49,6 @@ def test_gradients_are_those_of_the_exact_model() -> None:
     assert torch.equal(gradient(), exact)
 
 
-@needs_int8
 @torch.no_grad()
 def test_a_saved_model_and_a_copy_are_exact(tmp_path: Path) -> None:
     model = quantize_dynamic_int8(build_model("tdt").eval())
@@ -69,7 +64,6 @@ def test_a_saved_model_and_a_copy_are_exact(tmp_path: Path) -> None:
     assert not torch.equal(model.encode(features).last_hidden_state, exact)
 
 
-@needs_int8
 def test_what_has_no_8_bits_is_refused() -> None:
     with pytest.raises(ValueError, match=r"torch\.float16 cannot use 8 bits; expected .cpu. in float32 or bfloat16"):
         quantize_dynamic_int8(build_model("ctc").half())
@@ -77,7 +71,6 @@ def test_what_has_no_8_bits_is_refused() -> None:
         quantize_dynamic_int8(build_model("ctc").to("meta"))
 
 
-@needs_int8
 @pytest.mark.parametrize("case", ["training", "half", "double", "hooks", "eager"])
 @torch.no_grad()
 def test_8_bits_are_for_layers_as_they_were_built_in_evaluation(case: str) -> None:

@@ -81,9 +81,9 @@ def _describe_machine(facts: Facts) -> list[tuple[str, str]]:
         ),
         (
             "8-bit weights",
-            "work on the CPU (--dtype int8, checkpoints stored in 8 bits)"
+            "multiplied by the CPU itself (--dtype int8, checkpoints stored in 8 bits)"
             if cpu.has_int8_products
-            else "do not work on this CPU; checkpoints stored in 8 bits load with --dtype float32",
+            else "not multiplied by the CPU itself: --dtype int8 saves memory, not time",
         ),
         ("cache", f"{cache.folder}: {describe_bytes(cache.num_bytes)}; {describe_bytes(cache.free_bytes)} are free"),
         ("Hub", f"{hub.address}: {state}"),

@@ -95,7 +95,7 @@ class Cpu:
         num_threads: Threads that torch uses.
         vectors: Instructions that torch's kernels are built for, such as `"AVX512"`.
         has_bfloat16_products: True if the CPU itself multiplies in bfloat16, faster than in float32.
-        has_int8_products: True if `--dtype int8` works.
+        has_int8_products: True if the CPU itself multiplies in 8 bits, so that `--dtype int8` is fast.
     """
 
     num_cores: int
@@ -293,8 +293,7 @@ def measure_speed() -> Speed:
     device = choose_device()
     dtypes = ("float32", "bfloat16", "float16") if device == "cuda" else ("float32", "bfloat16")
     rates = {dtype: measure_products(device, getattr(torch, dtype)) for dtype in dtypes}
-    if has_int8_products():
-        rates["int8"] = measure_int8_products()
+    rates["int8"] = measure_int8_products()
     try:
         return Speed(device, rates, measure_real_time_factor(device), "")
     except Exception as error:  # every error is a finding

@@ -23,7 +23,6 @@ from ..demonstration import CHECKPOINT_PATH, STREAMING_CHECKPOINT_PATH
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, share_as_ctc
 from ..modeling.int8_config import FastConformerInt8Config, is_int8_config
-from ..modeling.quantization import require_int8_products
 from ..modeling.recognizer import FastConformerRecognizer
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
 from ..nemo.locate import is_hub_name, refuse_other_paths
@@ -139,7 +138,6 @@ def _load_in_8_bits(source: str | Path, config: Any, resolved: str | None) -> Fa
 
     Of one that the cache holds, the 8-bit form is kept there as well, and mapped; the weights of others are rounded.
     """
-    require_int8_products()
     if resolved is not None:
         try:
             folder = str(cached_int8_folder(resolved, source))

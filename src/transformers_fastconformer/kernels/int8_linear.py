@@ -2,8 +2,9 @@
 Matrix products with 8-bit weights and activations on a CPU, made from the parameters of linear layers.
 
 Weights are rounded once for each output, activations in each call for each frame, both to the largest magnitude, so
-that the result of a frame depends on no other frame. Sums are exact (32-bit integers). The product is oneDNN's, which
-torch's own quantised layers use as well.
+that the result of a frame depends on no other frame. Sums are exact, so that every CPU computes the same bits. Where
+the CPU multiplies 8-bit numbers the product is oneDNN's, which torch's own quantised layers use as well; elsewhere the
+whole numbers are multiplied as floats, in the time that floats take.
 """
 
 from __future__ import annotations
@@ -22,18 +23,24 @@ from .parameter_cache import ParameterCache
 # Magnitudes are rounded to whole numbers up to this; activations are stored unsigned, so they are shifted.
 LARGEST = 127
 UNSIGNED_ZERO = 128
+# Of activations and results.
+INT8_DTYPES = (torch.float32, torch.bfloat16)
+# Sums of whole numbers in float32 are exact up to this magnitude; the products of so many columns never exceed it.
+MAX_EXACT_SUM = 2**24
+EXACT_COLUMNS = 1024
 
 
 @functools.cache
 def has_int8_products() -> bool:
     """
-    True if this build of torch multiplies 8-bit numbers on this CPU, and exactly.
+    True if this build of torch multiplies 8-bit numbers on this CPU itself, and exactly.
 
     On x86 without VNNI oneDNN adds pairs of products in 16 bits, which are too few for them.
     """
     try:
-        largest = torch.ones(16, 512, dtype=torch.float32, device="cpu")
-        return bool((Int8Weight(largest).multiply(largest, None) - 512.0).abs().max() < 0.01)
+        largest = torch.full((16, 512), LARGEST, dtype=torch.int8, device="cpu")
+        product = PackedProduct(largest, torch.ones(16, dtype=torch.float32, device="cpu"))
+        return bool((product(largest.float()) == 512 * LARGEST**2).all())
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
 
@@ -52,33 +59,32 @@ def weight_scale(weight: torch.Tensor) -> torch.Tensor:
 
 
 def round_rows(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(..., in) to whole numbers in int8, (rows, in), and the scale of each row in float32, (rows, 1)."""
+    """(..., in) to whole numbers in float32, (rows, in), and the scale of each row in float32, (rows, 1)."""
     rows = states.reshape(-1, states.shape[-1]).float()
     largest = torch.maximum(rows.amax(dim=-1, keepdim=True), -rows.amin(dim=-1, keepdim=True))  # (rows, 1)
     scale = largest.clamp_(min=torch.finfo(torch.float32).tiny * LARGEST).div_(LARGEST)
-    # `round_` and the conversion are vectorised, the one to unsigned integers is not.
-    return torch.mul(rows, scale.reciprocal()).round_().to(torch.int8), scale
+    return torch.mul(rows, scale.reciprocal()).round_(), scale
 
 
-class Int8Weight:
+class PackedProduct:
     """
-    The weight of a linear layer in 8 bits, packed for oneDNN.
+    Product with a rounded weight in the form that oneDNN multiplies, on a CPU with `has_int8_products`.
 
     Args:
-        weight: (out, in), of any floating dtype; or rounded already, in int8.
-        scale: (out,), of a rounded one.
+        rounded: (out, in), int8.
+        scale: (out,), float32.
     """
 
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None = None) -> None:
-        rounded, self.scale = round_weight(weight) if scale is None else (weight, scale)
-        self.zeros = torch.zeros(weight.shape[0], dtype=torch.int32, device=weight.device)
+    def __init__(self, rounded: torch.Tensor, scale: torch.Tensor) -> None:
+        self.scale = scale
+        self.zeros = torch.zeros(rounded.shape[0], dtype=torch.int32, device=rounded.device)
         self.packed = pack_weight(rounded)
 
-    def multiply(self, states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """(..., in) to (..., out), in the dtype of `states`, which may be float32 or bfloat16."""
-        signed, scale = round_rows(states)
-        unsigned = signed.view(torch.uint8).bitwise_xor_(UNSIGNED_ZERO)
-        output = torch.ops.onednn.qlinear_pointwise(
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Whole numbers in float32, (rows, in), to (rows, out) times the scale of each output."""
+        # The conversion to signed integers is vectorised, the one to unsigned integers is not.
+        unsigned = rows.to(torch.int8).view(torch.uint8).bitwise_xor_(UNSIGNED_ZERO)
+        return torch.ops.onednn.qlinear_pointwise(
             unsigned,
             1.0,
             UNSIGNED_ZERO,
@@ -93,7 +99,57 @@ class Int8Weight:
             [],
             "",
         )
-        output = output.mul_(scale)
+
+
+class FloatProduct:
+    """
+    The bits of `PackedProduct` on any CPU: the whole numbers are multiplied as floats, and their sums stay exact.
+
+    The weight is kept in 8 bits and is a float only during the product.
+
+    Args:
+        rounded: (out, in), int8; it is kept.
+        scale: (out,), float32.
+    """
+
+    def __init__(self, rounded: torch.Tensor, scale: torch.Tensor) -> None:
+        self.rounded, self.scale = rounded, scale
+        largest_sum = LARGEST * int(rounded.abs().sum(dim=1).max()) if rounded.numel() else 0
+        self.columns = max(rounded.shape[1], 1) if largest_sum <= MAX_EXACT_SUM else EXACT_COLUMNS
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Whole numbers in float32, (rows, in), to (rows, out) times the scale of each output."""
+        if self.columns >= self.rounded.shape[1]:
+            sums = rows @ self.rounded.float().t()
+        else:
+            parts = zip(rows.split(self.columns, dim=1), self.rounded.split(self.columns, dim=1), strict=True)
+            sums = sum((part @ weight.float().t()).double() for part, weight in parts).float()  # type: ignore[union-attr]
+        return sums.mul_(self.scale)
+
+
+class Int8Weight:
+    """
+    The weight of a linear layer in 8 bits, ready for products.
+
+    Args:
+        weight: (out, in), of any floating dtype; or rounded already, in int8.
+        scale: (out,), of a rounded one.
+    """
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None = None) -> None:
+        rounded, scale = round_weight(weight) if scale is None else (weight, scale)
+        make_product = PackedProduct if has_int8_products() else FloatProduct
+        self.product: PackedProduct | FloatProduct = make_product(rounded, scale)
+
+    @property
+    def is_copy(self) -> bool:
+        """True if the rounded weight that was given is needed no more."""
+        return isinstance(self.product, PackedProduct)
+
+    def multiply(self, states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """(..., in) to (..., out), in the dtype of `states`, which may be float32 or bfloat16."""
+        rows, scale = round_rows(states)
+        output = self.product(rows).mul_(scale)
         if bias is not None:
             output += bias
         return output.unflatten(0, states.shape[:-1]).to(states.dtype)
@@ -103,8 +159,8 @@ def multiply_rounded(
     states: torch.Tensor, rounded: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """The same numbers as `Int8Weight.multiply`, from a weight that is not packed: plain, and for graphs."""
-    signed, row_scale = round_rows(states)
-    output = torch._int_mm(signed, rounded.t()).float() * scale * row_scale
+    rows, row_scale = round_rows(states)
+    output = torch._int_mm(rows.to(torch.int8), rounded.t()).float() * scale * row_scale
     if bias is not None:
         output = output + bias
     return output.unflatten(0, states.shape[:-1]).to(states.dtype)
@@ -154,7 +210,7 @@ class Int8Linear(nn.Module):
         return made.train(self.training)
 
     def pack(self) -> Int8Weight:
-        """The weight in oneDNN's form, made at the first call and when the buffers have changed."""
+        """The weight ready for products, made at the first call and when the buffers have changed."""
         state = tuple(
             part
             for buffer in (self.weight_int8, self.weight_scale)
@@ -201,7 +257,7 @@ class Int8Linear(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state without oneDNN's form, which belongs to this machine and process."""
+        """The state without the weight's ready form, which belongs to this machine and process."""
         return {**self.__dict__, "_packed": None}
 
 
@@ -210,7 +266,7 @@ _weights: ParameterCache[Int8Weight] = ParameterCache()
 
 
 def use_int8(layer: nn.Linear, is_used: bool) -> None:
-    """Let `find_int8_weight` give 8-bit weights for a layer, or no longer."""
+    """Say that a layer is to be multiplied in 8 bits, or no longer."""
     if is_used:
         _layers.add(layer)
     else:
@@ -220,17 +276,14 @@ def use_int8(layer: nn.Linear, is_used: bool) -> None:
 
 def uses_int8(layer: nn.Module) -> bool:
     """True after `use_int8` was said of a layer."""
-    return layer in _layers
+    return bool(_layers) and layer in _layers
 
 
-def find_int8_weight(layer: nn.Linear) -> Int8Weight | None:
-    """The 8-bit weight of a layer, made anew if the layer's has changed; None for a layer that has none."""
-    if not _layers or layer not in _layers:
-        return None
+def int8_weight_of(layer: nn.Linear) -> Int8Weight:
+    """The weight of a layer in 8 bits, made anew if the layer's has changed; `use_int8` need not be said of it."""
     return _weights.get(layer, (layer.weight,), lambda: Int8Weight(layer.weight))
 
 
 def multiply_in_8_bits(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
-    """(..., in) to (..., out) with 8-bit weights made from those of a layer, which need not be told `use_int8`."""
-    weight = _weights.get(layer, (layer.weight,), lambda: Int8Weight(layer.weight))
-    return weight.multiply(states, layer.bias)
+    """(..., in) to (..., out) with the `int8_weight_of` a layer."""
+    return int8_weight_of(layer).multiply(states, layer.bias)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers.activations import SiLUActivation
 
 from ..configuration_fastconformer import FastConformerConfig
-from .int8_linear import Int8Linear, find_int8_weight, multiply_in_8_bits, uses_int8
+from .int8_linear import INT8_DTYPES, Int8Linear, multiply_in_8_bits, uses_int8
 
 PlainLayer = TypeVar("PlainLayer", nn.Linear, nn.Conv1d)
 
@@ -100,10 +100,9 @@ def apply_linear(layer: nn.Module, states: torch.Tensor, activation: nn.Module |
     Returns:
         (..., out)
     """
+    if _is_dynamic_in_8_bits(layer, states) and states.numel() > 0:
+        return _activate(multiply_in_8_bits(layer, states), activation)
     if _is_plain_on_cpu(layer, nn.Linear, states) and states.numel() > 0:
-        weight = find_int8_weight(layer)
-        if weight is not None:
-            return _activate(weight.multiply(states, layer.bias), activation)
         fused = None if activation is None or not is_as_built(activation) else FUSED_ACTIVATIONS.get(type(activation))
         output = torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, fused or "none", [], "")
         return output if fused else _activate(output, activation)
@@ -114,7 +113,7 @@ def apply_linear(layer: nn.Module, states: torch.Tensor, activation: nn.Module |
 
 def apply_linear_like(model_layer: nn.Module, layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
     """`apply_linear` of a layer with floating weights, in 8 bits where another layer is stored in 8 bits."""
-    is_rounded = _is_stored_in_8_bits(model_layer, states) and _is_plain_on_cpu(layer, nn.Linear, states)
+    is_rounded = _is_stored_in_8_bits(model_layer, states) and _is_for_values(layer, nn.Linear, states)
     return multiply_in_8_bits(layer, states) if is_rounded else apply_linear(layer, states)  # type: ignore[arg-type]
 
 
@@ -136,7 +135,7 @@ def choose_linear(config: FastConformerConfig) -> Callable[..., torch.Tensor]:
 
 def multiplies_in_8_bits(layer: nn.Module, states: torch.Tensor) -> bool:
     """True if `apply_linear` uses 8-bit weights for these states."""
-    return _is_stored_in_8_bits(layer, states) or (uses_int8(layer) and _is_plain_on_cpu(layer, nn.Linear, states))
+    return _is_stored_in_8_bits(layer, states) or _is_dynamic_in_8_bits(layer, states)
 
 
 def _is_stored_in_8_bits(layer: nn.Module, states: torch.Tensor) -> bool:
@@ -145,14 +144,22 @@ def _is_stored_in_8_bits(layer: nn.Module, states: torch.Tensor) -> bool:
     return type(layer) is Int8Linear and is_as_built(layer) and states.device.type == "cpu" and is_inference(states)
 
 
+def _is_dynamic_in_8_bits(layer: nn.Module, states: torch.Tensor) -> TypeGuard[nn.Linear]:
+    return states.dtype in INT8_DTYPES and uses_int8(layer) and _is_for_values(layer, nn.Linear, states)
+
+
 def _is_plain_on_cpu(layer: nn.Module, kind: type[PlainLayer], states: torch.Tensor) -> TypeGuard[PlainLayer]:
+    return has_fused_product(states.dtype) and _is_for_values(layer, kind, states)
+
+
+def _is_for_values(layer: nn.Module, kind: type[PlainLayer], states: torch.Tensor) -> TypeGuard[PlainLayer]:
+    """True for a layer as it was built, in evaluation on a CPU, of which only values are wanted."""
     if torch.compiler.is_compiling():
         return False
     return (
         type(layer) is kind
         and not layer.training
         and states.device.type == "cpu"
-        and has_fused_product(states.dtype)
         and is_as_built(layer)
         and is_inference(states, layer.weight, layer.bias)
     )

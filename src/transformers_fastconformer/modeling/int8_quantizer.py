@@ -17,13 +17,12 @@ from transformers import PreTrainedModel
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
-from ..kernels.int8_linear import Int8Linear
+from ..kernels.int8_linear import INT8_DTYPES, Int8Linear
 from ..kernels.mapped_pages import MappedPages
 from ..validation import reading
 from .int8_config import METHOD, FastConformerInt8Config, is_dequantization_asked
-from .quantization import find_block_linears, require_int8_products
+from .quantization import find_block_linears
 
-DTYPES = (torch.float32, torch.bfloat16)
 # Parts of a layer in a file, and the format's names of their types.
 STORED_DTYPES = {"weight_int8": "I8", "weight_scale": "F32"}
 KEPT_AS_STORED = "relative_k_proj"
@@ -44,15 +43,11 @@ class FastConformerInt8Quantizer(HfQuantizer):
                 "dequantize=True is not supported for a checkpoint of floating weights; expected one stored in 8 bits."
             )
 
-    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse a CPU without exact 8-bit products."""
-        if not self.quantization_config.dequantize:
-            require_int8_products()
-
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Refuse a dtype that 8-bit weights are not used with."""
-        if not self.quantization_config.dequantize and dtype not in DTYPES:
-            raise ValueError(f"dtype={dtype} cannot be used with 8-bit weights; expected {DTYPES[0]} or {DTYPES[1]}.")
+        if not self.quantization_config.dequantize and dtype not in INT8_DTYPES:
+            expected = " or ".join(map(str, INT8_DTYPES))
+            raise ValueError(f"dtype={dtype} cannot be used with 8-bit weights; expected {expected}.")
         return dtype
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -71,8 +66,8 @@ class FastConformerInt8Quantizer(HfQuantizer):
         if self.quantization_config.dequantize:
             return replace_by_floats(model, model.dtype)
         for _, layer in find_int8_linears(model):
-            layer.pack()
-            pages.give_back(layer.weight_int8)
+            if layer.pack().is_copy:
+                pages.give_back(layer.weight_int8)
         model.requires_grad_(False)
         return model
 

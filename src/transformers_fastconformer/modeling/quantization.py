@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import nn
 
-from ..kernels.int8_linear import Int8Linear, has_int8_products, use_int8, uses_int8
+from ..kernels.int8_linear import INT8_DTYPES, Int8Linear, use_int8, uses_int8
 from .block import FastConformerBlock
 from .pretrained import FastConformerPreTrainedModel
 
@@ -20,6 +19,7 @@ def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerP
     depends on nothing else in its batch. The model keeps its parameters and its `state_dict`; the 8-bit weights are
     made from them at the first call, take a quarter of their memory in float32 besides, and are made anew when the
     parameters have changed (a change of single values through `.data` may go unseen: take 8 bits back and on again).
+    A CPU that does not multiply 8-bit numbers itself (x86 without VNNI) computes the same bits in the time of float32.
     A copy of the model computes as before, and so does this one in training, with gradients, under autocast and in
     graphs of `torch.compile` and `torch.export`.
 
@@ -30,32 +30,18 @@ def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerP
         The same model.
 
     Raises:
-        ValueError: for a model on another device or of another dtype, and where torch has no 8-bit products.
+        ValueError: for a model on another device or of another dtype.
     """
-    require_int8_products()
     layers = list(find_block_linears(model))
     for layer in layers:
         device, dtype = layer.weight.device.type, layer.weight.dtype
-        if device != "cpu" or dtype not in (torch.float32, torch.bfloat16):
+        if device != "cpu" or dtype not in INT8_DTYPES:
             raise ValueError(
                 f"a model on {device!r} in {dtype} cannot use 8 bits; expected 'cpu' in float32 or bfloat16."
             )
     for layer in layers:
         use_int8(layer, True)
     return model
-
-
-def require_int8_products() -> None:
-    """
-    Raises:
-        ValueError: where torch has no exact 8-bit products.
-    """
-    if not has_int8_products():
-        raise ValueError(
-            f"torch {torch.__version__} has no exact 8-bit products on this CPU; expected oneDNN and, on x86, VNNI. "
-            'A checkpoint stored in 8 bits loads as floats with `load_model(..., dtype="float32")` or '
-            "`FastConformerInt8Config(dequantize=True)`."
-        )
 
 
 def remove_int8(model: FastConformerPreTrainedModel) -> FastConformerPreTrainedModel:
