@@ -62,3 +62,45 @@ def rnnt_loss_of_clip(joint_logits: torch.Tensor, targets: Sequence[int], blank_
                 entering.append(alpha[t][u - 1] + token[t][u - 1][targets[u - 1]])
             alpha[t][u] = log_add(entering)
     return -(alpha[frames - 1][nodes - 1] + token[frames - 1][nodes - 1][blank_id])
+
+
+def list_alignments(
+    frames: int, targets: int, blank_durations: Sequence[int], label_durations: Sequence[int]
+) -> list[list[tuple[int, int, bool, int]]]:
+    """Every alignment of a clip, one by one: its arcs as (frame, node, is a label, duration)."""
+
+    def go_on(frame: int, node: int) -> list[list[tuple[int, int, bool, int]]]:
+        if frame == frames:
+            return [[]] if node == targets else []
+        if frame > frames:
+            return []
+        arcs = [(frame + d, node, (frame, node, False, d)) for d in blank_durations if d > 0]
+        if node < targets:
+            arcs += [(frame + d, node + 1, (frame, node, True, d)) for d in label_durations if frame + d < frames]
+        return [[arc, *rest] for next_frame, next_node, arc in arcs for rest in go_on(next_frame, next_node)]
+
+    return go_on(0, 0)
+
+
+def loss_by_enumeration(
+    joint_logits: torch.Tensor,
+    targets: Sequence[int],
+    blank_id: int,
+    durations: Sequence[int] | None,
+    sigma: float = 0.0,
+) -> torch.Tensor:
+    """Loss of one clip as a sum over the alignments of `list_alignments`, with gradient; None is RNN-T."""
+    frames = joint_logits.shape[0]
+    tokens = joint_logits.shape[-1] - len(durations or [])
+    token = joint_logits[..., :tokens].log_softmax(-1) - (0.0 if durations is None else sigma)
+    duration = joint_logits[..., tokens:].log_softmax(-1)
+    kinds = ([1], [0]) if durations is None else (durations, durations)
+    scores = []
+    for alignment in list_alignments(frames, len(targets), *kinds):
+        score = joint_logits.new_zeros(())
+        for frame, node, is_label, arc_duration in alignment:
+            score = score + token[frame, node, targets[node] if is_label else blank_id]
+            if durations is not None:
+                score = score + duration[frame, node, list(durations).index(arc_duration)]
+        scores.append(score)
+    return -torch.logsumexp(torch.stack(scores), 0)

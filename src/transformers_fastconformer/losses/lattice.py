@@ -13,7 +13,7 @@ together; the forward and the backward variables run in the same loop, the backw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ class TokenLogProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, blank_id: int) -> tuple[Tensor, Tensor]:
         # logits (batch, frames, targets + 1, tokens), targets (batch, targets)
-        normalizers = torch.logsumexp(logits, dim=-1)  # (batch, frames, targets + 1)
+        normalizers = log_sum_exp(logits, dim=-1)  # (batch, frames, targets + 1)
         blank = logits[..., blank_id] - normalizers
         index = targets[:, None, :, None].expand(-1, logits.shape[1], -1, 1)
         labels = logits[:, :, :-1].gather(-1, index)[..., 0] - normalizers[:, :, :-1]  # (batch, frames, targets)
@@ -50,6 +50,12 @@ class TokenLogProbabilities(torch.autograd.Function):
         gradient[..., ctx.blank_id] += blank_gradient
         gradient[:, :, :-1].scatter_add_(-1, index, label_gradient[..., None])
         return gradient, None, None
+
+
+def log_sum_exp(values: Tensor, dim: int) -> Tensor:
+    """`torch.logsumexp`, which on a CPU takes ten times as long (torch 2.13)."""
+    top = values.amax(dim, keepdim=True).clamp_(min=torch.finfo(values.dtype).min)
+    return (values - top).exp_().sum(dim).log_() + top.squeeze(dim)
 
 
 class AlignmentLogLikelihood(torch.autograd.Function):
@@ -69,56 +75,13 @@ class AlignmentLogLikelihood(torch.autograd.Function):
         label_durations: tuple[int, ...],
         fastemit_lambda: float,
     ) -> Tensor:
-        # blank_arcs (batch, frames, targets + 1, blank durations)
-        # label_arcs (batch, frames, targets, label durations)
-        frames, nodes = blank_arcs.shape[1], blank_arcs.shape[2]
-        blank_arcs, label_arcs = _mask_impossible_arcs(
-            blank_arcs,
-            F.pad(label_arcs, (0, 0, 0, 1)),
-            encoder_lengths,
-            target_lengths,
-            blank_durations,
-            label_durations,
-        )
         need_posteriors = any(ctx.needs_input_grad[:2])
-
-        # Arcs by the node they enter, with one more frame than the encoder gave: the end of a clip has its own nodes.
-        entering = [_delay(blank_arcs[..., i], d, 0) for i, d in enumerate(blank_durations)]
-        entering += [_delay(label_arcs[..., i], d, 1) for i, d in enumerate(label_durations)]
-        scores = torch.stack(entering)  # (arcs, batch, frames + 1, nodes)
-        clips = torch.arange(len(encoder_lengths), device=scores.device)
-        start = scores.new_full(scores.shape[1:], -torch.inf)
-        start[:, 0, 0] = 0.0
-        if need_posteriors:
-            # In the reversed lattice an arc enters the node that it leaves in this one.
-            leaving = torch.cat([blank_arcs, label_arcs], dim=-1).permute(3, 0, 1, 2)  # (arcs, batch, frames, nodes)
-            leaving = F.pad(leaving, (0, 0, 0, 1), value=-torch.inf)
-            end = torch.full_like(start, -torch.inf)
-            end[clips, encoder_lengths, target_lengths] = 0.0
-            scores = torch.cat([scores, leaving.flip(2, 3)], dim=1)
-            start = torch.cat([start, end.flip(1, 2)])
-
-        variables = _sum_paths(
-            scores, start, blank_durations, label_durations
-        )  # (batch or 2 * batch, frames + 1, nodes)
-        forward_variables = variables[: len(clips)]
-        log_likelihood = forward_variables[clips, encoder_lengths, target_lengths]
-        if need_posteriors:
-            backward_variables = variables[len(clips) :].flip(1, 2)
-            # An impossible clip has no posterior: its gradient is zero, not NaN.
-            normalizer = log_likelihood.masked_fill(torch.isneginf(log_likelihood), torch.inf)[:, None, None]
-            forward_variables = forward_variables[:, :frames] - normalizer
-            blank_posteriors = torch.empty_like(blank_arcs)
-            for i, duration in enumerate(blank_durations):
-                after = _advance(backward_variables, duration, 0)
-                blank_posteriors[..., i] = torch.exp(forward_variables + blank_arcs[..., i] + after)
-            label_posteriors = torch.empty_like(label_arcs)
-            for i, duration in enumerate(label_durations):
-                after = _advance(backward_variables, duration, 1)
-                label_posteriors[..., i] = torch.exp(forward_variables + label_arcs[..., i] + after)
-            label_posteriors = label_posteriors[:, :, : nodes - 1] * (1.0 + fastemit_lambda)
-            ctx.save_for_backward(blank_posteriors, label_posteriors)
-        return log_likelihood
+        sums = sum_alignments(
+            blank_arcs, label_arcs, encoder_lengths, target_lengths, blank_durations, label_durations, need_posteriors
+        )
+        if sums.label_posteriors is not None:
+            ctx.save_for_backward(sums.blank_posteriors, sums.label_posteriors * (1.0 + fastemit_lambda))
+        return sums.log_likelihood
 
     @staticmethod
     @once_differentiable
@@ -129,6 +92,70 @@ class AlignmentLogLikelihood(torch.autograd.Function):
         blank = torch.where(blank_posteriors == 0, blank_posteriors, blank_posteriors * scale)
         label = torch.where(label_posteriors == 0, label_posteriors, label_posteriors * scale)
         return blank, label, None, None, None, None, None
+
+
+class AlignmentSums(NamedTuple):
+    """Sums over all alignments of each clip: log of the probability, and the posteriors of the arcs where wanted."""
+
+    log_likelihood: Tensor  # (batch,)
+    blank_posteriors: Tensor | None = None  # (batch, frames, targets + 1, blank durations)
+    label_posteriors: Tensor | None = None  # (batch, frames, targets, label durations)
+
+
+def sum_alignments(
+    blank_arcs: Tensor,
+    label_arcs: Tensor,
+    encoder_lengths: Tensor,
+    target_lengths: Tensor,
+    blank_durations: tuple[int, ...],
+    label_durations: tuple[int, ...],
+    need_posteriors: bool,
+) -> AlignmentSums:
+    """
+    Sum over all alignments, given the log-probability of every arc by the node that it leaves.
+
+    Args:
+        blank_arcs: (batch, frames, targets + 1, blank durations).
+        label_arcs: (batch, frames, targets, label durations).
+        encoder_lengths: Valid frames of each clip, (batch,).
+        target_lengths: Valid targets of each clip, (batch,).
+        blank_durations: Frames by which each kind of blank arc moves on.
+        label_durations: Frames by which each kind of label arc moves on.
+        need_posteriors: True to compute the posteriors too; those of an impossible clip are zero.
+    """
+    frames, nodes = blank_arcs.shape[1], blank_arcs.shape[2]
+    blank_arcs, label_arcs = _mask_impossible_arcs(
+        blank_arcs,
+        F.pad(label_arcs, (0, 0, 0, 1)),
+        encoder_lengths,
+        target_lengths,
+        blank_durations,
+        label_durations,
+    )
+
+    lattices = _SkewedLattices(blank_arcs, label_arcs, blank_durations, label_durations, need_posteriors)
+    clips = torch.arange(len(encoder_lengths), device=blank_arcs.device)
+    lattices.start(clips, torch.zeros_like(encoder_lengths), torch.zeros_like(target_lengths))
+    if need_posteriors:
+        lattices.start(len(clips) + clips, frames - encoder_lengths, nodes - 1 - target_lengths)
+    variables = lattices.sum_paths()  # (batch or 2 * batch, frames + 1, nodes)
+    forward_variables = variables[: len(clips)]
+    log_likelihood = forward_variables[clips, encoder_lengths, target_lengths]  # (batch,)
+    if not need_posteriors:
+        return AlignmentSums(log_likelihood.to(blank_arcs.dtype))
+    backward_variables = variables[len(clips) :].flip(1, 2)
+    # An impossible clip has no posterior: its gradient is zero, not NaN.
+    normalizer = log_likelihood.masked_fill(torch.isneginf(log_likelihood), torch.inf)[:, None, None]
+    forward_variables = forward_variables[:, :frames] - normalizer
+    blank_posteriors = torch.empty_like(blank_arcs)
+    for i, duration in enumerate(blank_durations):
+        after = _advance(backward_variables, duration, 0)
+        blank_posteriors[..., i] = torch.exp(after.add_(forward_variables).add_(blank_arcs[..., i]))
+    label_posteriors = torch.empty_like(label_arcs)
+    for i, duration in enumerate(label_durations):
+        after = _advance(backward_variables, duration, 1)
+        label_posteriors[..., i] = torch.exp(after.add_(forward_variables).add_(label_arcs[..., i]))
+    return AlignmentSums(log_likelihood.to(blank_arcs.dtype), blank_posteriors, label_posteriors[:, :, : nodes - 1])
 
 
 def _mask_impossible_arcs(
@@ -154,14 +181,6 @@ def _mask_impossible_arcs(
     return blank_arcs, label_arcs
 
 
-def _delay(arcs: Tensor, frames_later: int, nodes_later: int) -> Tensor:
-    """(batch, frames, nodes) by origin to (batch, frames + 1, nodes) by destination."""
-    frames, nodes = arcs.shape[1], arcs.shape[2]
-    kept = arcs[:, : max(frames + 1 - frames_later, 0), : nodes - nodes_later]
-    before = min(frames_later, frames + 1)
-    return F.pad(kept, (nodes_later, 0, before, frames + 1 - before - kept.shape[1]), value=-torch.inf)
-
-
 def _advance(variables: Tensor, frames_later: int, nodes_later: int) -> Tensor:
     """(batch, frames + 1, nodes) to (batch, frames, nodes): the value at the node an arc leads to."""
     frames, nodes = variables.shape[1] - 1, variables.shape[2]
@@ -169,34 +188,69 @@ def _advance(variables: Tensor, frames_later: int, nodes_later: int) -> Tensor:
     return F.pad(kept, (0, nodes - kept.shape[2], 0, frames - kept.shape[1]), value=-torch.inf)
 
 
-def _sum_paths(
-    scores: Tensor, start: Tensor, blank_durations: tuple[int, ...], label_durations: tuple[int, ...]
-) -> Tensor:
-    """Log-sum over all paths from `start` to every node: scores (arcs, batch, frames + 1, nodes) by destination."""
-    arcs, batch, frames, nodes = scores.shape
-    diagonals = frames + nodes - 1
-    # Skewing: row u of the transposed lattice moves right by u, so that one column is one anti-diagonal.
-    skewed = torch.cat([scores, start[None]]).transpose(2, 3)  # (arcs + 1, batch, nodes, frames)
-    skewed = F.pad(skewed, (0, nodes), value=-torch.inf).flatten(2)[..., : nodes * diagonals]
-    skewed = skewed.view(arcs + 1, batch, nodes, diagonals).permute(3, 0, 1, 2).contiguous()
+class _SkewedLattices:
+    """
+    The lattices of a batch, and where wanted after them their reversed forms, by anti-diagonals.
 
-    history = max((*blank_durations, *label_durations)) + 1
-    # sums[history + n, :, 1 + u]; the rows and the column before the lattice hold zero probability.
-    sums = scores.new_full((history + diagonals, batch, nodes + 1), -torch.inf)
-    blank_offsets = [history - duration for duration in blank_durations]
-    label_offsets = [history - duration - 1 for duration in label_durations]
-    for diagonal in range(diagonals):
-        entering = skewed[diagonal]  # (arcs + 1, batch, nodes); the last one is the start
-        for arc, offset in enumerate(blank_offsets):
-            entering[arc] += sums[diagonal + offset, :, 1:]
-        for arc, offset in enumerate(label_offsets, start=len(blank_offsets)):
-            entering[arc] += sums[diagonal + offset, :, :-1]
-        torch.logsumexp(entering, dim=0, out=sums[history + diagonal, :, 1:])
+    They have one more frame than the encoder gave, as the end of a clip has nodes of its own. The sums are float64:
+    the difference of sums over hundreds of frames is a posterior, of which float32 leaves three or four digits.
 
-    # Undo the skew.
-    sums = sums[history:, :, 1:].permute(1, 2, 0)  # (batch, nodes, diagonals)
-    sums = F.pad(sums.flatten(1), (0, nodes)).view(batch, nodes, diagonals + 1)[..., :frames]
-    return sums.transpose(1, 2)
+    Args:
+        blank_arcs: (batch, frames, nodes, blank durations), by the node that an arc leaves.
+        label_arcs: (batch, frames, nodes, label durations).
+        blank_durations: Frames by which each kind of blank arc moves on.
+        label_durations: Frames by which each kind of label arc moves on.
+        has_reversed: True to append the reversed lattices.
+    """
+
+    def __init__(
+        self,
+        blank_arcs: Tensor,
+        label_arcs: Tensor,
+        blank_durations: tuple[int, ...],
+        label_durations: tuple[int, ...],
+        has_reversed: bool,
+    ) -> None:
+        batch, frames, nodes, _ = blank_arcs.shape
+        self.steps = [(duration, 0) for duration in blank_durations] + [(duration, 1) for duration in label_durations]
+        self.shape = (2 * batch if has_reversed else batch, frames + 1, nodes)
+        dtype = torch.float32 if blank_arcs.device.type == "mps" else torch.float64
+        # The last of the arcs that enter a node is the start.
+        size = (frames + nodes, len(self.steps) + 1, self.shape[0], nodes)
+        self.entering = torch.full(size, -torch.inf, dtype=dtype, device=blank_arcs.device)
+        arcs = [*blank_arcs.unbind(-1), *label_arcs.unbind(-1)]
+        for place, (by_origin, (frames_later, nodes_later)) in enumerate(zip(arcs, self.steps, strict=True)):
+            by_destination = self._unskew(self.entering[:, place])
+            count = max(min(frames, frames + 1 - frames_later), 0)
+            by_destination[:batch, frames_later : frames_later + count, nodes_later:] = by_origin[
+                :, :count, : nodes - nodes_later
+            ]
+            if has_reversed:  # an arc enters the node there that it leaves here
+                by_destination[batch:, 1:] = by_origin.flip(1, 2)
+
+    def start(self, lattices: Tensor, frames: Tensor, nodes: Tensor) -> None:
+        """Let each of these lattices start at a node of its own."""
+        self._unskew(self.entering[:, -1])[lattices, frames, nodes] = 0.0
+
+    def _unskew(self, diagonals: Tensor) -> Tensor:
+        """(lattices, frames, nodes) as a view of (diagonals, lattices, nodes), where diagonal = frame + node."""
+        next_diagonal, next_lattice, next_node = diagonals.stride()
+        strides = (next_lattice, next_diagonal, next_diagonal + next_node)
+        return diagonals.as_strided(self.shape, strides, diagonals.storage_offset())
+
+    def sum_paths(self) -> Tensor:
+        """Log-sum over all paths from the start to every node, (lattices, frames, nodes)."""
+        num_diagonals, _, lattices, nodes = self.entering.shape
+        history = max(frames_later + nodes_later for frames_later, nodes_later in self.steps)
+        # sums[history + n, :, 1 + u]; the rows and the column before the lattice hold zero probability.
+        sums = self.entering.new_full((history + num_diagonals, lattices, nodes + 1), -torch.inf)
+        for diagonal in range(num_diagonals):
+            entering = self.entering[diagonal]  # (arcs + 1, lattices, nodes)
+            for arc, (frames_later, nodes_later) in enumerate(self.steps):
+                before = sums[history + diagonal - frames_later - nodes_later]
+                entering[arc] += before[:, 1:] if nodes_later == 0 else before[:, :-1]
+            torch.logsumexp(entering, dim=0, out=sums[history + diagonal, :, 1:])
+        return self._unskew(sums[history:, :, 1:])
 
 
 def check_loss_inputs(
@@ -209,25 +263,39 @@ def check_loss_inputs(
     reduction: str,
 ) -> None:
     """Refuse shapes, lengths, ids and reductions that do not fit together."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction={reduction!r} is not supported; expected one of {', '.join(REDUCTIONS)}.")
     if joint_logits.dim() != 4 or targets.dim() != 2 or joint_logits.shape[2] != targets.shape[1] + 1:
         raise ValueError(
             f"joint_logits of shape {tuple(joint_logits.shape)} and targets of shape {tuple(targets.shape)} do not "
             "fit; expected (batch, frames, targets + 1, outputs) and (batch, targets)."
         )
-    batch, frames = joint_logits.shape[:2]
+    check_targets("joint_logits", joint_logits, targets, encoder_lengths, target_lengths, blank_id, tokens, reduction)
+
+
+def check_targets(
+    source: str,
+    frames_of_clips: Tensor,
+    targets: Tensor,
+    encoder_lengths: Tensor,
+    target_lengths: Tensor,
+    blank_id: int,
+    tokens: int,
+    reduction: str,
+) -> None:
+    """Refuse targets, lengths, ids and reductions that do not fit `source`, a tensor (batch, frames, ...)."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r} is not supported; expected one of {', '.join(REDUCTIONS)}.")
+    batch, frames = frames_of_clips.shape[:2]
     for name, value in (
         ("targets", targets),
         ("encoder_lengths", encoder_lengths),
         ("target_lengths", target_lengths),
     ):
         if value.shape[0] != batch or (name != "targets" and value.dim() != 1):
-            raise ValueError(f"{name} has shape {tuple(value.shape)}; expected a batch of {batch} as in joint_logits.")
+            raise ValueError(f"{name} has shape {tuple(value.shape)}; expected a batch of {batch} as in {source}.")
         if value.is_floating_point():
             raise ValueError(f"{name} has dtype {value.dtype}; expected integers.")
     if not 0 <= blank_id < tokens:
-        raise ValueError(f"blank_id={blank_id} is outside the {tokens} tokens of joint_logits.")
+        raise ValueError(f"blank_id={blank_id} is outside the {tokens} tokens of {source}.")
     for name, lengths, limit in (
         ("encoder_lengths", encoder_lengths, frames),
         ("target_lengths", target_lengths, targets.shape[1]),
