@@ -42,9 +42,9 @@ def without_dropout(kind: str) -> dict[str, Any]:
     return {**NO_DROPOUT, **{name: 0.0 for name in names if hasattr(config_class, name)}}
 
 
-def run(model: nn.Module, kind: str) -> Any:
+def run(model: nn.Module, kind: str, **options: Any) -> Any:
     arguments = {"labels": LABELS} if kind in HEADS else {}
-    return model(FEATURES, input_lengths=LENGTHS, **arguments)
+    return model(FEATURES, input_lengths=LENGTHS, **arguments, **options)
 
 
 def loss_of(model: nn.Module, kind: str) -> torch.Tensor:
@@ -329,10 +329,11 @@ def test_forms_of_attention_give_one_loss_and_one_gradient(kind, context):
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_batch_has_the_logits_and_the_mean_loss_of_its_clips(kind):
     model = build_model(kind)
+    options = {"output_logits": True} if kind in TRANSDUCERS else {}
     with torch.no_grad():
-        batch = run(model, kind)
+        batch = run(model, kind, **options)
         alone = [
-            model(FEATURES[clip : clip + 1, :length], labels=LABELS[clip : clip + 1])
+            model(FEATURES[clip : clip + 1, :length], labels=LABELS[clip : clip + 1], **options)
             for clip, length in enumerate(LENGTHS.tolist())
         ]
     losses = [output.loss for output in alone]

@@ -10,6 +10,7 @@ import torch
 from ctc_loss_loop import ctc_loss_of_clip
 from decoding_loop import decode_transducer_clip
 from models import BLANK, TRANSDUCERS, build_model, make_features
+from tolerances import GRADIENT_SHARE
 from transducer_loop import joint_logits, predict
 from transducer_losses import rnnt_loss_of_clip, tdt_loss_of_clip
 
@@ -199,13 +200,67 @@ def test_the_loss_is_that_of_the_loops(name, padding):
         expected = 0.7 * expected + 0.3 * sum(ctc_losses) / 3
     output = model(features, input_lengths=torch.tensor(lengths), labels=labels)
     assert output.loss.item() == pytest.approx(expected, rel=1e-5)
-    assert output.logits.shape == (3, 6, 4, model.config.num_joint_outputs)
+    assert output.logits is None
 
     output.loss.backward()
     for parameter_name, parameter in model.named_parameters():
         assert torch.isfinite(parameter.grad).all(), parameter_name
     assert model.joint.head.weight.grad.abs().max() > 0
     assert model.encoder.layers[0].self_attn.q_proj.weight.grad.abs().max() > 0
+
+
+def gradients_and_loss(model: Any, **options: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Of a batch with an empty text, by way of the lean or the full form."""
+    labels = torch.tensor([row + [-100] * (3 - len(row)) for row in LABELS])
+    model.zero_grad()
+    torch.manual_seed(0)
+    output = model(make_features([48, 30, 14]), input_lengths=torch.tensor([48, 30, 14]), labels=labels, **options)
+    output.loss.backward()
+    return output, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_logits_are_there_when_asked_for_and_change_no_loss(name):
+    if name == "duration 0 alone":
+        pytest.skip("no alignment of any clip")
+    model = build(name)
+    output, gradients = gradients_and_loss(model)
+    with_logits, expected = gradients_and_loss(model, output_logits=True)
+    assert output.logits is None
+    assert with_logits.logits.shape == (3, 6, 4, model.config.num_joint_outputs)
+    torch.testing.assert_close(output.loss, with_logits.loss, rtol=1e-6, atol=0)
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for parameter_name, gradient in gradients.items():
+        difference = float((gradient - expected[parameter_name]).abs().max())
+        assert difference <= GRADIENT_SHARE * largest, parameter_name
+
+
+def test_logits_need_labels():
+    with pytest.raises(ValueError, match="output_logits=True needs labels"):
+        build_model("tdt")(make_features([40]), output_logits=True)
+
+
+def test_a_joint_network_with_a_hook_is_called_as_it_is():
+    model = build("tdt_hybrid")
+    assert model.joint.for_loss(torch.zeros(1, 2, 16), torch.zeros(1, 3, 16)) is not None
+    truth, expected = gradients_and_loss(model)
+    calls: list[torch.Size] = []
+    model.joint.head.register_forward_hook(lambda module, inputs, output: calls.append(output.shape))
+    output, gradients = gradients_and_loss(model)
+    assert calls == [(3, 6, 4, model.config.num_joint_outputs)]
+    assert output.logits is None
+    torch.testing.assert_close(output.loss, truth.loss, rtol=1e-6, atol=0)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_of_the_joint_network_acts_in_training_only():
+    model = build("rnnt", joint_dropout=0.5)
+    truth = gradients_and_loss(model.eval())[0].loss.item()
+    model.joint.train()
+    assert gradients_and_loss(model)[0].loss.item() != pytest.approx(truth, rel=1e-4)
+    model.joint.dropout.p = 0.0
+    assert gradients_and_loss(model)[0].loss.item() == pytest.approx(truth, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", TRANSDUCERS)

@@ -139,6 +139,7 @@ def fused_tdt_loss(
     return _compute(network, targets, encoder_lengths, target_lengths, reduction, lattice)
 
 
+@torch.compiler.disable  # the sizes of slices are values
 def _compute(
     network: JointNetwork,
     targets: Tensor,

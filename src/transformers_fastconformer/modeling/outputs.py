@@ -68,7 +68,7 @@ class FastConformerTransducerOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor`, *optional*, returned when `labels` are given): RNN-T or TDT loss.
         logits (`torch.FloatTensor` of shape `(batch, encoder frames, tokens + 1, num_joint_outputs)`, *optional*):
-            Joint outputs before the softmax, returned when `labels` are given.
+            Joint outputs before the softmax, returned with `output_logits=True`.
         last_hidden_state (`torch.FloatTensor` of shape `(batch, encoder frames, hidden_size)`): Encoded frames.
         encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].

@@ -15,7 +15,10 @@ from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..decoding.state import TransducerState
 from ..decoding.transducer_label_looping import transducer_label_looping_decode
+from ..kernels.layers import is_as_built
 from ..losses.ctc import ctc_loss, split_labels
+from ..losses.fused_joint import fused_rnnt_loss, fused_tdt_loss
+from ..losses.joint_slices import JointForm, JointNetwork
 from ..losses.rnnt import rnnt_loss
 from ..losses.tdt import tdt_loss
 from .decoding_networks import DecodingNetworks, derive_decoding_networks
@@ -141,6 +144,23 @@ class FastConformerJointNetwork(nn.Module):
         """
         return self.head(self.dropout(self.activation(projected_frames + projected_predictions)))
 
+    def for_loss(self, projected_frames: torch.Tensor, projected_predictions: torch.Tensor) -> JointNetwork | None:
+        """
+        This network over (batch, frames, size) and (batch, tokens + 1, size) in the form that lean losses take.
+
+        None where its modules must be called as they are: with hooks, adapters or quantised layers.
+        """
+        layers = (self.activation, self.dropout, self.head)
+        is_plain = type(self) is FastConformerJointNetwork and all(is_as_built(module) for module in (self, *layers))
+        if not is_plain or type(self.head) is not nn.Linear or type(self.dropout) is not nn.Dropout:
+            return None
+        names = {kind: name for name, kind in JOINT_ACTIVATION_MODULES.items()}
+        if type(self.activation) not in names:
+            return None
+        dropout = self.dropout.p if self.dropout.training else 0.0
+        form = JointForm(names[type(self.activation)], dropout)
+        return JointNetwork(projected_frames, projected_predictions, self.head.weight, self.head.bias, form)
+
 
 PLAIN_NETWORKS = (
     FastConformerLSTMPredictionNetwork,
@@ -234,9 +254,10 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        output_logits: bool | None = None,
     ) -> FastConformerTransducerOutput | tuple[Any, ...]:
         r"""
-        Encode features and, with labels, compute joint outputs and the loss.
+        Encode features and, with labels, compute the loss.
 
         Args:
             input_features (`torch.FloatTensor` of shape `(batch, mel frames, num_mel_bins)`):
@@ -246,23 +267,30 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             input_lengths (`torch.LongTensor` of shape `(batch,)`, *optional*):
                 Mel frames of each clip that count, in place of the mask.
             labels (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
-                Token ids to compute joint outputs and the loss with; -100 or `config.pad_token_id` is padding. In a
-                hybrid the loss includes the CTC loss, with a share of `config.ctc_loss_weight`.
+                Token ids to compute the loss with; -100 or `config.pad_token_id` is padding. In a hybrid the loss
+                includes the CTC loss, with a share of `config.ctc_loss_weight`.
             language (`str` or `list[str]`, *optional*):
                 Code of the language, or a list with the code of each clip, for models with language prompts
                 (`config.prompt_languages`); default `config.default_language`.
             output_hidden_states (`bool`, *optional*): Return the states between blocks; default: the configuration's.
             output_attentions (`bool`, *optional*): Return attention probabilities; default: the configuration's.
             return_dict (`bool`, *optional*): Return an output object, not a tuple; default: the configuration's.
+            output_logits (`bool`, *optional*, defaults to `False`):
+                Return the joint outputs for the labels too, `(batch, frames, tokens + 1, num_joint_outputs)`, and
+                compute the loss of them. Without it they are computed slice by slice and never held whole.
 
         Returns:
-            [`FastConformerTransducerOutput`]; without labels only the encoder's output is in it, since the logits of a
-            transducer exist only for given tokens.
+            [`FastConformerTransducerOutput`]; without labels only the encoder's output is in it.
 
         Raises:
-            ValueError: for features, lengths or labels of a wrong shape, ids that are not tokens, and a language that
-                the model does not know.
+            ValueError: for features, lengths or labels of a wrong shape, ids that are not tokens, a language that
+                the model does not know, and `output_logits` without labels.
         """
+        if output_logits and labels is None:
+            raise ValueError(
+                "output_logits=True needs labels: the logits of a transducer exist only for given tokens. "
+                "`compute_joint_logits` takes encoder frames and tokens."
+            )
         encoded: Any = self.encode(
             input_features,
             attention_mask=attention_mask,
@@ -276,8 +304,11 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             targets, target_lengths = split_labels(
                 labels, input_features.shape[0], self.config.blank_token_id, self.config.pad_token_id
             )
-            logits = self.compute_joint_logits(encoded.last_hidden_state, targets)
-            losses = self._transducer_losses(logits, targets, encoded.encoder_lengths, target_lengths)  # (batch,)
+            projected = self._project(encoded.last_hidden_state, targets)
+            network = None if output_logits else self.joint.for_loss(*projected)
+            joint = self._join(*projected) if network is None else network
+            losses = self._transducer_losses(joint, targets, encoded.encoder_lengths, target_lengths)  # (batch,)
+            logits = joint if output_logits and isinstance(joint, torch.Tensor) else None
             if self.config.transducer_zero_infinity:
                 losses = losses.masked_fill(losses.isinf(), 0.0)
             loss = losses.mean()
@@ -314,18 +345,30 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         Returns:
             (batch, frames, tokens + 1, num_joint_outputs)
         """
+        return self._join(*self._project(last_hidden_state, targets))
+
+    def _project(self, last_hidden_state: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of the joint network: (batch, frames, joint_hidden_size) and (batch, tokens + 1, the same)."""
         start = targets.new_full((targets.shape[0], 1), self.config.blank_token_id)
         predictions, _ = self.decoder(torch.cat([start, targets], dim=1))  # (batch, tokens + 1, decoder_hidden_size)
-        return self.joint(
-            self.joint.encoder_proj(last_hidden_state)[:, :, None], self.joint.decoder_proj(predictions)[:, None]
-        )
+        return self.joint.encoder_proj(last_hidden_state), self.joint.decoder_proj(predictions)
+
+    def _join(self, frames: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
+        return self.joint(frames[:, :, None], predictions[:, None])
 
     def _transducer_losses(
-        self, logits: torch.Tensor, targets: torch.Tensor, encoder_lengths: torch.Tensor, target_lengths: torch.Tensor
+        self,
+        joint: JointNetwork | torch.Tensor,
+        targets: torch.Tensor,
+        encoder_lengths: torch.Tensor,
+        target_lengths: torch.Tensor,
     ) -> torch.Tensor:
-        return rnnt_loss(
-            logits, targets, encoder_lengths, target_lengths, self.config.blank_token_id, reduction="none"
-        )
+        """Losses of the clips, (batch,), from the joint network or from its outputs."""
+        arguments: Any = (targets, encoder_lengths, target_lengths, self.config.blank_token_id)
+        options: dict[str, Any] = {"reduction": "none"}
+        if isinstance(joint, JointNetwork):
+            return fused_rnnt_loss(joint, *arguments, **options)
+        return rnnt_loss(joint, *arguments, **options)
 
     def _predict(self, tokens: torch.Tensor, state: PredictorState | None) -> tuple[torch.Tensor, PredictorState]:
         """One step of the prediction network for decoding: (clips,) to (clips, joint_hidden_size)."""
@@ -407,17 +450,19 @@ class FastConformerForTDT(FastConformerForTransducer):
     frames_per_look = 1
 
     def _transducer_losses(
-        self, logits: torch.Tensor, targets: torch.Tensor, encoder_lengths: torch.Tensor, target_lengths: torch.Tensor
+        self,
+        joint: JointNetwork | torch.Tensor,
+        targets: torch.Tensor,
+        encoder_lengths: torch.Tensor,
+        target_lengths: torch.Tensor,
     ) -> torch.Tensor:
-        return tdt_loss(
-            logits,
-            targets,
-            encoder_lengths,
-            target_lengths,
-            self.config.blank_token_id,
-            self.config.durations,
-            sigma=self.config.sigma,
+        arguments: Any = (targets, encoder_lengths, target_lengths, self.config.blank_token_id, self.config.durations)
+        options: dict[str, Any] = {
+            "sigma": self.config.sigma,
             # The plain RNN-T loss is drawn at random only in training: an evaluation loss must not be random.
-            omega=self.config.omega if self.training else 0.0,
-            reduction="none",
-        )
+            "omega": self.config.omega if self.training else 0.0,
+            "reduction": "none",
+        }
+        if isinstance(joint, JointNetwork):
+            return fused_tdt_loss(joint, *arguments, **options)
+        return tdt_loss(joint, *arguments, **options)
