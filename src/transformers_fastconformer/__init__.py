@@ -17,6 +17,7 @@ from .configuration_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from .configuration_multitask import FastConformerMultitaskConfig
 from .decoding.confidence import ConfidenceOptions
 from .decoding.options import DecodingOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
@@ -34,10 +35,13 @@ from .modeling.encoder import FastConformerEncoder, FastConformerModel
 from .modeling.encoder_cache import FastConformerEncoderCache
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT, share_as_ctc
 from .modeling.int8_config import FastConformerInt8Config
+from .modeling.multitask import FastConformerForMultitask
 from .modeling.outputs import (
     FastConformerCTCOutput,
     FastConformerEncoderOutput,
     FastConformerGenerateOutput,
+    FastConformerMultitaskEncoderOutput,
+    FastConformerMultitaskOutput,
     FastConformerTransducerOutput,
 )
 from .modeling.pretrained import FastConformerPreTrainedModel
@@ -88,6 +92,10 @@ __all__ = [
     "RunningNormalization",
     "push_streams",
     "FastConformerForCTC",
+    "FastConformerForMultitask",
+    "FastConformerMultitaskConfig",
+    "FastConformerMultitaskEncoderOutput",
+    "FastConformerMultitaskOutput",
     "FastConformerForRNNT",
     "FastConformerForTDT",
     "FastConformerGenerateOutput",

@@ -38,6 +38,7 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModel,
     AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     AutoTokenizer,
     FeatureExtractionMixin,
@@ -58,12 +59,14 @@ from .configuration_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from .configuration_multitask import FastConformerMultitaskConfig
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .inference.hf_pipeline import register_pipeline, unregister_pipeline
 from .interop.sources import resolve_transformers_checkpoint
 from .modeling.ctc import FastConformerForCTC
 from .modeling.encoder import FastConformerModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
+from .modeling.multitask import FastConformerForMultitask
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.locate import ARCHIVE_SUFFIX
 from .nemo.sources import resolve_nemo_checkpoint, resolved_once
@@ -86,13 +89,20 @@ AutoModelForRNNT = _auto_model_class("AutoModelForRNNT", "RNN transducers")
 
 PACKAGE = __name__.partition(".")[0]  # the name above those of all its loggers
 NEMO, TRANSFORMERS, OWN = "nemo", "transformers", "own"  # the formats of `checkpoint_sources.py`
-CONFIG_CLASSES = (FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig, FastConformerTDTConfig)
+CONFIG_CLASSES = (
+    FastConformerConfig,
+    FastConformerCTCConfig,
+    FastConformerRNNTConfig,
+    FastConformerTDTConfig,
+    FastConformerMultitaskConfig,
+)
 HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], type], ...] = (
     (AutoModelForCTC, FastConformerCTCConfig, FastConformerForCTC),
     (AutoModelForCTC, FastConformerRNNTConfig, FastConformerHybridForCTC),
     (AutoModelForCTC, FastConformerTDTConfig, ParakeetTDTForCTC),
     (AutoModelForRNNT, FastConformerRNNTConfig, FastConformerForRNNT),
     (AutoModelForTDT, FastConformerTDTConfig, FastConformerForTDT),
+    (AutoModelForSpeechSeq2Seq, FastConformerMultitaskConfig, FastConformerForMultitask),
 )
 # Replaced attributes: (class or module, name) to the original and ours.
 _replaced: dict[tuple[Any, str], tuple[Any, Any]] = {}

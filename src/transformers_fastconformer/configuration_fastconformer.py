@@ -71,6 +71,15 @@ MAX_VALUES = {
     "decoder_hidden_size": 2**14,
     "num_decoder_layers": 64,
     "decoder_context_size": 64,
+    "num_tokens": 2**18,
+    "num_decoder_attention_heads": 512,
+    "decoder_intermediate_size": 2**16,
+    "decoder_max_positions": 2**17,
+    "num_transformer_encoder_layers": 64,
+    "num_transformer_encoder_attention_heads": 512,
+    "transformer_encoder_intermediate_size": 2**16,
+    "max_generation_delta": 2**17,
+    "beam_size": 1024,
     "joint_hidden_size": 2**14,
     "max_symbols_per_step": 1024,
     "num_prompts": 4096,
@@ -83,9 +92,11 @@ MAX_ENTRIES = {
     "attention_context_probabilities": 1024,
     "durations": 256,
     "prompt_languages": 2**16,
+    "prompt_token_ids": 2**16,
+    "prompt_defaults": 256,
 }
 MAX_PARAMETERS = 2 * 10**10  # of all that a configuration declares
-NUMBERS = ("initializer_range", "sigma", "omega", "ctc_loss_weight")
+NUMBERS = ("initializer_range", "sigma", "omega", "ctc_loss_weight", "label_smoothing", "beam_length_penalty")
 
 
 @strict

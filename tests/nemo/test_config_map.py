@@ -291,8 +291,8 @@ def test_sections_that_bring_modules_along_are_refused(nemo_config, key):
 
 
 def test_any_decoder_is_left_out_where_the_encoder_alone_is_converted(nemo_config):
-    config = nemo_config("ctc") | {"decoder": {"a": 1}, "transf_decoder": {"b": 2}, "sample_rate": 16000}
-    for target in ("models.EncDecMultiTaskModel", "ssl_models.EncDecDenoiseMaskedTokenPredModel", None):
+    config = nemo_config("ctc") | {"decoder": {"a": 1}, "quantizer": {"b": 2}, "sample_rate": 16000}
+    for target in ("ssl_models.SpeechEncDecSelfSupervisedModel", "ssl_models.EncDecDenoiseMaskedTokenPredModel", None):
         mapped = map_config(config | {"target": target})
         assert (mapped.family, mapped.architecture, type(mapped.config)) == (
             "encoder",
@@ -301,7 +301,7 @@ def test_any_decoder_is_left_out_where_the_encoder_alone_is_converted(nemo_confi
         )
         assert mapped.dropped["decoder"] == "not of the encoder"
     with pytest.raises(ValueError, match="sample_rate=8000 is not supported"):
-        map_config(config | {"target": "EncDecMultiTaskModel", "sample_rate": 8000})
+        map_config(config | {"target": "SpeechEncDecSelfSupervisedModel", "sample_rate": 8000})
 
 
 def test_encoder_only_takes_any_class(nemo_config):

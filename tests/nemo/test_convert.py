@@ -40,7 +40,7 @@ def convert(make_archive, tmp_path):
 
 
 def test_the_encoder_alone(convert, nemo_config, build_model, caplog):
-    config = nemo_config("ctc") | {"target": "nemo.collections.asr.models.EncDecMultiTaskModel"}
+    config = nemo_config("ctc") | {"target": "nemo.collections.asr.models.SpeechEncDecSelfSupervisedModel"}
 
     def change_tensors(tensors):
         for name in [name for name in tensors if name.startswith("decoder.")]:

@@ -86,7 +86,10 @@ SENTENCES = [
     "speech is turned into features, features into text.",
 ]
 CANARY_SYMBOLS = ["<|startofcontext|>", "<|startoftranscript|>", "<|endoftext|>", "<|nospeech|>", "<|pnc|>"]
-CANARY_SYMBOLS += ["<|nopnc|>", "<pad>", "<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>"]
+CANARY_SYMBOLS += ["<|nopnc|>", "<pad>", "<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>", "<|emo:undefined|>"]
+CANARY_SYMBOLS += ["<|itn|>", "<|noitn|>", "<|timestamp|>", "<|notimestamp|>", "<|diarize|>", "<|nodiarize|>"]
+CANARY_SYMBOLS += [f"<|{frame}|>" for frame in range(8)]
+CANARY_TOKENIZERS = "nemo.collections.common.tokenizers.canary_tokenizer"
 
 
 def canary_tokenizer(folder: Path) -> dict[str, Any]:
@@ -95,43 +98,122 @@ def canary_tokenizer(folder: Path) -> dict[str, Any]:
         "dir": None,
         "type": "agg",
         "langs": {
-            "spl_tokens": train_with_symbols(folder / "spl_tokens", CANARY_SYMBOLS, 64),
+            "spl_tokens": train_with_symbols(folder / "spl_tokens", CANARY_SYMBOLS, 80),
             "en": train_with_symbols(folder / "en", [], 64),
         },
-        "custom_tokenizer": {"_target_": "nemo.collections.common.tokenizers.canary_tokenizer.CanaryTokenizer"},
+        "custom_tokenizer": {"_target_": f"{CANARY_TOKENIZERS}.CanaryTokenizer"},
     }
 
 
-TRANSFORMER = {"num_layers": 1, "inner_size": 32, "num_attention_heads": 2}
-CANARY_SECTIONS: dict[str, Any] = {
-    "prompt_format": "canary",
-    "restore_timestamps_model": False,
-    "model_defaults": {"asr_enc_hidden": 32, "lm_enc_hidden": 24, "lm_dec_hidden": 24},
-    "transf_encoder": {
-        "_target_": "nemo.collections.asr.modules.transformer.transformer_encoders.TransformerEncoder",
-        "hidden_size": 24,
-        **TRANSFORMER,
-    },
-    "transf_decoder": {
-        "_target_": "nemo.collections.asr.modules.transformer.get_nemo_transformer",
-        "model_name": None,
-        "pretrained": False,
-        "encoder": None,
-        "pre_ln_final_layer_norm": True,
-        "config_dict": {"max_sequence_length": 64, "hidden_size": 24, "vocab_size": None, **TRANSFORMER},
-    },
-    "head": {
-        "_target_": "nemo.collections.asr.parts.submodules.token_classifier.TokenClassifier",
-        "num_layers": 1,
-        "activation": "relu",
-        "log_softmax": True,
-        "hidden_size": 24,
-        "num_classes": None,
-    },
-    "decoding": {"strategy": "beam", "return_best_hypothesis": True, "beam": {"beam_size": 1}},
-    "loss": {"_target_": "nemo.collections.common.losses.smoothed_cross_entropy.SmoothedCrossEntropyLoss"},
+def canary_single_tokenizer(folder: Path) -> dict[str, Any]:
+    """The single SentencePiece model of canary-1b-v2."""
+    section = train_with_symbols(folder, CANARY_SYMBOLS, 128)
+    return {**section, "custom_tokenizer": {"_target_": f"{CANARY_TOKENIZERS}.CanaryBPETokenizer"}}
+
+
+def canary_overrides(
+    *,
+    has_projection: bool = True,
+    num_frames_layers: int = 2,
+    is_pre_norm: bool = True,
+    has_final_norm: bool = True,
+    has_learned_positions: bool = False,
+    activation: str = "relu",
+    prompt_format: str = "canary",
+    is_aggregate: bool = True,
+) -> dict[str, Any]:
+    """Arguments of `build_nemo_model` for a Canary with a random decoder."""
+    width = 24 if has_projection else 32
+    layers = {
+        "hidden_size": width,
+        "inner_size": 48,
+        "num_attention_heads": 2,
+        "pre_ln": is_pre_norm,
+        "hidden_act": activation,
+    }
+    slots = {"source_lang": "en", "target_lang": "en", "pnc": "yes"}
+    slots |= {"task": "asr"} if prompt_format == "canary" else CANARY2_SLOTS
+    sections: dict[str, Any] = {
+        "prompt_format": prompt_format,
+        "prompt_defaults": [{"role": "user", "slots": slots}],
+        "restore_timestamps_model": False,
+        "model_defaults": {"asr_enc_hidden": 32, "lm_enc_hidden": width, "lm_dec_hidden": width},
+        "transf_encoder": {
+            "_target_": "nemo.collections.asr.modules.transformer.transformer_encoders.TransformerEncoder",
+            "num_layers": num_frames_layers,
+            **layers,
+        },
+        "transf_decoder": {
+            "_target_": "nemo.collections.asr.modules.transformer.get_nemo_transformer",
+            "model_name": None,
+            "pretrained": False,
+            "encoder": None,
+            "pre_ln_final_layer_norm": has_final_norm,
+            "config_dict": {
+                "max_sequence_length": 64,
+                "learn_positional_encodings": has_learned_positions,
+                "num_token_types": 0 if has_learned_positions else 2,
+                "vocab_size": None,
+                "num_layers": 2,
+                **layers,
+            },
+        },
+        "head": {
+            "_target_": "nemo.collections.asr.parts.submodules.token_classifier.TokenClassifier",
+            "num_layers": 1,
+            "activation": "relu",
+            "log_softmax": True,
+            "hidden_size": width,
+            "num_classes": None,
+        },
+        "decoding": {
+            "strategy": "beam",
+            "return_best_hypothesis": True,
+            "beam": {"beam_size": 1, "max_generation_delta": 10},
+            "greedy": {"temperature": None, "n_samples": 1, "max_generation_delta": 10},
+        },
+        "loss": {"_target_": "nemo.collections.common.losses.smoothed_cross_entropy.SmoothedCrossEntropyLoss"},
+    }
+    return {
+        "nemo_class": "EncDecMultiTaskModel",
+        "tokenizer": canary_tokenizer if is_aggregate else canary_single_tokenizer,
+        "without": ("decoder",),
+        "sections": sections,
+    }
+
+
+CANARY2_SLOTS = {
+    "decodercontext": "",
+    "emotion": "<|emo:undefined|>",
+    "itn": "no",
+    "timestamp": "no",
+    "diarize": "no",
 }
 
+
+def balance_decoder(model: Any) -> None:
+    """Random weights of a NeMo Canary that say many tokens, drawn so that none of them always wins."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.transf_decoder.decoder.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3.0)
+        generator = torch.Generator().manual_seed(5)
+        weight = model.transf_decoder.embedding.token_embedding.weight
+        weight.copy_(torch.randn(weight.shape, generator=generator))
+        weight.div_(weight.norm(dim=1, keepdim=True))
+        num_mels = model.cfg.preprocessor.features
+        features = torch.randn(16, num_mels, 97, generator=generator)
+        tokens = torch.randint(0, len(weight), (16, 8), generator=generator)
+        _, _, frames, mask = model.forward(processed_signal=features, processed_signal_length=torch.full((16,), 96))
+        states = model.transf_decoder(
+            input_ids=tokens, decoder_mask=torch.ones_like(tokens), encoder_embeddings=frames, encoder_mask=mask
+        )
+        model.log_softmax.mlp.layer0.bias.copy_(-(weight @ states.mean(dim=(0, 1))))
+
+
+TRANSFORMER = {"num_layers": 1, "inner_size": 32, "num_attention_heads": 2}
 SPEC_AUGMENT = {"_target_": "nemo.collections.asr.modules.SpectrogramAugmentation", "freq_masks": 0, "time_masks": 0}
 QUANTIZER = {"feat_in": 16, "code_dim": 4, "num_books": 1, "num_classes": 32}
 NEST_SECTIONS: dict[str, Any] = {
@@ -513,20 +595,6 @@ FAMILIES: tuple[Family, ...] = (
         "hybrid_tdt_ctc",
         "ParakeetTDTForTDT",
         {"tokenizer": wordpiece_tokenizer},
-    ),
-    Family(
-        "canary",
-        "canary-1b, canary-1b-flash, canary-180m-flash, canary-1b-v2",
-        "the encoder of an attention decoder",
-        "ctc",
-        "FastConformerModel",
-        {
-            "nemo_class": "EncDecMultiTaskModel",
-            "tokenizer": canary_tokenizer,
-            "without": ("decoder",),
-            "sections": CANARY_SECTIONS,
-        },
-        left_out=("encoder_decoder_proj", "log_softmax", "transf_decoder", "transf_encoder"),
     ),
     Family(
         "nest",

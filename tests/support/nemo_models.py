@@ -220,7 +220,9 @@ def nemo_model_config(kind: str, tokenizer_dir: Path | None, **overrides: Any) -
     return _merge(config, overrides)
 
 
-def perturb_weights(module: torch.nn.Module, seed: int = 0, keep: tuple[str, ...] = ("fb", "window")) -> None:
+def perturb_weights(
+    module: torch.nn.Module, seed: int = 0, keep: tuple[str, ...] = ("fb", "window", "pos_enc")
+) -> None:
     """
     Move every parameter and every saved floating buffer away from its initial value, so that no weight is left at a
     zero or a one that would hide a wrong mapping. The rows of padding tokens stay 0, as after training, and

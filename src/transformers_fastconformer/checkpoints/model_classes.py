@@ -14,9 +14,11 @@ from ..configuration_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.encoder import FastConformerModel
 from ..modeling.hybrid import ParakeetTDTForTDT
+from ..modeling.multitask import FastConformerForMultitask
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 
 # By the name under `architectures` in `config.json`.
@@ -28,6 +30,7 @@ ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
         FastConformerForRNNT,
         FastConformerForTDT,
         ParakeetTDTForTDT,
+        FastConformerForMultitask,
     )
 }
 # By `model_type`.
@@ -38,6 +41,7 @@ CONFIG_CLASSES: dict[str, type[FastConformerConfig]] = {
         FastConformerCTCConfig,
         FastConformerRNNTConfig,
         FastConformerTDTConfig,
+        FastConformerMultitaskConfig,
     )
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,10 @@ class Hypotheses(NamedTuple):
     Args:
         tokens: (batch, tokens), without blanks; the decoder's `padding_id` after the last one of a clip.
         token_lengths: (batch,).
-        frame_indices: (batch, tokens), frame in which each token was emitted (CTC: its first frame); 0 in the padding.
-        log_probs: (batch, tokens), log-probability among tokens and blank in that frame; 0 in the padding.
+        frame_indices: (batch, tokens), frame in which each token was emitted (CTC: its first frame); 0 in the padding,
+            and everywhere for an attention decoder, whose tokens have no frames.
+        log_probs: (batch, tokens), log-probability among tokens and blank in that frame; 0 in the padding, and
+            everywhere for an attention decoder that was not asked for them.
         durations: (batch, tokens), frames that TDT predicted with each token; None for CTC and RNN-T.
         scores: (batch, tokens, ...), such as confidences; 0 in the padding. None if scores were not asked for.
     """
@@ -35,6 +38,34 @@ class Hypotheses(NamedTuple):
             if name != "token_lengths"
         }
         return self._replace(**columns, token_lengths=self.token_lengths.clamp(max=max_tokens))
+
+    def select(self, clips: Sequence[int]) -> Hypotheses:
+        """The hypotheses of some clips, in the order of their numbers."""
+        columns: dict[str, Any] = {
+            name: None if column is None else column[list(clips)] for name, column in self._asdict().items()
+        }
+        return Hypotheses(**columns)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Hypotheses], padding_id: int) -> Hypotheses:
+        """The hypotheses of several batches, one after the other; `padding_id` fills the tokens."""
+        if len(parts) == 1:
+            return parts[0]
+        num_columns = max(part.tokens.shape[1] for part in parts)
+        columns: dict[str, Any] = {"token_lengths": torch.cat([part.token_lengths for part in parts])}
+        for name in cls._fields:
+            if name == "token_lengths":
+                continue
+            tables = [getattr(part, name) for part in parts]
+            if any(table is None for table in tables):
+                columns[name] = None
+                continue
+            padding = padding_id if name == "tokens" else 0
+            wide = [table.new_full((len(table), num_columns, *table.shape[2:]), padding) for table in tables]
+            for target, table in zip(wide, tables, strict=True):
+                target[:, : table.shape[1]] = table
+            columns[name] = torch.cat(wide)
+        return cls(**columns)
 
 
 class TokenTable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
 from ..decoding.hypotheses import Hypotheses
@@ -81,6 +82,35 @@ class FastConformerTransducerOutput(ModelOutput):
     encoder_lengths: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class FastConformerMultitaskEncoderOutput(FastConformerEncoderOutput):
+    """
+    Frames that the decoder of [`FastConformerForMultitask`] attends to.
+
+    Args:
+        padded_lengths (`torch.LongTensor` of shape `(batch,)`):
+            Encoder frames of each clip and of the one masked mel frame after it, by which NeMo limits the tokens.
+        kwargs: Those of [`FastConformerEncoderOutput`].
+    """
+
+    padded_lengths: torch.Tensor | None = None
+
+
+@dataclass
+class FastConformerMultitaskOutput(Seq2SeqLMOutput):
+    """
+    Output of [`FastConformerForMultitask.forward`].
+
+    Args:
+        encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
+        kwargs: Those of Transformers' `Seq2SeqLMOutput`: `loss`, `logits` (batch, tokens, vocab_size),
+            `past_key_values` (since Transformers 5.24 `cache`), states and attentions, and
+            `encoder_last_hidden_state` (batch, encoder frames, decoder_hidden_size), which the decoder attends to.
+    """
+
+    encoder_lengths: torch.Tensor | None = None
 
 
 @dataclass

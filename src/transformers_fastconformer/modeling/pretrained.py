@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound="FastConformerPreTrainedModel")
 
 # Parts after the encoder.
-HEADS = frozenset({"ctc_head", "decoder", "joint", "prompt_kernel"})
+HEADS = frozenset(
+    {"ctc_head", "decoder", "joint", "prompt_kernel", "encoder_proj", "transformer_encoder", "token_head"}
+)
 # What an encoder leaves out, on purpose, of a checkpoint with heads.
 HEAD_KEYS = [rf"^{head}\." for head in sorted(HEADS)]
 
@@ -38,6 +40,8 @@ def _heads_of_checkpoint(name: str, options: Mapping[str, Any]) -> set[str]:
     heads = {"ctc_head"} if kind == "fastconformer_ctc" or stored.get("has_ctc_head") else set()
     if kind in ("fastconformer_rnnt", "fastconformer_tdt"):
         heads |= {"decoder", "joint"}
+    if kind == "fastconformer_multitask":
+        heads |= {"decoder", "encoder_proj", "transformer_encoder", "token_head"}
     return heads | ({"prompt_kernel"} if stored.get("num_prompts") else set())
 
 

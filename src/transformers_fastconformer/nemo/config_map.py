@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checkpoints.key_table import REQUIRED, Drop, Pin, Read, Table, Values, section, sequence
+from ..checkpoints.key_table import REQUIRED, Drop, Pin, Read, Row, Table, Values, section, sequence
 from ..configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..validation import reading
 from .adapters import ADAPTER_OFF, check_adapters
 from .sections.aux_ctc import map_auxiliary_ctc
@@ -26,6 +27,7 @@ from .sections.decoding import read_decoding, read_max_symbols
 from .sections.encoder import map_encoder
 from .sections.joint import map_joint
 from .sections.loss import map_loss, read_ctc_reduction
+from .sections.multitask import MULTITASK, map_multitask
 from .sections.preprocessor import WAVEFORM_SCALING, map_preprocessor, read_peak_scaling
 from .sections.prompts import LANGUAGE_ID_KEYS, check_language_id_prompts, map_prompts
 from .sections.speaker_kernels import SPEAKER_KERNELS, map_speaker_kernels
@@ -44,7 +46,7 @@ MODEL_CLASSES = {
     "EncDecMultiTalkerRNNTBPEModel": "transducer",
     "EncDecRNNTBPEModelWithPrompt": "transducer",
     "EncDecHybridRNNTCTCBPEModelWithPrompt": "hybrid",
-    "EncDecMultiTaskModel": "encoder",
+    "EncDecMultiTaskModel": "multitask",
     "SpeechEncDecSelfSupervisedModel": "encoder",
     "EncDecMaskedTokenPredModel": "encoder",
     "EncDecDenoiseMaskedTokenPredModel": "encoder",
@@ -53,7 +55,6 @@ MODEL_CLASSES = {
 
 # Sections that tell the same where an archive does not name its class.
 ENCODER_ALONE_SECTIONS = {
-    "transf_decoder": "an attention decoder, not converted",
     "sortformer_modules": "a speaker diariser, not converted",
     "quantizer": "self-supervised targets, not converted",
     "loss_list": "self-supervised targets, not converted",
@@ -70,17 +71,8 @@ ENCODER_ALONE: Table = {
     **SPEAKER_KERNELS,
 }
 
-TOP_LEVEL: Table = {
-    **ENCODER_ALONE,
-    "decoder": Read("CTC_DECODER, LSTM_DECODER, STATELESS_DECODER", REQUIRED),
-    "joint": Read("JOINT"),
-    "decoding": Read("DECODING", check=section),
-    "loss": Read("LOSS", check=section),
-    "aux_ctc": Read("AUX_CTC"),
-    "tokenizer": Read("tokenizer_map", check=section),
-    "labels": Read("tokenizer_map", check=sequence),
-    "ctc_reduction": Read("read_ctc_reduction"),
-    "model_defaults": Read("map_prompts", check=section),
+# Sections of all models with heads that have no influence on what they compute.
+WITHOUT_INFLUENCE: dict[str, Row] = {
     "train_ds": Drop(TRAINING),
     "validation_ds": Drop(TRAINING),
     "test_ds": Drop(TRAINING),
@@ -104,12 +96,28 @@ TOP_LEVEL: Table = {
     "use_cer": Drop(REPORTING),
     "name": Drop("a name"),
     "nemo_version": Drop("the version that saved the archive"),
+}
+
+TOP_LEVEL: Table = {
+    **ENCODER_ALONE,
+    **WITHOUT_INFLUENCE,
+    "decoder": Read("CTC_DECODER, LSTM_DECODER, STATELESS_DECODER", REQUIRED),
+    "joint": Read("JOINT"),
+    "decoding": Read("DECODING", check=section),
+    "loss": Read("LOSS", check=section),
+    "aux_ctc": Read("AUX_CTC"),
+    "tokenizer": Read("tokenizer_map", check=section),
+    "labels": Read("tokenizer_map", check=sequence),
+    "ctc_reduction": Read("read_ctc_reduction"),
+    "model_defaults": Read("map_prompts", check=section),
     # A module that changes the numbers and has no counterpart here.
     "prompt_kernel": Pin((None,)),
     "num_prompts": Drop("NeMo 3.0 writes that of model_defaults over it"),
     "subsampling_factor": Drop("that of the encoder is in its section"),
     **LANGUAGE_ID_KEYS,
 }
+
+MULTITASK_TOP_LEVEL: Table = {**ENCODER_ALONE, **WITHOUT_INFLUENCE, **MULTITASK}
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,8 @@ class MappedConfig:
     Args:
         config: Shape of encoder and heads.
         architecture: Name of the model class.
-        family: `"ctc"`, `"rnnt"`, `"tdt"`, `"hybrid_rnnt_ctc"`, `"hybrid_tdt_ctc"`, or `"encoder"` without a head.
+        family: `"ctc"`, `"rnnt"`, `"tdt"`, `"hybrid_rnnt_ctc"`, `"hybrid_tdt_ctc"`, `"multitask"`, or
+            `"encoder"` without a head.
         feature_extractor_arguments: For `FastConformerFeatureExtractor`.
         nemo_class: NeMo's class, the last part of `target`; None where the archive does not say.
         dropped: Every key that had no influence, as `section.key`, and why.
@@ -144,6 +153,7 @@ FAMILIES: dict[tuple[str, bool], tuple[str, type[FastConformerConfig], str]] = {
     ("transducer", True): ("tdt", FastConformerTDTConfig, "FastConformerForTDT"),
     ("hybrid", False): ("hybrid_rnnt_ctc", FastConformerRNNTConfig, "FastConformerForRNNT"),
     ("hybrid", True): ("hybrid_tdt_ctc", FastConformerTDTConfig, "ParakeetTDTForTDT"),
+    ("multitask", False): ("multitask", FastConformerMultitaskConfig, "FastConformerForMultitask"),
 }
 
 
@@ -186,7 +196,8 @@ def _map_config(
     arguments = map_encoder(sections["encoder"], num_features, reader)
     num_layers = arguments["num_hidden_layers"]
     arguments |= map_speaker_kernels(sections, nemo_class, num_layers, tensor_names, reader)
-    arguments |= _map_heads(heads, sections, nemo_class, reader)
+    encoder_width = arguments["encoder_output_size"] or arguments["hidden_size"]
+    arguments |= _map_heads(heads, sections, nemo_class, encoder_width, reader)
     family, config_class, architecture = FAMILIES[heads, bool(arguments.get("durations"))]
     mapped = config_class(**arguments)
     mapped.architectures = [architecture]
@@ -209,6 +220,8 @@ def _heads_of(
         if config.get(name) is not None:
             reader.dropped[name] = what
             return None, "encoder"
+    if config.get("transf_decoder") is not None:
+        return None, "multitask"
     if config.get("joint") is None:
         return None, "ctc"
     has_ctc_tensors = tensor_names is None or any(name.startswith("ctc_decoder.") for name in tensor_names)
@@ -230,6 +243,8 @@ def _read_top_level(config: Mapping[str, Any], heads: str, is_sortformer: bool, 
     without a row in the map of weights is refused.
     """
     table, reason = TOP_LEVEL, "not read by NeMo 3.0 either"
+    if heads == "multitask":
+        table = MULTITASK_TOP_LEVEL
     if heads == "encoder":
         table, reason = ENCODER_ALONE, "not of the encoder"
     if is_sortformer:
@@ -244,10 +259,14 @@ def _check_sampling_rate(sampling_rate: Any, expected: int, reader: NemoReader) 
         raise reader.refuse("sample_rate", sampling_rate, f"preprocessor.sample_rate, which is {expected}")
 
 
-def _map_heads(heads: str, sections: Values, nemo_class: str | None, reader: NemoReader) -> dict[str, Any]:
+def _map_heads(
+    heads: str, sections: Values, nemo_class: str | None, encoder_width: int, reader: NemoReader
+) -> dict[str, Any]:
     """Arguments of what comes after the encoder."""
     if heads == "encoder":
         return {}
+    if heads == "multitask":
+        return map_multitask(sections, encoder_width, reader)
     check_language_id_prompts(sections["model_defaults"], reader)
     if heads == "ctc":
         arguments, _ = reader.apply(sections["decoder"], CTC_DECODER, "decoder")

@@ -17,6 +17,7 @@ from ..checkpoints.name_table import Target
 from ..checkpoints.output_folder import check_output, written_as_one
 from ..checkpoints.safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
 from ..checkpoints.stored_tensors import main_dtype
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import reading, require_choice
@@ -26,6 +27,8 @@ from .description import check_vocabulary, describe_model, describe_parts_left_o
 from .front_end import build_feature_extractor
 from .locate import FoundArchive, require_archive
 from .model_card import describe_conversion, read_source_card
+from .multitask_weights import check_multitask_weights
+from .prompt_tokens import complete_vocabulary
 from .tokenizer_map import build_tokenizer, timestamp_options
 from .weight_map import FILTERBANK, WINDOW, check_counts, name_table
 from .weights import NemoWeights, TensorHeader
@@ -133,7 +136,7 @@ def convert_nemo_checkpoint(
     """
     Convert a NeMo checkpoint. Nothing appears at `output_dir` before everything is written; then it appears whole.
 
-    Of Canary, self-supervised and Sortformer models only the encoder is converted, for `FastConformerModel` and
+    Of self-supervised and Sortformer models only the encoder is converted, for `FastConformerModel` and
     without a tokenizer; a warning names the parts that are left out.
 
     Memory stays near that of the imports: weights are read and written tensor by tensor, and compared with the
@@ -188,6 +191,8 @@ def convert_archive(
                 nemo_shapes = {name: header.shape for name, header in headers.items()}
                 table = name_table(mapped.config, mapped.adapters_off)
                 plan = table.plan_reading(nemo_shapes, our_shapes, str(archive_path))
+                if isinstance(mapped.config, FastConformerMultitaskConfig):
+                    check_multitask_weights(weights, mapped.config, str(archive_path))
             if not (weights.has_checksums or archive.is_gzip or found.expected_digest):
                 logger.warning(
                     f"{archive_path}: the weights have no checksums, so that damage to their values cannot be told."
@@ -243,6 +248,7 @@ def _build_processor(
     if mapped.family == "encoder":
         return None
     tokenizer = build_tokenizer(nemo_config, archive.read_member, str(archive.source))
+    complete_vocabulary(mapped.config, tokenizer, str(archive.source))
     check_vocabulary(tokenizer, mapped.config, str(archive.source))
     return FastConformerProcessor(
         feature_extractor,

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 from ..checkpoints.model_classes import ARCHITECTURES, build_without_memory, shapes_of
 from ..checkpoints.name_table import Shape
 from ..configuration_fastconformer import FastConformerConfig
+from ..configuration_multitask import VOCABULARY_MULTIPLE, FastConformerMultitaskConfig
 from ..tokenization_fastconformer import FastConformerTokenizer
 from .config_map import MappedConfig
 from .weight_map import PART_LEFT_OUT, part_of_tensor
@@ -19,8 +20,19 @@ WEIGHTS_SUFFIX = "_weights.ckpt"
 
 
 def check_vocabulary(tokenizer: FastConformerTokenizer, config: FastConformerConfig, source: str) -> None:
-    """Raise a `ValueError` unless the head has a class for each token and one for the blank."""
+    """
+    Raise a `ValueError` unless the head has a class for each token and one for the blank, or as many as NeMo pads a
+    prompted decoder's tokens to.
+    """
     num_tokens, vocab_size = tokenizer.blank_token_id, getattr(config, "vocab_size", None)
+    if isinstance(config, FastConformerMultitaskConfig):
+        expected = -(-num_tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        if vocab_size != expected:
+            raise ValueError(
+                f"{source}: the tokenizer has {num_tokens} tokens and the head {vocab_size} classes; expected "
+                f"{expected}, the next multiple of {VOCABULARY_MULTIPLE} (tokenizer, head.num_classes)."
+            )
+        return
     if num_tokens + 1 != vocab_size:
         raise ValueError(
             f"{source}: the tokenizer has {num_tokens} tokens and the head {vocab_size} classes; expected one class "

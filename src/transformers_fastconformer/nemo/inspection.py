@@ -26,6 +26,7 @@ from .archive import NemoArchive
 from .config_map import MappedConfig, map_config
 from .description import check_vocabulary, describe_model, describe_parts_left_out
 from .locate import ARCHIVE_SUFFIX, require_archive
+from .prompt_tokens import complete_vocabulary
 from .tokenizer_map import build_tokenizer
 from .weight_map import check_counts, name_table
 from .weights import WEIGHTS_MEMBER, TensorHeader
@@ -165,6 +166,7 @@ def inspect_checkpoint(
                 if mapped.family != "encoder":
                     tokenizer = build_tokenizer(config, archive.read_member, str(path))
                     found.tokenizer = _describe_tokenizer(config, tokenizer)
+                    complete_vocabulary(mapped.config, tokenizer, str(path))
                     check_vocabulary(tokenizer, mapped.config, str(path))
                 shapes, found.num_parameters, _ = describe_model(mapped)
                 if headers is not None:

@@ -21,6 +21,7 @@ FAMILY_WORDS = {
     "tdt": "a token-and-duration transducer (TDT) head",
     "hybrid_rnnt_ctc": "two heads, an RNN transducer and CTC",
     "hybrid_tdt_ctc": "two heads, a token-and-duration transducer (TDT) and CTC",
+    "multitask": "a prompted transformer decoder",
 }
 FAMILY_TAGS: dict[str, list[str]] = {
     "encoder": [],
@@ -29,6 +30,7 @@ FAMILY_TAGS: dict[str, list[str]] = {
     "tdt": ["tdt"],
     "hybrid_rnnt_ctc": ["rnnt", "ctc"],
     "hybrid_tdt_ctc": ["tdt", "ctc"],
+    "multitask": ["canary", "translation"],
 }
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-\w+)*")
 # From here on a model has whole millions of parameters: one of 300 thousand should not have "0 million".

@@ -24,6 +24,7 @@ from ..checkpoints.name_table import (
     pointwise,
 )
 from ..configuration_fastconformer import FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..frames import StackedSubsampling, StridedSubsampling
 from .adapters import adapter_rows
 from .sections.prompts import LANGUAGE_ID_KERNEL, LANGUAGE_ID_PROMPTS
@@ -148,6 +149,50 @@ JOINT_HEAD_AFTER_DROPOUT = (Map("joint.joint_net.2.{p}", "joint.head.{p}"),)
 CTC_HEAD = pointwise("decoder.decoder_layers.0", "ctc_head")
 AUXILIARY_CTC_HEAD = pointwise("ctc_decoder.decoder_layers.0", "ctc_head")
 
+# Parts of a layer of Canary's transformers: NeMo's names and ours.
+ATTENTION_PARTS = {"query_net": "q_proj", "key_net": "k_proj", "value_net": "v_proj", "out_projection": "o_proj"}
+FEED_FORWARD_PARTS = {"dense_in": "linear1", "dense_out": "linear2"}
+
+
+def _transformer_rows(theirs: str, ours: str, parts: Mapping[str, str]) -> tuple[Map, ...]:
+    """Rows of the layers of a transformer, whose sublayers and norms are numbered in NeMo."""
+    names = {
+        f"{nemo}.{nemo_part}": f"{our}.{our_part}"
+        for nemo, our in parts.items()
+        for nemo_part, our_part in (FEED_FORWARD_PARTS if our == "feed_forward" else ATTENTION_PARTS).items()
+    }
+    names |= {f"layer_norm_{number}": f"norm_{our}" for number, our in enumerate(parts.values(), 1)}
+    return tuple(
+        Map(f"{theirs}.layers.{{n}}.{nemo}.{{p}}", f"{ours}.layers.{{n}}.{our}.{{p}}") for nemo, our in names.items()
+    )
+
+
+TOKEN_EMBEDDING = "transf_decoder._embedding.token_embedding.weight"
+POSITION_TABLE = "transf_decoder._embedding.position_embedding.pos_enc"
+TIED_HEAD = "log_softmax.mlp.layer0.weight"
+MULTITASK: tuple[Row, ...] = (
+    Map("encoder_decoder_proj.{p}", "encoder_proj.{p}"),
+    *_transformer_rows(
+        "transf_encoder",
+        "transformer_encoder",
+        {"first_sub_layer": "self_attn", "second_sub_layer": "feed_forward"},
+    ),
+    Map("transf_encoder.final_layer_norm.{p}", "transformer_encoder.norm.{p}"),
+    Map(TOKEN_EMBEDDING, "decoder.embedding.weight"),
+    Map("transf_decoder._embedding.position_embedding.weight", "decoder.position_embedding.weight"),
+    Check(POSITION_TABLE, "sinusoids, computed", by="check_multitask_weights"),
+    Drop("transf_decoder._embedding.token_type_embedding.weight", "NeMo's decoder does not read it"),
+    Map("transf_decoder._embedding.layer_norm.{p}", "decoder.norm_embedding.{p}"),
+    *_transformer_rows(
+        "transf_decoder._decoder",
+        "decoder",
+        {"first_sub_layer": "self_attn", "second_sub_layer": "cross_attn", "third_sub_layer": "feed_forward"},
+    ),
+    Map("transf_decoder._decoder.final_layer_norm.{p}", "decoder.norm.{p}"),
+    Check(TIED_HEAD, "the embedding, which it is tied to", by="check_multitask_weights"),
+    Map("log_softmax.mlp.layer0.bias", "token_head.bias"),
+)
+
 
 def name_table(config: FastConformerConfig, adapters_off: Collection[str] = ()) -> NameTable:
     """
@@ -181,6 +226,15 @@ COUNTED_PARTS = (
     ),
     ("decoder_context_size", "decoder.context_size", re.compile(r"decoder\.prediction\.embeds\.(\d+)\.weight")),
 )
+MULTITASK_COUNTED_PARTS = (
+    COUNTED_PARTS[0],
+    (
+        "num_decoder_layers",
+        "transf_decoder.config_dict.num_layers",
+        re.compile(r"transf_decoder\._decoder\.layers\.(\d+)\..+"),
+    ),
+    ("num_transformer_encoder_layers", "transf_encoder.num_layers", re.compile(r"transf_encoder\.layers\.(\d+)\..+")),
+)
 
 
 def check_counts(config: FastConformerConfig, tensor_names: Iterable[str], source: str) -> None:
@@ -192,7 +246,8 @@ def check_counts(config: FastConformerConfig, tensor_names: Iterable[str], sourc
     """
     names = list(tensor_names)
     is_stateless = getattr(config, "decoder_type", None) == "stateless"
-    for option, key, pattern in COUNTED_PARTS:
+    is_multitask = isinstance(config, FastConformerMultitaskConfig)
+    for option, key, pattern in MULTITASK_COUNTED_PARTS if is_multitask else COUNTED_PARTS:
         expected = getattr(config, option, None)
         if expected is None or (option == "num_decoder_layers" and is_stateless):
             continue
@@ -207,7 +262,7 @@ def check_counts(config: FastConformerConfig, tensor_names: Iterable[str], sourc
 
 
 def _has_head(config: FastConformerConfig) -> bool:
-    return isinstance(config, FastConformerCTCConfig | FastConformerRNNTConfig)
+    return isinstance(config, FastConformerCTCConfig | FastConformerRNNTConfig | FastConformerMultitaskConfig)
 
 
 def _subsampling_rows(config: FastConformerConfig) -> tuple[Map, ...]:
@@ -218,7 +273,9 @@ def _subsampling_rows(config: FastConformerConfig) -> tuple[Map, ...]:
     return NO_SUBSAMPLING
 
 
-def _head_rows(config: FastConformerConfig) -> Iterator[Map]:
+def _head_rows(config: FastConformerConfig) -> Iterator[Row]:
+    if isinstance(config, FastConformerMultitaskConfig):
+        yield from MULTITASK
     if isinstance(config, FastConformerCTCConfig):
         yield from CTC_HEAD
     if isinstance(config, FastConformerRNNTConfig):
@@ -246,4 +303,6 @@ def unmap_state_dict(state_dict: Mapping[str, torch.Tensor], config: FastConform
             raise ValueError(f"Tensor {our_name!r} has no name in NeMo.")
         nemo_name, row = found
         nemo_state_dict[nemo_name] = row.form.to_theirs(tensor, row.form.their_shape(tuple(tensor.shape)))
+    if isinstance(config, FastConformerMultitaskConfig):
+        nemo_state_dict[TIED_HEAD] = nemo_state_dict[TOKEN_EMBEDDING]
     return nemo_state_dict

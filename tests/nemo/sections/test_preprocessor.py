@@ -64,7 +64,6 @@ def sortformer(nemo_config, **options):
         ({"streaming_mode": True}, None),
         ({"streaming_mode": True, "eps": 0.25}, None),
         ({"target": None}, 1e-3),
-        ({"target": "EncDecMultiTaskModel"}, None),
         ({"target": "SpeechEncDecSelfSupervisedModel", "eps": 0.25}, None),
     ],
 )

@@ -1,0 +1,107 @@
+"""`generate` through Transformers: the same as the fast way where both may go, and what only Transformers has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from multitask_models import PROMPT, build_multitask, random_features
+from transformers import GenerationConfig
+from transformers.generation.stopping_criteria import MaxLengthCriteria
+
+from transformers_fastconformer.modeling.multitask_generation import cut_sequences
+
+LENGTHS = [160, 97, 56]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("strategy", ["beam", "greedy"])
+def test_greedy_by_transformers_is_the_fast_way(seed: int, strategy: str) -> None:
+    model = build_multitask(seed, decoding_strategy=strategy)
+    inputs = random_features(LENGTHS)
+    prompts = [PROMPT, [7, 8, 6, 3, 10, 11], [3, 10, 11]]
+    fast = model.generate(**inputs, prompt_ids=prompts)
+    output = model.generate(**inputs, prompt_ids=prompts, output_scores=True, return_dict_in_generate=True)
+    assert torch.equal(output.sequences, fast)
+    assert len(output.scores) >= fast.shape[1]
+
+
+def test_beams_find_texts_that_are_no_worse() -> None:
+    model = build_multitask()
+    inputs = random_features(LENGTHS)
+
+    def score(sequences: torch.Tensor) -> torch.Tensor:
+        tokens = torch.cat([torch.tensor([PROMPT] * 3), sequences], dim=1)
+        log_probs = model(**inputs, decoder_input_ids=tokens).logits.log_softmax(dim=-1)[:, len(PROMPT) - 1 : -1]
+        chosen = log_probs.gather(2, sequences[..., None])[..., 0]
+        return (chosen * (sequences != 5)).sum(dim=1)
+
+    greedy = model.generate(**inputs, prompt_ids=PROMPT)
+    beams = model.generate(**inputs, prompt_ids=PROMPT, num_beams=4, length_penalty=0.0)
+    longest = max(greedy.shape[1], beams.shape[1])
+    pad = torch.nn.functional.pad
+    worse = score(pad(beams, (0, longest - beams.shape[1]), value=5)) < (
+        score(pad(greedy, (0, longest - greedy.shape[1]), value=5)) - 1e-3
+    )
+    assert not worse.any()
+
+
+def test_sequences_of_several_samples_and_beams() -> None:
+    model = build_multitask()
+    inputs = random_features(LENGTHS)
+    torch.manual_seed(0)
+    samples = model.generate(**inputs, prompt_ids=PROMPT, do_sample=True, num_return_sequences=4, temperature=2.0)
+    assert samples.shape[0] == 12
+    assert not torch.equal(samples[0], samples[1])
+    beams = model.generate(**inputs, prompt_ids=PROMPT, num_beams=3, num_return_sequences=3)
+    assert beams.shape[0] == 9
+
+
+def test_limits_are_those_of_each_clip_for_beams_too() -> None:
+    model = build_multitask(max_generation_delta=0)
+    inputs = random_features(LENGTHS)
+    beams = model.generate(**inputs, prompt_ids=PROMPT, num_beams=2)
+    lengths = (beams != 5).cumsum(dim=1).amax(dim=1)
+    limits = model.config.limit_new_tokens(model.encode(**inputs).padded_lengths, len(PROMPT))
+    assert (lengths <= limits).all()
+
+
+def test_cross_attentions_come_with_each_step() -> None:
+    model = build_multitask()
+    output = model.generate(
+        **random_features(LENGTHS), prompt_ids=PROMPT, output_attentions=True, return_dict_in_generate=True
+    )
+    assert output.cross_attentions[0][0].shape == (3, 2, len(PROMPT), 21)
+    assert output.cross_attentions[1][1].shape == (3, 2, 1, 21)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_new_tokens": 3},
+        {"max_length": len(PROMPT) + 3},
+        {"generation_config": GenerationConfig(max_new_tokens=3)},
+        {"max_new_tokens": 3, "do_sample": True, "top_k": 1},
+        {"stopping_criteria": [MaxLengthCriteria(len(PROMPT) + 3)]},
+    ],
+)
+def test_tokens_are_limited_as_asked(arguments: dict[str, Any]) -> None:
+    model = build_multitask()
+    inputs = random_features(LENGTHS)
+    whole = model.generate(**inputs, prompt_ids=PROMPT)
+    assert torch.equal(model.generate(**inputs, prompt_ids=PROMPT, **arguments), whole[:, :3])
+
+
+def test_decoder_tokens_are_a_prompt() -> None:
+    model = build_multitask()
+    inputs = random_features([97])
+    expected = model.generate(**inputs, prompt_ids=PROMPT)
+    assert torch.equal(model.generate(**inputs, decoder_input_ids=torch.tensor([PROMPT])), expected)
+    encoded = model.encode(**inputs)
+    assert torch.equal(model.generate(encoder_outputs=encoded, prompt_ids=PROMPT), expected)
+
+
+def test_sequences_are_cut_at_their_end() -> None:
+    rows = torch.tensor([[7, 8, 4, 9], [7, 5, 8, 9], [4, 4, 4, 4]])
+    assert cut_sequences(rows, [4], 5, torch.tensor([4, 3, 4])).tolist() == [[7, 8, 5], [7, 5, 8], [5, 5, 5]]
