@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from balance import balance_classes
-from families import FAMILIES, Family, read_page, write_bert_base, write_page
+from families import FAMILIES, Family, balance_decoder, read_page, write_bert_base, write_page
 from tolerances import FLOAT32_SHARE
 from transformers import AutoModel
 
@@ -140,9 +140,15 @@ def test_family_equals_nemo(
         monkeypatch.setattr(AggregateTokenizer, "tokens_to_text", lambda self, tokens, lang_id=None: "")
     if family.is_alone_only:
         batches = {name: clips for name, clips in batches.items() if len(clips) == 1}
+    from omegaconf import open_dict
+
     archive, folder, again = tmp_path / "model.nemo", tmp_path / "converted", tmp_path / "again"
     model = build_nemo_model(family.kind, **family.build)
-    if family.architecture != "FastConformerModel":
+    if family.architecture == "FastConformerForMultitask":
+        with open_dict(model.cfg.decoding):
+            model.cfg.decoding.strategy = family.strategy
+        balance_decoder(model)
+    elif family.architecture != "FastConformerModel":
         prompts = model.cfg.get("model_defaults", {}).get("prompt_dictionary", {})
         longest = max((clips[0] for clips in batches.values()), key=len)
         balance_classes(model, longest, prompts.get(family.languages[0]))
@@ -160,10 +166,11 @@ def test_family_equals_nemo(
 
     nemo = NemoRunner(archive)
     save_again(result, again)
+    prompt_ids = ConvertedRunner(folder).prompt_ids
     rows: list[StageResult] = []
     for language in family.languages:
         reference = [
-            nemo.run(name, waveforms, strategy=family.strategy, language=language)
+            nemo.run(name, waveforms, strategy=family.strategy, language=language, prompt_ids=prompt_ids)
             for name, waveforms in batches.items()
         ]
         exact = not nemo.computes_features_alone

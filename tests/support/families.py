@@ -210,7 +210,9 @@ def balance_decoder(model: Any) -> None:
         states = model.transf_decoder(
             input_ids=tokens, decoder_mask=torch.ones_like(tokens), encoder_embeddings=frames, encoder_mask=mask
         )
-        model.log_softmax.mlp.layer0.bias.copy_(-(weight @ states.mean(dim=(0, 1))))
+        bias = -(weight @ states.mean(dim=(0, 1)))
+        bias[model.tokenizer.vocab_size :] = -1e3  # classes without a token
+        model.log_softmax.mlp.layer0.bias.copy_(bias)
 
 
 TRANSFORMER = {"num_layers": 1, "inner_size": 32, "num_attention_heads": 2}
@@ -595,6 +597,42 @@ FAMILIES: tuple[Family, ...] = (
         "hybrid_tdt_ctc",
         "ParakeetTDTForTDT",
         {"tokenizer": wordpiece_tokenizer},
+    ),
+    Family(
+        "canary",
+        "canary-1b",
+        "attention decoder with projection and transformer encoder, aggregate tokenizer",
+        "ctc",
+        "FastConformerForMultitask",
+        canary_overrides(),
+        strategy="beam",
+    ),
+    Family(
+        "canary flash",
+        "canary-1b-flash, canary-180m-flash",
+        "attention decoder of the encoder's width, `canary2` prompts, aggregate tokenizer",
+        "ctc",
+        "FastConformerForMultitask",
+        canary_overrides(has_projection=False, num_frames_layers=0, prompt_format="canary2"),
+        strategy="beam",
+    ),
+    Family(
+        "canary v2",
+        "canary-1b-v2",
+        "attention decoder of the encoder's width, `canary2` prompts, one SentencePiece model",
+        "ctc",
+        "FastConformerForMultitask",
+        canary_overrides(has_projection=False, num_frames_layers=0, prompt_format="canary2", is_aggregate=False),
+        strategy="beam",
+    ),
+    Family(
+        "canary, norms after the sums",
+        "fine-tunes and older recipes",
+        "`pre_ln: false`, learned positions",
+        "ctc",
+        "FastConformerForMultitask",
+        canary_overrides(is_pre_norm=False, has_learned_positions=True),
+        strategy="greedy",
     ),
     Family(
         "nest",

@@ -56,8 +56,8 @@ class StageOutputs:
     Args:
         name: Name of the batch in the table.
         tensors: By stage, a float32 tensor for each clip, (frames, ...), with only its real frames.
-        hypotheses: By head (`ctc`, `rnnt`, `tdt`), a hypothesis for each clip.
-        joint_targets: Tokens that the joint network was evaluated for, a list for each clip.
+        hypotheses: By head (`ctc`, `rnnt`, `tdt`, `multitask`), a hypothesis for each clip.
+        joint_targets: Tokens that the joint network or the prompted decoder was evaluated for, a list for each clip.
     """
 
     name: str
@@ -197,7 +197,7 @@ class NemoRunner:
         if hasattr(self.model, "transcribe") or hasattr(self.model, "diarize"):
             featurizer.pad_to = 0
         self.heads = self._find_heads()
-        self.has_times = self.model.cfg.get("tokenizer", {}).get("type") != "agg"
+        self.has_times = self.model.cfg.get("tokenizer", {}).get("type") != "agg" and "multitask" not in self.heads
         self.has_prompts = bool(getattr(self.model, "concat", False))
 
     @property
@@ -230,6 +230,8 @@ class NemoRunner:
             heads.append("tdt" if getattr(model.joint, "num_extra_outputs", 0) else "rnnt")
         if hasattr(model, "ctc_decoder") or isinstance(model, EncDecCTCModel):
             heads.append("ctc")
+        if hasattr(model, "transf_decoder"):
+            heads.append("multitask")
         return heads
 
     def _set_up_decoding(self, head: str, strategy: str | None) -> None:
@@ -262,6 +264,7 @@ class NemoRunner:
         joint_targets: list[list[int]] | None = None,
         strategy: str | None = None,
         language: str | None = None,
+        prompt_ids: list[int] | None = None,
     ) -> StageOutputs:
         """
         Run one batch through all stages.
@@ -275,6 +278,7 @@ class NemoRunner:
                 is evaluated for the tokens that it found.
             strategy: NeMo's `greedy` or `greedy_batch`; None is what the checkpoint says, as in `transcribe`.
             language: Code of the language, for a model with language prompts.
+            prompt_ids: Ids of the prompt, for a prompted decoder.
         """
         outputs = StageOutputs(name)
         model = self.model
@@ -296,6 +300,11 @@ class NemoRunner:
             )
             outputs.keep("prompted frames", encoded.transpose(1, 2), encoder_lengths)
 
+        if "multitask" in self.heads:
+            self._run_multitask(
+                outputs, features.to(dtype), feature_lengths, joint_targets, strategy, prompt_ids or []
+            )
+            return outputs
         ctc_log_probs = None
         if "ctc" in self.heads:
             ctc_decoder = model.ctc_decoder if hasattr(model, "ctc_decoder") else model.decoder
@@ -315,6 +324,111 @@ class NemoRunner:
                 for clip, count in enumerate(encoder_lengths.tolist())
             ]
         return outputs
+
+    def _run_multitask(
+        self,
+        outputs: StageOutputs,
+        features: torch.Tensor,
+        feature_lengths: torch.Tensor,
+        targets: list[list[int]] | None,
+        strategy: str | None,
+        prompt_ids: list[int],
+    ) -> None:
+        """Stages of a prompted decoder: the frames it attends to, its texts, and its classes for them."""
+        model = self.model
+        _, lengths, frames, mask = model.forward(processed_signal=features, processed_signal_length=feature_lengths)
+        outputs.keep("decoder frames", frames, lengths)
+        if targets is None:
+            hypotheses = self._decode_multitask(features, feature_lengths, frames, mask, strategy, prompt_ids)
+            outputs.hypotheses["multitask"] = hypotheses
+            targets = [hypothesis.tokens[:JOINT_TOKENS] for hypothesis in hypotheses]
+        outputs.joint_targets = targets
+        outputs.tensors["decoder log-probabilities"] = []
+        for clip, tokens in enumerate(targets):
+            ids = torch.tensor([[*prompt_ids, *tokens]], dtype=torch.int64, device=self.device)
+            count = max(int(lengths[clip]), 1)
+            states = model.transf_decoder(
+                input_ids=ids,
+                decoder_mask=torch.ones_like(ids),
+                encoder_embeddings=frames[clip : clip + 1, :count],
+                encoder_mask=torch.ones(1, count, dtype=frames.dtype, device=self.device),
+            )
+            log_probs = model.log_softmax(hidden_states=states)[0]
+            outputs.tensors["decoder log-probabilities"].append(log_probs.float().cpu())
+
+    def _decode_multitask(
+        self,
+        features: torch.Tensor,
+        feature_lengths: torch.Tensor,
+        frames: torch.Tensor,
+        mask: torch.Tensor,
+        strategy: str | None,
+        prompt_ids: list[int],
+    ) -> list[ClipHypothesis]:
+        """Texts of each clip by itself, and in the batch as far as the clip by itself may go."""
+        import copy
+
+        from omegaconf import open_dict
+
+        model = self.model
+        decoding = copy.deepcopy(model.cfg.decoding)
+        if strategy is not None:
+            with open_dict(decoding):
+                decoding.strategy = strategy
+            model.change_decoding_strategy(decoding)
+
+        def decode(frames: torch.Tensor, mask: torch.Tensor) -> list[Any]:
+            prompts = torch.tensor([prompt_ids] * len(frames), dtype=torch.int64, device=self.device)
+            found = model.decoding.decode_predictions_tensor(
+                encoder_hidden_states=frames,
+                encoder_input_mask=mask,
+                decoder_input_ids=prompts,
+                return_hypotheses=True,
+            )
+            model.eval()  # NeMo 3.0 leaves the decoder in training
+            return found
+
+        in_batch = decode(frames, mask)
+        results = []
+        for clip, length in enumerate(feature_lengths.tolist()):
+            _, _, alone, alone_mask = model.forward(
+                processed_signal=features[clip : clip + 1, :, : length + 1],
+                processed_signal_length=feature_lengths[clip : clip + 1],
+            )
+            hypothesis = decode(alone, alone_mask)[0]
+            tokens = self._spoken(hypothesis)
+            # In a batch NeMo 3.0 lets a clip have as many tokens as the longest one.
+            limit = self._limit_of(alone.shape[1], len(prompt_ids))
+            results.append(
+                ClipHypothesis(
+                    tokens=tokens,
+                    batch_tokens=self._without_end(self._spoken(in_batch[clip])[:limit]),
+                    frame_indices=[],
+                    durations=None,
+                    text=model.decoding.decode_ids_to_str(tokens) if tokens else "",
+                    timestamps=None,
+                )
+            )
+        return results
+
+    def _limit_of(self, num_frames: int, prompt_tokens: int) -> int:
+        search = self.model.decoding.decoding
+        is_beam = hasattr(search, "beam_search")
+        search = search.beam_search if is_beam else search.greedy_search
+        limit = search.max_seq_length
+        if search.max_delta_len >= 0:
+            limit = min(limit, num_frames + search.max_delta_len)
+        return max(limit - prompt_tokens, 0) + int(is_beam)
+
+    def _spoken(self, hypothesis: Any) -> list[int]:
+        """Tokens of a hypothesis; NeMo 3.0's beam search goes on after an end that comes first."""
+        tokens = [int(token) for token in _as_list(hypothesis.y_sequence)]
+        return [] if tokens[:1] == [self.model.tokenizer.eos] else self._without_end(tokens)
+
+    def _without_end(self, tokens: list[int]) -> list[int]:
+        while tokens and tokens[-1] in (self.model.tokenizer.pad, self.model.tokenizer.eos):
+            tokens = tokens[:-1]
+        return tokens
 
     def _joint(self, encoded: torch.Tensor, targets: list[int]) -> torch.Tensor:
         """Joint log-probabilities of one clip, all classes normalised together: (frames, tokens + 1, classes)."""

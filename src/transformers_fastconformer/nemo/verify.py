@@ -18,10 +18,13 @@ from ..configuration_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.encoder import FastConformerModel
 from ..modeling.hybrid import share_as_ctc
+from ..modeling.multitask import FastConformerForMultitask
+from ..modeling.outputs import FastConformerEncoderOutput
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from ..processing_fastconformer import FastConformerProcessor
 from .reference import (
@@ -44,6 +47,8 @@ STORED_TOLERANCE = 1e-4
 # In 16 bits: largest accepted error of ours against NeMo in float32, as a multiple of NeMo's own error.
 SIXTEEN_BIT_RATIO = 1.1
 
+# Tokens of the prompt that a prompted decoder is verified with, after those that every prompt begins with.
+PROMPT_TOKENS = 4
 EXACT_STAGES = ("tokens", "tokens in a batch", "frame indices", "durations", "timestamps", "text")
 
 
@@ -152,6 +157,8 @@ class ConvertedRunner:
             self.heads[self.model.decoder_type] = self.model
             if self.model.ctc_head is not None:
                 self.heads["ctc"] = share_as_ctc(self.model)
+        elif isinstance(self.model, FastConformerForMultitask):
+            self.heads["multitask"] = self.model
         # An encoder without a head comes without a tokenizer.
         self.processor = FastConformerProcessor.from_pretrained(folder) if self.heads else None
 
@@ -178,6 +185,9 @@ class ConvertedRunner:
         if language is not None:
             frames = model.apply_prompt(frames, language)
             outputs.keep("prompted frames", frames, lengths)
+        if "multitask" in self.heads:
+            self._run_multitask(outputs, inputs, waveforms, with_hypotheses)
+            return outputs
         if "ctc" in self.heads:
             outputs.keep("CTC log-probabilities", model.ctc_head(frames).float().log_softmax(dim=-1), lengths)
         if joint_targets and hasattr(model, "joint"):
@@ -195,6 +205,45 @@ class ConvertedRunner:
             for head in self.heads:
                 outputs.hypotheses[head] = self._decode(head, waveforms, inputs, language)
         return outputs
+
+    @property
+    def prompt_ids(self) -> list[int] | None:
+        """Ids of a prompt for a prompted decoder, whose choice does not matter; None for other models."""
+        config = self.model.config
+        if not isinstance(config, FastConformerMultitaskConfig):
+            return None
+        ids = sorted((config.prompt_token_ids or {}).values())
+        first = dict.fromkeys([config.decoder_start_token_id, config.bos_token_id])
+        rest = [number for number in ids if number not in (*first, *config.end_token_ids)]
+        return [number for number in first if number is not None] + rest[:PROMPT_TOKENS]
+
+    def _run_multitask(
+        self, outputs: StageOutputs, inputs: Any, waveforms: list[np.ndarray], with_hypotheses: bool
+    ) -> None:
+        """Stages of a prompted decoder, as in [`NemoRunner`]."""
+        model: Any = self.model
+        encoded = model.encode(**inputs)
+        frames, lengths = encoded.last_hidden_state, encoded.encoder_lengths
+        outputs.keep("decoder frames", frames, lengths)
+        prompt_ids = self.prompt_ids or []
+        log_probs = []
+        for clip, tokens in enumerate(outputs.joint_targets):
+            ids = torch.tensor([[*prompt_ids, *tokens]], dtype=torch.int64, device=self.device)
+            part = FastConformerEncoderOutput(frames[clip : clip + 1], lengths[clip : clip + 1])
+            logits = model(encoder_outputs=part, decoder_input_ids=ids, use_cache=False).logits[0]
+            log_probs.append(logits.float().log_softmax(dim=-1).cpu())
+        outputs.tensors["decoder log-probabilities"] = log_probs
+        if not with_hypotheses:
+            return
+        assert self.processor is not None
+        in_batch = model.generate(**inputs, prompt_ids=prompt_ids, return_dict_in_generate=True)
+        outputs.hypotheses["multitask"] = []
+        for clip, waveform in enumerate(waveforms):
+            alone = model.generate(**self._features([waveform]), prompt_ids=prompt_ids, return_dict_in_generate=True)
+            tokens = alone.sequences[0, : int(alone.sequence_lengths[0])].tolist()
+            batch_tokens = in_batch.sequences[clip, : int(in_batch.sequence_lengths[clip])].tolist()
+            text = self.processor.tokenizer.decode(tokens, skip_special_tokens=False)
+            outputs.hypotheses["multitask"].append(ClipHypothesis(tokens, batch_tokens, [], None, text, None))
 
     def _features(self, waveforms: list[np.ndarray]) -> Any:
         extractor = self.feature_extractor
@@ -247,6 +296,7 @@ def _model_class_of(folder: str | Path) -> tuple[Any, type[FastConformerConfig]]
         FastConformerCTCConfig.model_type: (FastConformerForCTC, FastConformerCTCConfig),
         FastConformerRNNTConfig.model_type: (FastConformerForRNNT, FastConformerRNNTConfig),
         FastConformerTDTConfig.model_type: (FastConformerForTDT, FastConformerTDTConfig),
+        FastConformerMultitaskConfig.model_type: (FastConformerForMultitask, FastConformerMultitaskConfig),
     }
     model_type = config_dict.get("model_type")
     if model_type not in classes:
@@ -348,6 +398,8 @@ def _compare_hypotheses(head: str, pairs: list[tuple[ClipHypothesis, ClipHypothe
     }
     if head != "tdt":
         del columns["durations"]
+    if head == "multitask":
+        del columns["frame indices"]
     if all(theirs.timestamps is None for theirs, _ in pairs):
         del columns["timestamps"]
     rows = []
@@ -442,7 +494,10 @@ def verify_conversion(
     allowed_tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
-        reference = [nemo.run(name, waveforms, language=language) for name, waveforms in batches.items()]
+        prompt_ids = converted.prompt_ids
+        reference = [
+            nemo.run(name, waveforms, language=language, prompt_ids=prompt_ids) for name, waveforms in batches.items()
+        ]
         ours = [
             converted.run(
                 outputs.name, batches[outputs.name], outputs.joint_targets, torch_dtype, is_float32, language
@@ -454,7 +509,14 @@ def verify_conversion(
             for outputs in reference:
                 outputs.hypotheses = {}
             own = [
-                nemo.run(outputs.name, batches[outputs.name], torch_dtype, outputs.joint_targets, language=language)
+                nemo.run(
+                    outputs.name,
+                    batches[outputs.name],
+                    torch_dtype,
+                    outputs.joint_targets,
+                    language=language,
+                    prompt_ids=prompt_ids,
+                )
                 for outputs in reference
             ]
     finally:
