@@ -34,8 +34,15 @@ SMALL: dict[str, Any] = {
 PROMPT = [6, 3, 10, 11]
 
 
-def build_multitask(seed: int = 0, **options: Any) -> FastConformerForMultitask:
-    """A model in evaluation mode whose weights are all drawn anew, large enough that tokens differ."""
+def build_multitask(seed: int = 0, spread: float = 5.0, **options: Any) -> FastConformerForMultitask:
+    """
+    A model in evaluation mode whose weights are all drawn anew, large enough that tokens differ.
+
+    Args:
+        seed: Of the weights.
+        spread: Size of the decoder's weights; large ones magnify rounding, too.
+        options: Of the configuration, over `SMALL`.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = FastConformerForMultitask(FastConformerMultitaskConfig(**{**SMALL, **options})).eval()
@@ -46,8 +53,8 @@ def build_multitask(seed: int = 0, **options: Any) -> FastConformerForMultitask:
                     parameter.add_(0.1 * noise)
                 else:
                     # What layers add must outweigh the last token's own embedding, which the head is tied to.
-                    spread = 5.0 if name.startswith("decoder.layers") else 1.0
-                    parameter.copy_(spread * noise / parameter[0].numel() ** 0.5)
+                    scale = spread if name.startswith("decoder.layers") else 1.0
+                    parameter.copy_(scale * noise / parameter[0].numel() ** 0.5)
             _balance(model)
     return model
 

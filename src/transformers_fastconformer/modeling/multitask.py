@@ -35,6 +35,7 @@ from .multitask_generation import (
     limit_of_tokens,
     split_arguments,
 )
+from .multitask_networks import derive_attention_decoder
 from .outputs import (
     FastConformerEncoderOutput,
     FastConformerGenerateOutput,
@@ -319,29 +320,36 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         for clip, prompt in enumerate(prompts):
             groups.setdefault(len(prompt), []).append(clip)
         limits = self._limit_tokens(padded_lengths, encoder_lengths, prompts, max_new_tokens)
+        confidence = decoding.confidence
+        options = {
+            "end_ids": self.config.end_token_ids,
+            "padding_id": self.padding_id,
+            "with_log_probs": with_log_probs,
+            "score": None if confidence is None else TransducerScore(self.config.vocab_size - 1, confidence),
+        }
         parts = []
         for clips in groups.values():
             rows = torch.tensor(clips, dtype=torch.int64, device=last_hidden_state.device)
             tokens = torch.tensor([prompts[clip] for clip in clips], dtype=torch.int64, device=rows.device)
-            group_state = _ModuleState(
-                last_hidden_state[rows], encoder_lengths[rows], EncoderDecoderCache(DynamicCache(), DynamicCache())
-            )
-            confidence = decoding.confidence
             parts.append(
-                decode_attention_greedily(
-                    self._step,
-                    group_state,
-                    tokens,
-                    limits[rows],
-                    self.config.end_token_ids,
-                    self.padding_id,
-                    with_log_probs,
-                    None if confidence is None else TransducerScore(self.config.vocab_size - 1, confidence),
-                )
+                self._decode_group(last_hidden_state[rows], encoder_lengths[rows], tokens, limits[rows], **options)
             )
         states_check.finish()
         clips = [clip for group in groups.values() for clip in group]
         return Hypotheses.concatenate(parts, self.padding_id).select(_inverse(clips)), None
+
+    def _decode_group(
+        self, frames: torch.Tensor, lengths: torch.Tensor, prompts: torch.Tensor, limits: torch.Tensor, **options: Any
+    ) -> Hypotheses:
+        """Decode clips whose prompts have one length, by the fast form of the decoder where there is one."""
+        networks = derive_attention_decoder(self.decoder, self.token_head)
+        if networks is None:
+            past = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            state = _ModuleState(frames, lengths, past)
+            return decode_attention_greedily(self._step, state, prompts, limits, **options)
+        mask = _mask_frames(lengths, frames.shape[1])
+        start = networks.start(frames, None if bool(mask.all()) else mask)
+        return decode_attention_greedily(networks.step, start, prompts, limits, **options)
 
     def _limit_tokens(
         self,

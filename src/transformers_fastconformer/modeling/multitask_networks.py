@@ -1,0 +1,105 @@
+"""The fast form of a prompted decoder, made from the parameters of its modules."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..kernels.attention_decoder import AttentionDecoder, LayerTensors, Parameters
+from ..kernels.layers import is_as_built, is_reference
+from ..kernels.parameter_cache import ParameterCache
+from .multitask_decoder import (
+    NORM_EPSILON,
+    FastConformerDecoderLayer,
+    FastConformerMultitaskDecoder,
+    FastConformerTokenHead,
+    FastConformerTransformerAttention,
+    FastConformerTransformerFeedForward,
+)
+
+# Modules whose fast forms are known to compute the same. Subclasses, adapters and quantised layers do not count.
+_PLAIN_MODULES = (
+    FastConformerDecoderLayer,
+    FastConformerMultitaskDecoder,
+    FastConformerTokenHead,
+    FastConformerTransformerAttention,
+    FastConformerTransformerFeedForward,
+    nn.Embedding,
+    nn.GELU,
+    nn.LayerNorm,
+    nn.Linear,
+    nn.ModuleList,
+    nn.ReLU,
+)
+
+_decoders: ParameterCache[AttentionDecoder] = ParameterCache()
+
+
+def derive_attention_decoder(
+    decoder: FastConformerMultitaskDecoder, head: FastConformerTokenHead
+) -> AttentionDecoder | None:
+    """
+    Derive the fast form of a decoder and its head from their parameters, again after each change of these.
+
+    Returns:
+        The fast form, or None where the modules must be called as they are: in training, with eager attention, under
+        autocast, with hooks, adapters, quantised layers or several dtypes or devices.
+    """
+    parameters = [*decoder.parameters(), *head.parameters()]
+    if is_reference(decoder.config) or not _are_plain([*decoder.modules(), *head.modules()], parameters):
+        return None
+    return _decoders.get(decoder, parameters, lambda: _build(decoder, head))
+
+
+def _are_plain(modules: list[nn.Module], parameters: list[nn.Parameter]) -> bool:
+    first = parameters[0]
+    if first.is_meta or not first.is_floating_point() or torch.is_autocast_enabled(first.device.type):
+        return False
+    if any(module.training or not is_as_built(module) or type(module) not in _PLAIN_MODULES for module in modules):
+        return False
+    return all(
+        type(parameter) is nn.Parameter and parameter.dtype == first.dtype and parameter.device == first.device
+        for parameter in parameters
+    )
+
+
+@torch.no_grad()
+def _build(decoder: FastConformerMultitaskDecoder, head: FastConformerTokenHead) -> AttentionDecoder:
+    config = decoder.config
+    weight = decoder.embedding.weight.detach()
+    return AttentionDecoder(
+        embedding=weight,
+        positions=decoder.position_table(weight.dtype, weight.device).detach(),
+        norm_embedding=_parameters(decoder.norm_embedding),
+        layers=[_layer_tensors(layer) for layer in decoder.layers if isinstance(layer, FastConformerDecoderLayer)],
+        norm=None if decoder.norm is None else _parameters(decoder.norm),
+        head_bias=head.bias.detach(),
+        num_heads=config.num_decoder_attention_heads,
+        is_pre_norm=config.decoder_pre_norm,
+        activation=config.decoder_activation,
+        epsilon=NORM_EPSILON,
+    )
+
+
+def _layer_tensors(layer: FastConformerDecoderLayer) -> LayerTensors:
+    tokens, frames = layer.self_attn, layer.cross_attn
+    return LayerTensors(
+        norm_tokens=_parameters(layer.norm_self_attn),
+        query=_parameters(tokens.q_proj),
+        key=_parameters(tokens.k_proj),
+        value=_parameters(tokens.v_proj),
+        output=_parameters(tokens.o_proj),
+        norm_frames=_parameters(layer.norm_cross_attn),
+        frames_query=_parameters(frames.q_proj),
+        frames_key=_parameters(frames.k_proj),
+        frames_value=_parameters(frames.v_proj),
+        frames_output=_parameters(frames.o_proj),
+        norm_feed_forward=_parameters(layer.norm_feed_forward),
+        inner=_parameters(layer.feed_forward.linear1),
+        outer=_parameters(layer.feed_forward.linear2),
+    )
+
+
+def _parameters(layer: nn.Linear | nn.LayerNorm) -> Parameters:
+    assert layer.bias is not None
+    return layer.weight.detach(), layer.bias.detach()
