@@ -118,3 +118,45 @@ def test_texts_of_clips_and_of_a_batch(pair: tuple[Any, Path], strategy: str, de
         return_dict_in_generate=True,
     )
     assert torch.equal(by_transformers.sequences, output.sequences)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("beam_size", "length_penalty"), [(2, 0.0), (4, 0.0), (3, 0.8)])
+def test_beams(pair: tuple[Any, Path], beam_size: int, length_penalty: float) -> None:
+    nemo, folder = pair
+    from omegaconf import open_dict
+
+    decoding = nemo.cfg.decoding
+    with open_dict(decoding):
+        decoding.strategy = "beam"
+        decoding.beam |= {"max_generation_delta": 5, "beam_size": beam_size, "length_penalty": length_penalty}
+    nemo.change_decoding_strategy(decoding)
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(folder).eval()
+    config = model.config
+    config.decoding_strategy, config.max_generation_delta = "beam", 5
+    config.beam_size, config.beam_length_penalty = beam_size, length_penalty
+    features, lengths = features_of(LENGTHS)
+    prompt = [config.bos_token_id, 20, 21, 22]
+    expected = []
+    for clip, length in enumerate(LENGTHS):
+        nemo.eval()
+        _, _, frames, mask = nemo.forward(
+            processed_signal=features[clip : clip + 1, :, : length + 1],
+            processed_signal_length=lengths[clip : clip + 1],
+        )
+        (hypothesis,) = nemo.decoding.decode_predictions_tensor(
+            encoder_hidden_states=frames,
+            encoder_input_mask=mask,
+            decoder_input_ids=torch.tensor([prompt]),
+            return_hypotheses=True,
+        )
+        expected.append(hypothesis.y_sequence.tolist())
+    output = model.generate(
+        features.transpose(1, 2), input_lengths=lengths, prompt_ids=prompt, return_dict_in_generate=True
+    )
+    found = [
+        row[:count].tolist() for row, count in zip(output.sequences, output.sequence_lengths.tolist(), strict=True)
+    ]
+    assert found == expected
+    greedy = model.generate(features.transpose(1, 2), input_lengths=lengths, prompt_ids=prompt, num_beams=1)
+    assert not torch.equal(greedy, output.sequences)

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, GenerationMixin
 
 from ..configuration_multitask import FastConformerMultitaskConfig
+from ..decoding.attention_beam import decode_attention_by_beams
 from ..decoding.attention_greedy import decode_attention_greedily
 from ..decoding.confidence import TransducerScore
 from ..decoding.hypotheses import Hypotheses
@@ -295,9 +296,12 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         padded_lengths: torch.Tensor | None = None,
         max_new_tokens: int | None = None,
         with_log_probs: bool = True,
+        beam_size: int | None = None,
     ) -> tuple[Hypotheses, None]:
         """
-        Decode frames greedily, each clip until it ends or has as many tokens as NeMo allows it by itself.
+        Decode frames greedily, or by NeMo's beam search.
+
+        Each clip is decoded until it ends or has as many tokens as NeMo allows it by itself.
 
         Args:
             last_hidden_state: (batch, frames, decoder_hidden_size), as `encode` returns it.
@@ -308,6 +312,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             padded_lengths: (batch,), as `encode` returns them, for the limit of tokens; default: the lengths.
             max_new_tokens: Most tokens of each clip after the prompt, the end included; None: only NeMo's limit.
             with_log_probs: Compute the log-probability of each token, which costs time.
+            beam_size: Texts that a beam search holds; 1 is greedy decoding, None that of the checkpoint.
 
         Returns:
             The hypotheses, without prompt and end, and None.
@@ -321,7 +326,11 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             groups.setdefault(len(prompt), []).append(clip)
         limits = self._limit_tokens(padded_lengths, encoder_lengths, prompts, max_new_tokens)
         confidence = decoding.confidence
+        beam_size = self.config.beam_size if beam_size is None else beam_size
+        is_greedy = confidence is None or beam_size == 1
+        require(is_greedy, "confidence", confidence, f"None in a beam search (beam_size={beam_size})")
         options = {
+            "beam_size": beam_size,
             "end_ids": self.config.end_token_ids,
             "padding_id": self.padding_id,
             "with_log_probs": with_log_probs,
@@ -343,13 +352,18 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
     ) -> Hypotheses:
         """Decode clips whose prompts have one length, by the fast form of the decoder where there is one."""
         networks = derive_attention_decoder(self.decoder, self.token_head)
-        if networks is None:
-            past = EncoderDecoderCache(DynamicCache(), DynamicCache())
-            state = _ModuleState(frames, lengths, past)
-            return decode_attention_greedily(self._step, state, prompts, limits, **options)
-        mask = _mask_frames(lengths, frames.shape[1])
-        start = networks.start(frames, None if bool(mask.all()) else mask)
-        return decode_attention_greedily(networks.step, start, prompts, limits, **options)
+        step: Any = self._step
+        start: Any = _ModuleState(frames, lengths, EncoderDecoderCache(DynamicCache(), DynamicCache()))
+        if networks is not None:
+            mask = _mask_frames(lengths, frames.shape[1])
+            step, start = networks.step, networks.start(frames, None if bool(mask.all()) else mask)
+        beam_size = options.pop("beam_size")
+        if beam_size == 1:
+            return decode_attention_greedily(step, start, prompts, limits, **options)
+        ends, penalty = (self.config.eos_token_id, self.config.pad_token_id), self.config.beam_length_penalty
+        return decode_attention_by_beams(
+            step, start, prompts, limits, [end for end in ends if end is not None], self.padding_id, beam_size, penalty
+        )
 
     def _limit_tokens(
         self,
@@ -389,7 +403,9 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         r"""
         Write what is said in each clip, after a prompt that says how.
 
-        Greedy decoding has a loop of its own; whatever else is asked for goes through Transformers' `GenerationMixin`.
+        Greedy decoding has a loop of its own, and so has NeMo's beam search, by which a checkpoint with
+        `config.beam_size` above 1 decodes unless `num_beams` says another thing; whatever else is asked for goes
+        through Transformers' `GenerationMixin`.
 
         Args:
             input_features (`torch.FloatTensor` of shape `(batch, mel frames, num_mel_bins)`, *optional*):
@@ -460,6 +476,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             padded_lengths=padded_lengths,
             max_new_tokens=limit,
             with_log_probs=bool(return_dict_in_generate),
+            beam_size=1 if arguments.get("num_beams") == 1 else None,
         )
         if features_check is not None:
             features_check.finish()
