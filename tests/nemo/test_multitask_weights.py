@@ -8,9 +8,11 @@ import pytest
 import torch
 from multitask_archives import fit_head, make_canary_config, make_canary_tensors, write_canary
 from multitask_models import random_features
-from transformers import AutoModelForSpeechSeq2Seq
+from nemo_archives import build_from_nemo, make_members, make_nemo_config
+from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq
 
 from transformers_fastconformer import FastConformerForMultitask, convert_nemo_checkpoint
+from transformers_fastconformer.nemo.convert import TIMES_FOLDER
 from transformers_fastconformer.nemo.inspection import inspect_checkpoint
 from transformers_fastconformer.nemo.weight_map import POSITION_TABLE, TIED_HEAD, unmap_state_dict
 
@@ -35,6 +37,24 @@ def test_a_converted_archive_loads_and_decodes(tmp_path: Path, is_aggregate: boo
     found = inspect_checkpoint(tmp_path / "a.nemo")
     assert found.refusal is None
     assert found.family == "multitask"
+
+
+def test_the_model_of_times_is_converted_next_to_it(tmp_path: Path) -> None:
+    config = fit_head(make_canary_config())
+    times_config = make_nemo_config("ctc")
+    members = [(name.replace("model_", "timestamps_asr_model_"), data) for name, data in make_members(times_config)]
+    path = write_canary(tmp_path / "a.nemo", config, extra=members)
+    result = convert_nemo_checkpoint(path, tmp_path / "out")
+    assert not result.parts_left_out
+    assert TIMES_FOLDER in result.files
+    model = AutoModelForCTC.from_pretrained(tmp_path / "out" / TIMES_FOLDER)
+    expected = build_from_nemo(times_config)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in expected.state_dict().items())
+    assert (tmp_path / "out" / TIMES_FOLDER / "tokenizer.json").is_file()
+    assert not inspect_checkpoint(path).parts_left_out
+    # NeMo leaves it out where its configuration says so.
+    path = write_canary(tmp_path / "b.nemo", config | {"restore_timestamps_model": False}, extra=members)
+    assert TIMES_FOLDER not in convert_nemo_checkpoint(path, tmp_path / "without").files
 
 
 def test_only_the_encoder_is_converted_on_request(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,19 @@ def make_canary_tensors(config: dict[str, Any]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def write_canary(path: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor] | None = None) -> Path:
-    """A whole archive on disk."""
+def write_canary(
+    path: Path,
+    config: dict[str, Any],
+    tensors: dict[str, torch.Tensor] | None = None,
+    extra: Sequence[tuple[str, bytes]] = (),
+) -> Path:
+    """A whole archive on disk, with further members."""
     members = make_members(config, make_canary_tensors(config) if tensors is None else tensors)
     members += [
         ("./special.model", train_sentencepiece_model(**SPECIAL_MODEL)),
         ("./text.model", train_sentencepiece_model()),
         ("./vocab.txt", b""),
+        *extra,
     ]
     with path.open("wb") as file:
         write_members(file, members)

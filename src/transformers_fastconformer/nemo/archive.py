@@ -51,6 +51,7 @@ class NemoArchive:
 
     Args:
         source: The archive or folder.
+        prefix: Text before the names of configuration and weights, of a model that is bundled with another one.
 
     Raises:
         ValueError: when it is not an archive, is truncated or damaged, or holds a member that has no business in one:
@@ -58,8 +59,9 @@ class NemoArchive:
             stands there twice.
     """
 
-    def __init__(self, source: str | os.PathLike[str]) -> None:
+    def __init__(self, source: str | os.PathLike[str], prefix: str = "") -> None:
         self.source = Path(source)
+        self._config_member, self._weights_member = f"{prefix}{CONFIG_MEMBER}", f"{prefix}{WEIGHTS_MEMBER}"
         self.is_gzip = False
         self._stream: IO[bytes] | None = None
         self._members: dict[str, TarMember | Path] = {}
@@ -195,7 +197,7 @@ class NemoArchive:
 
     def read_config(self) -> dict[str, Any]:
         """The model's configuration, `${...}` references resolved where they are plain paths."""
-        return read_config_text(self.read_member(CONFIG_MEMBER), f"{self.source}: {CONFIG_MEMBER}")
+        return read_config_text(self.read_member(self._config_member), f"{self.source}: {self._config_member}")
 
     @contextmanager
     def open_weights(self, scratch_folder: str | os.PathLike[str]) -> Iterator[NemoWeights]:
@@ -206,14 +208,14 @@ class NemoArchive:
             scratch_folder: Where the weights of a gzipped archive lie, as a file of their own, until the block ends;
                 the folder should have room for them.
         """
-        member = self._members[self.find_member(WEIGHTS_MEMBER)]
+        member = self._members[self.find_member(self._weights_member)]
         if not self.is_gzip:
             with self._open_stored_weights(member) as weights:
                 yield weights
             return
-        path = Path(scratch_folder) / f"{WEIGHTS_MEMBER}.unpacked"
+        path = Path(scratch_folder) / f"{self._weights_member}.unpacked"
         try:
-            with self.open_member(WEIGHTS_MEMBER) as stream, open(path, "wb") as file:
+            with self.open_member(self._weights_member) as stream, open(path, "wb") as file:
                 shutil.copyfileobj(stream, file, COPY_BYTES)
             with NemoWeights(path, self.source) as weights:
                 yield weights
@@ -235,7 +237,7 @@ class NemoArchive:
         Raises:
             ValueError: when the weights are no plain state dict.
         """
-        member = self._members[self.find_member(WEIGHTS_MEMBER)]
+        member = self._members[self.find_member(self._weights_member)]
         if self.is_gzip:
             return None
         with self._open_stored_weights(member) as weights:

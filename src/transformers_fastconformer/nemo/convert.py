@@ -35,6 +35,11 @@ from .weights import NemoWeights, TensorHeader
 
 logger = logging.get_logger(__name__)
 
+# A model bundled with Canary, which finds the times of its words: its name, the text before the names of its members,
+# and its folder next to the model.
+TIMES_PREFIX = "timestamps_asr_"
+TIMES_MODEL = f"{TIMES_PREFIX}model"
+TIMES_FOLDER = "timestamps_model"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -136,8 +141,9 @@ def convert_nemo_checkpoint(
     """
     Convert a NeMo checkpoint. Nothing appears at `output_dir` before everything is written; then it appears whole.
 
-    Of self-supervised and Sortformer models only the encoder is converted, for `FastConformerModel` and
-    without a tokenizer; a warning names the parts that are left out.
+    A model that is bundled with a Canary, for the times of its words, is converted into the folder
+    `timestamps_model` in the output. Of self-supervised and Sortformer models only the encoder is converted, for
+    `FastConformerModel` and without a tokenizer; a warning names the parts that are left out.
 
     Memory stays near that of the imports: weights are read and written tensor by tensor, and compared with the
     archive's checksums on the way. While it runs, the weights of a gzipped archive lie twice next to `output_dir`.
@@ -172,11 +178,21 @@ def convert_archive(
     output_dir: str | os.PathLike[str],
     options: ConversionOptions = DEFAULT_OPTIONS,
     hub_options: Mapping[str, Any] | None = None,
+    prefix: str = "",
 ) -> ConversionResult:
-    """[`convert_nemo_checkpoint`] of an archive that is on this machine; `hub_options` serve to read its card."""
+    """
+    [`convert_nemo_checkpoint`] of an archive that is on this machine.
+
+    Args:
+        found: The archive.
+        output_dir: Folder to make.
+        options: Choices of the conversion.
+        hub_options: For the Hub, to read the card of its repository.
+        prefix: Text before the names of the members, of a model that is bundled with another one.
+    """
     output_dir, archive_path = Path(output_dir), found.path
     check_output(output_dir, options.overwrite)
-    with NemoArchive(archive_path) as archive, written_as_one(output_dir, options.overwrite) as folder:
+    with NemoArchive(archive_path, prefix) as archive, written_as_one(output_dir, options.overwrite) as folder:
         nemo_config = archive.read_config()
         with archive.open_weights(folder) as weights:
             headers = weights.headers
@@ -209,7 +225,12 @@ def convert_archive(
         for part in (processor, feature_extractor, generation_config):
             if part is not None:
                 part.save_pretrained(folder)
-        parts_left_out = describe_parts_left_out(plan.left_out, archive.member_names)
+        parts_left_out = describe_parts_left_out(plan.left_out, [] if prefix else archive.member_names)
+        if mapped.family == "multitask" and TIMES_MODEL in parts_left_out:
+            # The model that NeMo finds the times of words with is a checkpoint of its own.
+            if nemo_config.get("restore_timestamps_model", True):
+                convert_archive(found, folder / TIMES_FOLDER, options, hub_options, TIMES_PREFIX)
+            del parts_left_out[TIMES_MODEL]
         card = describe_conversion(
             mapped,
             source=found,

@@ -24,6 +24,7 @@ from ..tokenization_fastconformer import FastConformerTokenizer
 from ..validation import reading
 from .archive import NemoArchive
 from .config_map import MappedConfig, map_config
+from .convert import TIMES_MODEL
 from .description import check_vocabulary, describe_model, describe_parts_left_out
 from .locate import ARCHIVE_SUFFIX, require_archive
 from .prompt_tokens import complete_vocabulary
@@ -290,6 +291,8 @@ def _read_headers(
     table = name_table(mapped.config, mapped.adapters_off)
     reasons = table.plan_reading(nemo_shapes, shapes, str(path)).left_out
     found.parts_left_out = describe_parts_left_out(reasons, member_names)
+    if mapped.family == "multitask":
+        found.parts_left_out.pop(TIMES_MODEL, None)  # converted, into a folder of its own
     for name, reason in reasons.items():
         if name.partition(".")[0] not in found.parts_left_out:
             found.dropped.setdefault(reason, []).append(name)
