@@ -129,7 +129,8 @@ def test_beams(pair: tuple[Any, Path], beam_size: int, length_penalty: float) ->
     decoding = nemo.cfg.decoding
     with open_dict(decoding):
         decoding.strategy = "beam"
-        decoding.beam |= {"max_generation_delta": 5, "beam_size": beam_size, "length_penalty": length_penalty}
+        decoding.beam.max_generation_delta = 5
+        decoding.beam.beam_size, decoding.beam.length_penalty = beam_size, length_penalty
     nemo.change_decoding_strategy(decoding)
     model = AutoModelForSpeechSeq2Seq.from_pretrained(folder).eval()
     config = model.config
