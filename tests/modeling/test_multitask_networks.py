@@ -9,7 +9,7 @@ import torch
 from multitask_models import PROMPT, build_multitask, random_features
 from torch import nn
 
-from transformers_fastconformer import FastConformerForMultitask
+from transformers_fastconformer import FastConformerForMultitask, quantize_dynamic_int8, remove_int8
 from transformers_fastconformer.modeling.multitask_networks import derive_attention_decoder
 
 
@@ -87,3 +87,24 @@ def test_bfloat16_is_no_further_from_float32_than_the_modules() -> None:
     found, _ = networks.step(tokens, networks.start(frames, mask))
     assert found.dtype == torch.bfloat16
     assert (found.float() - exact).abs().mean() <= 2 * (by_modules - exact).abs().mean()
+
+
+@torch.no_grad()
+def test_8_bits_are_those_of_the_modules() -> None:
+    model = build_multitask(spread=1.0)
+    inputs = random_features([160, 97])
+    tokens = torch.tensor([PROMPT, PROMPT])
+    exact = model(**inputs, decoder_input_ids=tokens).logits[:, -1]
+    quantize_dynamic_int8(model)
+    encoded = model.encode(**inputs)
+    rounded = model(encoder_outputs=encoded, decoder_input_ids=tokens).logits[:, -1]
+    assert 0 < (rounded - exact).abs().max() < 0.2 * exact.abs().max()
+    networks = derive_attention_decoder(model.decoder, model.token_head)
+    assert networks is not None
+    mask = (torch.arange(encoded.last_hidden_state.shape[1]) < encoded.encoder_lengths[:, None])[:, None, None]
+    found, _ = networks.step(tokens, networks.start(encoded.last_hidden_state, mask))
+    torch.testing.assert_close(found, rounded, rtol=0, atol=0.02 * float(rounded.abs().max()))
+    remove_int8(model)
+    assert derive_attention_decoder(model.decoder, model.token_head) is not networks
+    again = model(**inputs, decoder_input_ids=tokens).logits[:, -1]
+    torch.testing.assert_close(again, exact)

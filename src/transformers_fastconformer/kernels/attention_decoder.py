@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
+from .int8_linear import Int8Weight
 from .transducer_networks import pack_weight
 
 # Tokens that there is room for at first, after the prompt; the room doubles when it is full.
@@ -26,29 +27,38 @@ Parameters = tuple[torch.Tensor, torch.Tensor]  # weight and bias
 class RowLinear:
     """A linear layer for few rows, with what follows it: an activation, or a sum. See `Projection`."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: str = "none") -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor, activation: str = "none", is_in_8_bits: bool = False
+    ) -> None:
         self.bias, self.activation = bias.contiguous(), activation
-        self.packed = pack_weight(weight)
-        self.weight = weight if self.packed is None else None
+        self.rounded = Int8Weight(weight) if is_in_8_bits else None
+        self.packed = None if is_in_8_bits else pack_weight(weight)
+        self.weight = weight if self.packed is None and not is_in_8_bits else None
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """(rows, in) to (rows, out)."""
+        if self.rounded is not None:
+            return self._activate(self.rounded.multiply(rows, self.bias))
         if self.packed is not None:
             fused = self.activation if self.activation == "relu" else "none"
             output = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, fused, [], "")
             return functional.gelu(output) if self.activation == "gelu" else output
         assert self.weight is not None
-        output = functional.linear(rows, self.weight, self.bias)
-        if self.activation == "none":
-            return output
-        return functional.relu(output) if self.activation == "relu" else functional.gelu(output)
+        return self._activate(functional.linear(rows, self.weight, self.bias))
 
     def add_to(self, terms: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The layer of rows (rows, in), without an activation, and terms (rows, out)."""
+        if self.rounded is not None:
+            return self.rounded.multiply(rows, self.bias) + terms
         if self.packed is not None:
             return torch.ops.mkldnn._linear_pointwise.binary(rows, terms, self.packed, self.bias, "add")
         assert self.weight is not None
         return functional.linear(rows, self.weight, self.bias) + terms
+
+    def _activate(self, output: torch.Tensor) -> torch.Tensor:
+        if self.activation == "none":
+            return output
+        return functional.relu(output) if self.activation == "relu" else functional.gelu(output)
 
 
 class LayerTensors(NamedTuple):
@@ -78,17 +88,21 @@ class LayerTensors(NamedTuple):
 
 
 class _Layer:
-    def __init__(self, tensors: LayerTensors, activation: str) -> None:
+    def __init__(self, tensors: LayerTensors, activation: str, is_in_8_bits: bool) -> None:
+        def linear(parameters: Parameters, activation: str = "none") -> RowLinear:
+            return RowLinear(*parameters, activation, is_in_8_bits)
+
         self.norm_tokens, self.norm_frames = tensors.norm_tokens, tensors.norm_frames
         self.norm_feed_forward = tensors.norm_feed_forward
         weights, biases = zip(tensors.query, tensors.key, tensors.value, strict=True)
-        self.query_key_value = RowLinear(torch.cat(weights), torch.cat(biases))
-        self.output = RowLinear(*tensors.output)
-        self.frames_query = RowLinear(*tensors.frames_query)
+        self.query_key_value = linear((torch.cat(weights), torch.cat(biases)))
+        self.output = linear(tensors.output)
+        self.frames_query = linear(tensors.frames_query)
         self.frames_key, self.frames_value = tensors.frames_key, tensors.frames_value
-        self.frames_output = RowLinear(*tensors.frames_output)
-        self.inner = RowLinear(*tensors.inner, activation)
-        self.outer = RowLinear(*tensors.outer)
+        self.frames_key_value = [linear(tensors.frames_key), linear(tensors.frames_value)] if is_in_8_bits else None
+        self.frames_output = linear(tensors.frames_output)
+        self.inner = linear(tensors.inner, activation)
+        self.outer = linear(tensors.outer)
 
 
 @dataclass(frozen=True)
@@ -136,6 +150,7 @@ class AttentionDecoder:
         is_pre_norm: Norms stand before the parts, not after the sums.
         activation: `"relu"` or `"gelu"`.
         epsilon: Of the norms.
+        is_in_8_bits: The products of the layers, not of the head, are those of `kernels.int8_linear`.
     """
 
     def __init__(
@@ -150,9 +165,10 @@ class AttentionDecoder:
         is_pre_norm: bool,
         activation: str,
         epsilon: float,
+        is_in_8_bits: bool = False,
     ) -> None:
         self.embedding, self.positions, self.norm_embedding = embedding, positions, norm_embedding
-        self.layers = [_Layer(tensors, activation) for tensors in layers]
+        self.layers = [_Layer(tensors, activation, is_in_8_bits) for tensors in layers]
         self.norm = norm
         self.head = RowLinear(embedding, head_bias)
         self.num_heads, self.is_pre_norm, self.epsilon = num_heads, is_pre_norm, epsilon
@@ -166,17 +182,18 @@ class AttentionDecoder:
             frames: (batch, frames, size).
             frames_mask: (batch, 1, 1, frames), True for frames that count; None: all do.
         """
-        projected = tuple(
-            torch.stack(
-                [
-                    self._split(functional.linear(frames, *parameters))
-                    for parameters in (layer.frames_key, layer.frames_value)
-                ]
-            )
-            for layer in self.layers
-        )
+        projected = tuple(self._project_frames(layer, frames) for layer in self.layers)
         shape = (2, frames.shape[0], self.num_heads, 0, self.size // self.num_heads)
         return AttentionDecoderState(tuple(frames.new_empty(shape) for _ in self.layers), projected, frames_mask, 0)
+
+    def _project_frames(self, layer: _Layer, frames: torch.Tensor) -> torch.Tensor:
+        """Keys and values of frames, (2, batch, heads, frames, head size)."""
+        if layer.frames_key_value is not None:
+            parts = [linear(frames) for linear in layer.frames_key_value]
+        else:
+            # The form for few rows is not for many frames.
+            parts = [functional.linear(frames, *each) for each in (layer.frames_key, layer.frames_value)]
+        return torch.stack([self._split(part) for part in parts])
 
     def step(self, tokens: torch.Tensor, state: AttentionDecoderState) -> tuple[torch.Tensor, AttentionDecoderState]:
         """

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..configuration_multitask import FastConformerMultitaskConfig
-from ..kernels.layers import is_reference
+from ..kernels.layers import choose_linear, is_reference
 from .positions import sinusoids
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
@@ -65,7 +65,8 @@ class FastConformerTransformerAttention(nn.Module):
 
     def project(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of states: each (batch, heads, length, head size)."""
-        return self.split_heads(self.k_proj(states)), self.split_heads(self.v_proj(states))
+        linear = choose_linear(self.config)
+        return self.split_heads(linear(self.k_proj, states)), self.split_heads(linear(self.v_proj, states))
 
     def forward(
         self,
@@ -87,7 +88,8 @@ class FastConformerTransformerAttention(nn.Module):
         Returns:
             (batch, queries, size), and (batch, heads, queries, keys) or None.
         """
-        query = self.split_heads(self.q_proj(hidden_states))
+        linear = choose_linear(self.config)
+        query = self.split_heads(linear(self.q_proj, hidden_states))
         dropout = self.attention_dropout if self.training else 0.0
         probabilities = None
         if output_attentions or is_reference(self.config):
@@ -100,15 +102,17 @@ class FastConformerTransformerAttention(nn.Module):
             context = functional.dropout(probabilities, dropout) @ values
         else:
             context = functional.scaled_dot_product_attention(query, keys, values, mask, dropout_p=dropout)
-        output = self.o_proj(context.transpose(1, 2).flatten(2))
+        output = linear(self.o_proj, context.transpose(1, 2).flatten(2))
         return functional.dropout(output, self.residual_dropout, self.training), probabilities
 
 
 class FastConformerTransformerFeedForward(nn.Module):
     """Two linear layers over each token or frame (NeMo's `PositionWiseFF`)."""
 
-    def __init__(self, size: int, shape: LayerShape) -> None:
+    def __init__(self, config: FastConformerMultitaskConfig, shape: LayerShape) -> None:
         super().__init__()
+        size = config.decoder_hidden_size
+        self.config = config
         self.linear1 = nn.Linear(size, shape.intermediate_size)
         self.activation = ACTIVATIONS[shape.activation]()
         self.linear2 = nn.Linear(shape.intermediate_size, size)
@@ -116,7 +120,8 @@ class FastConformerTransformerFeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, length, size) to the same."""
-        output = self.linear2(self.activation(self.linear1(hidden_states)))
+        linear = choose_linear(self.config)
+        output = linear(self.linear2, linear(self.linear1, hidden_states, self.activation))
         return functional.dropout(output, self.dropout, self.training)
 
 
@@ -130,7 +135,7 @@ class FastConformerTransformerEncoderLayer(nn.Module):
         self.norm_self_attn = nn.LayerNorm(size, eps=NORM_EPSILON)
         self.self_attn = FastConformerTransformerAttention(config, shape)
         self.norm_feed_forward = nn.LayerNorm(size, eps=NORM_EPSILON)
-        self.feed_forward = FastConformerTransformerFeedForward(size, shape)
+        self.feed_forward = FastConformerTransformerFeedForward(config, shape)
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(batch, frames, size) to the same; `mask` as in the attention."""
@@ -174,7 +179,7 @@ class FastConformerDecoderLayer(nn.Module):
         self.norm_cross_attn = nn.LayerNorm(size, eps=NORM_EPSILON)
         self.cross_attn = FastConformerTransformerAttention(config, shape)
         self.norm_feed_forward = nn.LayerNorm(size, eps=NORM_EPSILON)
-        self.feed_forward = FastConformerTransformerFeedForward(size, shape)
+        self.feed_forward = FastConformerTransformerFeedForward(config, shape)
 
     def forward(
         self,

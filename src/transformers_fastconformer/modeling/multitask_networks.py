@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..kernels.attention_decoder import AttentionDecoder, LayerTensors, Parameters
+from ..kernels.int8_linear import uses_int8
 from ..kernels.layers import is_as_built, is_reference
 from ..kernels.parameter_cache import ParameterCache
 from .multitask_decoder import (
@@ -33,6 +34,7 @@ _PLAIN_MODULES = (
 )
 
 _decoders: ParameterCache[AttentionDecoder] = ParameterCache()
+_decoders_in_8_bits: ParameterCache[AttentionDecoder] = ParameterCache()
 
 
 def derive_attention_decoder(
@@ -48,7 +50,11 @@ def derive_attention_decoder(
     parameters = [*decoder.parameters(), *head.parameters()]
     if is_reference(decoder.config) or not _are_plain([*decoder.modules(), *head.modules()], parameters):
         return None
-    return _decoders.get(decoder, parameters, lambda: _build(decoder, head))
+    in_8_bits = {uses_int8(layer) for layer in decoder.modules() if isinstance(layer, nn.Linear)}
+    if len(in_8_bits) > 1:
+        return None
+    decoders = _decoders_in_8_bits if in_8_bits == {True} else _decoders
+    return decoders.get(decoder, parameters, lambda: _build(decoder, head, in_8_bits == {True}))
 
 
 def _are_plain(modules: list[nn.Module], parameters: list[nn.Parameter]) -> bool:
@@ -64,7 +70,9 @@ def _are_plain(modules: list[nn.Module], parameters: list[nn.Parameter]) -> bool
 
 
 @torch.no_grad()
-def _build(decoder: FastConformerMultitaskDecoder, head: FastConformerTokenHead) -> AttentionDecoder:
+def _build(
+    decoder: FastConformerMultitaskDecoder, head: FastConformerTokenHead, is_in_8_bits: bool
+) -> AttentionDecoder:
     config = decoder.config
     weight = decoder.embedding.weight.detach()
     return AttentionDecoder(
@@ -78,6 +86,7 @@ def _build(decoder: FastConformerMultitaskDecoder, head: FastConformerTokenHead)
         is_pre_norm=config.decoder_pre_norm,
         activation=config.decoder_activation,
         epsilon=NORM_EPSILON,
+        is_in_8_bits=is_in_8_bits,
     )
 
 

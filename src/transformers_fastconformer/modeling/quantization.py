@@ -8,12 +8,17 @@ from torch import nn
 
 from ..kernels.int8_linear import INT8_DTYPES, Int8Linear, use_int8, uses_int8
 from .block import FastConformerBlock
+from .multitask_decoder import FastConformerDecoderLayer, FastConformerTransformerEncoderLayer
 from .pretrained import FastConformerPreTrainedModel
+
+# Layers whose products are in 8 bits.
+BLOCKS = (FastConformerBlock, FastConformerDecoderLayer, FastConformerTransformerEncoderLayer)
 
 
 def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerPreTrainedModel:
     """
-    Let the blocks of a model's encoder multiply with 8-bit weights and activations, from now on.
+    Let the blocks of a model's encoder, and the layers of a transformer after it, multiply with 8-bit weights and
+    activations, from now on.
 
     Weights are rounded with a scale for each output, activations with one for each frame, so that the result of a clip
     depends on nothing else in its batch. The model keeps its parameters and its `state_dict`; the 8-bit weights are
@@ -72,9 +77,9 @@ def is_stored_in_8_bits(model: nn.Module) -> bool:
 
 
 def find_block_linears(model: nn.Module) -> Iterator[nn.Linear]:
-    """The linear layers of the blocks of a model's encoder, nearly all of what it computes."""
+    """The linear layers of a model's blocks, of its encoder and of transformers after it: nearly all it computes."""
     for block in model.modules():
-        if isinstance(block, FastConformerBlock):
+        if isinstance(block, BLOCKS):
             for layer in block.modules():
                 if type(layer) is nn.Linear:
                     yield layer
