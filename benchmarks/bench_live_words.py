@@ -11,7 +11,8 @@ the time of computing comes.
     python benchmarks/bench_live_words.py --minutes 20
     python benchmarks/bench_live_words.py --minutes 20 --nemo
     python benchmarks/bench_live_words.py --model demo-streaming --minutes 20
-    python benchmarks/bench_live_words.py --model demo-streaming --hours 10 --latencies_ms 560 --heads ctc
+    python benchmarks/bench_live_words.py --model demo-streaming --hours 10 --latencies_ms 560 --heads ctc \
+        --min_confidence 0.2
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from common.folders import RESULTS
 from common.long_audio_systems import load_nemo
 from common.machine import name_machine, use_given_threads
 from common.speech import SAMPLING_RATE, SPEECH_DIR
-from common.spoken_digits import Spoken, compare_words, join_digits, keep_known, read_digits
+from common.spoken_digits import MIN_CONFIDENCE, Spoken, compare_words, join_digits, keep_known, read_digits
 from transformers_fastconformer import EngineOptions, StreamingEngine, StreamUpdate, load_model, transcribe_file
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 
@@ -55,13 +56,14 @@ def find_delays(spoken: list[Spoken], updates: list[StreamUpdate], places: dict[
     shown, committed = 0, 0
     first_shown: list[float] = []
     first_committed: list[float] = []
-    text = ""
+    num_before, rest = 0, ""  # words that are whole, and the text after them: of hours, all of it would be too much
     for update in updates:
-        text += update.committed
-        while committed < len(text.split()):
+        *whole, rest = (rest + update.committed).split(" ")
+        num_before += sum(bool(word) for word in whole)
+        while committed < num_before + len(rest.split()):
             first_committed.append(update.heard_seconds)
             committed += 1
-        while shown < len((text + update.tentative).split()):
+        while shown < num_before + len((rest + update.tentative).split()):
             first_shown.append(update.heard_seconds)
             shown += 1
     delays: dict[str, float] = {}
@@ -96,6 +98,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo", choices=LATENCIES_MS)
     parser.add_argument("--latencies_ms", type=float, nargs="+")
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS)
+    parser.add_argument("--min_confidence", type=float, default=MIN_CONFIDENCE, help="of the words that are joined")
     parser.add_argument("--nemo", action="store_true", help="NeMo's windows of the same lengths too")
     parser.add_argument("--speech_dir", type=Path, default=SPEECH_DIR)
     parser.add_argument("--seed", type=int, default=0)
@@ -118,7 +121,8 @@ def main() -> None:
         for head in options.heads:
             model, processor = load_model(options.model, head)
             path = Path(folder) / f"{head}.wav"
-            known = keep_known(model, processor, read_digits(options.speech_dir), options.seed)
+            digits = read_digits(options.speech_dir)
+            known = keep_known(model, processor, digits, options.seed, options.min_confidence)
             spoken = join_digits(known, 60 * minutes, path, options.seed)
             if options.hours is None:
                 text = transcribe_file(model, processor, path, timestamps=False).text

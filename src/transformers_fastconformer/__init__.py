@@ -51,8 +51,8 @@ from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.convert import ConversionResult, convert_nemo_checkpoint
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
 from .streaming.endpointing import EndpointEvent, EndpointingOptions
-from .streaming.engine import StreamFailedError, StreamingEngine, StreamRefusedError
-from .streaming.live_stream import SavedStream
+from .streaming.engine import StreamingEngine, StreamRefusedError
+from .streaming.live_stream import SavedStream, StreamFailedError
 from .streaming.options import EngineOptions, StreamOptions
 from .streaming.saved_streams import load_stream, save_stream
 from .streaming.session import AsyncStreamingTranscriber, StreamingTranscriber

@@ -39,7 +39,7 @@ def test_a_small_rest_does_not_keep_the_memory_of_all(stream: LiveStream) -> Non
 
 def test_a_source_that_is_ahead_of_the_clock_is_not_live(stream: LiveStream) -> None:
     assert stream.is_live(50.0)
-    stream.opened_seconds = 50.0
+    stream.clock.opened_seconds = 50.0
     stream.features.push(np.zeros(5 * 16000, dtype=np.float32))
     assert not stream.is_live(53.9)
     assert stream.is_live(54.1)

@@ -120,6 +120,44 @@ def test_a_coroutine_may_be_cancelled_at_any_time(
         assert worker.engine.open_streams == [], name
 
 
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_what_a_cancelled_coroutine_has_pushed_is_heard(
+    demo: tuple[Any, Any], clips: list[np.ndarray], texts: list[str], monkeypatch: pytest.MonkeyPatch, has_begun: bool
+) -> None:
+    """Its words are in the transcript, whether its step waits or is under way."""
+
+    async def listen(worker: EngineWorker) -> tuple[str, list[str]]:
+        is_there, go_on = threading.Event(), threading.Event()
+        step = worker.engine.step
+
+        def wait(*arguments: Any) -> Any:
+            is_there.set()
+            go_on.wait()
+            return step(*arguments)
+
+        async with AsyncStreamingTranscriber(worker) as transcriber, AsyncStreamingTranscriber(worker) as other:
+            with monkeypatch.context() as patch:
+                patch.setattr(worker.engine, "step", wait)
+                first = asyncio.create_task(other.push(clips[1]))
+                if not has_begun:  # the worker is busy with the other stream
+                    await asyncio.to_thread(is_there.wait)
+                push = asyncio.create_task(transcriber.push(clips[0]))
+                await asyncio.to_thread(is_there.wait)
+                await asyncio.sleep(0)
+                push.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await push
+                go_on.set()
+                await first
+            await transcriber.finish()
+            return transcriber.text, [word.text for word in transcriber.words]
+
+    with EngineWorker(StreamingEngine(*demo, OPTIONS)) as worker:
+        text, words = asyncio.run(listen(worker))
+    assert text == texts[0]
+    assert words == texts[0].split()
+
+
 def test_a_coroutine_that_fails_closes_its_stream(demo: tuple[Any, Any], clips: list[np.ndarray]) -> None:
     async def fail(worker: EngineWorker) -> None:
         async with AsyncStreamingTranscriber(worker) as transcriber:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +49,9 @@ def test_what_waits_together_is_one_step(worker: EngineWorker, monkeypatch: pyte
     streams = [worker.open().result() for _ in range(3)]
     steps: list[list[int]] = []
     step = worker.engine.step
-    monkeypatch.setattr(worker.engine, "step", lambda samples: (steps.append(list(samples)), step(samples))[1])
+    monkeypatch.setattr(
+        worker.engine, "step", lambda samples, came: (steps.append(list(samples)), step(samples, came))[1]
+    )
     let_go = hold(worker)
     futures = [worker.push(stream, SECOND) for stream in [*streams, streams[0]]]
     let_go()
@@ -111,6 +114,47 @@ def test_a_request_that_is_cancelled_is_not_done(worker: EngineWorker) -> None:
     assert future.cancel()
     let_go()
     assert worker.push(stream, SECOND[:10]).result().heard_seconds == pytest.approx(10 / 16000)
+
+
+def test_a_piece_whose_step_has_begun_cannot_be_taken_back(
+    worker: EngineWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = worker.open().result()
+    has_begun, go_on = threading.Event(), threading.Event()
+    step = worker.engine.step
+
+    def wait(*arguments: Any) -> Any:
+        has_begun.set()
+        go_on.wait()
+        return step(*arguments)
+
+    monkeypatch.setattr(worker.engine, "step", wait)
+    future = worker.push(stream, SECOND)
+    has_begun.wait()
+    assert not future.cancel()
+    go_on.set()
+    assert future.result().heard_seconds == 1.0
+
+
+def test_time_in_the_queue_is_lag(worker: EngineWorker) -> None:
+    stream = worker.open().result()
+    worker.push(stream, SECOND[:160]).result()
+    let_go = hold(worker)
+    future = worker.push(stream, SECOND[:160])
+    time.sleep(0.3)
+    let_go()
+    assert future.result().lag_seconds >= 0.25
+
+
+def test_samples_that_are_not_finite_are_an_error_of_their_stream(worker: EngineWorker) -> None:
+    good, bad = worker.open().result(), worker.open().result()
+    let_go = hold(worker)
+    futures = [worker.push(good, SECOND), worker.push(bad, SECOND * np.float32("nan"))]
+    let_go()
+    assert futures[0].result().heard_seconds == 1.0
+    with pytest.raises(ValueError, match="finite"):
+        futures[1].result()
+    assert worker.push(bad, SECOND).result().heard_seconds == 1.0
 
 
 def test_a_closed_worker_does_what_it_was_given_and_takes_no_more(engine: StreamingEngine) -> None:

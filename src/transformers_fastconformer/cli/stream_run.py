@@ -141,11 +141,12 @@ class StreamRun:
             if piece is None and self._spoken_seconds is not None:
                 self._spoken_seconds = self._clock.now()  # nothing waits: it is the audio that is late
             if piece is not None:
-                try:
-                    update = engine.step({stream_id: piece.samples})[stream_id]
-                except ValueError as error:  # of the samples; the stream has not moved
-                    self._error = InputError(str(error))
+                update = engine.step({stream_id: piece.samples})[stream_id]
+                if isinstance(update.error, ValueError):  # of the samples; the stream has not moved
+                    self._error = InputError(str(update.error))
                     break
+                if update.error is not None:
+                    raise update.error
                 self._spoken_seconds = piece.spoken_seconds
                 self._show(update, heard)
             self._tell_losses(queue)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import threading
 import time
 from collections.abc import Mapping
@@ -24,17 +23,17 @@ import torch
 from ..audio.feature_stream import FeatureStream, push_streams
 from ..audio.running_normalization import RunningNormalization
 from ..audio.voice_activity import SpeechProbabilities
-from ..decoding.hypotheses import Hypotheses
 from ..frames import encoder_frames_from_seconds
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import is_number, reading, require, require_count
-from .chunk_encoders import EncodedChunk, build_chunk_encoder
+from .chunk_encoders import build_chunk_encoder
 from .endpointing import EndpointEvent, EndpointingOptions, VoiceEndpointing, VoiceState
-from .live_stream import LiveStream, SavedStream
-from .live_text import LiveText, LiveTextState, read_hypotheses
+from .live_stream import LiveStream, SavedStream, StreamFailedError
+from .live_text import LiveText, LiveTextState
 from .load import Load
 from .options import EngineOptions, StreamOptions
+from .stream_steps import StreamSteps
 from .text import NewTokens
 from .updates import StreamUpdate
 
@@ -43,10 +42,6 @@ NO_SAMPLES = np.zeros(0, dtype=np.float32)
 
 class StreamRefusedError(RuntimeError):
     """A stream that is not opened, as the engine has no place or no time for it; others go on."""
-
-
-class StreamFailedError(RuntimeError):
-    """A stream in whose earlier step something failed, such as memory; it can only be closed. Others go on."""
 
 
 class StreamingEngine:
@@ -83,16 +78,15 @@ class StreamingEngine:
         model.check_decoding(self.options.decoding)
         language = self.options.decoding.language
         self._default_language = language if isinstance(language, str) else None
-        # Languages are mixed in by the encoder, stream by stream.
-        self._decoding = replace(self.options.decoding, language=None)
         self.encoder = build_chunk_encoder(model, self.options, processor.frame_seconds)
         self.model = self.encoder.model
+        decoding = replace(self.options.decoding, language=None)
+        self._steps = StreamSteps(self.encoder, decoding, self._default_language)
         self.load_meter = Load()
         self._streams: dict[int, LiveStream] = {}
         self._ids = itertools.count()
         # Shared by the streams of the same options, and gone with the last of them.
         self._text_rules: WeakValueDictionary[EndpointingOptions | None, LiveText] = WeakValueDictionary()
-        self._start_state: Any = None
         self._lock = threading.RLock()
         self._make_features(StreamOptions())  # raises for a front end that cannot stream
         self._rules_of(None)
@@ -215,31 +209,36 @@ class StreamingEngine:
 
     def _find(self, stream_id: int) -> LiveStream:
         stream = self._require_open(stream_id)
-        if stream.failure is not None:
-            raise StreamFailedError(
-                f"stream_id={stream_id!r} has failed in a step ({stream.failure}); expected `close`."
-            )
+        stream.require_whole(stream_id)
         return stream
 
     # Steps
 
-    def step(self, samples: Mapping[int, Any]) -> dict[int, StreamUpdate]:
+    def step(
+        self, samples: Mapping[int, Any], came_seconds: Mapping[int, float] | None = None
+    ) -> dict[int, StreamUpdate]:
         """
         Advance some streams by samples of any length.
+
+        Streams do not disturb one another: what is wrong with the samples or with the state of one is the `error` of
+        its update. It is a `ValueError` for what is not samples (the stream has not moved, and may go on with others)
+        and a `StreamFailedError` for a stream that can only be closed: values of it became infinite or NaN, or a step
+        before has failed.
 
         Args:
             samples: Of each stream, by its id, the next samples: (samples,) floats in [-1, 1] or 16-bit integers, as
                 an array, a tensor or a list; with channels in two dimensions. Streams that are not named wait.
+            came_seconds: Time of `time.monotonic` at which the samples of a stream came, for those that waited for
+                this step; None: now. They count in the lag from then on.
 
         Returns:
             The update of each of these streams.
 
         Raises:
-            ValueError: for an id that is not open and for what is not samples; then no stream has moved.
-            StreamFailedError: for a stream in whose earlier step something failed; no stream has moved.
+            ValueError: for an id that is not open; then no stream has moved.
             Exception: whatever fails in the middle of a step, such as memory; these streams can only be closed then.
         """
-        return self._advance(samples, is_last=False)
+        return self._advance(samples, False, came_seconds=came_seconds)
 
     def commit(self, stream_id: int) -> StreamUpdate:
         """
@@ -249,14 +248,19 @@ class StreamingEngine:
         """
         with self._lock:
             stream = self._find(stream_id)
-            update = self._advance({stream_id: NO_SAMPLES}, is_last=True, is_commit=True)[stream_id]
+            update = self._advance_one(stream_id, NO_SAMPLES, is_commit=True)
             stream.earlier_seconds = stream.heard_seconds
             stream.first_frame = encoder_frames_from_seconds(stream.earlier_seconds, self.processor.frame_seconds)
             stream.num_frames = 0
             stream.features = self._make_features(stream.options)
             stream.pending, stream.decoder, stream.has_given_all = [], None, False
             self.encoder.open(stream.row)
-            return replace(update, is_final=False)
+            stream.text = replace(stream.text, text=replace(stream.text.text, first_frame=stream.first_frame))
+            # The last frame may lie beyond the audio, where the next part begins.
+            end_by, stop = stream.text_rules.text.end_by, stream.first_frame
+            words = [end_by(word, stop) for word in update.words]
+            tokens = [end_by(token, stop) for token in update.tokens]
+            return replace(update, words=words, tokens=tokens, is_final=False)
 
     def finish(self, stream_id: int, samples: Any = None) -> StreamUpdate:
         """
@@ -265,30 +269,52 @@ class StreamingEngine:
         Args:
             stream_id: The stream.
             samples: Its last samples; None: there are no more.
+
+        Raises:
+            ValueError: for what is not samples; the stream is open and has not moved.
+            StreamFailedError: for a stream that can only be closed.
         """
         with self._lock:
-            samples = NO_SAMPLES if samples is None else samples
-            update = self._advance({stream_id: samples}, is_last=True)[stream_id]
+            update = self._advance_one(stream_id, NO_SAMPLES if samples is None else samples)
             del self._streams[stream_id]
             return update
 
+    def _advance_one(self, stream_id: int, samples: Any, is_commit: bool = False) -> StreamUpdate:
+        """The last step of a stream or of its utterance."""
+        update = self._advance({stream_id: samples}, True, is_commit)[stream_id]
+        if update.error is not None:
+            raise update.error
+        return update
+
     @torch.no_grad()
-    def _advance(self, samples: Mapping[int, Any], is_last: bool, is_commit: bool = False) -> dict[int, StreamUpdate]:
+    def _advance(
+        self,
+        samples: Mapping[int, Any],
+        is_last: bool,
+        is_commit: bool = False,
+        came_seconds: Mapping[int, float] | None = None,
+    ) -> dict[int, StreamUpdate]:
+        called_seconds = time.monotonic()
         with self._lock:
             start = time.monotonic()
-            streams = {stream_id: self._find(stream_id) for stream_id in samples}
+            named = {stream_id: self._require_open(stream_id) for stream_id in samples}
+            waveforms, errors = _read(named, samples)
+            streams = {stream_id: named[stream_id] for stream_id in waveforms}
             fronts = [stream.features for stream in streams.values()]
             before = [(front.num_heard, front.is_finished) for front in fronts]
             updates: dict[int, list[StreamUpdate]] = {stream_id: [] for stream_id in streams}
             seconds_before = sum(self._decoded_seconds(stream) for stream in streams.values())
             try:
-                waveforms = self._push(streams, samples, is_last)
+                self._push(streams, samples, is_last)
+                for stream_id, stream in streams.items():
+                    came = (came_seconds or {}).get(stream_id, called_seconds)
+                    stream.clock.hear(came, stream.heard_seconds, waveforms[stream_id].shape[0] > 0)
                 endpoints = {
-                    stream_id: self._listen(streams[stream_id], waveform, is_last and not is_commit)
-                    for stream_id, waveform in waveforms.items()
+                    stream_id: self._listen(stream, waveforms[stream_id], is_last and not is_commit)
+                    for stream_id, stream in streams.items()
                 }
-                while ready := {key: stream for key, stream in streams.items() if self._is_ready(stream, is_last)}:
-                    for stream_id, update in self._run_round(ready, is_last).items():
+                while ready := {key: one for key, one in streams.items() if self._steps.is_ready(one, is_last)}:
+                    for stream_id, update in self._steps.run(ready, is_last).items():
                         updates[stream_id].append(update)
             except BaseException as error:
                 # Text of earlier rounds is lost, and layers of the encoder may have moved on: none of them goes on.
@@ -297,139 +323,58 @@ class StreamingEngine:
                         stream.failure = repr(error)
                 raise
             seconds = sum(self._decoded_seconds(stream) for stream in streams.values()) - seconds_before
-            self.load_meter.add(time.monotonic() - start, seconds)
+            now = time.monotonic()
+            self.load_meter.add(now - start, seconds)
+            for stream in streams.values():
+                stream.clock.finish_step(now)
+            errors |= _find_failures(streams)
             return {
-                stream_id: self._join(stream, updates[stream_id], endpoints.get(stream_id, []), is_last)
-                for stream_id, stream in streams.items()
+                stream_id: self._join(
+                    stream,
+                    updates.get(stream_id, []),
+                    endpoints.get(stream_id, []),
+                    is_last and stream_id not in errors,
+                    errors.get(stream_id),
+                )
+                for stream_id, stream in named.items()
             }
 
-    def _push(
-        self, streams: Mapping[int, LiveStream], samples: Mapping[int, Any], is_last: bool
-    ) -> dict[int, np.ndarray]:
-        """Features of new samples to each stream; the samples of those with voice activity."""
-        fronts = [stream.features for stream in streams.values()]
-        waveforms = {
-            stream_id: stream.features.read(samples[stream_id])
-            for stream_id, stream in streams.items()
-            if stream.voice is not None
-        }
-        before = [front.num_heard for front in fronts]
+    def _push(self, streams: Mapping[int, LiveStream], samples: Mapping[int, Any], is_last: bool) -> None:
+        """Features of new samples to each stream."""
         found = push_streams(
-            fronts,
+            [stream.features for stream in streams.values()],
             [samples[stream_id] for stream_id in streams],
-            [is_last] * len(fronts),
+            [is_last] * len(streams),
             with_masked_frame=self.encoder.with_masked_frame and is_last,
         )
-        now = time.monotonic()
-        for stream, features, heard in zip(streams.values(), found, before, strict=True):
+        for stream, features in zip(streams.values(), found, strict=True):
             if features.shape[0]:
                 stream.pending.append(features)
-            if stream.opened_seconds is None and stream.features.num_heard > heard:
-                stream.opened_seconds = now - stream.heard_seconds  # a restored stream has heard more before
-        return waveforms
 
     def _listen(self, stream: LiveStream, samples: np.ndarray, is_last: bool) -> list[EndpointEvent]:
         """Starts and stops of speech in new samples."""
-        assert stream.voice is not None
+        if stream.voice is None:
+            return []
         detector, rules, state = stream.voice
         probabilities = detector.push(samples, is_last)
         events, state = rules.advance(state, probabilities, detector.num_samples if is_last else None)
         stream.voice = (detector, rules, state)
         return events
 
-    def _is_ready(self, stream: LiveStream, is_last: bool) -> bool:
-        """True if there is a step to do."""
-        if stream.has_given_all:
-            return False
-        return is_last or stream.count_pending() >= self.encoder.wanted_mel_frames(stream.row)
-
-    def _run_round(self, streams: Mapping[int, LiveStream], is_last: bool) -> dict[int, StreamUpdate]:
-        """A step of the encoder and of decoding for streams that are ready."""
-        chunks, are_last = {}, {}
-        for stream in streams.values():
-            wanted = self.encoder.wanted_mel_frames(stream.row)
-            are_last[stream.row] = is_last and stream.count_pending() <= wanted
-            if not stream.pending:
-                size = self.processor.feature_extractor.output_size
-                stream.pending = [torch.zeros(0, size, dtype=torch.float32, device="cpu")]
-            chunks[stream.row] = stream.take(wanted)
-            stream.has_given_all = are_last[stream.row]
-        languages = {stream.row: stream.options.language or self._default_language for stream in streams.values()}
-        encoded = self.encoder.encode(chunks, are_last, languages)
-        ordered = list(streams.items())
-        found = [encoded[stream.row] for _, stream in ordered]
-        hypotheses, following = self._decode([stream for _, stream in ordered], found)
-        updates = {}
-        for place, ((stream_id, stream), chunk) in enumerate(zip(ordered, found, strict=True)):
-            first = stream.first_frame + stream.num_frames
-            stream.num_frames += chunk.frames.shape[0]
-            tokens = read_hypotheses(hypotheses, place, first)
-            stream.following = None
-            if following is not None and not are_last[stream.row]:
-                stream.following = read_hypotheses(following, place, stream.first_frame + stream.num_frames)
-            updates[stream_id] = self._describe(stream, tokens, are_last[stream.row])
-        return updates
-
-    def _decode(self, streams: list[LiveStream], chunks: list[EncodedChunk]) -> tuple[Hypotheses, Hypotheses | None]:
-        """Tokens of the chunks, whose states are moved on, and those of what follows them, whose states are not."""
-        decoding = self._decoding
-        frames = torch.nn.utils.rnn.pad_sequence([chunk.frames for chunk in chunks], batch_first=True)
-        if not frames.shape[1]:
-            frames = torch.nn.functional.pad(frames, (0, 0, 0, 1))
-        lengths = [chunk.frames.shape[0] for chunk in chunks]
-        states = [self._find_start(frames) if stream.decoder is None else stream.decoder for stream in streams]
-        joined = type(states[0]).concatenate(states)
-        if self.encoder.restarts:
-            forgotten = [
-                place
-                for place, (stream, chunk) in enumerate(zip(streams, chunks, strict=True))
-                if stream.text.last_frame is not None
-                and stream.text.last_frame < stream.first_frame + chunk.window_start
-            ]
-            if forgotten:
-                joined = self.model.restart_clips(joined, frames, forgotten)
-        hypotheses, joined = self.model.decode_frames(frames, _to_tensor(lengths, frames), decoding, joined)
-        revised = getattr(joined, "revised_scores", None)
-        scores = [math.nan] * len(streams) if revised is None else revised.tolist()
-        for place, stream in enumerate(streams):
-            stream.decoder = joined.select([place])
-            stream.revised_confidence = None if math.isnan(scores[place]) else scores[place]
-        following = None
-        if any(chunk.following_frames.shape[0] for chunk in chunks):
-            frames = torch.nn.utils.rnn.pad_sequence([chunk.following_frames for chunk in chunks], batch_first=True)
-            lengths = [chunk.following_frames.shape[0] for chunk in chunks]
-            following, _ = self.model.decode_frames(frames, _to_tensor(lengths, frames), decoding, joined)
-        return hypotheses, following
-
-    def _find_start(self, frames: torch.Tensor) -> Any:
-        """State of decoding at the start of a stream."""
-        if self._start_state is None:
-            _, self._start_state = self.model.decode_frames(frames[:1, :1], _to_tensor([0], frames), self._decoding)
-        return self._start_state
-
-    # Updates
-
     def _decoded_seconds(self, stream: LiveStream) -> float:
-        return (stream.first_frame + stream.num_frames) * self.processor.frame_seconds
-
-    def _describe(self, stream: LiveStream, tokens: NewTokens, is_last: bool) -> StreamUpdate:
-        num_frames = stream.first_frame + stream.num_frames
-        found, stream.text = stream.text_rules.advance(
-            stream.text, tokens, num_frames, stream.following, is_last, stream.revised_confidence
-        )
-        stream.revised_confidence = None
-        stream.shown = (found.tentative, found.tentative_words)
-        return StreamUpdate(*found)
+        return stream.decoded_frames * self.processor.frame_seconds
 
     def _join(
-        self, stream: LiveStream, updates: list[StreamUpdate], endpoints: list[EndpointEvent], is_last: bool
+        self,
+        stream: LiveStream,
+        updates: list[StreamUpdate],
+        endpoints: list[EndpointEvent],
+        is_last: bool,
+        error: Exception | None,
     ) -> StreamUpdate:
         """One update of those of several steps."""
         tentative, tentative_words = stream.shown
         found = [event for update in updates for event in update.endpoints]
-        lag = 0.0
-        if stream.opened_seconds is not None:
-            lag = max(time.monotonic() - stream.opened_seconds - stream.heard_seconds, 0.0)
         return StreamUpdate(
             committed="".join(update.committed for update in updates),
             tentative=tentative,
@@ -439,8 +384,9 @@ class StreamingEngine:
             endpoints=sorted([*found, *endpoints], key=lambda event: event.detected_seconds),
             heard_seconds=stream.heard_seconds,
             decoded_seconds=min(self._decoded_seconds(stream), stream.heard_seconds),
-            lag_seconds=lag,
+            lag_seconds=stream.clock.lag_seconds(time.monotonic(), stream.heard_seconds),
             is_final=is_last,
+            error=error,
         )
 
     # Streams that are kept
@@ -493,7 +439,7 @@ class StreamingEngine:
             stream.decoder, stream.text, stream.following = saved.decoder, saved.text, saved.following
             stream.first_frame, stream.num_frames = saved.first_frame, saved.num_frames
             stream.earlier_seconds = saved.earlier_seconds
-            self._describe(stream, NewTokens(), is_last=False)  # for the tentative text
+            self._steps.describe(stream, NewTokens(), is_last=False)  # for the tentative text
             return self._add(stream)
 
     def _check_saved(self, saved: SavedStream) -> None:
@@ -513,7 +459,7 @@ class StreamingEngine:
         if saved.decoder is not None:
             config: Any = self.model.config
             frames = torch.zeros(1, 1, config.output_size, dtype=self.model.dtype, device=self.model.device)
-            start = self._find_start(frames)
+            start = self._steps.find_start(frames)
             require(isinstance(saved.decoder, type(start)), "decoder", type(saved.decoder), type(start).__name__)
             found, expected = saved.decoder.describe(), start.describe()
             require(found == expected, "decoder", found, f"{expected}, as of this model")
@@ -527,5 +473,28 @@ class StreamingEngine:
         rules.advance(saved.text, NewTokens(), num_frames, is_last=True)
 
 
-def _to_tensor(lengths: list[int], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(lengths, dtype=torch.int64, device=like.device)
+def _read(
+    streams: Mapping[int, LiveStream], samples: Mapping[int, Any]
+) -> tuple[dict[int, np.ndarray], dict[int, Exception]]:
+    """The mono samples of each stream, and what is wrong with those of the others; no stream moves."""
+    waveforms: dict[int, np.ndarray] = {}
+    errors: dict[int, Exception] = _find_failures(streams)
+    for stream_id, stream in streams.items():
+        if stream_id in errors:
+            continue
+        try:
+            waveforms[stream_id] = stream.features.read(samples[stream_id])
+        except ValueError as error:
+            errors[stream_id] = error
+    return waveforms, errors
+
+
+def _find_failures(streams: Mapping[int, LiveStream]) -> dict[int, Exception]:
+    """The error of each stream that has failed."""
+    errors: dict[int, Exception] = {}
+    for stream_id, stream in streams.items():
+        try:
+            stream.require_whole(stream_id)
+        except StreamFailedError as error:
+            errors[stream_id] = error
+    return errors

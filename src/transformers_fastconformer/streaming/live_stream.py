@@ -10,12 +10,14 @@ import torch
 from ..audio.feature_stream import FeatureStream
 from ..audio.voice_activity import SpeechProbabilities
 from .endpointing import VoiceEndpointing, VoiceState
+from .live_clock import LiveClock
 from .live_text import LiveText, LiveTextState
 from .options import StreamOptions
 from .text import NewTokens, StreamWord
 
-# Audio by which a live source may be ahead of the clock, as it comes in pieces.
-MAX_LEAD_SECONDS = 1.0
+
+class StreamFailedError(RuntimeError):
+    """A stream in a step of which something failed, such as memory; it can only be closed. Others go on."""
 
 
 @dataclass
@@ -38,7 +40,7 @@ class LiveStream:
         earlier_seconds: Audio before the part.
         shown: Tentative text and words of the last step.
         voice: Probabilities of speech, the rules of the ends by them, and their state; None: not asked for.
-        opened_seconds: Time of the clock at which the first sample was spoken; None before it came.
+        clock: Times of the stream.
         has_given_all: True once the last step of the part is done.
         failure: Error in the middle of a step, after which nobody knows what of the audio was decoded; None before it.
     """
@@ -57,7 +59,7 @@ class LiveStream:
     earlier_seconds: float = 0.0
     shown: tuple[str, list[StreamWord]] = field(default_factory=lambda: ("", []))
     voice: tuple[SpeechProbabilities, VoiceEndpointing, VoiceState] | None = None
-    opened_seconds: float | None = None
+    clock: LiveClock = field(default_factory=LiveClock)
     has_given_all: bool = False
     failure: str | None = None
 
@@ -65,11 +67,21 @@ class LiveStream:
     def heard_seconds(self) -> float:
         return self.earlier_seconds + self.features.seconds_heard
 
+    @property
+    def decoded_frames(self) -> int:
+        """Encoder frames of the stream that are decoded."""
+        return self.first_frame + self.num_frames
+
     def is_live(self, now_seconds: float) -> bool:
         """Tell whether the audio comes no faster than the clock goes."""
-        if self.opened_seconds is None:
-            return True
-        return self.heard_seconds <= now_seconds - self.opened_seconds + MAX_LEAD_SECONDS
+        return self.clock.is_live(now_seconds, self.heard_seconds)
+
+    def require_whole(self, stream_id: int) -> None:
+        """Raise a `StreamFailedError` after a step that failed."""
+        if self.failure is not None:
+            raise StreamFailedError(
+                f"stream_id={stream_id!r} has failed in a step ({self.failure}); expected `close`."
+            )
 
     def count_pending(self) -> int:
         return sum(part.shape[0] for part in self.pending)

@@ -51,6 +51,9 @@ class LiveText:
         decoder_type: `"ctc"`, `"rnnt"` or `"tdt"`.
         confidence_aggregation: As in [`TextStream`].
         endpointing: Options of the ends of utterances; None: text is one utterance.
+
+    Attributes:
+        text: The rules of text and words.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class LiveText:
         confidence_aggregation: str | None,
         endpointing: EndpointingOptions | None,
     ) -> None:
-        self._text = TextStream(processor, decoder_type, confidence_aggregation)
+        self.text = TextStream(processor, decoder_type, confidence_aggregation)
         self._endpointing: BlankEndpointing | None = None
         if endpointing is not None:
             tokenizer = processor.tokenizer
@@ -89,7 +92,7 @@ class LiveText:
             revised_confidence: New confidence in the last token before these; None: it is what it was.
         """
         if revised_confidence is not None:
-            state = replace(state, text=self._text.revise_confidence(state.text, revised_confidence))
+            state = replace(state, text=self.text.revise_confidence(state.text, revised_confidence))
         endpoints: list[EndpointEvent] = []
         blanks = state.blanks
         num_before = blanks.num_tokens
@@ -101,7 +104,7 @@ class LiveText:
         events: list[StreamEvent] = []
         places: list[int | None] = [*cuts, None]
         for start, stop in zip([0, *cuts], places, strict=True):
-            update, text = self._text.advance(state.text, _slice(tokens, start, stop), is_last or stop is not None)
+            update, text = self.text.advance(state.text, _slice(tokens, start, stop), is_last or stop is not None)
             pieces.append(_separate(state, update.committed))
             words += update.words
             events += update.events
@@ -118,7 +121,7 @@ class LiveText:
             state = replace(state, is_between=True, blanks=replace(blanks, last_frame=None))
         tentative, tentative_words = update.tentative, update.tentative_words
         if following is not None and len(following.token_ids) and not is_last:
-            preview, _ = self._text.advance(state.text, following)
+            preview, _ = self.text.advance(state.text, following)
             tentative = preview.committed + preview.tentative
             tentative_words = [*preview.words, *preview.tentative_words]
         tentative = _separate(state, tentative)

@@ -38,6 +38,8 @@ class _Transcript:
         self.tentative = update.tentative
         self.words += update.words
         self._is_finished = update.is_final
+        if update.error is not None:
+            raise update.error
         return update
 
 
@@ -142,16 +144,31 @@ class AsyncStreamingTranscriber(_Transcript):
         self._stream_id: int | None = None
 
     async def push(self, samples: Any) -> StreamUpdate:
-        """Advance by samples of any length, which must not be changed meanwhile."""
-        return self._add(await asyncio.wrap_future(self.worker.push(self._require_open(), samples)))
+        """
+        Advance by samples of any length, which must not be changed meanwhile.
+
+        When the coroutine is cancelled meanwhile, the samples are heard all the same, whole, and `text` and `words`
+        have what comes of them once the step is done.
+        """
+        return await self._wait(self.worker.push(self._require_open(), samples))
 
     async def commit(self) -> StreamUpdate:
-        """End the utterance now, as in [`StreamingEngine.commit`]."""
-        return self._add(await asyncio.wrap_future(self.worker.commit(self._require_open())))
+        """End the utterance now, as in [`StreamingEngine.commit`]; it is done even if the coroutine is cancelled."""
+        return await self._wait(self.worker.commit(self._require_open()))
 
     async def finish(self, samples: Any = None) -> StreamUpdate:
-        """End the stream; what it has not said yet is in the update."""
-        return self._add(await asyncio.wrap_future(self.worker.finish(self._require_open(), samples)))
+        """End the stream, even if the coroutine is cancelled; what it has not said yet is in the update."""
+        return await self._wait(self.worker.finish(self._require_open(), samples))
+
+    async def _wait(self, request: Future[StreamUpdate]) -> StreamUpdate:
+        """The update of a request, which joins the transcript even if nobody waits for it any more."""
+        update = asyncio.wrap_future(request)
+        update.add_done_callback(self._take)
+        return await asyncio.shield(update)
+
+    def _take(self, update: asyncio.Future[StreamUpdate]) -> None:
+        if not update.cancelled() and update.exception() is None:
+            self._add(update.result())
 
     def _require_open(self) -> int:
         if self._stream_id is None or self._is_finished:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..decoding.confidence import AGGREGATIONS, aggregate_confidence
 from ..decoding.timestamps import DECODER_TYPES, token_offsets, with_punctuation_narrowed
@@ -86,6 +86,9 @@ class StreamEvent(NamedTuple):
     end: float
 
 
+Timed = TypeVar("Timed", StreamWord, StreamEvent)
+
+
 class TextUpdate(NamedTuple):
     """
     What new tokens changed.
@@ -118,6 +121,7 @@ class TextState:
         words: Words that are not finished.
         last_frame, last_duration: Those of the last token, None before the first.
         last_offsets: Its start and end.
+        first_frame: Encoder frame of the stream before which no word starts.
     """
 
     pieces: PieceTextState = field(default_factory=PieceTextState)
@@ -128,6 +132,7 @@ class TextState:
     last_frame: int | None = None
     last_duration: int = 0
     last_offsets: tuple[int, int] = (0, 0)
+    first_frame: int = 0
 
 
 class TextStream:
@@ -205,7 +210,9 @@ class TextStream:
         state = replace(state, words=words)
         tentative = self._rest_of_text(state)
         if is_last:
-            return TextUpdate(committed + tentative, "", self._finish_words(grouped), [], events), TextState()
+            return TextUpdate(committed + tentative, "", self._finish_words(grouped), [], events), TextState(
+                first_frame=state.first_frame
+            )
         unfinished, _ = group_words(self._words, words, (), is_last=True)
         update = TextUpdate(committed, tentative, self._finish_words(grouped), self._finish_words(unfinished), events)
         return update, state
@@ -213,6 +220,12 @@ class TextStream:
     def revise_confidence(self, state: TextState, confidence: float) -> TextState:
         """The state with another confidence in the last token, which goes on in later frames."""
         return replace(state, words=revise_last_confidence(state.words, confidence))
+
+    def end_by(self, timed: Timed, encoder_frames: int) -> Timed:
+        """A word or an event with its times in audio of so many frames, beyond whose end a token may reach."""
+        start_offset, end_offset = (min(offset, encoder_frames) for offset in (timed.start_offset, timed.end_offset))
+        start, end = self._seconds(start_offset), self._seconds(end_offset)
+        return timed._replace(start_offset=start_offset, end_offset=end_offset, start=start, end=end)
 
     # Tokens
 
@@ -237,6 +250,9 @@ class TextStream:
         offsets = token_offsets(self.decoder_type, frames, durations)
         if has_before:
             offsets[0] = state.last_offsets
+        else:
+            # A token of CTC starts a frame before its own, and not before the audio that it is of.
+            offsets[0] = (max(offsets[0][0], state.first_frame), offsets[0][1])
         offsets = with_punctuation_narrowed(self.decoder_type, offsets, texts, self.tokenizer.punctuation)
         state = replace(
             state,

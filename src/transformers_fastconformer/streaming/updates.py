@@ -23,9 +23,11 @@ class StreamUpdate:
         endpoints: Starts and ends of utterances that were found, see [`EndpointingOptions`].
         heard_seconds: Audio of the stream so far.
         decoded_seconds: Of these, what text and words stand for.
-        lag_seconds: Seconds by which computing is late for a live source: the time since its first sample was spoken,
-            less the audio heard. 0 for a source that is ahead of the clock, such as a file.
+        lag_seconds: Seconds by which computing is late for a live source: audio that came while earlier audio was
+            computed. A pause of the source is none, and a source that is ahead of the clock, such as a file, has none.
         is_final: True for the last update of a stream.
+        error: What is wrong with the samples, a `ValueError`, or with the stream, a `StreamFailedError`, in a step of
+            several streams; None: nothing. The rest of the update is what was found before it.
     """
 
     committed: str = ""
@@ -38,3 +40,4 @@ class StreamUpdate:
     decoded_seconds: float = 0.0
     lag_seconds: float = 0.0
     is_final: bool = False
+    error: Exception | None = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from .engine import StreamFailedError, StreamingEngine
+from .engine import StreamingEngine
+from .live_stream import StreamFailedError
 from .options import StreamOptions
 from .updates import StreamUpdate
 
@@ -23,6 +25,7 @@ class _Push:
 
     stream_id: int
     samples: Any
+    came_seconds: float
     future: Future[StreamUpdate] = field(default_factory=Future)
 
 
@@ -58,8 +61,13 @@ class EngineWorker:
         return self._submit(_Call(lambda: self.engine.open(options)))
 
     def push(self, stream_id: int, samples: Any) -> Future[StreamUpdate]:
-        """Advance a stream; the future has its update. The samples must not be changed before it is there."""
-        return self._submit(_Push(stream_id, samples))
+        """
+        Advance a stream; the future has its update. The samples must not be changed before it is there.
+
+        `cancel` of the future takes all of them back as long as they wait, and returns False once their step has
+        begun: then they are heard, all of them.
+        """
+        return self._submit(_Push(stream_id, samples, time.monotonic()))
 
     def commit(self, stream_id: int) -> Future[StreamUpdate]:
         """End the utterance of a stream, as in [`StreamingEngine.commit`]."""
@@ -118,29 +126,40 @@ class EngineWorker:
             self._step(pushes)
 
     def _step(self, pushes: dict[int, _Push]) -> None:
-        """Advance streams together, or one by one where that fails: an error of one stream stops no other."""
+        """Advance streams together: an error of one stream stops no other."""
         wanted = {key: push for key, push in pushes.items() if push.future.set_running_or_notify_cancel()}
+        open_streams = self.engine.open_streams
+        for key in [key for key in wanted if key not in open_streams]:  # with it no stream would move
+            push = wanted.pop(key)
+            _settle(push.future, lambda: self.engine.step({key: push.samples})[key])  # noqa: B023
         if not wanted:
             return
         try:
-            updates = self.engine.step({key: push.samples for key, push in wanted.items()})
-        except (ValueError, StreamFailedError):  # of a piece, an id or an earlier step; no other stream has moved
-            for key, push in wanted.items():
-                try:
-                    push.future.set_result(self.engine.step({key: push.samples})[key])
-                except Exception as error:
-                    push.future.set_exception(error)
+            updates = self.engine.step(
+                {key: push.samples for key, push in wanted.items()},
+                {key: push.came_seconds for key, push in wanted.items()},
+            )
         except BaseException as error:
+            failure = error
+            if isinstance(error, ValueError):  # it would say that the samples are wrong and that nothing has moved
+                failure = StreamFailedError(f"a step has failed ({error!r}); expected `close`.")
             for push in wanted.values():
-                push.future.set_exception(error)
-        else:
-            for key, push in wanted.items():
+                push.future.set_exception(failure)
+            return
+        for key, push in wanted.items():
+            error_of_stream = updates[key].error
+            if error_of_stream is None:
                 push.future.set_result(updates[key])
+            else:
+                push.future.set_exception(error_of_stream)
 
 
 def _run(future: Future[Any], function: Callable[[], Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
+    if future.set_running_or_notify_cancel():
+        _settle(future, function)
+
+
+def _settle(future: Future[Any], function: Callable[[], Any]) -> None:
     try:
         future.set_result(function())
     except BaseException as error:
