@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers.activations import SiLUActivation
 
 from ..configuration_fastconformer import FastConformerConfig
+from .few_rows import COLUMNS, convolve_few_frames, has_few_rows, multiply_few_rows
 from .int8_linear import INT8_DTYPES, Int8Linear, multiply_in_8_bits, uses_int8
 
 PlainLayer = TypeVar("PlainLayer", nn.Linear, nn.Conv1d)
@@ -90,7 +91,7 @@ def apply_linear(layer: nn.Module, states: torch.Tensor, activation: nn.Module |
     A linear layer and, if there is one, the activation after it.
 
     On a CPU in float32 oneDNN's matrix product takes a tenth less time than MKL's, which `functional.linear` calls,
-    and both there and in bfloat16 it computes the activation on the way.
+    and both there and in bfloat16 it computes the activation on the way. Few rows go another way, see `few_rows.py`.
 
     Args:
         layer: A linear layer, or what stands in its place.
@@ -103,6 +104,8 @@ def apply_linear(layer: nn.Module, states: torch.Tensor, activation: nn.Module |
     if _is_dynamic_in_8_bits(layer, states) and states.numel() > 0:
         return _activate(multiply_in_8_bits(layer, states), activation)
     if _is_plain_on_cpu(layer, nn.Linear, states) and states.numel() > 0:
+        if has_few_rows(layer.weight, states):
+            return _activate(multiply_few_rows(layer.weight, states, layer.bias), activation)
         fused = None if activation is None or not is_as_built(activation) else FUSED_ACTIVATIONS.get(type(activation))
         output = torch.ops.mkldnn._linear_pointwise(states, layer.weight, layer.bias, fused or "none", [], "")
         return output if fused else _activate(output, activation)
@@ -209,6 +212,9 @@ def convolve_frames(
     if padding[0] != padding[1]:
         states = functional.pad(states, (0, 0, *padding))
     both_sides = padding[0] if padding[0] == padding[1] else 0
+    num_frames = states.shape[1] + 2 * both_sides - weight.shape[-1] + 1
+    if states.dtype == torch.float32 and not both_sides and 0 < states.shape[0] * num_frames <= COLUMNS[-1]:
+        return convolve_few_frames(weight[:, 0, 0], bias, states)
     image = states.transpose(1, 2)[:, :, None]  # (batch, channels, 1, frames), channels last in memory
     weight = weight.contiguous(memory_format=torch.channels_last)
     output = functional.conv2d(image, weight, bias, padding=(0, both_sides), groups=layer.groups)

@@ -213,7 +213,8 @@ class FastConformerAttention(nn.Module):
 
     def _project_heads(self, hidden_states: torch.Tensor, *layers: nn.Module) -> Projections:
         """Query, key and value, each (batch, heads, frames, head_dim)."""
-        query, key, value = (self._split_heads(self._project(layer, hidden_states)) for layer in layers)
+        linear = choose_linear(self.config)
+        query, key, value = (self._split_heads(linear(layer, hidden_states)) for layer in layers)
         return query, key, value
 
     def _project(self, layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
