@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
 import pickle
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -314,46 +312,6 @@ def test_aggregates_shift_the_ids_in_order(
             each(text)
 
 
-def change_map(state: dict[str, Any], change: Callable[[bytearray], None]) -> None:
-    step = next(step for step in state["normalizer"]["normalizers"] if step["type"] == "Precompiled")
-    blob = bytearray(base64.b64decode(step["precompiled_charsmap"]))
-    change(blob)
-    step["precompiled_charsmap"] = base64.b64encode(bytes(blob)).decode()
-
-
-def set_slice(blob: bytearray, start: int, content: bytes) -> None:
-    blob[start : start + len(content)] = content
-
-
-DAMAGED_FILES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "size of the map": (lambda s: change_map(s, lambda b: set_slice(b, 0, b"\xff" * 4)), "a trie of 4294967295"),
-    "map that leads out": (lambda s: change_map(s, lambda b: set_slice(b, 4, b"\xff\xff\xff\x7f")), "leads out of it"),
-    "replacement without end": (lambda s: change_map(s, lambda b: set_slice(b, len(b) - 1, b"x")), "has no end"),
-    "replacement not text": (lambda s: change_map(s, lambda b: set_slice(b, len(b) - 2, b"\xff")), "utf-8"),
-    "no model": (lambda s: s.pop("model"), "cannot be read: KeyError"),
-    "model of another kind": (lambda s: s["model"].update(type="x"), "cannot be read"),
-    "vocabulary": (lambda s: s["model"].update(vocab=5), "cannot be read"),
-    "long token": (lambda s: s["model"]["vocab"].update({"x" * 1000: 151}), "has 1000 characters; expected 1 to 256"),
-    "endless padding": (
-        lambda s: s.update(padding={"strategy": {"Fixed": 10**12}, "direction": "Right"}),
-        r"padding\.strategy\.Fixed=1000000000000 is not supported; expected 0 to 1048576",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGED_FILES)
-def test_damaged_tokenizer_files_are_named_and_end_nothing(case: str, tmp_path: Path) -> None:
-    change, message = DAMAGED_FILES[case]
-    sentencepiece_tokenizer(train_sentencepiece_model()).save_pretrained(tmp_path)
-    path = tmp_path / "tokenizer.json"
-    state = json.loads(path.read_text(encoding="utf-8"))
-    change(state)
-    path.write_text(json.dumps(state), encoding="utf-8")
-    with pytest.raises(ValueError, match=message) as raised:
-        FastConformerTokenizer.from_pretrained(tmp_path)
-    assert str(path) in str(raised.value)
-
-
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -377,3 +335,47 @@ def test_options_of_another_kind_are_named(name: str, value: Any, message: str, 
     with pytest.raises(ValueError, match=message) as raised:
         FastConformerTokenizer.from_pretrained(tmp_path)
     assert str(tmp_path) in str(raised.value)
+
+
+def test_special_tokens_of_multitask_models_are_known(tmp_path: Path) -> None:
+    tokens = ("<|startoftranscript|>", "<|endoftext|>", "<pad>", "<|en|>", "<|0|>", "<|12|>")
+    single = sentencepiece_tokenizer(train_sentencepiece_model(user_defined_symbols=tokens))
+    language = sentencepiece_tokenizer(train_sentencepiece_model())
+    aggregate = aggregate_tokenizer({"spl_tokens": single, "en-US": language})
+    for kind, tokenizer in (("single", single), ("aggregate", aggregate)):
+        tokenizer.save_pretrained(tmp_path / kind)
+        for each in (tokenizer, FastConformerTokenizer.from_pretrained(tmp_path / kind)):
+            start, end, padding, english, *times = (each.prompt_token_id(token) for token in tokens)
+            assert (each.bos_token_id, each.eos_token_id, each.pad_token_id) == (start, end, padding)
+            assert {start, end, padding, english, *times} <= set(each.all_special_ids)
+            assert [each.frame_of_time(token_id) for token_id in (english, *times)] == [None, 0, 12]
+            of_prompts = {"<|startoftranscript|>", "<|endoftext|>", "<|en|>"}
+            assert set(each.prompt_token_ids) == (of_prompts | {"\u2581"} if kind == "single" else of_prompts)
+            words = each("the dog", **({} if kind == "single" else {"language": "en"})).input_ids
+            ids = [start, english, times[0], *words, times[1], end, padding]
+            assert each.decode(ids, skip_special_tokens=True).strip() == "the dog"
+            assert each.decode(ids).startswith("<|startoftranscript|><|en|><|0|>")
+            assert each.decode(ids).endswith("<|12|><|endoftext|><pad>")
+    assert aggregate.languages_of_text == ["en-US"]
+    assert aggregate("", language="en").input_ids == []
+    with pytest.raises(ValueError, match=r"language='fr' is not supported; expected one of \['en-US'\]"):
+        aggregate("the", language="fr")
+
+
+def test_prompts_keep_the_space_before_punctuation() -> None:
+    plain = train_sentencepiece_model()
+    prompted = train_sentencepiece_model(user_defined_symbols=("<|startoftranscript|>",))
+    for model, expected in ((plain, "dog."), (prompted, "dog .")):
+        tokenizer = sentencepiece_tokenizer(model)
+        assert tokenizer.decode(tokenizer("dog .").input_ids) == expected
+
+
+def test_the_context_of_a_prompt_has_no_space_of_its_own() -> None:
+    symbols = ("<|startofcontext|>", "<|startoftranscript|>")
+    single = sentencepiece_tokenizer(train_sentencepiece_model(user_defined_symbols=symbols))
+    assert single.context_ids("") == []
+    assert single.decode(single.context_ids("the dog")) == "the dog"
+    assert single.context_ids(" the") == single("the").input_ids
+    aggregate = aggregate_tokenizer({"spl_tokens": single, "en": sentencepiece_tokenizer(train_sentencepiece_model())})
+    assert aggregate.context_ids("the dog", "en") == aggregate("the dog", language="en").input_ids
+    assert aggregate.context_ids("", "en") == []

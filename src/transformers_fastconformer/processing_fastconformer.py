@@ -286,7 +286,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             return texts
         transcriptions = []
         for clip, text in zip(clips, texts, strict=True):
-            hidden_ids = self.tokenizer.event_token_ids if skip_special_tokens else frozenset()
+            hidden_ids = self.tokenizer.hidden_token_ids if skip_special_tokens else frozenset()
             token_ids_of_text = [token_id for token_id in clip.token_ids if token_id not in hidden_ids]
             fields: dict[str, Any] = {"text": text, "token_ids": token_ids_of_text}
             if levels:
@@ -449,7 +449,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         if clip.confidences is None or aggregation is None:
             raise ValueError("token_confidences: found None; confidences need generate(..., confidence=...).")
         tokenizer = self.tokenizer
-        hidden_ids = tokenizer.event_token_ids if skip_special_tokens else frozenset()
+        hidden_ids = tokenizer.hidden_token_ids if skip_special_tokens else frozenset()
         kept = [pair for pair in zip(clip.token_ids, clip.confidences, strict=True) if pair[0] not in hidden_ids]
         token_ids, confidences = [token_id for token_id, _ in kept], [value for _, value in kept]
         return {

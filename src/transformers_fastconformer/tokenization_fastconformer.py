@@ -8,24 +8,24 @@ last space (checked against NeMo 3.0.0: `AbstractCTCDecoding` and `AbstractRNNTD
 from __future__ import annotations
 
 import base64
-import codecs
 import copy
 import itertools
 import json
 import os
 import re
-import struct
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer, normalizers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.utils import to_py_obj
 
 from .checkpoint_sources import LoadsFromSources
+from .decoding.prompts import CONTEXT_TOKEN, FIRST_PIECE
+from .tokenization_character_map import PrecompiledCharacterMap, text_from_bytes
+from .tokenization_checks import check_bytes, check_options, check_tokenizer_json
 from .validation import is_integer, is_number, reading, require, require_choice, shown
 
 TEXT_RULES = ("sentencepiece", "character", "wordpiece", "aggregate")
@@ -34,15 +34,11 @@ CONTINUATION_MARK = "##"
 UNKNOWN_TEXT = " ⁇ "  # what SentencePiece writes for its unknown piece
 LANGUAGE_TAG_PATTERN = r"\s*<[a-z]{2}-[A-Z]{2}>"  # what NeMo 3.0.0 strips unless the configuration says otherwise
 IGNORED_LABEL = -100
-# About ten times what the largest published tokenizers have, of 16 thousand tokens.
-MAX_TOKENS = 2**18
-MAX_TOKEN_CHARACTERS = 256
-MAX_VOCABULARY_CHARACTERS = 2**22
+TIME_PATTERN = re.compile(r"<\|(\d+)\|>")  # tokens of times, which count encoder frames
+# The part of an aggregate that holds the tokens of prompts, and the regions that stand for a language without one.
+PROMPT_PART = "spl_tokens"
+REGION_OF_LANGUAGE = {"en": "en-US", "es": "es-ES", "fr": "fr-FR", "de": "de-DE"}
 MAX_LANGUAGES = 256
-MAX_REPLACEMENT_BYTES = 1024  # of one stretch of text, in a map of characters
-MAX_PADDING = 2**20
-# Keys of an entry of `added_tokens` in a tokenizer.json.
-ADDED_TOKEN_KEYS = ("id", "content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def punctuation_of(tokens: Iterable[str]) -> frozenset[str]:
@@ -58,98 +54,6 @@ def punctuation_of(tokens: Iterable[str]) -> frozenset[str]:
             continue
         found.update(character for character in token if unicodedata.category(character).startswith("P"))
     return frozenset(found)
-
-
-class PrecompiledCharacterMap:
-    """
-    Text normalisation of a SentencePiece model, longest match first as SentencePiece does it.
-
-    The `Precompiled` normalizer of the tokenizers library takes the shortest match and replaces whole grapheme
-    clusters, so that combining accents get lost or composed where SentencePiece leaves them.
-
-    Args:
-        blob: `precompiled_charsmap` of the model: the length in bytes of a double-array trie, the trie, and the
-            replacements, each ended by a zero byte.
-    """
-
-    def __init__(self, blob: bytes):
-        with reading("precompiled_charsmap", "a map of characters as SentencePiece writes it"):
-            self._units, self._replacements = self._parse(blob)
-
-    @staticmethod
-    def _parse(blob: bytes) -> tuple[tuple[int, ...], bytes]:
-        """
-        The trie and the replacements, checked.
-
-        The tokenizers library follows every place without a look and ends the process where there is none.
-        """
-        trie_bytes = int.from_bytes(blob[:4], "little")
-        if len(blob) < 4 or trie_bytes % 4 or not 0 < trie_bytes <= len(blob) - 4:
-            raise ValueError(f"{len(blob)} bytes with a trie of {trie_bytes}; expected a trie of whole units in them.")
-        units = np.frombuffer(blob, "<u4", trie_bytes // 4, 4).astype(np.int64)
-        replacements = blob[4 + trie_bytes :]
-        nodes = np.flatnonzero(units >> 31 == 0)  # the others hold the place of a replacement
-        children = nodes ^ ((units[nodes] >> 10) << ((units[nodes] & 0x200) >> 6))
-        if np.any(children | 0xFF >= len(units)):
-            raise ValueError("a unit of its trie leads out of it; expected units that stay inside.")
-        replacements.decode("utf-8")
-        places = units[children[units[nodes] >> 8 & 1 == 1]] & 0x7FFFFFFF
-        text = np.frombuffer(replacements, np.uint8)
-        ends = np.flatnonzero(text == 0)
-        if len(text) and (not len(ends) or ends[-1] != len(text) - 1):
-            raise ValueError("its last replacement has no end; expected a zero byte after each.")
-        if np.any(places >= len(text)) or np.any(text[places] & 0xC0 == 0x80):
-            raise ValueError("a replacement does not begin where a character does; expected places of characters.")
-        if len(ends) and np.diff(ends, prepend=-1).max() > MAX_REPLACEMENT_BYTES:
-            raise ValueError(f"a replacement is longer than expected; expected at most {MAX_REPLACEMENT_BYTES} bytes.")
-        return struct.unpack_from(f"<{len(units)}I", blob, 4), replacements
-
-    def _longest_match(self, text: bytes, start: int) -> tuple[int, int] | None:
-        """Number of bytes matched at `start` and the place of their replacement."""
-        units = self._units
-        found = None
-        node = self._child_base(units[0])
-        for end in range(start, len(text)):
-            node ^= text[end]
-            if node >= len(units):
-                break
-            unit = units[node]
-            if unit & 0x800000FF != text[end]:  # the label, and the bit that marks a value in its place
-                break
-            node ^= self._child_base(unit)
-            if unit >> 8 & 1:
-                found = (end - start + 1, units[node] & 0x7FFFFFFF)
-        return found
-
-    @staticmethod
-    def _child_base(unit: int) -> int:
-        return (unit >> 10) << ((unit & 0x200) >> 6)
-
-    def normalize(self, text: str, kept: re.Pattern[str] | None = None) -> str:
-        """The mapped text; matches of `kept` stay as they are."""
-        parts: list[str] = []
-        position = 0
-        for match in kept.finditer(text) if kept is not None else ():
-            parts += [self._map(text[position : match.start()]), match.group()]
-            position = match.end()
-        return "".join([*parts, self._map(text[position:])])
-
-    def _map(self, text: str) -> str:
-        encoded = text.encode("utf-8", errors="replace")
-        mapped = bytearray()
-        position = 0
-        while position < len(encoded):
-            match = self._longest_match(encoded, position)
-            if match is None:
-                size = 1
-                while position + size < len(encoded) and encoded[position + size] & 0xC0 == 0x80:
-                    size += 1
-                mapped += encoded[position : position + size]
-            else:
-                size, replacement = match
-                mapped += self._replacements[replacement : self._replacements.index(0, replacement)]
-            position += size
-        return mapped.decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -185,7 +89,8 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
     """
     Tokenizer of the FastConformer models.
 
-    Ids `0` to `vocab_size - 1` are NeMo's. The next one is the blank, an added special token that also pads. `decode`
+    Ids `0` to `vocab_size - 1` are NeMo's. The next one is the blank, an added special token that also pads; multitask
+    models pad with a token of their vocabulary and have no blank. `decode`
     gives NeMo's text: one space before punctuation is dropped where the vocabulary knows that punctuation, and tokens
     that are unknown, invisible or a byte are written as SentencePiece does. The blank and the ignored label -100 never
     show. The best classes of CTC frames become text too, see `decode`.
@@ -203,6 +108,9 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         event_tokens (`list[str]`, *optional*):
             Tokens that report an event (`<EOU>`: the end of an utterance). `decode(..., skip_special_tokens=True)`
             leaves them out; without it they are written, as NeMo does. [`FastConformerProcessor`] lists them.
+        prompt_tokens (`list[str]`, *optional*):
+            Special tokens of a multitask model: those of prompts (`<|en|>`), times (`<|12|>`) and the padding.
+            `decode(..., skip_special_tokens=True)` leaves them out.
         language_tag_pattern (`str`, *optional*): Regular expression of language tags to delete from the text.
         languages (`list[list]`, *optional*):
             For `"aggregate"`: language, number of tokens and `tokenizer.json` of each part, in the order of the ids.
@@ -223,16 +131,18 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         remove_extra_whitespaces: bool = True,
         kept_symbols: Sequence[str] = (),
         event_tokens: Sequence[str] = (),
+        prompt_tokens: Sequence[str] = (),
         language_tag_pattern: str | None = None,
         languages: Sequence[Sequence[Any]] = (),
         **kwargs: Any,
     ):
         require_choice("text_rule", text_rule, TEXT_RULES)
-        _check_options(
+        check_options(
             {
                 "control_tokens": control_tokens,
                 "kept_symbols": kept_symbols,
                 "event_tokens": event_tokens,
+                "prompt_tokens": prompt_tokens,
                 "byte_tokens": byte_tokens,
                 "add_dummy_prefix": add_dummy_prefix,
                 "remove_extra_whitespaces": remove_extra_whitespaces,
@@ -259,6 +169,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
                 remove_extra_whitespaces=remove_extra_whitespaces,
                 kept_symbols=list(kept_symbols),
                 event_tokens=list(event_tokens),
+                prompt_tokens=list(prompt_tokens),
                 language_tag_pattern=language_tag_pattern,
                 languages=[list(entry) for entry in languages],
                 **kwargs,
@@ -269,6 +180,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         self.add_dummy_prefix = add_dummy_prefix
         self.remove_extra_whitespaces = remove_extra_whitespaces
         self.event_tokens = list(event_tokens)
+        self.prompt_tokens = list(prompt_tokens)
         self.language_tag_pattern = language_tag_pattern
         self._set_up_vocabulary(control_tokens, kept_symbols)
         self._set_up_languages(languages)
@@ -283,18 +195,24 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         if sorted(ids.values()) != list(range(len(ids))):
             raise ValueError(f"tokenizer.json: the {len(ids)} ids of the vocabulary are not 0 to {len(ids) - 1}.")
         self._tokens = sorted(ids, key=ids.__getitem__)
-        if self.pad_token_id != len(ids):
+        if self.pad_token_id != len(ids) and self.pad_token not in self.prompt_tokens:
             raise ValueError(
                 f"pad_token_id={self.pad_token_id} is not supported; expected {len(ids)}, the size of the vocabulary, "
                 "which is the id of the blank."
             )
-        missing = [token for token in (*control_tokens, *self.event_tokens, *kept_symbols) if token not in ids]
+        named = (*control_tokens, *self.event_tokens, *self.prompt_tokens, *kept_symbols)
+        missing = [token for token in named if token not in ids]
         if missing:
-            raise ValueError(f"control_tokens, event_tokens, kept_symbols: {missing} are not in the vocabulary.")
+            raise ValueError(
+                f"control_tokens, event_tokens, prompt_tokens, kept_symbols: {missing} are not in the vocabulary."
+            )
         self._control_ids = frozenset(ids[token] for token in control_tokens)
         self._event_ids = frozenset(ids[token] for token in self.event_tokens)
+        self._prompt_ids = {token.removeprefix(f"{PROMPT_PART}:"): ids[token] for token in self.prompt_tokens}
+        times = {token_id: TIME_PATTERN.fullmatch(token) for token, token_id in self._prompt_ids.items()}
+        self._frames_of_time = {token_id: int(match[1]) for token_id, match in times.items() if match}
         if self.byte_tokens:
-            _check_bytes(ids, "byte_tokens=True")
+            check_bytes(ids, "byte_tokens=True")
         self._byte_values = {ids[f"<0x{byte:02X}>"]: byte for byte in range(256)} if self.byte_tokens else {}
 
         # The character map is applied here and not by the backend, which gets it back when it is saved.
@@ -330,7 +248,9 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             self._tokens = [token for part in self._language_tokenizers.values() for token in part._tokens]
         self.punctuation = punctuation_of(self._tokens)
         characters = "".join(map(re.escape, sorted(self.punctuation)))
-        self._space_before_punctuation = re.compile(rf"\s([{characters}])") if characters else None
+        # A multitask model writes French punctuation with its space.
+        drops_space = bool(characters) and not self.prompt_tokens
+        self._space_before_punctuation = re.compile(rf"\s([{characters}])") if drops_space else None
         if self.text_rule == "character":
             self.word_rule = "character"  # how tokens group into words, see `decoding.timestamps.word_spans`
         elif any(token.startswith(CONTINUATION_MARK) for token in self._tokens):
@@ -371,6 +291,53 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         return self._event_ids
 
     @property
+    def hidden_token_ids(self) -> frozenset[int]:
+        """Ids that `skip_special_tokens` leaves out: of events, and of prompts, times and padding."""
+        return self._event_ids | frozenset(self._prompt_ids.values())
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids of all special tokens, those of prompts and times among them."""
+        return list(dict.fromkeys([*super().all_special_ids, *self._prompt_ids.values()]))
+
+    @property
+    def prompt_token_ids(self) -> dict[str, int]:
+        """
+        Ids of the tokens that prompts are made of; empty for models without prompts.
+
+        A single SentencePiece model begins every text with its word mark, so that this is one of them.
+        """
+        ids = {
+            token: token_id
+            for token, token_id in self._prompt_ids.items()
+            if token.startswith("<|") and token_id not in self._frames_of_time
+        }
+        if ids and self.text_rule == "sentencepiece" and self.add_dummy_prefix and FIRST_PIECE in self._tokens:
+            ids[FIRST_PIECE] = self._tokens.index(FIRST_PIECE)
+        return ids
+
+    def prompt_token_id(self, token: str) -> int | None:
+        """Id of one of `prompt_tokens` as it is written, such as `"<|endoftext|>"`; None: there is none."""
+        return self._prompt_ids.get(token)
+
+    def frame_of_time(self, token_id: int) -> int | None:
+        """Encoder frame that a time token stands for; None for other tokens."""
+        return self._frames_of_time.get(token_id)
+
+    def context_ids(self, text: str, target_lang: str | None = None) -> list[int]:
+        """
+        Ids of the context of a prompt, as they stand inside it.
+
+        Args:
+            text: The context.
+            target_lang: Language that the model writes, for aggregate tokenizers.
+        """
+        if self.text_rule == "aggregate":
+            return list(self(text, language=target_lang)["input_ids"]) if text else []
+        before = list(self(CONTEXT_TOKEN)["input_ids"])
+        return list(self(CONTEXT_TOKEN + text)["input_ids"])[len(before) :]
+
+    @property
     def text_options(self) -> dict[str, Any]:
         """Arguments that make an equal tokenizer out of an equal backend, as plain values."""
         names = (
@@ -381,6 +348,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             "add_dummy_prefix",
             "remove_extra_whitespaces",
             "kept_symbols",
+            "prompt_tokens",
         )
         return {
             **{name: self.init_kwargs[name] for name in names},
@@ -391,6 +359,17 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
     def vocabulary_tokens(self, token_ids: Iterable[int]) -> list[str]:
         """Vocabulary strings as NeMo has them; `convert_ids_to_tokens` names the language too in aggregates."""
         return [self._tokens[token_id] for token_id in token_ids]
+
+    @property
+    def languages_of_text(self) -> list[str]:
+        """Languages of an aggregate tokenizer, without its part of tokens of prompts."""
+        return [span.language for span in self.language_spans if span.language != PROMPT_PART or not self._prompt_ids]
+
+    def language_of_text(self, language: str | None) -> str | None:
+        """Name of the part of an aggregate tokenizer for a language; multitask models take `"en"` for `"en-US"`."""
+        region = REGION_OF_LANGUAGE.get(language or "") if self._prompt_ids else None
+        is_other = language not in self._language_tokenizers and region in self._language_tokenizers
+        return region if is_other else language
 
     def language_of(self, token_id: int) -> str | None:
         """Language of a token of an aggregate tokenizer; `None` in others."""
@@ -471,7 +450,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
 
         Args:
             token_ids: Ids of one clip, or a list of them for each; an array or tensor of either.
-            skip_special_tokens (`bool`, defaults to `False`): Leave `event_tokens` out.
+            skip_special_tokens (`bool`, defaults to `False`): Leave `event_tokens` and `prompt_tokens` out.
             group_tokens (`bool`, *optional*):
                 `True`: the ids are the best classes of the frames of a CTC head (`logits.argmax(-1)`), in which equal
                 neighbours are one token. `False`: each id is a token, as in labels and in what `generate` returns.
@@ -520,7 +499,8 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         row = [token_ids] if isinstance(token_ids, int) else token_ids
         spoken = self.spoken_ids(self._join_frames(row) if group_tokens else row)
         if skip_special_tokens:
-            spoken = [token_id for token_id in spoken if token_id not in self._event_ids]
+            hidden_ids = self.hidden_token_ids
+            spoken = [token_id for token_id in spoken if token_id not in hidden_ids]
         text = self.piece_text(spoken)
         if self._space_before_punctuation is not None:
             text = self._space_before_punctuation.sub(r"\1", text)
@@ -560,10 +540,9 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         return self._character_map.normalize(text, self._kept_pattern)
 
     def _encode_in_language(self, text: Any, language: str | None, **kwargs: Any) -> BatchEncoding:
+        language = self.language_of_text(language)
         if language not in self._language_tokenizers:
-            raise ValueError(
-                f"language={language!r} is not supported; expected one of {[*self._language_tokenizers]}."
-            )
+            raise ValueError(f"language={language!r} is not supported; expected one of {self.languages_of_text}.")
         part = self._language_tokenizers[language]
         start = next(span.start for span in self.language_spans if span.language == language)
         return_tensors = kwargs.pop("return_tensors", None)
@@ -573,7 +552,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         rows = encoding["input_ids"] if is_batched else [encoding["input_ids"]]
         shifted = [[token_id + start for token_id in row] for row in rows]
         return self.pad(
-            {"input_ids": shifted if is_batched or return_tensors else shifted[0]},
+            BatchEncoding({"input_ids": shifted if is_batched or return_tensors else shifted[0]}),
             padding=padding,
             max_length=kwargs.get("max_length"),
             pad_to_multiple_of=kwargs.get("pad_to_multiple_of"),
@@ -581,86 +560,6 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             return_attention_mask=kwargs.get("return_attention_mask"),
             return_tensors=return_tensors,
         )
-
-
-def check_tokens(tokens: Collection[Any], name: str) -> None:
-    """
-    Raise a `ValueError` for tokens that are not texts of a sensible length, or more than a vocabulary has.
-
-    Args:
-        tokens: The tokens.
-        name: Where they come from, for messages.
-    """
-    if len(tokens) > MAX_TOKENS:
-        raise ValueError(f"{name}: {len(tokens)} tokens are not supported; expected at most {MAX_TOKENS}.")
-    for token in tokens:
-        if not isinstance(token, str):
-            raise ValueError(f"{name}: the token {shown(token)} is not supported; expected text.")
-        if not 0 < len(token) <= MAX_TOKEN_CHARACTERS:
-            raise ValueError(
-                f"{name}: the token {shown(token)} has {len(token)} characters; expected 1 to {MAX_TOKEN_CHARACTERS}."
-            )
-        if not token.isascii():
-            try:
-                token.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"{name}: the token {shown(token)} is not Unicode ({error}); expected text."
-                ) from None
-    num_characters = sum(map(len, tokens))
-    if num_characters > MAX_VOCABULARY_CHARACTERS:
-        raise ValueError(
-            f"{name}: the tokens have {num_characters} characters; expected at most {MAX_VOCABULARY_CHARACTERS}."
-        )
-
-
-def check_tokenizer_json(text: str, name: str) -> dict[str, Any]:
-    """
-    The content of a `tokenizer.json`, looked at before the tokenizers library sees it.
-
-    Args:
-        text: The file.
-        name: Its name in messages.
-
-    Raises:
-        ValueError: for what is not JSON of a tokenizer, and for what would end the process or never end.
-    """
-    with reading(name, "the JSON of a tokenizer"):
-        state = json.loads(text)
-        model = state["model"]
-        vocabulary = model["vocab"]
-        if isinstance(vocabulary, list):
-            wrong = [score for _, score in vocabulary if not is_number(score)]
-            if wrong:
-                raise ValueError(f"model.vocab: the score {shown(wrong[0])} is not supported; expected a number.")
-            check_tokens([token for token, _ in vocabulary], "model.vocab")
-        else:
-            check_tokens(dict(vocabulary).keys(), "model.vocab")
-        for step in _steps(state.get("normalizer")):
-            if step["type"] == "Precompiled":
-                PrecompiledCharacterMap(base64.b64decode(step["precompiled_charsmap"], validate=True))
-        check_added_tokens(state)
-        strategy = (state.get("padding") or {}).get("strategy")
-        length = strategy.get("Fixed", 0) if isinstance(strategy, dict) else 0
-        require(0 <= length <= MAX_PADDING, "padding.strategy.Fixed", length, f"0 to {MAX_PADDING}")
-    return state
-
-
-def check_added_tokens(state: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` for keys of an entry in `added_tokens` that the tokenizers library prints and drops."""
-    for token in state.get("added_tokens") or ():
-        unknown = sorted(set(token).difference(ADDED_TOKEN_KEYS))
-        if unknown:
-            raise ValueError(f"added_tokens: key {shown(unknown[0])} is unknown; expected {ADDED_TOKEN_KEYS}.")
-
-
-def _steps(normalizer: Any) -> Iterator[Any]:
-    """The normalizers of a `tokenizer.json`, those of sequences one by one."""
-    if normalizer is not None and normalizer["type"] == "Sequence":
-        for step in normalizer["normalizers"]:
-            yield from _steps(step)
-    elif normalizer is not None:
-        yield normalizer
 
 
 def _read_text(path: str) -> str:
@@ -678,61 +577,3 @@ def _read_language(entry: Any) -> tuple[str, int, FastConformerTokenizer]:
         text = options.pop("tokenizer")
         check_tokenizer_json(text, f"languages: {language}")
         return language, size, FastConformerTokenizer(tokenizer_object=Tokenizer.from_str(text), **options)
-
-
-def _check_bytes(tokens: Collection[str], name: str) -> None:
-    """Raise a `ValueError` where a token of one of the 256 bytes is missing."""
-    missing = [byte for byte in range(256) if f"<0x{byte:02X}>" not in tokens]
-    if missing:
-        raise ValueError(
-            f"{name}: {len(missing)} tokens such as '<0x{missing[0]:02X}>' are missing; expected all 256 of the bytes."
-        )
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options of another kind than their default."""
-    for name, value in options.items():
-        if name.endswith(("_tokens", "_symbols")) and name != "byte_tokens":
-            is_list = isinstance(value, list | tuple) and all(isinstance(token, str) for token in value)
-            require(is_list, name, value, "a list of tokens")
-        elif name == "unknown_text":
-            require(isinstance(value, str) and len(value) <= MAX_TOKEN_CHARACTERS, name, value, "a short text")
-        else:
-            require(isinstance(value, bool), name, value, "True or False")
-
-
-def text_from_bytes(encoded: bytes | bytearray, is_last: bool = True) -> tuple[str, int]:
-    """
-    UTF-8 text; every byte that does not start a character becomes U+FFFD, one for each as in SentencePiece.
-
-    Args:
-        encoded: The bytes.
-        is_last: No more follow. Otherwise those at the end that may begin a character are left.
-
-    Returns:
-        The text, and the number of bytes that it stands for.
-    """
-    text = ""
-    position = 0
-    while position < len(encoded):
-        for size in range(1, 5):
-            try:
-                text += encoded[position : position + size].decode("utf-8")
-            except UnicodeDecodeError:
-                continue
-            position += size
-            break
-        else:
-            if not is_last and _is_beginning(encoded[position:]):
-                break
-            text += "\N{REPLACEMENT CHARACTER}"
-            position += 1
-    return text, position
-
-
-def _is_beginning(encoded: bytes | bytearray) -> bool:
-    """True for bytes that are the beginning of one character in UTF-8, and nothing else."""
-    try:
-        return not codecs.getincrementaldecoder("utf-8")().decode(bytes(encoded), final=False)
-    except UnicodeDecodeError:
-        return False

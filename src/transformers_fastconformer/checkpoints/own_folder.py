@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..configuration_fastconformer import FastConformerConfig
-from ..tokenization_fastconformer import check_added_tokens
+from ..tokenization_checks import check_added_tokens
 from ..validation import reading
 from .files import (
     CONFIG_FILE,

@@ -9,6 +9,7 @@ from typing import Any
 from ..configuration_fastconformer import DECODING_STRATEGIES
 from ..validation import require, require_choice, require_count
 from .confidence import ConfidenceOptions
+from .prompts import PROMPT_OPTIONS, PromptOptions
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,15 @@ class DecodingOptions:
 
     Args:
         language: Code of the language of all clips, or a list with the code of each clip, for models with language
-            prompts (`config.prompt_languages`); None (default) is `config.default_language`.
+            prompts (`config.prompt_languages`); None (default) is `config.default_language`. For multitask models the
+            language that is spoken and written: `source_lang` and `target_lang` at once.
         max_symbols_per_step: Largest number of tokens on one frame, for transducers; None (default) is
             `config.max_symbols_per_step`.
         confidence: Measure of the confidences that are returned; None (default): confidences are not returned.
         decoding_strategy: `"greedy_batch"` or `"greedy"`, NeMo's rules for a frame that has that many tokens, for
             transducers; None (default) is `config.decoding_strategy`.
+        source_lang, target_lang, task, pnc, itn, timestamps, diarize, emotion, context: The prompt of multitask
+            models, see [`PromptOptions`]; None (default) is the checkpoint's.
 
     Raises:
         ValueError: for a value that no model accepts; the message names the option.
@@ -36,6 +40,15 @@ class DecodingOptions:
     max_symbols_per_step: int | None = None
     confidence: ConfidenceOptions | None = None
     decoding_strategy: str | None = None
+    source_lang: str | None = None
+    target_lang: str | None = None
+    task: str | None = None
+    pnc: bool | None = None
+    itn: bool | None = None
+    timestamps: bool | None = None
+    diarize: bool | None = None
+    emotion: str | None = None
+    context: str | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         language = self.language
@@ -48,6 +61,25 @@ class DecodingOptions:
         require_choice("decoding_strategy", self.decoding_strategy, (*DECODING_STRATEGIES, None))
         is_known = self.confidence is None or isinstance(self.confidence, ConfidenceOptions)
         require(is_known, "confidence", self.confidence, "ConfidenceOptions or None")
+        object.__setattr__(self, "context", self.prompt.context)  # checked, and hashable
+
+    @property
+    def prompt(self) -> PromptOptions:
+        """
+        The options of the prompt.
+
+        Raises:
+            ValueError: for a value that no model accepts, and for a `language` that the others contradict.
+        """
+        options = PromptOptions(**{name: getattr(self, name) for name in PROMPT_OPTIONS})
+        if not isinstance(self.language, str):
+            return options
+        for name in ("source_lang", "target_lang"):
+            if getattr(self, name) not in (None, self.language):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} contradicts language={self.language!r}, which is both languages."
+                )
+        return replace(options, source_lang=self.language, target_lang=self.language)
 
     @classmethod
     def of(cls, decoding: DecodingOptions | None, keywords: Mapping[str, Any]) -> DecodingOptions:

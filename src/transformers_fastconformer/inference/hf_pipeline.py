@@ -43,7 +43,8 @@ TASK = "automatic-speech-recognition"
 TRUE_LEVEL = "segment"  # the level that `return_timestamps=True` stands for
 # Keys of an input mapping that are the audio; its other keys come back with the result.
 AUDIO_KEYS = ("raw", "array", "sampling_rate", "bytes", "path")
-GENERATE_OPTIONS = tuple(item.name for item in fields(DecodingOptions))
+# Times are asked for by `return_timestamps`.
+GENERATE_OPTIONS = tuple(item.name for item in fields(DecodingOptions) if item.name != "timestamps")
 CHUNK_OPTIONS = tuple(item.name for item in fields(ChunkOptions))
 CALL_OPTIONS = (
     "return_timestamps",

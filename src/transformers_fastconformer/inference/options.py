@@ -144,6 +144,8 @@ class TranscriptionOptions:
         own, of_decoding, of_chunking = (
             [item.name for item in fields(kind)] for kind in (cls, DecodingOptions, ChunkOptions)
         )
+        # Levels of times; a multitask model that writes time tokens is told to where some are asked for.
+        of_decoding.remove("timestamps")
         names = [name for name in (*own, *of_decoding, *of_chunking) if name not in ("decoding", "chunking")]
         unknown = sorted(set(keywords) - {*names, *own})
         if unknown:

@@ -13,7 +13,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from ..tokenization_fastconformer import CONTINUATION_MARK, WORD_MARK, FastConformerTokenizer, check_tokenizer_json
+from ..tokenization_checks import check_tokenizer_json
+from ..tokenization_fastconformer import CONTINUATION_MARK, WORD_MARK, FastConformerTokenizer
 from ..validation import reading
 from .families import Family
 

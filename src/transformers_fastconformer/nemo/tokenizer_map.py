@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..checkpoints.key_table import Check, Drop, NotAcceptedError, Pin, Read, SectionReader, Table, Values, text
-from ..tokenization_fastconformer import LANGUAGE_TAG_PATTERN, MAX_LANGUAGES, MAX_TOKENS, FastConformerTokenizer
+from ..tokenization_checks import MAX_TOKENS
+from ..tokenization_fastconformer import LANGUAGE_TAG_PATTERN, MAX_LANGUAGES, FastConformerTokenizer
 from ..validation import reading, require, shown
 from .archive import ARTIFACT_PREFIX
 from .sections.common import class_of

@@ -8,11 +8,16 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from ..tokenization_fastconformer import MAX_TOKENS, FastConformerTokenizer, PrecompiledCharacterMap, check_tokens
+from ..decoding.prompts import START_TOKEN
+from ..tokenization_character_map import PrecompiledCharacterMap
+from ..tokenization_checks import MAX_TOKENS, check_tokens
+from ..tokenization_fastconformer import PROMPT_PART, FastConformerTokenizer
 from ..validation import is_number, reading
 
 BLANK_TOKEN = "<blank>"
 EVENT_TOKENS = ("<EOU>", "<EOB>")
+# Tokens of prompts that have a part in Transformers' generation.
+PROMPT_ROLES = {"bos_token": START_TOKEN, "eos_token": "<|endoftext|>", "pad_token": "<pad>"}
 MODEL_KEY = "tokenizer.model_path"
 MAX_RESERVED = 2**14  # control pieces, and the user's own: ten times what Canary has
 
@@ -74,6 +79,7 @@ def _sentencepiece_tokenizer(model_bytes: bytes, **options: Any) -> FastConforme
         add_dummy_prefix=normalization.add_dummy_prefix,
         remove_extra_whitespaces=normalization.remove_extra_whitespaces,
         kept_symbols=pieces.symbols,
+        **_prompt_options({token: token for token in (*pieces.symbols, *pieces.control)}),
         **options,
     )
 
@@ -269,16 +275,35 @@ def aggregate_tokenizer(parts: Mapping[str, FastConformerTokenizer], **options: 
         for language, part in parts.items()
     ]
     events = [f"{language}:{event}" for language in parts for event in EVENT_TOKENS]
+    of_prompts = {token.removeprefix(f"{PROMPT_PART}:"): token for token in tokens if token.startswith(PROMPT_PART)}
+    options = {**_prompt_options(of_prompts), **options}
     return _finish(backend, tokens, events, text_rule="aggregate", languages=languages, **options)
+
+
+def _prompt_options(tokens: Mapping[str, str]) -> dict[str, Any]:
+    """
+    Arguments of the tokenizer of a multitask model (NeMo's `CanaryTokenizer`, `CanaryBPETokenizer`); none for others.
+
+    Args:
+        tokens: Symbols of the vocabulary as they are written, to their names in it.
+    """
+    if START_TOKEN not in tokens:
+        return {}
+    padding = PROMPT_ROLES["pad_token"]
+    special = [token for bare, token in tokens.items() if (bare[:2] == "<|" and bare[-2:] == "|>") or bare == padding]
+    roles = {role: tokens[bare] for role, bare in PROMPT_ROLES.items() if bare in tokens}
+    return {"prompt_tokens": special, **roles}
 
 
 def _finish(
     backend: Tokenizer, tokens: Sequence[str], events: Sequence[str] = EVENT_TOKENS, **options: Any
 ) -> FastConformerTokenizer:
-    """Add the blank after the vocabulary and name the events that are in it."""
-    blank = BLANK_TOKEN
-    while blank in tokens:
-        blank = f"<{blank[1:-1]}_>"
-    backend.add_special_tokens([AddedToken(blank, special=True, normalized=False)])
+    """Add the blank after the vocabulary, unless one of its tokens pads, and name the events that are in it."""
+    if "pad_token" not in options:
+        blank = BLANK_TOKEN
+        while blank in tokens:
+            blank = f"<{blank[1:-1]}_>"
+        backend.add_special_tokens([AddedToken(blank, special=True, normalized=False)])
+        options["pad_token"] = blank
     present = [event for event in events if event in tokens]
-    return FastConformerTokenizer(tokenizer_object=backend, pad_token=blank, event_tokens=present, **options)
+    return FastConformerTokenizer(tokenizer_object=backend, event_tokens=present, **options)

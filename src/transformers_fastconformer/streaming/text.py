@@ -17,7 +17,8 @@ from ..decoding.timestamps import DECODER_TYPES, token_offsets, with_punctuation
 from ..decoding.words import GroupedWord, WordRules, WordState, WordToken, group_words, revise_last_confidence
 from ..frames import seconds_from_encoder_frames
 from ..processing_fastconformer import FastConformerProcessor
-from ..tokenization_fastconformer import LANGUAGE_TAG_PATTERN, PieceTextState, text_from_bytes
+from ..tokenization_character_map import text_from_bytes
+from ..tokenization_fastconformer import LANGUAGE_TAG_PATTERN, PieceTextState
 from ..validation import require, require_choice
 
 # The end of a text that may become a language tag, with the spaces before it, or spaces that a tag would delete.
