@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from .checkpoint_sources import LoadsFromSources
 from .decoding.confidence import aggregate_confidence, word_confidences
+from .decoding.time_tokens import timed_words
 from .decoding.timestamps import (
     SEGMENT_SEPARATORS,
     Span,
@@ -24,11 +25,14 @@ from .decoding.timestamps import (
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .frames import seconds_from_encoder_frames
 from .modeling.outputs import FastConformerGenerateOutput
-from .tokenization_fastconformer import IGNORED_LABEL, FastConformerTokenizer
+from .tokenization_fastconformer import IGNORED_LABEL, WORD_MARK, FastConformerTokenizer
 from .validation import is_number, require, require_choice, require_count
 
 # Levels of times in their order: vocabulary strings, and then text in ever longer pieces.
 TIMESTAMP_LEVELS = ("token", "char", "word", "segment")
+# Those that the time tokens of a multitask model tell.
+MULTITASK = "multitask"
+MULTITASK_LEVELS = ("word", "segment")
 # Arguments of the tokenizer that labels next to audio may have.
 LABEL_OPTIONS = (
     "language",
@@ -262,7 +266,9 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
                 the logits of a CTC head (batch, frames, vocab_size), of which rows of -100 are padding.
             skip_special_tokens (`bool`, defaults to `True`): Leave event tokens such as `<EOU>` out of the text.
             timestamps (`bool`, `str` or `list[str]`, defaults to `False`):
-                Levels of times: `"token"`, `"char"`, `"word"`, `"segment"`, several of them, or `True` for all.
+                Levels of times: `"token"`, `"char"`, `"word"`, `"segment"`, several of them, or `True` for all. A
+                multitask model has words and segments, where it wrote time tokens; where it did not, the clip is one
+                segment.
             output_offsets (`bool`, defaults to `False`): The same as `timestamps=True`.
             confidence (`bool`, defaults to `False`):
                 Confidences of tokens, words and the clip, for what `generate(..., confidence=...)` returned.
@@ -279,9 +285,12 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         require_choice("group_tokens", kwargs.pop("group_tokens", None), (None, False))  # they are tokens already
         if kwargs:
             raise TypeError(f"batch_decode() does not know {sorted(kwargs)} for what generate() returns.")
+        is_multitask = token_ids.decoder_type == MULTITASK
         levels = timestamp_levels(timestamps, output_offsets)
+        if is_multitask:
+            levels = multitask_levels(levels, is_all=timestamps is True or output_offsets)
         clips = _split_output(token_ids)
-        texts = [self.tokenizer.decode(clip.token_ids, skip_special_tokens=skip_special_tokens) for clip in clips]
+        texts = [self._text(clip, is_multitask, skip_special_tokens) for clip in clips]
         if not levels and not confidence:
             return texts
         transcriptions = []
@@ -289,7 +298,9 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             hidden_ids = self.tokenizer.hidden_token_ids if skip_special_tokens else frozenset()
             token_ids_of_text = [token_id for token_id in clip.token_ids if token_id not in hidden_ids]
             fields: dict[str, Any] = {"text": text, "token_ids": token_ids_of_text}
-            if levels:
+            if levels and is_multitask:
+                fields |= self._times_of_time_tokens(clip, levels)
+            elif levels:
                 fields |= self._times(clip, token_ids.decoder_type, levels, skip_special_tokens)
             if confidence:
                 fields |= self._confidences(clip, token_ids.confidence_aggregation, skip_special_tokens)
@@ -360,6 +371,46 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         )
 
     # Times
+
+    def _text(self, clip: _Clip, is_multitask: bool, skip_special_tokens: bool) -> str:
+        """Text of a clip; that of a multitask model without times and the spaces around it."""
+        if not (is_multitask and skip_special_tokens):
+            return self.tokenizer.decode(clip.token_ids, skip_special_tokens=skip_special_tokens)
+        if words := self._words_of_time_tokens(clip):
+            return " ".join(word.text for word in words)
+        return self.tokenizer.decode(clip.token_ids, skip_special_tokens=True).strip()
+
+    def _words_of_time_tokens(self, clip: _Clip) -> list[Span]:
+        """Words with the times that a multitask model wrote next to them; none where it wrote no time."""
+        tokenizer = self.tokenizer
+        pieces: list[int | str] = []
+        text_ids: list[int] = []
+
+        def close() -> None:
+            if text_ids:
+                begins_word = tokenizer.vocabulary_tokens(text_ids[:1])[0].startswith(WORD_MARK)
+                text = tokenizer.decode(text_ids)
+                pieces.append(f" {text.lstrip()}" if begins_word else text)
+                text_ids.clear()
+
+        for token_id in clip.token_ids:
+            if (frame := tokenizer.frame_of_time(token_id)) is not None:
+                close()
+                pieces.append(frame)
+            elif token_id not in tokenizer.hidden_token_ids:
+                text_ids.append(token_id)
+        close()
+        has_times = any(not isinstance(piece, str) for piece in pieces)
+        return timed_words(pieces, clip.num_frames) if has_times else []
+
+    def _times_of_time_tokens(self, clip: _Clip, levels: Sequence[str]) -> dict[str, Any]:
+        """The fields `timestamps` and `events` of a clip of a multitask model."""
+        words = self._words_of_time_tokens(clip)
+        segments = self._segments(words)
+        if not words and clip.num_frames and (text := self._text(clip, True, True)):
+            segments = [Span(text, 0, clip.num_frames)]  # without times a clip is one segment
+        spans = {"word": words, "segment": segments}
+        return {"timestamps": {level: self._items(level, spans[level]) for level in levels}, "events": []}
 
     def _times(
         self, clip: _Clip, decoder_type: str | None, levels: Sequence[str], skip_special_tokens: bool
@@ -481,12 +532,14 @@ class _Clip(NamedTuple):
     Args:
         token_ids: Its tokens.
         frame_indices, durations, confidences: One of each for every token, where there are some.
+        num_frames: Encoder frames of it, where they are known.
     """
 
     token_ids: list[int]
     frame_indices: list[int] | None
     durations: list[int] | None
     confidences: list[float] | None
+    num_frames: int | None = None
 
 
 class _Token(NamedTuple):
@@ -518,7 +571,8 @@ def _split_output(output: FastConformerGenerateOutput) -> list[_Clip]:
         return [row[:length] for row, length in zip(padded.tolist(), lengths, strict=True)]
 
     columns = (output.sequences, output.frame_indices, output.durations, output.token_confidences)
-    return [_Clip(*fields) for fields in zip(*map(split, columns), strict=True)]
+    num_frames = [None] * len(lengths) if output.encoder_lengths is None else output.encoder_lengths.tolist()
+    return [_Clip(*fields) for fields in zip(*map(split, columns), num_frames, strict=True)]
 
 
 def _is_floating(values: Any) -> bool:
@@ -555,3 +609,22 @@ def timestamp_levels(timestamps: bool | str | Sequence[str], output_offsets: boo
     if unknown or not asked:
         require(False, "timestamps", timestamps, f"a bool or some of {TIMESTAMP_LEVELS}")
     return tuple(level for level in TIMESTAMP_LEVELS if level in asked)
+
+
+def multitask_levels(levels: Sequence[str], is_all: bool) -> tuple[str, ...]:
+    """
+    The levels of times that a multitask model has, of those asked for.
+
+    Args:
+        levels: As of `timestamp_levels`.
+        is_all: They are all there are, not named one by one.
+
+    Raises:
+        ValueError: for a level by name that it does not have.
+    """
+    others = [level for level in levels if level not in MULTITASK_LEVELS]
+    if others and not is_all:
+        raise ValueError(
+            f"timestamps={others[0]!r} is not supported by a multitask model; expected some of {MULTITASK_LEVELS}."
+        )
+    return tuple(level for level in levels if level in MULTITASK_LEVELS)
