@@ -32,6 +32,7 @@ TESTED_ELSEWHERE = {
     "version": "a line; `cli/test_main.py` asks the command for it",
     "cli.transcribe_run": "through `cli/test_transcribe_files.py` and `cli/test_exit_codes.py`, as users meet it",
     "decoding.state": "a record; through `decoding/test_transducer_label_looping.py`",
+    "inference.recognition": "through `inference/test_file.py`, `inference/test_multitask.py` and their neighbours",
     "inference.transcript": "a record; through `inference/test_file.py` and `inference/test_many_files.py`",
     "interop.model_card": "through `interop/test_writing.py`",
     "interop.refusals": "through `interop/test_reading.py` and `interop/test_writing.py`",

@@ -429,5 +429,5 @@ def test_time_tokens_become_times_and_the_punctuation_stays(multitask: FastConfo
     assert empty.timestamps == {"word": [], "segment": []}
     output = multitask_output(multitask, clips[:1])
     assert multitask.decode(output, skip_special_tokens=False).replace(" ", "").startswith("<|3|>the<|8|>")
-    with pytest.raises(ValueError, match="timestamps='char' is not supported by a multitask model.*'segment'"):
+    with pytest.raises(ValueError, match=r"timestamps='char' is not supported by a multitask model.*'segment'"):
         multitask.decode(output, timestamps=["word", "char"])

@@ -346,12 +346,14 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             return [self._move(item, frame) for items, frame in placed for item in items]
 
         levels = timestamp_levels(timestamps)
+        if timestamps is True and parts:  # all that there are
+            levels = tuple(level for level in levels if all(level in (part.timestamps or {}) for part in parts))
         timed: dict[str, list[TimedItem]] = {}
         for level in levels:
-            if level == "segment":
-                words = moved([(part.timestamps or {})["word"] for part in parts])
+            if level == "segment" and all("word" in (part.timestamps or {}) for part in parts):
+                words = moved([_words_or_segments(part) for part in parts])
                 spans = [Span(word["word"], word["start_offset"], word["end_offset"]) for word in words]
-                timed[level] = self._items(level, self._segments(spans))
+                timed[level] = self.timed_items(level, self.segment_words(spans))
             else:
                 timed[level] = moved([(part.timestamps or {})[level] for part in parts])
         fields: dict[str, Any] = {}
@@ -406,11 +408,11 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
     def _times_of_time_tokens(self, clip: _Clip, levels: Sequence[str]) -> dict[str, Any]:
         """The fields `timestamps` and `events` of a clip of a multitask model."""
         words = self._words_of_time_tokens(clip)
-        segments = self._segments(words)
+        segments = self.segment_words(words)
         if not words and clip.num_frames and (text := self._text(clip, True, True)):
             segments = [Span(text, 0, clip.num_frames)]  # without times a clip is one segment
         spans = {"word": words, "segment": segments}
-        return {"timestamps": {level: self._items(level, spans[level]) for level in levels}, "events": []}
+        return {"timestamps": {level: self.timed_items(level, spans[level]) for level in levels}, "events": []}
 
     def _times(
         self, clip: _Clip, decoder_type: str | None, levels: Sequence[str], skip_special_tokens: bool
@@ -427,13 +429,13 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         }
         if "word" in levels or "segment" in levels:
             spans["word"] = self._words(tokens)
-            spans["segment"] = self._segments(spans["word"])
-        timed = {level: self._items(level, spans[level]) for level in levels}
+            spans["segment"] = self.segment_words(spans["word"])
+        timed = {level: self.timed_items(level, spans[level]) for level in levels}
         if self.tokenizer.language_spans:
             for level in {"token", "char"}.intersection(levels):
                 for item, token in zip(timed[level], tokens, strict=True):
                     item["language"] = self.tokenizer.language_of(token.token_id)
-        return {"timestamps": timed, "events": self._items("event", events)}
+        return {"timestamps": timed, "events": self.timed_items("event", events)}
 
     def _timed_tokens(self, clip: _Clip, decoder_type: str | None) -> list[_Token]:
         if clip.frame_indices is None or decoder_type is None:
@@ -464,12 +466,14 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             word_separator=self.word_separator,
         )
 
-    def _segments(self, words: Sequence[Span]) -> list[Span]:
+    def segment_words(self, words: Sequence[Span]) -> list[Span]:
+        """Group words into segments by the processor's separators and gap."""
         return segment_spans(
             words, segment_separators=self.segment_separators, segment_gap_frames=self.segment_gap_frames
         )
 
-    def _items(self, level: str, spans: Sequence[Span]) -> list[TimedItem]:
+    def timed_items(self, level: str, spans: Sequence[Span]) -> list[TimedItem]:
+        """Items of a level of times, with frames and seconds."""
         return [{level: span.text, **self._when(span.start_offset, span.end_offset)} for span in spans]
 
     def _move(self, item: TimedItem, frames: int) -> TimedItem:
@@ -573,6 +577,14 @@ def _split_output(output: FastConformerGenerateOutput) -> list[_Clip]:
     columns = (output.sequences, output.frame_indices, output.durations, output.token_confidences)
     num_frames = [None] * len(lengths) if output.encoder_lengths is None else output.encoder_lengths.tolist()
     return [_Clip(*fields) for fields in zip(*map(split, columns), num_frames, strict=True)]
+
+
+def _words_or_segments(part: FastConformerTranscription) -> list[TimedItem]:
+    """Words of a part, or its segments where a multitask model wrote no times next to its words."""
+    timestamps = part.timestamps or {}
+    if timestamps["word"] or not part.text:
+        return timestamps["word"]
+    return [{**item, "word": item["segment"]} for item in timestamps.get("segment", [])]
 
 
 def _is_floating(values: Any) -> bool:

@@ -320,6 +320,11 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         """Id of one of `prompt_tokens` as it is written, such as `"<|endoftext|>"`; None: there is none."""
         return self._prompt_ids.get(token)
 
+    @property
+    def has_time_tokens(self) -> bool:
+        """True where some tokens are times."""
+        return bool(self._frames_of_time)
+
     def frame_of_time(self, token_id: int) -> int | None:
         """Encoder frame that a time token stands for; None for other tokens."""
         return self._frames_of_time.get(token_id)

@@ -23,10 +23,10 @@ from transformers import AutomaticSpeechRecognitionPipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 import transformers_fastconformer.inference.clip_features as features_module
-import transformers_fastconformer.inference.file as file_module
 import transformers_fastconformer.inference.hf_pipeline as recognition
 import transformers_fastconformer.inference.many_files as files_module
 import transformers_fastconformer.inference.reading as reading_module
+import transformers_fastconformer.inference.recognition as recognition_module
 import transformers_fastconformer.inference.strategy as strategies_module
 from transformers_fastconformer import (
     FastConformerForTDT,
@@ -422,8 +422,7 @@ def test_a_long_file_is_streamed_and_its_strategy_chosen(
         taken.append(("local" if is_local else "full" if plan is None else "chunked", len(clips)))
         return transcribe_features(model, clips, plan, *options, **named)
 
-    for module in (file_module, files_module):
-        monkeypatch.setattr(module, "transcribe_features", note)
+    monkeypatch.setattr(recognition_module, "transcribe_features", note)
     for module in (reading_module, files_module):
         monkeypatch.setattr(module, "PACKED_SECONDS", 5.0)
     pause = np.zeros(SAMPLING_RATE, dtype=np.float32)
@@ -688,7 +687,7 @@ def test_a_list_is_packed_by_length(
         batches.append([clip.mel_length for clip in clips])
         return transcribe_features(model, clips, *arguments, **named)
 
-    monkeypatch.setattr(files_module, "transcribe_features", note)
+    monkeypatch.setattr(recognition_module, "transcribe_features", note)
     found = recognize([short, long, short, long], batch_size=2)
     assert [item["text"] for item in found] == [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[1]]
     assert [len(set(batch)) for batch in batches] == [1, 1]

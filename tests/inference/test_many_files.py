@@ -14,6 +14,7 @@ import torch
 
 import transformers_fastconformer.inference.many_files as files_module
 import transformers_fastconformer.inference.reading as reading_module
+import transformers_fastconformer.inference.recognition as recognition_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
@@ -169,7 +170,7 @@ def test_long_files_and_long_parts_are_transcribed(worker: Any, long_path: Path,
 def test_a_clip_that_does_not_fit_costs_no_other(
     worker: Any, long_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, sizes = files_module.transcribe_features, []
+    real, sizes = recognition_module.transcribe_features, []
 
     def transcribe(model: Any, clips: Sequence[Any], *arguments: Any, **options: Any) -> Any:
         sizes.append(len(clips))
@@ -177,7 +178,7 @@ def test_a_clip_that_does_not_fit_costs_no_other(
             raise torch.OutOfMemoryError("not enough memory")
         return real(model, clips, *arguments, **options)
 
-    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    monkeypatch.setattr(recognition_module, "transcribe_features", transcribe)
     clips = [AudioClip(str(CLIP_PATHS[0])), AudioClip(str(long_path), seconds=5.0), AudioClip(str(CLIP_PATHS[0]))]
     results = run(worker, clips)
     assert sizes == [3, 1, 1, 1]
@@ -186,7 +187,7 @@ def test_a_clip_that_does_not_fit_costs_no_other(
 
 
 def test_a_batch_is_as_large_as_the_free_memory(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, sizes = files_module.transcribe_features, []
+    real, sizes = recognition_module.transcribe_features, []
 
     def transcribe(model: Any, clips: Sequence[Any], *arguments: Any, **options: Any) -> Any:
         sizes.append(len(clips))
@@ -194,7 +195,7 @@ def test_a_batch_is_as_large_as_the_free_memory(worker: Any, monkeypatch: pytest
 
     model, _ = worker
     clip_bytes = files_module.estimate_one_pass_bytes(model.config, 404)
-    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    monkeypatch.setattr(recognition_module, "transcribe_features", transcribe)
     for free, expected in ((1e12, [5]), (2 * 3 * clip_bytes, [3, 2]), (0, [1] * 5)):
         monkeypatch.setattr(files_module, "available_bytes", lambda device, free=free: int(free))
         sizes.clear()
@@ -239,7 +240,7 @@ def test_an_error_of_ours_in_a_worker_is_raised(worker: Any, monkeypatch: pytest
     def transcribe(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a mistake in the program")
 
-    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    monkeypatch.setattr(recognition_module, "transcribe_features", transcribe)
     with pytest.raises(AssertionError, match="a mistake"):
         run(worker, [AudioClip(str(CLIP_PATHS[0]))] * 4, copies=2, batch_size=1)
 
@@ -329,7 +330,7 @@ def test_errors_that_name_nothing_get_the_name_of_the_clip(
     def transcribe(*arguments: Any, **options: Any) -> Any:
         raise MemoryError("std::bad_alloc")
 
-    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    monkeypatch.setattr(recognition_module, "transcribe_features", transcribe)
     for finished in run(worker, [AudioClip(str(path)) for path in CLIP_PATHS], copies=copies).values():
         assert isinstance(finished.error, MemoryError)
         assert str(CLIP_PATHS[finished.place]) in str(finished.error)

@@ -15,6 +15,7 @@ import transformers_fastconformer.audio.files as audio_module
 import transformers_fastconformer.audio.voice_activity as activity_module
 import transformers_fastconformer.inference.many_files as files_module
 import transformers_fastconformer.inference.reading as reading_module
+import transformers_fastconformer.inference.recognition as recognition_module
 import transformers_fastconformer.inference.speech_parts as speech_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.audio.voice_activity import SpeechPart, VoiceActivityOptions
@@ -72,14 +73,13 @@ def spaced_path(spaced_samples: np.ndarray, tmp_path_factory: pytest.TempPathFac
 def encoded_frames(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Mel frames of each clip that `transcribe_features` was asked for, by call."""
     asked: list[list[int]] = []
-    for module in (speech_module, files_module):
-        real = module.transcribe_features  # type: ignore[attr-defined]
+    real = recognition_module.transcribe_features
 
-        def transcribe(model: Any, clips: Any, *arguments: Any, real: Any = real, **options: Any) -> Any:
-            asked.append([clip.mel_length for clip in clips])
-            return real(model, clips, *arguments, **options)
+    def transcribe(model: Any, clips: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append([clip.mel_length for clip in clips])
+        return real(model, clips, *arguments, **options)
 
-        monkeypatch.setattr(module, "transcribe_features", transcribe)
+    monkeypatch.setattr(recognition_module, "transcribe_features", transcribe)
     return asked
 
 
@@ -127,11 +127,13 @@ def check_words(found: Transcript, expected: list[tuple[str, float, float]]) -> 
 def test_words_and_times_are_those_of_the_clips(
     loaded: dict[str, Any], spaced_path: Path, encoded_frames: list[list[int]], head: str, options: dict[str, Any]
 ) -> None:
+    expected = known_words(loaded, head)
+    encoded_frames.clear()
     done: list[float] = []
     found = transcribe_file(
         *loaded[head], spaced_path, on_progress=done.append, **{"voice_activity": VOICE, **options}
     )
-    check_words(found, known_words(loaded, head))
+    check_words(found, expected)
     assert found.strategy == options.get("strategy", "full")
     assert found.duration_seconds == SECONDS == done[-1]
     assert done == sorted(done)
@@ -266,13 +268,13 @@ def test_memory_bounds_how_many_parts_the_encoder_sees(
     loaded: dict[str, Any], spaced_path: Path, monkeypatch: Any
 ) -> None:
     sizes: list[int] = []
-    real = files_module.transcribe_features
+    real = recognition_module.transcribe_features
 
     def transcribe(model: Any, features: Any, plan: Any, batch_size: int, *arguments: Any, **named: Any) -> Any:
         sizes.append(batch_size)
         return real(model, features, plan, batch_size, *arguments, **named)
 
-    monkeypatch.setattr(files_module, "transcribe_features", transcribe)
+    monkeypatch.setattr(recognition_module, "transcribe_features", transcribe)
     voice = VoiceActivityOptions(max_part_seconds=5.0)
     clips, options = [AudioClip(str(spaced_path))], TranscriptionOptions(voice_activity=voice)
     monkeypatch.setattr(activity_module, "load_detector", lambda: lambda chunk: 1.0)

@@ -15,9 +15,11 @@ from ..frames import seconds_from_samples
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require
-from .chunked import transcribe_features
 from .clip_features import AudioSource, extract_clip, open_clip
+from .multitask import choose_levels, is_multitask, prepare_prompt
 from .options import TranscriptionOptions
+from .pause_cuts import plan_cuts
+from .recognition import recognize
 from .speech_parts import choose_part_strategy, find_speech, transcribe_speech
 from .strategy import check_strategy, choose_strategy
 from .transcript import Transcript, to_transcripts
@@ -69,7 +71,12 @@ def check_options(
         f"{mel_frames}, the mel frames of an encoder frame of this model (config.mel_frames_per_encoder_frame)",
     )
     model.check_decoding(options.decoding)
-    check_strategy(config, processor.frame_seconds, options.chunking)
+    if is_multitask(model):
+        plan_cuts(options.chunking, processor.frame_seconds, mel_frames)
+        choose_levels(model, processor, options)
+        prepare_prompt(model, processor, options)
+    else:
+        check_strategy(config, processor.frame_seconds, options.chunking)
     check_voice_activity(options.voice_activity)
 
 
@@ -147,10 +154,8 @@ def _transcribe_whole(
     def report(num_frames: list[int]) -> None:
         on_progress(min(num_frames[0] * processor.frame_seconds, duration_seconds))
 
-    output = transcribe_features(
-        chosen.model, [clip], chosen.plan, chosen.batch_size, options.decoding, report, chosen.restarts
-    )
-    (transcript,) = to_transcripts(processor, output, [duration_seconds], options, chosen)
+    transcriptions = recognize(processor, [clip], chosen, options, options.timestamps or ["word"], on_frames=report)
+    (transcript,) = to_transcripts(transcriptions, [duration_seconds], options, chosen)
     return transcript
 
 
@@ -211,8 +216,6 @@ def transcribe_waveforms(
     mel_length = max((clip.mel_length for clip in clips), default=0)
     num_clips = min(options.batch_size, max(len(clips), 1))
     chosen = choose_strategy(model, mel_length, processor.frame_seconds, options, num_clips)
-    output = transcribe_features(
-        chosen.model, clips, chosen.plan, chosen.batch_size, options.decoding, restarts=chosen.restarts
-    )
+    transcriptions = recognize(processor, clips, chosen, options, options.timestamps or ["word"])
     durations_seconds = [seconds_from_samples(len(waveform), sampling_rate) for waveform in mono]
-    return to_transcripts(processor, output, durations_seconds, options, chosen)
+    return to_transcripts(transcriptions, durations_seconds, options, chosen)

@@ -25,7 +25,6 @@ from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..temporary_files import TemporaryFolder
 from ..validation import require, require_count
-from .chunked import transcribe_features
 from .clip_features import ClipFeatures
 from .estimates import estimate_one_pass_bytes
 from .file import check_options, transcribe_source
@@ -43,7 +42,8 @@ from .reading import (
     prepare_clip,
     prepare_packs,
 )
-from .speech_parts import decode_parts, join_parts
+from .recognition import recognize
+from .speech_parts import join_parts, part_levels
 from .strategy import MAX_MEMORY_SHARE, choose_strategy
 from .transcript import Transcript, to_transcripts
 
@@ -424,14 +424,13 @@ def _decode_batch(worker: Worker, options: TranscriptionOptions, short: Sequence
         longest_seconds = max(config.count_encoder_frames(mel_length), 1) * processor.frame_seconds
         in_seconds = max(int(options.batch_seconds / longest_seconds), 1)
         batch_size = min(batch_size, in_seconds, _count_fitting(model, short))
-    output = transcribe_features(
-        chosen.model, features, chosen.plan, batch_size, options.decoding, restarts=chosen.restarts
-    )
+    levels = part_levels(options) if options.voice_activity is not None else options.timestamps or ["word"]
+    transcriptions = recognize(processor, features, chosen, options, levels, batch_size)
     if options.voice_activity is None:
         seconds = [item.prepared.seconds for item in short]
-        return to_transcripts(processor, output, seconds, options, chosen)
+        return to_transcripts(transcriptions, seconds, options, chosen)
     transcripts = []
-    parts = iter(decode_parts(processor, output, options))
+    parts = iter(transcriptions)
     for item in short:
         speech = item.prepared.speech
         assert speech is not None

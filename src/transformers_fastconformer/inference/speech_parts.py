@@ -15,12 +15,11 @@ from ..audio.voice_activity import (
     plan_parts,
 )
 from ..frames import samples_from_encoder_frames
-from ..modeling.outputs import FastConformerGenerateOutput
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription, timestamp_levels
-from .chunked import transcribe_features
 from .clip_features import AudioSource, ClipFeatures, extract_clip
 from .options import TranscriptionOptions
+from .recognition import recognize
 from .strategy import ChosenStrategy, choose_strategy
 
 
@@ -161,30 +160,16 @@ def transcribe_speech(
             )
             on_frame(next(unfinished, group[-1].stop_frame))
 
-        output = transcribe_features(
-            chosen.model,
-            [next(features) for _ in group],
-            chosen.plan,
-            chosen.batch_size,
-            options.decoding,
-            on_frames=report,
-            restarts=chosen.restarts,
+        features_of_group = [next(features) for _ in group]
+        transcriptions += recognize(
+            processor, features_of_group, chosen, options, part_levels(options), on_frames=report
         )
-        transcriptions += decode_parts(processor, output, options)
     return join_parts(processor, transcriptions, speech, options)
 
 
-def decode_parts(
-    processor: FastConformerProcessor, output: FastConformerGenerateOutput, options: TranscriptionOptions
-) -> list[FastConformerTranscription]:
-    """Texts of parts, with the details that `join_parts` needs, from the output of `transcribe_features`."""
-    levels = sorted({*timestamp_levels(options.timestamps or False), "word"})
-    return processor.batch_decode(  # type: ignore[return-value]
-        output,
-        skip_special_tokens=options.skip_special_tokens,
-        timestamps=levels,
-        confidence=options.decoding.confidence is not None,
-    )
+def part_levels(options: TranscriptionOptions) -> list[str]:
+    """Levels of times of the parts that `join_parts` needs."""
+    return sorted({*timestamp_levels(options.timestamps or False), "word"})
 
 
 def join_parts(

@@ -16,7 +16,9 @@ from ..modeling.recognizer import FastConformerRecognizer
 from .chunk_plan import WindowPlan, plan_windows
 from .estimates import LOCAL_BAND_FRAMES, estimate_encoder_work, estimate_one_pass_bytes
 from .free_memory import available_bytes
+from .multitask import is_multitask
 from .options import ChunkOptions, TranscriptionOptions
+from .pause_cuts import CutRules, plan_cuts
 
 # Default context on each side of a window, which is what a word and what it leans on need: longer windows need no more
 # of it. Short ones have a sixth of the window, but at least as much as a word, as long as a third is left in the
@@ -57,6 +59,7 @@ class ChosenStrategy(NamedTuple):
         batch_size: Clips, or windows of one, that the encoder sees at a time, at most.
         restarts: True if decoding starts anew where a window does not hold the last token, see `chunked.py`.
         reason: One line that says why; empty where the caller chose.
+        cuts: Rules by which the clips of a multitask model are cut, in place of a plan; None: they are not cut.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ChosenStrategy(NamedTuple):
     batch_size: int
     restarts: bool
     reason: str = ""
+    cuts: CutRules | None = None
 
 
 def check_strategy(config: FastConformerConfig, frame_seconds: float, chunking: ChunkOptions) -> None:
@@ -114,6 +118,8 @@ def choose_strategy(
         ValueError: for a strategy that `check_strategy` refuses.
     """
     config: Any = model.config
+    if is_multitask(model):
+        return _choose_for_multitask(model, mel_length, frame_seconds, options)
     check_strategy(config, frame_seconds, options.chunking)
     clip = _Clip(model, mel_length, frame_seconds, options, num_clips)
     name = options.chunking.strategy
@@ -122,6 +128,27 @@ def choose_strategy(
     if options.chunking.chunk_length_s:
         return clip.carry_out("chunked", replace(options.chunking, strategy="chunked"))
     return clip.choose()
+
+
+def _choose_for_multitask(
+    model: FastConformerRecognizer, mel_length: int, frame_seconds: float, options: TranscriptionOptions
+) -> ChosenStrategy:
+    """The strategy of a model whose decoder writes the text of a window as a whole."""
+    config: Any = model.config
+    cuts = plan_cuts(options.chunking, frame_seconds, config.mel_frames_per_encoder_frame)
+    num_frames = max(config.count_encoder_frames(mel_length), 1)
+    longest = num_frames if cuts is None or num_frames <= cuts.whole_frames else cuts.max_frames
+    is_cut = cuts is not None and num_frames > cuts.whole_frames
+    name = "chunked" if is_cut or options.chunking.strategy == "chunked" else "full"
+    reason = ""
+    if is_cut and options.chunking.strategy == "auto" and not options.chunking.chunk_length_s:
+        reason = "the clip is longer than those that the model was trained with"
+    mel_frames = min(longest * config.mel_frames_per_encoder_frame, max(mel_length, 1))
+    needed_bytes = estimate_one_pass_bytes(config, mel_frames, model.dtype.itemsize, device_type=model.device.type)
+    fitting = int(MAX_MEMORY_SHARE * available_bytes(model.device) // max(needed_bytes, 1))
+    in_seconds = int(options.batch_seconds / (longest * frame_seconds))
+    batch_size = max(min(options.batch_size, in_seconds, fitting), 1) if is_cut else options.batch_size
+    return ChosenStrategy(name, model, None, batch_size, False, reason, cuts)
 
 
 class _Clip:

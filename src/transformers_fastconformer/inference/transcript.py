@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..audio.voice_activity import SpeechSegment
-from ..modeling.outputs import FastConformerGenerateOutput
-from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from ..processing_fastconformer import FastConformerTranscription
 from .options import TranscriptionOptions
 from .strategy import ChosenStrategy
 
@@ -20,9 +19,9 @@ class Transcript:
 
     Args:
         text: The words that were said.
-        timestamps: Level (`"token"`, `"char"`, `"word"`, `"segment"`) to a list of items with `start_offset` and
-            `end_offset` in encoder frames, `start` and `end` in seconds, never after the end of the clip; None if
-            times were not asked for.
+        timestamps: Level (`"token"`, `"char"`, `"word"`, `"segment"`; of multitask models one or both of the last)
+            to a list of items with `start_offset` and `end_offset` in encoder frames, `start` and `end` in seconds,
+            never after the end of the clip; None if times were not asked for.
         duration_seconds: Length of the clip.
         strategy: Strategy that was used: `"full"`, `"local"` or `"chunked"`, see [`ChunkOptions`].
         strategy_reason: One line that says why `"auto"` chose it; empty where the caller chose.
@@ -31,7 +30,7 @@ class Transcript:
         word_confidences: Confidence in each word of the text, in order; None if it was not asked for.
         speech: Segments of the clip in which something is said, in seconds; None if voice activity detection was not
             asked for.
-        token_ids: Ids of the tokens of the text.
+        token_ids: Ids of the tokens of the text; None where windows of a multitask model were joined.
         events: Event tokens such as `<EOU>` with their times, under the name `"event"`.
     """
 
@@ -80,20 +79,13 @@ def _end_with_clip(items: list[dict[str, Any]], duration_seconds: float) -> list
 
 
 def to_transcripts(
-    processor: FastConformerProcessor,
-    output: FastConformerGenerateOutput,
+    transcriptions: Sequence[FastConformerTranscription],
     durations_seconds: Sequence[float],
     options: TranscriptionOptions,
     chosen: ChosenStrategy,
 ) -> list[Transcript]:
-    """Turn the output of `transcribe_features` into texts, with the times and confidences that are asked for."""
-    decoded: list[Any] = processor.batch_decode(
-        output,
-        skip_special_tokens=options.skip_special_tokens,
-        timestamps=options.timestamps if options.timestamps else ["word"],
-        confidence=options.decoding.confidence is not None,
-    )
+    """Make transcripts of whole clips, with the times and confidences that are asked for."""
     return [
         Transcript.of(item, duration_seconds, options, chosen)
-        for item, duration_seconds in zip(decoded, durations_seconds, strict=True)
+        for item, duration_seconds in zip(transcriptions, durations_seconds, strict=True)
     ]

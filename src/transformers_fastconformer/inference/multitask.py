@@ -1,0 +1,308 @@
+"""
+Clips of any length through a multitask model, whose decoder writes the text of a window as a whole.
+
+A clip that is longer than the model was trained for is cut into windows (`pause_cuts.py`), whose texts are joined
+(`overlaps.py`). Only words are kept of windows that are done, so that memory does not grow with the clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+
+from ..decoding.confidence import aggregate_confidence
+from ..decoding.options import DecodingOptions
+from ..decoding.prompts import FLAGS, FORMATS, fill_prompt, prompt_ids
+from ..decoding.timestamps import Span
+from ..modeling.outputs import FastConformerGenerateOutput
+from ..processing_fastconformer import (
+    MULTITASK,
+    MULTITASK_LEVELS,
+    FastConformerProcessor,
+    FastConformerTranscription,
+    multitask_levels,
+    timestamp_levels,
+)
+from ..validation import require_count
+from .clip_features import ClipFeatures, StreamedFeatures
+from .options import TranscriptionOptions
+from .overlaps import HeardWindow, HeardWord, join_windows
+from .pause_cuts import CutRules, PauseWindow, cut_at_pauses
+
+
+def is_multitask(model: Any) -> bool:
+    """Tell a model with a prompted decoder from the others."""
+    return getattr(model, "decoder_type", None) == MULTITASK
+
+
+def is_translation(model: Any, options: DecodingOptions) -> bool:
+    """Tell translation from transcription."""
+    return fill_prompt(model.config, options.prompt)["task"] == "translate"
+
+
+def has_word_times(model: Any, processor: FastConformerProcessor, options: DecodingOptions) -> bool:
+    """Tell a model that can be asked for time tokens next to each word of a transcription."""
+    config = model.config
+    has_slot = "timestamps" in FORMATS[config.prompt_format] and FLAGS["timestamps"][0] in config.prompt_token_ids
+    is_wanted = options.timestamps is not False and not is_translation(model, options)
+    return has_slot and processor.tokenizer.has_time_tokens and is_wanted
+
+
+def choose_levels(model: Any, processor: FastConformerProcessor, options: TranscriptionOptions) -> tuple[str, ...]:
+    """
+    Levels of times that a multitask model has, of those asked for: words and segments where it writes time tokens, and
+    segments, which are windows, elsewhere.
+
+    Raises:
+        ValueError: for a level by name that the model does not have.
+    """
+    asked = options.timestamps
+    levels = multitask_levels(timestamp_levels(asked), is_all=asked is True)
+    if "word" not in levels or has_word_times(model, processor, options.decoding):
+        return levels
+    if asked is not True:
+        reason = "a translation" if is_translation(model, options.decoding) else "a model without time tokens"
+        raise ValueError(
+            f"timestamps={asked!r} is not supported for {reason}, whose words have no times; expected 'segment', True "
+            "or False."
+        )
+    return tuple(level for level in levels if level != "word")
+
+
+def prepare_prompt(
+    model: Any, processor: FastConformerProcessor, options: TranscriptionOptions
+) -> tuple[DecodingOptions, list[int]]:
+    """
+    Options of decoding with the ids of the context and the request for time tokens filled in, and the ids of the
+    prompt.
+
+    Raises:
+        ValueError: for options that the model or its tokenizer does not have.
+    """
+    decoding = options.decoding
+    values = fill_prompt(model.config, decoding.prompt)
+    tokenizer = processor.tokenizer
+    target = tokenizer.language_of_text(values["target_lang"])
+    if tokenizer.language_spans and target not in tokenizer.languages_of_text:
+        raise ValueError(
+            f"target_lang={values['target_lang']!r} is not supported by this model; expected one of "
+            f"{tokenizer.languages_of_text}."
+        )
+    changes: dict[str, Any] = {}
+    if isinstance(decoding.context, str):
+        changes["context"] = tuple(tokenizer.context_ids(decoding.context, values["target_lang"])) or None
+    if choose_levels(model, processor, options) and has_word_times(model, processor, decoding):
+        changes["timestamps"] = True
+    decoding = replace(decoding, **changes)
+    return decoding, prompt_ids(model.config, decoding.prompt)
+
+
+class _Job(NamedTuple):
+    """A window of a clip, with its features."""
+
+    clip: int
+    window: PauseWindow
+    rows: torch.Tensor
+
+
+@dataclass
+class _Joined:
+    """
+    Text of the windows of a clip so far.
+
+    Args:
+        words: Words of the windows before the last one, of which no more are dropped.
+        last: The last window.
+        borders: For each window the number of words before it, and the encoder frame at which it begins to count.
+        whole: The transcription of the only window, as long as there is one.
+        num_frames: Encoder frames that are done.
+    """
+
+    words: list[HeardWord] = field(default_factory=list)
+    last: HeardWindow | None = None
+    borders: list[tuple[int, int]] = field(default_factory=list)
+    whole: FastConformerTranscription | None = None
+    num_frames: int = 0
+
+
+@torch.no_grad()
+def transcribe_multitask(
+    model: Any,
+    processor: FastConformerProcessor,
+    clips: Sequence[ClipFeatures | StreamedFeatures],
+    rules: CutRules | None,
+    batch_size: int,
+    options: TranscriptionOptions,
+    on_frames: Callable[[list[int]], None] | None = None,
+) -> list[FastConformerTranscription]:
+    """
+    Transcribe or translate clips with a multitask model.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        clips: Features of whole clips.
+        rules: Rules of the cuts; None: clips are not cut.
+        batch_size: Windows, or clips, that go through the model at a time.
+        options: How to transcribe.
+        on_frames: Called with the encoder frames of each clip that are done.
+
+    Returns:
+        The transcription of each clip. Of clips that were cut the ids of tokens are not known, and their confidence is
+        that of their words.
+
+    Raises:
+        ValueError: for options that the model does not have.
+    """
+    require_count("batch_size", batch_size)
+    model.check_decoding(options.decoding)
+    decoding, prompt = prepare_prompt(model, processor, options)
+    levels = choose_levels(model, processor, options)
+    is_timed = bool(decoding.timestamps)
+    joined = [_Joined() for _ in clips]
+    jobs = _list_jobs(model, clips, rules)
+    batch: list[_Job] = []
+    while (job := next(jobs, None)) is not None or batch:
+        if job is not None:
+            batch.append(job)
+            if len(batch) < batch_size:
+                continue
+        for done, transcription in zip(
+            batch, _transcribe_batch(model, processor, batch, decoding, prompt, options), strict=True
+        ):
+            _add(joined[done.clip], done.window, transcription, is_timed)
+        batch = []
+        if on_frames is not None:
+            on_frames([clip.num_frames for clip in joined])
+    return [_finish(processor, clip, levels, decoding) for clip in joined]
+
+
+def _list_jobs(model: Any, clips: Sequence[ClipFeatures | StreamedFeatures], rules: CutRules | None) -> Iterator[_Job]:
+    """The windows of all clips, one clip after the other, read when they are asked for."""
+    for place, clip in enumerate(clips):
+        num_frames = model.config.count_encoder_frames(clip.mel_length)
+        if rules is None:
+            yield _Job(place, PauseWindow(0, num_frames, 0, True), clip.rows(0, clip.mel_length + 1))
+            continue
+        for window, rows in cut_at_pauses(clip, num_frames, rules):
+            yield _Job(place, window, rows)
+
+
+def _transcribe_batch(
+    model: Any,
+    processor: FastConformerProcessor,
+    batch: Sequence[_Job],
+    decoding: DecodingOptions,
+    prompt: Sequence[int],
+    options: TranscriptionOptions,
+) -> list[FastConformerTranscription]:
+    """Texts of some windows, with times that count from the start of each."""
+    rows = torch.nn.utils.rnn.pad_sequence([job.rows for job in batch], batch_first=True).to(model.device)
+    # The last window of a clip has a masked mel frame at its end.
+    mel_lengths = [job.rows.shape[0] - int(job.window.is_last) for job in batch]
+    lengths = torch.tensor(mel_lengths, dtype=torch.int64, device=model.device)
+    encoded = model.encode(rows, input_lengths=lengths)
+    hypotheses, _ = model.decode_frames(
+        encoded.last_hidden_state,
+        encoded.encoder_lengths,
+        decoding,
+        prompt_ids=list(prompt),
+        padded_lengths=encoded.padded_lengths,
+    )
+    output = FastConformerGenerateOutput.of(hypotheses, encoded.encoder_lengths, MULTITASK, decoding)
+    return processor.batch_decode(  # type: ignore[return-value]
+        output,
+        skip_special_tokens=options.skip_special_tokens,
+        timestamps=list(MULTITASK_LEVELS),
+        confidence=decoding.confidence is not None,
+    )
+
+
+# Windows to clips
+
+
+def _add(joined: _Joined, window: PauseWindow, transcription: FastConformerTranscription, is_timed: bool) -> None:
+    """Add the text of the next window of a clip."""
+    joined.num_frames = window.stop
+    is_only = joined.last is None and window.is_last
+    joined.whole = transcription if is_only else None
+    heard = HeardWindow(_list_words(transcription, window, is_timed), window.start, window.stop)
+    last = joined.last
+    if last is None:
+        joined.last, joined.borders = heard, [(0, window.start)]
+        return
+    words = join_windows(last, heard)
+    # What of the last window is in front of the join stays; the rest may still be changed by the window after.
+    num_kept = _count_kept(last, words)
+    joined.words += words[:num_kept]
+    joined.borders.append((len(joined.words), (last.stop + window.start) // 2))
+    joined.last = HeardWindow(words[num_kept:], window.start, window.stop)
+
+
+def _count_kept(last: HeardWindow, words: Sequence[HeardWord]) -> int:
+    """Number of the first words that are the last window's."""
+    for place, (word, other) in enumerate(zip(last.words, words, strict=False)):
+        if word is not other:
+            return place
+    return min(len(last.words), len(words))
+
+
+def _list_words(transcription: FastConformerTranscription, window: PauseWindow, is_timed: bool) -> list[HeardWord]:
+    """Words of a window with their times in the recording, where they are asked for, and confidences."""
+    text = transcription.text or ""
+    if is_timed:
+        words = [
+            HeardWord(item["word"], item["start_offset"] + window.start, item["end_offset"] + window.start)
+            for item in (transcription.timestamps or {})["word"]
+        ]
+        if text and not words:
+            words = [HeardWord(text, window.start, window.stop)]  # the model wrote no times in this window
+    else:
+        words = [HeardWord(word) for word in text.split()]
+    confidences = transcription.word_confidences
+    if confidences is not None and len(confidences) == len(words):
+        return [word._replace(confidence=value) for word, value in zip(words, confidences, strict=True)]
+    return words
+
+
+def _finish(
+    processor: FastConformerProcessor, joined: _Joined, levels: Sequence[str], decoding: DecodingOptions
+) -> FastConformerTranscription:
+    if joined.whole is not None:
+        found = joined.whole.timestamps or {}
+        return replace(joined.whole, timestamps={level: found[level] for level in levels} or None)
+    assert joined.last is not None  # a clip without frames has a window too
+    words = [*joined.words, *joined.last.words]
+    if decoding.timestamps:
+        spans = [Span(word.text, word.start_offset or 0, word.end_offset or 0) for word in words]
+        segments = processor.segment_words(spans)
+    else:
+        spans, segments = [], _segments_of_windows(joined, words)
+    items = {"word": spans, "segment": segments}
+    fields: dict[str, Any] = {}
+    if decoding.confidence is not None:
+        known = [word.confidence for word in words if word.confidence is not None]
+        are_known = len(known) == len(words)
+        fields = {
+            "word_confidences": known if are_known else None,
+            "confidence": aggregate_confidence(known, decoding.confidence.aggregation) if are_known else None,
+        }
+    return FastConformerTranscription(
+        text=" ".join(word.text for word in words),
+        timestamps={level: processor.timed_items(level, items[level]) for level in levels} or None,
+        events=[],
+        **fields,
+    )
+
+
+def _segments_of_windows(joined: _Joined, words: Sequence[HeardWord]) -> list[Span]:
+    """One segment for each window that has words, from where it meets the one before to where it meets the next."""
+    segments = []
+    ends = [*joined.borders[1:], (len(words), joined.num_frames)]
+    for (first, start), (last, stop) in zip(joined.borders, ends, strict=True):
+        if first < last:
+            segments.append(Span(" ".join(word.text for word in words[first:last]), start, stop))
+    return segments
