@@ -99,6 +99,8 @@ def test_a_file_that_is_no_audio_does_not_cost_the_others(run_command: Callable[
             "'./missing' does not exist; expected a folder",
         ),
         (2, ["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--language", "de-DE"], "language='de-DE'"),
+        (2, ["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--source_lang", "de"], "source_lang='de'"),
+        (2, ["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--no_pnc"], "pnc=False is not supported"),
         (2, ["transcribe", str(CLIP_PATHS[0]), "--model", "demo", "--stride_length_s", "1"], "needs chunk_length_s"),
         (1, ["convert", "--model", "text.nemo", "--output_dir", "out"], "not a .nemo archive"),
         (2, ["convert", "--model", str(CHECKPOINT_PATH), "--output_dir", "full"], "is not empty"),

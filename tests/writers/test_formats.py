@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import pysubs2
 import pytest
@@ -60,6 +61,26 @@ def test_formats_that_need_times_say_so() -> None:
     with pytest.raises(ValueError, match="transcript_format='ass' is not supported; expected one of"):
         format_transcript(record, "ass")
     assert set(STREAM_FORMATS) < set(FORMATS)
+
+
+def test_segments_suffice_where_words_have_no_times() -> None:
+    """As of a translation: all formats but the one with a word a line."""
+    segments = [
+        {"segment": "one three. Two", "start": 1.0, "end": 4.0},
+        {"segment": "four", "start": 9.0, "end": 10.0},
+    ]
+    transcript = Transcript("one three. Two four", {"segment": segments}, 12.0)
+    record = TranscriptRecord(transcript, "a.wav", start_seconds=10.0)
+    parsed = pysubs2.SSAFile.from_string(format_transcript(record, "srt"))
+    assert [(event.start, event.plaintext) for event in parsed.events] == [
+        (11000, "one three."), (13250, "Two"), (19000, "four"),
+    ]  # fmt: skip
+    assert "SPEAKER a 1 11.000 3.000" in format_transcript(record, "rttm")
+    found = json.loads(format_transcript(record, "json"))
+    assert found["words"] == []
+    assert [item["start"] for item in found["segments"]] == [11.0, 19.0]
+    with pytest.raises(ValueError, match=r"'ctm' needs the times of words; found none.*suffice for json, srt, vtt"):
+        format_transcript(record, "ctm")
 
 
 def test_the_table_is_sound() -> None:

@@ -45,6 +45,56 @@ HeadOption = Annotated[
     ),
 ]
 LanguageOption = Annotated[str | None, typer.Option(help="Code of the language, for models that are told it.")]
+PROMPT_PANEL = "Multitask models (Canary)"
+
+
+class Task(str, Enum):
+    """Task of a multitask model."""
+
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+
+
+SourceLangOption = Annotated[
+    str | None,
+    typer.Option(
+        "--source_lang",
+        help="Code of the language that is spoken, such as de. Default: the checkpoint's.",
+        rich_help_panel=PROMPT_PANEL,
+    ),
+]
+TargetLangOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target_lang",
+        help="Code of the language to write; another than the spoken one is a translation. Default: the spoken one.",
+        rich_help_panel=PROMPT_PANEL,
+    ),
+]
+TaskOption = Annotated[
+    Task | None,
+    typer.Option(
+        metavar="NAME",
+        help="transcribe or translate. Default: what the two languages say.",
+        rich_help_panel=PROMPT_PANEL,
+    ),
+]
+PncOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--pnc/--no_pnc", help="Punctuation and capital letters. Default: yes.", rich_help_panel=PROMPT_PANEL
+    ),
+]
+ItnOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--itn/--no_itn", help="Numbers as digits, and abbreviations. Default: no.", rich_help_panel=PROMPT_PANEL
+    ),
+]
+ContextOption = Annotated[
+    str | None,
+    typer.Option(help="Text that went before, as a help; for prompts with a context.", rich_help_panel=PROMPT_PANEL),
+]
 DtypeOption = Annotated[
     Precision,
     typer.Option(

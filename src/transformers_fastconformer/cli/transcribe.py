@@ -16,7 +16,20 @@ from ..inference.options import ChunkOptions, TranscriptionOptions
 from ..temporary_files import TemporaryFolder
 from ..writers.formats import CONFIDENT_FORMATS, MANIFEST_FORMAT, TIMED_FORMATS
 from .exit_codes import ExitCode
-from .model_options import DtypeOption, Head, HeadOption, LanguageOption, ModelOption, Precision
+from .model_options import (
+    ContextOption,
+    DtypeOption,
+    Head,
+    HeadOption,
+    ItnOption,
+    LanguageOption,
+    ModelOption,
+    PncOption,
+    Precision,
+    SourceLangOption,
+    TargetLangOption,
+    TaskOption,
+)
 from .output_options import (
     FormatsOption,
     MaxCharactersPerSecondOption,
@@ -160,6 +173,12 @@ def transcribe(
     strategy: StrategyOption = Strategy.AUTO,
     head: HeadOption = Head.AUTO,
     language: LanguageOption = None,
+    source_lang: SourceLangOption = None,
+    target_lang: TargetLangOption = None,
+    task: TaskOption = None,
+    pnc: PncOption = None,
+    itn: ItnOption = None,
+    context: ContextOption = None,
     chunk_length_s: ChunkLengthSOption = None,
     stride_length_s: StrideLengthSOption = None,
     vad: VadOption = False,
@@ -210,7 +229,16 @@ def transcribe(
         output = choose_output(inputs, chosen, output_dir, overwrite, make_rules(given_rules, chosen))
         is_confident = any(name in CONFIDENT_FORMATS for name in chosen)
         options = TranscriptionOptions(
-            decoding=DecodingOptions(language=language, confidence=ConfidenceOptions() if is_confident else None),
+            decoding=DecodingOptions(
+                language=language,
+                confidence=ConfidenceOptions() if is_confident else None,
+                source_lang=source_lang,
+                target_lang=target_lang,
+                task=None if task is None else task.value,
+                pnc=pnc,
+                itn=itn,
+                context=context,
+            ),
             chunking=ChunkOptions(strategy.value, chunk_length_s, stride_length_s),
             timestamps=any(name in TIMED_FORMATS for name in chosen),
             voice_activity=voice_activity,

@@ -71,7 +71,7 @@ class Checkpoint:
         return {
             "name": self.source,
             "class": type(model).__name__,
-            "head": "ctc" if model.decoder_type == "ctc" else "transducer",
+            "head": model.decoder_type if model.decoder_type in ("ctc", "multitask") else "transducer",
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": ",".join(self.devices),
         }

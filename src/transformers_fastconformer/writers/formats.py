@@ -32,7 +32,8 @@ class OutputFormat:
             file, which end with a line break.
         hint: Text that help texts add to the name.
         synonyms: Other names on the command line.
-        needs_times: True if it cannot be written without the times of words.
+        needs_times: True if it cannot be written without times.
+        takes_segments: True if times of segments suffice where words have none.
         carries_confidences: True if confidences are written where a transcript has them.
         fits_in_a_stream: True if several recordings may follow one another: their contents name them, or are one line
             each.
@@ -49,6 +50,7 @@ class OutputFormat:
     hint: str = ""
     synonyms: tuple[str, ...] = ()
     needs_times: bool = True
+    takes_segments: bool = False
     carries_confidences: bool = False
     fits_in_a_stream: bool = False
     is_untitled: bool = False
@@ -78,6 +80,7 @@ TABLE = (
         suffix="json",
         holds="everything: text, words, segments, confidences, times of tokens, model, options",
         write=lambda record, rules, indent: format_json(record, indent),
+        takes_segments=True,
         hint="everything",
         carries_confidences=True,
         fits_in_a_stream=True,
@@ -87,6 +90,7 @@ TABLE = (
         suffix="srt",
         holds="subtitles (SubRip)",
         write=_subtitles(format_srt),
+        takes_segments=True,
         is_subtitles=True,
         uses_pauses=True,
     ),
@@ -95,6 +99,7 @@ TABLE = (
         suffix="vtt",
         holds="subtitles (WebVTT)",
         write=_subtitles(format_vtt),
+        takes_segments=True,
         is_subtitles=True,
         uses_pauses=True,
     ),
@@ -103,6 +108,7 @@ TABLE = (
         suffix="tsv",
         holds="start and end of each subtitle in milliseconds, and its text in one line",
         write=_subtitles(format_tsv),
+        takes_segments=True,
         is_subtitles=True,
         uses_pauses=True,
     ),
@@ -119,6 +125,7 @@ TABLE = (
         suffix="rttm",
         holds="turns of speakers, as NIST's tools read them: stretches in which something is said",
         write=lambda record, rules, indent: format_rttm(record, rules.pause_seconds),
+        takes_segments=True,
         fits_in_a_stream=True,
         uses_pauses=True,
     ),
@@ -143,6 +150,7 @@ STREAM_FORMATS = tuple(row.name for row in TABLE if row.fits_in_a_stream)
 UNTITLED_FORMATS = tuple(row.name for row in TABLE if row.is_untitled)
 SUBTITLE_FORMATS = tuple(row.name for row in TABLE if row.is_subtitles)
 PAUSE_FORMATS = tuple(row.name for row in TABLE if row.uses_pauses)
+SEGMENT_FORMATS = tuple(row.name for row in TABLE if row.takes_segments)
 (MANIFEST_FORMAT,) = (row.name for row in TABLE if row.is_manifest)
 
 
@@ -168,11 +176,14 @@ def format_transcript(
         The contents of a file, which end with a line break.
 
     Raises:
-        ValueError: for another format, and for a format that needs times where the transcript does not have them.
+        ValueError: for another format, and for a format that needs times where the transcript does not have them: of
+            words, or at least of segments.
     """
     require_choice("transcript_format", transcript_format, FORMATS)
     row = OUTPUT_FORMATS[transcript_format]
-    timestamps = record.transcript.timestamps
-    if row.needs_times and (timestamps is None or "word" not in timestamps):
-        raise ValueError(f"transcript_format={transcript_format!r} needs the times of words; found none.")
+    levels = record.transcript.timestamps or {}
+    if row.needs_times and "word" not in levels and not (row.takes_segments and "segment" in levels):
+        takers = ", ".join(SEGMENT_FORMATS)
+        hint = f" Those of segments, which there are, suffice for {takers}." if "segment" in levels else ""
+        raise ValueError(f"transcript_format={transcript_format!r} needs the times of words; found none.{hint}")
     return row.write(record, rules, indent)

@@ -32,7 +32,8 @@ def format_rttm(record: TranscriptRecord, pause_seconds: float) -> str:
     # Speakers are not known, except that each channel stands for one.
     speaker = f"speaker_{channel - 1}"
     lines = []
-    for start, end in speech_segments(timed_words(record), pause_seconds):
+    items = timed_words(record) or record.timed_items("segment")
+    for start, end in speech_segments(items, pause_seconds):
         fields = ["SPEAKER", name, channel, f"{start:.3f}", f"{end - start:.3f}"]
         lines.append(" ".join(map(str, [*fields, NOT_KNOWN, NOT_KNOWN, speaker, NOT_KNOWN, NOT_KNOWN])))
     return "".join(line + "\n" for line in lines)

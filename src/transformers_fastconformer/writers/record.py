@@ -21,7 +21,7 @@ class TranscriptRecord:
     A transcript together with its audio, model and options.
 
     Args:
-        transcript: The transcript, with the levels `"word"`, `"segment"` and `"char"` of times.
+        transcript: The transcript, with the levels `"word"`, `"segment"` and `"char"` of times, as far as it has them.
         file: Name of the audio: a path or a URL.
         name: Name of the recording in files about several; None: the name of the audio file without its ending.
         start_seconds: Start of the clip in the file, in seconds. Times in all formats count from the start of the
@@ -53,6 +53,26 @@ class TranscriptRecord:
     def file_seconds(self, clip_seconds: float) -> float:
         """A time of the clip as a time of the file."""
         return round(float(clip_seconds) + self.start_seconds, SECONDS_DIGITS)
+
+
+def spread_words(record: TranscriptRecord) -> list[Word]:
+    """
+    Words of the segments of a transcript whose words have no times, such as a translation, for subtitles.
+
+    Each word has the share of its segment's time that its characters are of the segment's.
+    """
+    words: list[Word] = []
+    for segment in record.timed_items("segment"):
+        texts = segment["segment"].split()
+        num_characters = sum(map(len, texts))
+        seconds_each = (segment["end"] - segment["start"]) / max(num_characters, 1)
+        done = 0
+        for text in texts:
+            start = segment["start"] + done * seconds_each
+            done += len(text)
+            end = segment["start"] + done * seconds_each
+            words.append({"word": text, "start": round(start, SECONDS_DIGITS), "end": round(end, SECONDS_DIGITS)})
+    return words
 
 
 def timed_words(record: TranscriptRecord) -> list[Word]:

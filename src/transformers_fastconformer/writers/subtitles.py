@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pysubs2
 
 from ..validation import is_number, require, require_count
-from .record import TranscriptRecord, Word, timed_words
+from .record import TranscriptRecord, Word, spread_words, timed_words
 from .sentence_ends import CLOSING, MARKS, ends_sentence
 
 # What ends a sentence where no space follows.
@@ -140,6 +140,8 @@ def _fill(words: Sequence[Word], rules: SubtitleRules, width: int | None = None)
 
 def subtitle_words(record: TranscriptRecord, rules: SubtitleRules = DEFAULT_RULES) -> list[Word]:
     """Words of a transcript, in pieces where they are longer than a line, with times of the file."""
+    if "word" not in (record.transcript.timestamps or {}):
+        return spread_words(record)
     return split_long_words(timed_words(record), record.timed_items("char"), rules)
 
 
