@@ -431,3 +431,16 @@ def test_time_tokens_become_times_and_the_punctuation_stays(multitask: FastConfo
     assert multitask.decode(output, skip_special_tokens=False).replace(" ", "").startswith("<|3|>the<|8|>")
     with pytest.raises(ValueError, match=r"timestamps='char' is not supported by a multitask model.*'segment'"):
         multitask.decode(output, timestamps=["word", "char"])
+
+
+def test_classes_that_pad_the_head_of_a_multitask_model_are_no_tokens(multitask: FastConformerProcessor) -> None:
+    output = multitask_output(multitask, [["the dog"]])
+    padding = torch.tensor([[multitask.tokenizer.blank_token_id]])
+    output.sequences = torch.cat([padding, output.sequences, padding], dim=1)
+    output.sequence_lengths += 2
+    output.token_confidences = torch.full(output.sequences.shape, 0.5)
+    output.confidence_aggregation = "mean"
+    (found,) = multitask.batch_decode(output, timestamps="segment", confidence=True)
+    assert found.text == "the dog"
+    assert len(found.token_ids) == len(found.token_confidences) == output.sequences.shape[1] - 2
+    assert found.word_confidences == [0.5, 0.5]

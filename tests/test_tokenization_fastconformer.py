@@ -356,6 +356,10 @@ def test_special_tokens_of_multitask_models_are_known(tmp_path: Path) -> None:
             assert each.decode(ids, skip_special_tokens=True).strip() == "the dog"
             assert each.decode(ids).startswith("<|startoftranscript|><|en|><|0|>")
             assert each.decode(ids).endswith("<|12|><|endoftext|><pad>")
+    size = single.blank_token_id
+    assert single.decode([*single("the dog").input_ids, *range(size, -(-size // 8) * 8)]) == "the dog"
+    with pytest.raises(ValueError, match="token_ids: found"):
+        single.decode([-(-size // 8) * 8])
     assert aggregate.languages_of_text == ["en-US"]
     assert aggregate("", language="en").input_ids == []
     with pytest.raises(ValueError, match=r"language='fr' is not supported; expected one of \['en-US'\]"):

@@ -290,6 +290,8 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         if is_multitask:
             levels = multitask_levels(levels, is_all=timestamps is True or output_offsets)
         clips = _split_output(token_ids)
+        if is_multitask:
+            clips = [clip.below(self.tokenizer.blank_token_id) for clip in clips]
         texts = [self._text(clip, is_multitask, skip_special_tokens) for clip in clips]
         if not levels and not confidence:
             return texts
@@ -544,6 +546,14 @@ class _Clip(NamedTuple):
     durations: list[int] | None
     confidences: list[float] | None
     num_frames: int | None = None
+
+    def below(self, num_tokens: int) -> _Clip:
+        """The clip without the classes that pad the head of a multitask model, which are no tokens."""
+        kept = [place for place, token_id in enumerate(self.token_ids) if token_id < num_tokens]
+        if len(kept) == len(self.token_ids):
+            return self
+        confidences = None if self.confidences is None else [self.confidences[place] for place in kept]
+        return _Clip([self.token_ids[place] for place in kept], None, None, confidences, self.num_frames)
 
 
 class _Token(NamedTuple):

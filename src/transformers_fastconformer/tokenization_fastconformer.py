@@ -35,6 +35,7 @@ UNKNOWN_TEXT = " ⁇ "  # what SentencePiece writes for its unknown piece
 LANGUAGE_TAG_PATTERN = r"\s*<[a-z]{2}-[A-Z]{2}>"  # what NeMo 3.0.0 strips unless the configuration says otherwise
 IGNORED_LABEL = -100
 TIME_PATTERN = re.compile(r"<\|(\d+)\|>")  # tokens of times, which count encoder frames
+HEAD_MULTIPLE = 8  # to which the classes of a multitask model are padded
 # The part of an aggregate that holds the tokens of prompts, and the regions that stand for a language without one.
 PROMPT_PART = "spl_tokens"
 REGION_OF_LANGUAGE = {"en": "en-US", "es": "es-ES", "fr": "fr-FR", "de": "de-DE"}
@@ -512,9 +513,13 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         return self._language_tag.sub("", text).strip() if self._language_tag is not None else text
 
     def spoken_ids(self, token_ids: Iterable[int]) -> list[int]:
-        """The ids without blanks, padding and ignored labels."""
+        """The ids without blanks, ignored labels and classes that are no token."""
         spoken = [int(token_id) for token_id in token_ids]
         spoken = [token_id for token_id in spoken if token_id not in (self.blank_token_id, IGNORED_LABEL)]
+        if self._prompt_ids:
+            # Classes by which the head of a multitask model is padded; NeMo 3.0 fails on them.
+            num_classes = -(-self.blank_token_id // HEAD_MULTIPLE) * HEAD_MULTIPLE
+            spoken = [token_id for token_id in spoken if not self.blank_token_id <= token_id < num_classes]
         wrong = [token_id for token_id in spoken if not 0 <= token_id < self.blank_token_id]
         if wrong:
             raise ValueError(

@@ -180,7 +180,7 @@ def test_a_clip_without_frames_has_no_tokens() -> None:
         ({"prompt_ids": None}, "prompt_ids"),
         ({"prompt_ids": [[3], [4], [5]]}, "number of prompts"),
         ({"prompt_ids": [3, 40]}, "40"),
-        ({"prompt_ids": PROMPT, "language": "de"}, "language='de'"),
+        ({"prompt_ids": PROMPT, "language": "de"}, "source_lang='de'"),
         ({"prompt_ids": PROMPT, "max_symbols_per_step": 3}, "max_symbols_per_step=3"),
         ({"prompt_ids": PROMPT, "max_new_tokens": 0}, "max_new_tokens"),
     ],

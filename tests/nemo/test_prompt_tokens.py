@@ -19,7 +19,7 @@ MEMBERS = {
 @pytest.mark.parametrize("prompt_format", ["canary", "canary2"])
 @pytest.mark.parametrize("is_aggregate", [True, False])
 def test_ids_are_those_of_the_tokens(is_aggregate: bool, prompt_format: str) -> None:
-    nemo_config = make_canary_config(is_aggregate) | {"prompt_format": prompt_format}
+    nemo_config = make_canary_config(is_aggregate) | {"prompt_format": prompt_format, "prompt_defaults": None}
     config = map_config(nemo_config).config
     tokenizer = build_tokenizer(nemo_config, lambda name: MEMBERS[name]())
     complete_vocabulary(config, tokenizer, "some.nemo")
@@ -29,7 +29,8 @@ def test_ids_are_those_of_the_tokens(is_aggregate: bool, prompt_format: str) -> 
     assert tokens[config.pad_token_id] == "<pad>"
     first = "<|startofcontext|>" if prompt_format == "canary2" else "<|startoftranscript|>"
     assert tokens[config.decoder_start_token_id] == first
-    assert set(config.prompt_token_ids) == {s for s in SYMBOLS if s not in ("<pad>", "<|0|>", "<|12|>")}
+    of_prompts = {s for s in SYMBOLS if s not in ("<pad>", "<|0|>", "<|12|>")}
+    assert set(config.prompt_token_ids) == (of_prompts if is_aggregate else of_prompts | {"\u2581"})
     assert all(tokens[number] == token for token, number in config.prompt_token_ids.items())
     assert config.num_tokens == len(tokens)
 

@@ -53,8 +53,8 @@ class PromptFacts(Protocol):
     """The part of a configuration that prompts are made of; `FastConformerMultitaskConfig` has it."""
 
     prompt_format: str
-    prompt_defaults: Mapping[str, Any]
-    prompt_token_ids: Mapping[str, int]
+    prompt_defaults: Any  # mappings, or None for empty ones
+    prompt_token_ids: Any
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,9 @@ def fill_prompt(facts: PromptFacts, options: PromptOptions) -> dict[str, Any]:
                 f"{name}={value!r} is not supported by prompts of the format {facts.prompt_format!r}; expected some "
                 f"of {names}."
             )
-    defaults = {**FALLBACKS, **facts.prompt_defaults}
+    defaults = {**FALLBACKS, **(facts.prompt_defaults or {})}
     values = {name: given.get(name, defaults.get(name)) for name in slots if not name.startswith("<|")}
-    values |= _choose_languages(given, defaults, languages_of(facts.prompt_token_ids))
+    values |= _choose_languages(given, defaults, languages_of(facts.prompt_token_ids or ()))
     for name, value in values.items():
         _check_token(facts, name, value, is_default=name in defaults and name not in given)
     return values
@@ -172,7 +172,7 @@ def _check_token(facts: PromptFacts, name: str, value: Any, is_default: bool) ->
     if name not in FORMATS[facts.prompt_format] or name == "context":
         return
     token = _token_of(name, value)
-    known = facts.prompt_token_ids
+    known: Mapping[str, int] = facts.prompt_token_ids or {}
     if token in known:
         return
     if name in FLAGS:

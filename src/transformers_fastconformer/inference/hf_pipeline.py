@@ -34,6 +34,7 @@ from ..validation import require
 from .file import check_options
 from .loading import NotOursError, choose_head, load_recognizer
 from .many_files import BATCHES_AHEAD, Finished, transcribe_clips
+from .multitask import is_multitask
 from .options import ChunkOptions, TranscriptionOptions
 from .reading import AudioClip
 
@@ -143,6 +144,7 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             chunk_length_s (`float`, *optional*): As in [`ChunkOptions`], in seconds.
             stride_length_s (`float` or `tuple`, *optional*): As in [`ChunkOptions`], in seconds.
             language (`str`, *optional*): As in [`DecodingOptions`].
+            source_lang, target_lang, task, pnc, itn, context... (*optional*): As in [`PromptOptions`].
             max_symbols_per_step (`int`, *optional*): As in [`DecodingOptions`].
             confidence ([`ConfidenceOptions`], *optional*): As in [`DecodingOptions`].
             voice_activity ([`VoiceActivityOptions`], *optional*): Find speech first and transcribe only that.
@@ -185,7 +187,12 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         options = {name: value for name, value in kwargs.items() if value is not None}
         of_generate = options.pop("generate_kwargs", {})
         require(isinstance(of_generate, Mapping), "generate_kwargs", of_generate, "a mapping of names to values")
-        of_generate = refuse_other_results(of_generate, self.model.config.pad_token_id)
+        if is_multitask(self.model):
+            of_prompt = {name: value for name, value in of_generate.items() if name in GENERATE_OPTIONS}
+            others = {name: value for name, value in of_generate.items() if name not in of_prompt}
+            of_generate = {**of_prompt, **refuse_other_results(others, self.model.config.pad_token_id)}
+        else:
+            of_generate = refuse_other_results(of_generate, self.model.config.pad_token_id)
         unknown = sorted(map(str, set(of_generate) - set(GENERATE_OPTIONS)))
         if unknown:
             raise ValueError(

@@ -19,10 +19,12 @@ from ..checkpoints.files import path_of_name
 from ..checkpoints.int8_form import cached_int8_folder
 from ..checkpoints.network import is_unreachable
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..demonstration import CHECKPOINT_PATH, STREAMING_CHECKPOINT_PATH
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, share_as_ctc
 from ..modeling.int8_config import FastConformerInt8Config, is_int8_config
+from ..modeling.multitask import FastConformerForMultitask
 from ..modeling.recognizer import FastConformerRecognizer
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, FastConformerForTransducer
 from ..nemo.locate import is_hub_name, refuse_other_paths
@@ -232,6 +234,8 @@ def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConform
         of_config = {key: kwargs[key] for key in CONFIG_OPTIONS if kwargs.get(key) is not None}
         config = AutoConfig.from_pretrained(name, **of_config)
     # The most special first: a TDT configuration is an RNN-T configuration too.
+    if isinstance(config, FastConformerMultitaskConfig):
+        return FastConformerForMultitask.from_pretrained(name, config=config, **kwargs)
     for model_class in (FastConformerForTDT, FastConformerForRNNT, FastConformerForCTC):
         if isinstance(config, model_class.config_class):
             model = model_class.from_pretrained(name, config=config, **kwargs)
@@ -239,7 +243,7 @@ def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConform
             return share_as_ctc(model) if is_saved_as_ctc and config.has_ctc_head else model
     raise NotOursError(
         f"{name} holds a model of type {config.model_type!r}; expected one of this package with a head to "
-        "transcribe with: 'fastconformer_ctc', 'fastconformer_rnnt' or 'fastconformer_tdt'."
+        "transcribe with: 'fastconformer_ctc', 'fastconformer_rnnt', 'fastconformer_tdt' or 'fastconformer_multitask'."
     )
 
 
@@ -255,11 +259,14 @@ def choose_head(model: PreTrainedModel, head: str = "auto") -> FastConformerReco
         ValueError: for a head that the model does not have.
     """
     require_choice("head", head, HEADS)
+    if isinstance(model, FastConformerForMultitask):
+        require(head == "auto", "head", head, "'auto' for a multitask model")
+        return model
     is_transducer = isinstance(model, FastConformerForTransducer)
     if not is_transducer and not isinstance(model, FastConformerForCTC | FastConformerHybridForCTC):
         raise ValueError(
             f"{type(model).__name__} has no head to transcribe with; expected FastConformerForCTC, "
-            "FastConformerForRNNT, FastConformerForTDT or a head of a hybrid."
+            "FastConformerForRNNT, FastConformerForTDT, FastConformerForMultitask or a head of a hybrid."
         )
     if head == "ctc" and is_transducer:
         if not getattr(model.config, "has_ctc_head", False):

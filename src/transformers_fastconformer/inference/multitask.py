@@ -46,7 +46,9 @@ def is_translation(model: Any, options: DecodingOptions) -> bool:
 def has_word_times(model: Any, processor: FastConformerProcessor, options: DecodingOptions) -> bool:
     """Tell a model that can be asked for time tokens next to each word of a transcription."""
     config = model.config
-    has_slot = "timestamps" in FORMATS[config.prompt_format] and FLAGS["timestamps"][0] in config.prompt_token_ids
+    has_slot = "timestamps" in FORMATS[config.prompt_format] and FLAGS["timestamps"][0] in (
+        config.prompt_token_ids or {}
+    )
     is_wanted = options.timestamps is not False and not is_translation(model, options)
     return has_slot and processor.tokenizer.has_time_tokens and is_wanted
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from ..decoding.attention_greedy import decode_attention_greedily
 from ..decoding.confidence import TransducerScore
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
+from ..decoding.prompts import PROMPT_OPTIONS, PromptOptions, fill_prompt
+from ..decoding.prompts import prompt_ids as make_prompt_ids
 from ..kernels.forks import survive_forks
 from ..losses.smoothed_cross_entropy import IGNORED_LABEL, smoothed_cross_entropy
-from ..validation import require
+from ..validation import require, shown
 from .encoder import FastConformerEncoder
 from .encoder_cache import FastConformerEncoderCache
 from .finite_check import OVERFLOW_HINT, FiniteCheck, check_features
@@ -61,7 +63,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
 
     config_class: Any = FastConformerMultitaskConfig
     decoder_type = "multitask"
-    decoding_options = frozenset({"confidence"})
+    decoding_options = frozenset({"language", "confidence", *PROMPT_OPTIONS})
 
     def __init__(self, config: FastConformerMultitaskConfig) -> None:
         super().__init__(config)
@@ -80,6 +82,19 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         super()._init_weights(module)
         if isinstance(module, FastConformerTokenHead):
             nn.init.zeros_(module.bias)
+
+    def check_decoding(self, decoding: DecodingOptions) -> None:
+        """
+        Raise for options that this model or its prompt does not have, before anything is computed.
+
+        Raises:
+            ValueError: the message names the option and what the checkpoint knows.
+        """
+        super().check_decoding(replace(decoding, language=None))
+        language = decoding.language
+        require(isinstance(language, str | None), "language", language, "the code of one language, or None")
+        if asks_for_prompt(decoding):
+            fill_prompt(self.config, decoding.prompt)
 
     def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
         """The encoder, whatever stands after it."""
@@ -318,7 +333,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             The hypotheses, without prompt and end, and None.
         """
         require(state is None, "state", state, "None: an attention decoder decodes whole clips")
-        prompts = self.read_prompts(prompt_ids, last_hidden_state.shape[0])
+        options = decoding if prompt_ids is None else DEFAULT_DECODING  # of which the ids were made
+        prompts = self.read_prompts(prompt_ids, last_hidden_state.shape[0], options)
         states_check = FiniteCheck("last_hidden_state", last_hidden_state, encoder_lengths, OVERFLOW_HINT)
         padded_lengths = encoder_lengths if padded_lengths is None else padded_lengths
         groups: dict[int, list[int]] = {}
@@ -421,7 +437,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             generation_config (`GenerationConfig`, *optional*, defaults to that of the model):
                 Its entries count like the arguments of their names.
             prompt_ids (`torch.LongTensor` or lists of `int`, *optional*):
-                Ids of one prompt for all clips, or of one for each; `decoder_input_ids` says the same.
+                Ids of one prompt for all clips, or of one for each; `decoder_input_ids` says the same. Default: the
+                prompt that the options say (`source_lang`, `target_lang`, `task`, `pnc`...), see [`PromptOptions`].
             encoder_outputs ([`FastConformerMultitaskEncoderOutput`], *optional*): Result of `encode`.
             kwargs: Fields of [`DecodingOptions`] one by one; `max_new_tokens`, or `max_length`, which counts the
                 prompt; and all that `GenerationMixin.generate` takes (`num_beams`, `do_sample`, `output_scores`,
@@ -457,7 +474,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         assert lengths is not None
         padded_lengths = getattr(encoder_outputs, "padded_lengths", None)
         padded_lengths = lengths if padded_lengths is None else padded_lengths
-        prompts = self.read_prompts(prompt_ids, frames.shape[0])
+        prompts = self.read_prompts(prompt_ids, frames.shape[0], decoding)
         limit = limit_of_tokens(arguments, generation_config, max(map(len, prompts)))
         own_ids = {name: getattr(self.config, name) for name in TOKEN_ARGUMENTS}
         if asks_for_transformers(arguments, generation_config, own_ids):
@@ -489,17 +506,25 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         """Id that fills tables of tokens."""
         return 0 if self.config.pad_token_id is None else self.config.pad_token_id
 
-    def read_prompts(self, prompt_ids: Prompts | None, num_clips: int) -> list[list[int]]:
+    def read_prompts(
+        self, prompt_ids: Prompts | None, num_clips: int, decoding: DecodingOptions = DEFAULT_DECODING
+    ) -> list[list[int]]:
         """
         The prompt of each clip.
 
         Args:
-            prompt_ids: Ids of one prompt for all clips, or of one for each.
+            prompt_ids: Ids of one prompt for all clips, or of one for each; None: the prompt that `decoding` says.
             num_clips: Clips of the batch.
+            decoding: Options of decoding.
 
         Raises:
-            ValueError: for no ids, for another number of prompts than of clips, and for ids that are not tokens.
+            ValueError: for options that the checkpoint does not know, for options next to ids, for another number of
+                prompts than of clips, and for ids that are not tokens.
         """
+        if prompt_ids is None and self.config.prompt_token_ids:
+            prompt_ids = make_prompt_ids(self.config, decoding.prompt)
+        elif prompt_ids is not None and asks_for_prompt(decoding):
+            raise ValueError(f"prompt_ids={shown(prompt_ids)} contradicts {decoding.prompt}; expected one of them.")
         given: Any = prompt_ids.tolist() if isinstance(prompt_ids, torch.Tensor) else prompt_ids
         require(given is not None and len(given) > 0, "prompt_ids", given, "ids of the tokens of a prompt")
         rows = [list(row) for row in given] if isinstance(given[0], Sequence) else [list(given)] * num_clips
@@ -511,6 +536,11 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             wrong = next((number for number in row if not 0 <= number <= last), None)
             require(bool(row) and wrong is None, "prompt_ids", row if not row else wrong, f"ids of 0 to {last}")
         return rows
+
+
+def asks_for_prompt(decoding: DecodingOptions) -> bool:
+    """Tell options that say something of the prompt."""
+    return decoding.prompt != PromptOptions()
 
 
 @dataclass

@@ -1,22 +1,12 @@
-"""Special tokens of Canary's tokenizers (NeMo's `CanaryTokenizer`, `CanaryBPETokenizer`), which its prompts name."""
+"""Special tokens of Canary's tokenizers, of which prompts are made, written into the configuration."""
 
 from __future__ import annotations
 
-import re
-
 from ..configuration_fastconformer import FastConformerConfig
 from ..configuration_multitask import FastConformerMultitaskConfig
+from ..decoding.prompts import FORMATS
 from ..tokenization_fastconformer import FastConformerTokenizer
-
-SPECIAL_LANGUAGE = "spl_tokens"  # the part of an aggregate that holds them
-START_OF_TRANSCRIPT = "<|startoftranscript|>"
-START_OF_CONTEXT = "<|startofcontext|>"
-END_OF_TEXT = "<|endoftext|>"
-PADDING = "<pad>"
-SPECIAL_TOKEN = re.compile(r"<\|.+\|>", re.DOTALL)
-TIME_TOKEN = re.compile(r"<\|\d+\|>")
-# First token of a prompt, by its format.
-FIRST_TOKENS = {"canary": START_OF_TRANSCRIPT, "canary2": START_OF_CONTEXT}
+from .tokenizers import PROMPT_ROLES
 
 
 def complete_vocabulary(config: FastConformerConfig, tokenizer: FastConformerTokenizer, source: str) -> None:
@@ -33,31 +23,12 @@ def complete_vocabulary(config: FastConformerConfig, tokenizer: FastConformerTok
     """
     if not isinstance(config, FastConformerMultitaskConfig):
         return
-    ids = _special_tokens(tokenizer)
-    names = {
-        "bos_token_id": START_OF_TRANSCRIPT,
-        "eos_token_id": END_OF_TEXT,
-        "pad_token_id": PADDING,
-        "decoder_start_token_id": FIRST_TOKENS[config.prompt_format],
-    }
+    first_token = FORMATS[config.prompt_format][0]
+    names = {**{f"{role}_id": token for role, token in PROMPT_ROLES.items()}, "decoder_start_token_id": first_token}
     for option, token in names.items():
-        if token not in ids:
+        token_id = tokenizer.prompt_token_id(token)
+        if token_id is None:
             raise ValueError(f"{source}: the tokenizer lacks {token!r}; expected the special tokens of a Canary.")
-        setattr(config, option, ids[token])
+        setattr(config, option, token_id)
     config.num_tokens = tokenizer.blank_token_id
-    config.prompt_token_ids = {
-        token: number
-        for token, number in ids.items()
-        if SPECIAL_TOKEN.fullmatch(token) and not TIME_TOKEN.fullmatch(token)
-    }
-
-
-def _special_tokens(tokenizer: FastConformerTokenizer) -> dict[str, int]:
-    """Ids of all tokens `<|...|>` and of the padding; in an aggregate those of the part that is made of them."""
-    num_tokens = tokenizer.blank_token_id
-    return {
-        token: number
-        for number, token in enumerate(tokenizer.vocabulary_tokens(range(num_tokens)))
-        if (token == PADDING or SPECIAL_TOKEN.fullmatch(token))
-        and tokenizer.language_of(number) in (None, SPECIAL_LANGUAGE)
-    }
+    config.prompt_token_ids = tokenizer.prompt_token_ids

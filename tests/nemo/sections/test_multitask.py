@@ -34,7 +34,7 @@ def test_everything_is_mapped() -> None:
     assert config.beam_length_penalty == 0.0  # `len_pen` is not the key that NeMo 3.0 reads
     assert config.label_smoothing == 0.1
     assert config.prompt_format == "canary2"
-    assert config.prompt_defaults == {"decodercontext": "", "source_lang": "en", "pnc": "yes", "diarize": False}
+    assert config.prompt_defaults == {"source_lang": "en", "pnc": True, "diarize": False}
     assert mapped.dropped["prompt_defaults.1.user_partial"]
 
 
@@ -71,7 +71,7 @@ def test_absent_keys_mean_what_they_mean_in_nemo(path: str, option: str, expecte
         ("transf_encoder.ffn_dropout", 0.4, "transformer_encoder_feed_forward_dropout", 0.4),
         ("decoding.beam.beam_size", 4, "beam_size", 4),
         ("decoding.beam.length_penalty", 0.7, "beam_length_penalty", 0.7),
-        ("prompt_format", "canary", "prompt_format", "canary"),
+        ("prompt_defaults", [{"role": "user", "slots": {"itn": "1"}}], "prompt_defaults", {"itn": True}),
     ],
 )
 def test_values_are_mapped(path: str, value: Any, option: str, expected: Any) -> None:

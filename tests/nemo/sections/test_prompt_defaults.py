@@ -47,8 +47,8 @@ def test_nothing_is_no_default() -> None:
     ("section", "message"),
     [
         ("x", "prompt_defaults='x'"),
-        ([5], r"prompt_defaults\[0\]=5"),
-        (turns(itn="yes"), r"prompt_defaults\[0\]\.slots\.itn='yes'.*expected slots of 'canary'"),
+        ([5], r"prompt_defaults\.0=5"),
+        (turns(itn="yes"), r"prompt_defaults\.0\.slots\.itn='yes'.*expected slots of 'canary'"),
         (turns(pnc="perhaps"), r"slots\.pnc='perhaps'.*yes, no, pnc or nopnc"),
         (turns(task="sing"), r"slots\.task='sing'"),
         (turns(source_lang=["en"]), r"slots\.source_lang"),

@@ -28,8 +28,7 @@ from ...configuration_multitask import PROMPT_FORMATS, TRANSFORMER_ACTIVATIONS
 from ...validation import is_integer
 from .common import REPORTING, SHAPE, TRAINING, NemoReader, check_class
 from .decoding import PHRASE_KEYS
-
-USER_ROLE = "user"  # the turn that a prompt of transcription or translation is
+from .prompt_defaults import read_prompt_defaults
 
 # Sections of the configuration beyond those of every model; what is only of training stands in `config_map`.
 MULTITASK: dict[str, Row] = {
@@ -41,7 +40,7 @@ MULTITASK: dict[str, Row] = {
     "decoding": Read("MULTITASK_DECODING", check=section),
     "tokenizer": Read("tokenizer_map", check=section),
     "prompt_format": Read("map_multitask", REQUIRED),
-    "prompt_defaults": Read("_read_prompt_defaults", check=sequence),
+    "prompt_defaults": Read("read_prompt_defaults", check=sequence),
     "label_smoothing": Drop("that of the loss is in its section"),
     "use_loss_mask_for_prompt": Drop(TRAINING),
     "restore_timestamps_model": Drop("a model of times is told by its members in the archive"),
@@ -195,7 +194,7 @@ def map_multitask(sections: Values, encoder_width: int, reader: NemoReader) -> d
     if prompt_format not in PROMPT_FORMATS:
         raise reader.refuse("prompt_format", prompt_format, f"one of {PROMPT_FORMATS}")
     arguments["prompt_format"] = prompt_format
-    arguments["prompt_defaults"] = _read_prompt_defaults(sections["prompt_defaults"] or [], reader)
+    arguments["prompt_defaults"] = read_prompt_defaults(prompt_format, sections["prompt_defaults"], reader) or None
     return arguments
 
 
@@ -230,21 +229,3 @@ def _map_decoding(decoding_section: Any, reader: NemoReader) -> dict[str, Any]:
     read = of_beam if arguments["decoding_strategy"] == "beam" else of_greedy
     read["max_generation_delta"] = max(read["max_generation_delta"], -1)
     return arguments | read
-
-
-def _read_prompt_defaults(turns: Any, reader: NemoReader) -> dict[str, Any] | None:
-    """Values of the user's slots that NeMo takes where none are given."""
-    defaults: dict[str, Any] | None = None
-    for index, turn in enumerate(turns):
-        name = f"prompt_defaults.{index}"
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("slots"), Mapping | None):
-            raise reader.refuse(name, turn, "a section with role and slots")
-        if turn.get("role") != USER_ROLE:
-            reader.dropped[f"{name}.{turn.get('role')}"] = "another turn than that of the user"
-            continue
-        slots = turn.get("slots") or {}
-        for slot, value in slots.items():
-            if not isinstance(slot, str) or not isinstance(value, str | bool | None):
-                raise reader.refuse(f"{name}.slots.{slot}", value, "a text, true or false")
-        defaults = defaults or dict(slots)
-    return defaults

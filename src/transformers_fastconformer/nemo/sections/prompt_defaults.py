@@ -7,8 +7,10 @@ from typing import Any
 
 from ...decoding.prompts import FLAGS, FORMATS
 from ...validation import require, shown
+from .common import NemoReader
 
 SECTION = "prompt_defaults"
+USER_ROLE = "user"  # the turn that a prompt of transcription or translation is
 # NeMo's slots to our options; the others have the same name.
 SLOT_NAMES = {"decodercontext": "context", "timestamp": "timestamps", "taskname": "task"}
 TRUE_WORDS = frozenset({"yes", "Yes", "true", "True", "1"})
@@ -19,13 +21,14 @@ TASK_WORDS = {
 }
 
 
-def read_prompt_defaults(prompt_format: str, turns: Any) -> dict[str, Any]:
+def read_prompt_defaults(prompt_format: str, turns: Any, reader: NemoReader | None = None) -> dict[str, Any]:
     """
     Defaults of the slots, as `decoding.prompts.fill_prompt` reads them.
 
     Args:
         prompt_format: A key of `FORMATS`.
         turns: The section: None, or a list of turns, of which those of the role `user` count.
+        reader: Of the archive, which notes the others as left out.
 
     Raises:
         ValueError: for a section of another form, for slots that the format does not have and for values that they
@@ -36,13 +39,15 @@ def read_prompt_defaults(prompt_format: str, turns: Any) -> dict[str, Any]:
     defaults: dict[str, Any] = {}
     for place, turn in enumerate(turns or ()):
         is_turn = isinstance(turn, Mapping) and isinstance(turn.get("slots") or {}, Mapping)
-        require(is_turn, f"{SECTION}[{place}]", turn, "role and slots")
-        if turn.get("role") != "user":
-            continue  # turns of other roles resume a text, or ask only for the language
+        require(is_turn, f"{SECTION}.{place}", turn, "role and slots")
+        if turn.get("role") != USER_ROLE:
+            if reader is not None:
+                reader.dropped[f"{SECTION}.{place}.{turn.get('role')}"] = "another turn than that of the user"
+            continue
         for slot, value in (turn.get("slots") or {}).items():
             name = SLOT_NAMES.get(slot, slot)
             if value is not None:
-                defaults[name] = _read_value(prompt_format, name, f"{SECTION}[{place}].slots.{slot}", value)
+                defaults[name] = _read_value(prompt_format, name, f"{SECTION}.{place}.slots.{slot}", value)
     if defaults.get("context") == "":
         del defaults["context"]
     return defaults

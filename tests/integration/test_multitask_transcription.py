@@ -1,0 +1,113 @@
+"""A Canary archive through every door: `transcribe`, files, the pipeline and the command, in every format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from multitask_archives import SYMBOLS, fit_head, make_canary_config, make_canary_tensors, write_canary
+from transformers import pipeline
+from typer.testing import CliRunner
+
+from transformers_fastconformer import load_model, transcribe, transcribe_file
+from transformers_fastconformer.cli.main import app
+from transformers_fastconformer.writers.formats import FORMATS
+
+RATE = 16000
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module", params=["aggregate", "single"])
+def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive with drawn weights, whose texts have no sense."""
+    folder = tmp_path_factory.mktemp("canary")
+    config = make_canary_config(request.param == "aggregate") | {"prompt_format": "canary", "prompt_defaults": None}
+    config = fit_head(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tensors = make_canary_tensors(config)
+    return write_canary(folder / "canary.nemo", config, tensors)
+
+
+@pytest.fixture(scope="module")
+def long_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifty seconds, which are more than a window."""
+    soundfile = pytest.importorskip("soundfile")
+    path = tmp_path_factory.mktemp("audio") / "long.wav"
+    bursts = [np.concatenate([RNG.normal(0, 0.1, RATE), np.zeros(RATE // 2)]) for _ in range(34)]
+    soundfile.write(path, np.concatenate(bursts).astype(np.float32), RATE)
+    return path
+
+
+def test_every_door_gives_the_same_text(folder: Path, long_path: Path) -> None:
+    model, processor = load_model(folder, device="cpu")
+    (short,) = [np.asarray(RNG.normal(0, 0.1, 3 * RATE), dtype=np.float32)]
+    expected = transcribe(short, (model, processor), source_lang="de", target_lang="en", timestamps=False)
+    recognize = pipeline("automatic-speech-recognition", model=model, processor=processor)
+    options = {"source_lang": "de", "target_lang": "en", "task": "translate", "num_beams": 1}
+    assert recognize(short, generate_kwargs=options)["text"] == expected.text
+    features = processor(short, sampling_rate=RATE)
+    tokens = model.generate(**features, source_lang="de", target_lang="en")
+    assert processor.batch_decode(tokens)[0].strip() == expected.text
+    assert model.generate(**features, source_lang="de", target_lang="en", num_beams=2).shape[0] == 1
+    found = transcribe_file(model, processor, long_path)
+    assert found.strategy == "chunked"
+    assert list(found.timestamps or {}) == ["segment"]
+    result = recognize(str(long_path), return_timestamps=True)
+    assert result["text"] == found.text
+    assert [chunk["text"] for chunk in result["chunks"]] == [item["segment"] for item in found.timestamps["segment"]]
+
+
+def test_the_command_writes_every_format(folder: Path, long_path: Path, tmp_path: Path) -> None:
+    formats = [name for name in FORMATS if name != "ctm"]
+    arguments = [
+        "transcribe",
+        str(long_path),
+        "--model",
+        str(folder),
+        "--output_dir",
+        str(tmp_path),
+        "--device",
+        "cpu",
+    ]
+    arguments += ["--source_lang", "de", "--target_lang", "en", "--task", "translate", "--no_pnc", "--format"]
+    result = CliRunner().invoke(app, [*arguments, ",".join(formats)])
+    assert result.exit_code == 0, result.output
+    assert {path.suffix for path in tmp_path.iterdir() if path.is_file() and not path.name.startswith(".")} >= {
+        f".{name}" for name in formats
+    }
+    described = json.loads((tmp_path / "long.json").read_text(encoding="utf-8"))
+    assert described["options"]["source_lang"] == "de"
+    assert described["model"]["head"] == "multitask"
+    result = CliRunner().invoke(app, [*arguments, "ctm"])
+    assert result.exit_code == 1
+    assert "needs the times of words" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source_lang": "xx"}, r"source_lang='xx' is not supported by this model; expected one of \['de', 'en'\]"),
+        ({"context": "so"}, "context='so' is not supported by prompts of the format 'canary'"),
+        ({"timestamps": "word"}, "timestamps='word' is not supported for a model without time tokens"),
+        ({"strategy": "local"}, "strategy='local'"),
+        ({"head": "ctc"}, "head='ctc' is not supported; expected 'auto'"),
+        ({"task": "translate"}, "task='translate' is not supported from source_lang='en' to target_lang='en'"),
+    ],
+)
+def test_refusals_come_before_audio(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        transcribe("absent.wav", folder, **options)
+
+
+def test_empty_and_silent_clips_have_a_text(folder: Path) -> None:
+    model = load_model(folder, device="cpu")
+    for samples in (1, 100, RATE):
+        found = transcribe(np.zeros(samples, dtype=np.float32), model)
+        assert isinstance(found.text, str)
+        assert (samples > 100) or found.text == ""
+    assert set(SYMBOLS) >= {"<|en|>", "<|de|>"}
