@@ -20,6 +20,7 @@ from .configuration_fastconformer import (
 from .configuration_multitask import FastConformerMultitaskConfig
 from .decoding.confidence import ConfidenceOptions
 from .decoding.options import DecodingOptions
+from .decoding.prompts import PromptOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .inference.file import transcribe_file, transcribe_waveforms
 from .inference.loading import load_model
@@ -111,6 +112,7 @@ __all__ = [
     "Finished",
     "ParakeetTDTForCTC",
     "ParakeetTDTForTDT",
+    "PromptOptions",
     "AsyncStreamingTranscriber",
     "EndpointEvent",
     "EndpointingOptions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import runpy
@@ -9,14 +10,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
+import torch
 from digits import PUBLISHED_NAME, SPARE_FILES, SPOKEN
 from hub_server import HubServer
+from multitask_archives import fit_head, make_canary_config, write_canary
 from transformers import AutoModel
 
 from transformers_fastconformer import FastConformerModel
@@ -61,7 +65,17 @@ audio_lengths = [len(clip) for clip in clips]
 
 def serve(hub: HubServer, nemo_bytes: bytes, names: set[str]) -> None:
     for name in names:
-        hub.add_repository(name, {f"{name.rsplit('/', 1)[-1]}.nemo": nemo_bytes, **SPARE_FILES})
+        content = canary_bytes() if "canary" in name else nemo_bytes
+        hub.add_repository(name, {f"{name.rsplit('/', 1)[-1]}.nemo": content, **SPARE_FILES})
+
+
+@functools.cache
+def canary_bytes() -> bytes:
+    """A small Canary with drawn weights, for the names that the demonstration cannot stand for."""
+    config = fit_head(make_canary_config() | {"prompt_format": "canary", "prompt_defaults": None})
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
+        torch.manual_seed(0)
+        return write_canary(Path(folder) / "canary.nemo", config).read_bytes()
 
 
 def write_mp3(path: Path) -> None:

@@ -333,8 +333,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             The hypotheses, without prompt and end, and None.
         """
         require(state is None, "state", state, "None: an attention decoder decodes whole clips")
-        options = decoding if prompt_ids is None else DEFAULT_DECODING  # of which the ids were made
-        prompts = self.read_prompts(prompt_ids, last_hidden_state.shape[0], options)
+        said = decoding if prompt_ids is None else DEFAULT_DECODING  # ids were made of what the options say
+        prompts = self.read_prompts(prompt_ids, last_hidden_state.shape[0], said)
         states_check = FiniteCheck("last_hidden_state", last_hidden_state, encoder_lengths, OVERFLOW_HINT)
         padded_lengths = encoder_lengths if padded_lengths is None else padded_lengths
         groups: dict[int, list[int]] = {}
