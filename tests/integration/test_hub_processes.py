@@ -72,7 +72,7 @@ def serve(hub: HubServer, nemo_bytes: bytes, names: set[str]) -> None:
 @functools.cache
 def canary_bytes() -> bytes:
     """A small Canary with drawn weights, for the names that the demonstration cannot stand for."""
-    config = fit_head(make_canary_config() | {"prompt_format": "canary", "prompt_defaults": None})
+    config = fit_head(make_canary_config(is_aggregate=False) | {"prompt_format": "canary", "prompt_defaults": None})
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         torch.manual_seed(0)
         return write_canary(Path(folder) / "canary.nemo", config).read_bytes()
