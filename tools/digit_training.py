@@ -302,9 +302,9 @@ def measure_word_error_rate(model: Any, strings: list[Utterance]) -> tuple[int, 
 class WeightAverage:
     """Moving average of a model's weights: what is stored and measured, as it is better than the weights of a step."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, modules: list[nn.Module]) -> None:
         self.model = model
-        self.modules = nn.ModuleList([model.encoder, model.decoder, model.joint, model.ctc_decoder])
+        self.modules = nn.ModuleList(modules)
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE_DECAY)
         self.averaged = torch.optim.swa_utils.AveragedModel(self.modules, multi_avg_fn=average, use_buffers=True)
 
@@ -358,7 +358,7 @@ def train(
         model.load_state_dict(restore(options.initial_checkpoint).state_dict())
         stage += LAST_STAGE - int(stage)
     optimizer = torch.optim.AdamW(parameters, lr=1e-6, betas=(0.9, 0.98), weight_decay=1e-3)
-    average = WeightAverage(model)
+    average = WeightAverage(model, [model.encoder, model.decoder, model.joint, model.ctc_decoder])
     first_step, seconds_before = 0, 0.0
     if options.resume:
         state = torch.load(state_path(options.output), weights_only=True)
