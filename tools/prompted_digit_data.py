@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,12 +44,11 @@ class Prompt:
     target_lang: str = "en"
     punctuated: bool = True
     timed: bool = False
-    context: str = ""
 
     def slots(self) -> dict[str, str]:
         """The slots of NeMo's prompt format `canary2`."""
         return {
-            "decodercontext": self.context,
+            "decodercontext": "",
             "emotion": "<|emo:undefined|>",
             "source_lang": "<|en|>",
             "target_lang": f"<|{self.target_lang}|>",
@@ -62,12 +61,30 @@ class Prompt:
 
 
 @dataclass
+class Example:
+    """A prompt and its answer in tokens, and where each is heard."""
+
+    ids: list[int]
+    prompt_length: int
+    words: list[int]  # of each token of the answer but the last, which ends it: the word that it belongs to
+
+
+@dataclass
+class Batch:
+    """Windows with prompts and answers."""
+
+    waveforms: Tensor  # (windows, samples)
+    lengths: Tensor  # (windows,)
+    examples: list[Example]
+    windows: list[Window]  # without waveforms
+
+
+@dataclass
 class Window:
-    """A mono waveform at 16 kHz, the words in it, and the words before it."""
+    """A mono waveform at 16 kHz and the words in it."""
 
     waveform: np.ndarray  # (samples,) float32
     words: list[Word]
-    before: list[Word] = field(default_factory=list)
     is_timed: bool = True  # or words have no places, as in strings of a synthesiser
 
 
@@ -110,7 +127,7 @@ class PromptedDigits(torch.utils.data.IterableDataset):
         seconds_per_batch: About what a batch holds.
         stage: Stage of the curriculum, shared with the training process, which moves it on.
         augmentation: What is done to the clips.
-        encode: Token ids of a prompt and an answer, and the length of the prompt.
+        encode: Token ids of a prompt and its answer.
     """
 
     def __init__(
@@ -120,7 +137,7 @@ class PromptedDigits(torch.utils.data.IterableDataset):
         seconds_per_batch: float,
         stage: Tensor,
         augmentation: Augmentation,
-        encode: Callable[[Prompt, str], tuple[list[int], int]],
+        encode: Callable[[Prompt, list[Word]], Example],
     ) -> None:
         single = [trim(clip) for clip in synthesized if len(clip.digits) == 1]
         self.strings = [trim(clip) for clip in synthesized if len(clip.digits) > 1]
@@ -130,7 +147,7 @@ class PromptedDigits(torch.utils.data.IterableDataset):
         self.augmentation = augmentation
         self.encode = encode
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, list[list[int]], list[int]]]:
+    def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
         generator = np.random.default_rng(torch.initial_seed() % 2**32)
         while True:
@@ -143,24 +160,21 @@ class PromptedDigits(torch.utils.data.IterableDataset):
             windows = []
             for _ in range(max(2, round(share * self.seconds_per_batch / (0.75 * seconds)))):
                 windows.append(self.make_window(generator, seconds, stage))
-            prompted = [self.encode(*self.make_prompt(generator, window)) for window in windows]
+            examples = [self.encode(self.make_prompt(generator, window), window.words) for window in windows]
             lengths = torch.tensor([len(window.waveform) for window in windows])
             waveforms = torch.zeros(len(windows), int(lengths.max()))
             for row, window in zip(waveforms, windows, strict=True):
                 row[: len(window.waveform)] = torch.from_numpy(window.waveform)
-            yield waveforms, lengths, [ids for ids, _ in prompted], [prompt_length for _, prompt_length in prompted]
+                window.waveform = window.waveform[:0]
+            yield Batch(waveforms, lengths, examples, windows)
 
     @staticmethod
-    def make_prompt(generator: np.random.Generator, window: Window) -> tuple[Prompt, str]:
-        """A prompt for a window, and its answer."""
+    def make_prompt(generator: np.random.Generator, window: Window) -> Prompt:
+        """A prompt for a window."""
         language = "de" if generator.random() < 0.35 else "en"
         punctuated = bool(generator.random() < 0.5)
         timed = window.is_timed and bool(generator.random() < 0.45)
-        context = ""
-        if generator.random() < 0.3:
-            context = " ".join(write_words(window.before[-6:], Prompt(language, punctuated)))
-        prompt = Prompt(language, punctuated, timed, context)
-        return prompt, write_answer(window.words, prompt)
+        return Prompt(language, punctuated, timed)
 
     def make_window(self, generator: np.random.Generator, most_seconds: float, stage: int) -> Window:
         """A window of at most so many seconds, often much less."""
@@ -242,15 +256,13 @@ def cut(window: Window, start: float, samples: int) -> Window:
     """A part of a window; a word is in it if half of it is."""
     start = int(start)
     end = min(start + samples, len(window.waveform))
-    words, before = [], []
+    words = []
     for word in window.words:
         heard = min(word.end, end) - max(word.start, start)
         if heard * 2 >= word.end - word.start:
             first, last = max(word.start, start) - start, min(word.end, end) - start
             words.append(Word(word.digit, first, last))
-        elif word.start < start:
-            before.append(word)
-    return Window(window.waveform[start:end].copy(), words, before)
+    return Window(window.waveform[start:end].copy(), words)
 
 
 def join_test_windows(
@@ -275,15 +287,19 @@ def join_test_windows(
     return windows
 
 
-def encode_with(prompt_format: Any) -> Callable[[Prompt, str], tuple[list[int], int]]:
+def encode_with(prompt_format: Any) -> Callable[[Prompt, list[Word]], Example]:
     """Tokens by NeMo's prompt formatter, as its data set makes them."""
 
-    def encode(prompt: Prompt, answer: str) -> tuple[list[int], int]:
-        turns = [
-            {"role": "user", "slots": prompt.slots()},
-            {"role": "assistant", "slots": {"text": answer, "prompt_language": prompt.target_lang}},
-        ]
+    def encode(prompt: Prompt, words: list[Word]) -> Example:
+        answer = {"text": write_answer(words, prompt), "prompt_language": prompt.target_lang}
+        turns = [{"role": "user", "slots": prompt.slots()}, {"role": "assistant", "slots": answer}]
         encoded = prompt_format.encode_dialog(turns)
-        return encoded["input_ids"].tolist(), len(encoded["context_ids"])
+        counts = [
+            len(prompt_format.tokenizer.text_to_ids(text, prompt.target_lang)) + 2 * prompt.timed
+            for text in write_words(words, prompt)
+        ]
+        places = np.repeat(np.arange(len(words)), counts).tolist()
+        assert len(encoded["answer_ids"]) == len(places) + 1
+        return Example(encoded["input_ids"].tolist(), len(encoded["context_ids"]), places)
 
     return encode

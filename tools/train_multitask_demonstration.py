@@ -57,6 +57,7 @@ from prompted_digit_data import (
     FRAME_SAMPLES,
     LAST_TIME_FRAME,
     WORDS,
+    Batch,
     Prompt,
     PromptedDigits,
     Window,
@@ -70,14 +71,23 @@ from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 NEW_LAYERS = 2
 DECODER_HIDDEN_SIZE = 128
 DECODER_LAYERS = 2
-LANGUAGE_VOCABULARY_SIZE = 64
+LANGUAGE_VOCABULARY_SIZE = 100  # each word is a piece
 MOST_TOKENS = 512
 AUGMENTATION = Augmentation(gain_db=(-25.0, 20.0))
 # Of the curriculum's stages, as the mean loss of a token that is not a time.
-STAGE_ENDS_AT_LOSS = (0.6, 0.35, 0.3)
+STAGE_ENDS_AT_LOSS = (0.5, 0.4, 0.35)
 # Share of the time in which the layers of the first demonstration stay as they are, which is much faster.
 FROZEN_SHARE = 0.5
-ENCODER_LEARNING_RATE = 0.3  # of the decoder's
+# Of the decoder's: of the new layers, and of the old ones.
+NEW_LEARNING_RATE, OLD_LEARNING_RATE = 0.5, 0.2
+# A decoder learns to find the next word much faster when some of its heads are told where it is, and the encoder's
+# states how many words there were before it.
+GUIDED_HEADS = ((1,), (0, 1))  # of each layer of the decoder
+GUIDED_SHARE = 0.3
+# Of waves of the time, in states that layer norm makes as large as 1 in each place; and of scores that compare them.
+TIME_SCALE, ATTENTION_SCALE = 0.5, 8.0
+COUNT_SHARE = 1.0
+COUNT_WAVELENGTHS = (3.0, 6.0, 12.0, 24.0, 48.0, 96.0)  # in words
 EMOTIONS = ("undefined", "neutral", "happy", "sad", "angry")
 SLOT_TOKENS = ("itn", "noitn", "timestamp", "notimestamp", "diarize", "nodiarize", "startofcontext")
 
@@ -127,7 +137,7 @@ def train_tokenizers(folder: Path) -> None:
 def make_multitask_configuration(tokenizer_folder: Path) -> dict[str, Any]:
     """Configuration of a small canary-180m-flash."""
     digits = make_configuration(tokenizer_folder)
-    dropout = {"ffn_dropout": 0.1, "attn_score_dropout": 0.1, "attn_layer_dropout": 0.1}
+    dropout = {"ffn_dropout": 0.05, "attn_score_dropout": 0.0, "attn_layer_dropout": 0.05}
     defaults = Prompt().slots() | {"source_lang": "en", "target_lang": "en"}
     defaults.pop("prompt_language")
     return {
@@ -163,7 +173,7 @@ def make_multitask_configuration(tokenizer_folder: Path) -> dict[str, Any]:
             "config_dict": {
                 "max_sequence_length": MOST_TOKENS,
                 "num_token_types": 0,
-                "embedding_dropout": 0.1,
+                "embedding_dropout": 0.05,
                 "learn_positional_encodings": False,
                 "hidden_size": DECODER_HIDDEN_SIZE,
                 "inner_size": 2 * DECODER_HIDDEN_SIZE,
@@ -224,19 +234,54 @@ def build_multitask_model(clips: list[Utterance], tokenizer_folder: Path) -> Any
             length=torch.tensor([len(waveform) for waveform in batch]),
         )
     add_clock(model.encoder, features, lengths, len(model.encoder.layers) - NEW_LAYERS)
-    begin_with_times(model)
+    begin_with_times(model, features, lengths)
     return model
 
 
 @torch.no_grad()
-def begin_with_times(model: Any) -> None:
-    """Let the embeddings of time tokens begin as waves of their time, so that near times are alike."""
-    tokens = [model.tokenizer.special_tokens[f"<|{frame}|>"] for frame in range(LAST_TIME_FRAME + 1)]
-    wavelengths = 5.0 * 300.0 ** torch.linspace(0.0, 1.0, DECODER_HIDDEN_SIZE // 2)
-    angles = 2 * math.pi * torch.arange(LAST_TIME_FRAME + 1)[:, None] / wavelengths
-    waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (times, width)
+def begin_with_times(model: Any, features: Tensor, lengths: Tensor) -> None:
+    """
+    Let the decoder begin with times: it looks at the frame that a time token names, and can name the frame it looks at.
+
+    Half of its width holds waves of the time, in the embeddings of time tokens and in the encoder's states alike.
+
+    Args:
+        model: NeMo's model, with a clock in its encoder.
+        features: (clips, mels, frames).
+        lengths: (clips).
+    """
+    half = DECODER_HIDDEN_SIZE // 2
+    wavelengths = 8.0 * 180.0 ** torch.linspace(0.0, 1.0, half // 2)
+    # A sine and a cosine next to each other, the even waves for one head and the odd ones for another.
+    order = torch.arange(half).reshape(-1, 2, 2).transpose(0, 1).reshape(-1)
+
+    def waves_at(frames: Tensor) -> Tensor:
+        angles = 2 * math.pi * frames[:, None] / wavelengths
+        return TIME_SCALE * torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, order]
+
     weight = model.transf_decoder.embedding.token_embedding.weight
-    weight[torch.tensor(tokens)] = waves * math.sqrt(2.0 / DECODER_HIDDEN_SIZE)
+    weight[:, :half] = 0.0
+    tokens = [model.tokenizer.special_tokens[f"<|{frame}|>"] for frame in range(LAST_TIME_FRAME + 1)]
+    weight[torch.tensor(tokens)] = 0.0
+    weight[torch.tensor(tokens), :half] = waves_at(torch.arange(LAST_TIME_FRAME + 1.0))
+    # The first half of the projection is the linear map from states to waves with the least squares.
+    encoded, encoded_lengths = model.encoder(audio_signal=features, length=lengths)
+    counts = encoded_lengths.tolist()
+    states = torch.cat([row[:, :count].T for row, count in zip(encoded, counts, strict=True)])
+    waves = torch.cat([waves_at(torch.arange(float(count))) for count in counts])
+    known = torch.cat([states, torch.ones(len(states), 1)], dim=1).double()
+    penalty = 1e-4 * len(known) * torch.eye(known.shape[1], dtype=torch.float64)
+    solution = torch.linalg.solve(known.T @ known + penalty, known.T @ waves.double()).float()
+    model.encoder_decoder_proj.weight[:half] = solution[:-1].T
+    model.encoder_decoder_proj.bias[:half] = solution[-1]
+    attention = model.transf_decoder.decoder.layers[-1].second_sub_layer
+    for linear in (attention.query_net, attention.key_net):
+        # Two heads, and two more like them.
+        linear.weight[:half] = torch.eye(DECODER_HIDDEN_SIZE)[:half]
+        linear.weight[half:] = torch.eye(DECODER_HIDDEN_SIZE)[:half]
+    attention.key_net.weight *= ATTENTION_SCALE
+    attention.value_net.weight[half:] = torch.eye(DECODER_HIDDEN_SIZE)[:half]
+    attention.out_projection.weight[:half, half:] = torch.eye(half)
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation
@@ -349,20 +394,64 @@ def as_windows(strings: list[Utterance]) -> list[Window]:
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def compute_losses(
-    model: Any, waveforms: Tensor, lengths: Tensor, rows: list[list[int]], prompts: list[int]
-) -> tuple[Tensor, float]:
+class Guide(nn.Module):
+    """Losses that only training has: where heads of cross-attention look, and what the encoder counts."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.count = nn.Linear(HIDDEN_SIZE, 2 * len(COUNT_WAVELENGTHS))
+        self.weights: list[Tensor] = []  # of each layer: (windows, heads, tokens, frames)
+        self.states = torch.empty(0)
+        for layer in model.transf_decoder.decoder.layers:
+            layer.second_sub_layer.register_forward_hook(self.keep_weights)
+        model.encoder.register_forward_hook(self.keep_states)
+
+    def keep_weights(self, module: Any, inputs: Any, outputs: Any) -> None:
+        self.weights.append(outputs[1]["xatt_scores"])
+
+    def keep_states(self, module: Any, inputs: Any, outputs: Any) -> None:
+        self.states = outputs[0].transpose(1, 2)  # (windows, frames, width)
+        self.weights = []
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss of attention, and of counts."""
+        num_windows, num_frames, _ = self.states.shape
+        looks = torch.zeros(num_windows, self.weights[0].shape[2], num_frames, dtype=torch.bool)
+        counts = torch.zeros(num_windows, num_frames)
+        is_heard = torch.zeros(num_windows, num_frames, dtype=torch.bool)
+        for row, (example, window) in enumerate(zip(batch.examples, batch.windows, strict=True)):
+            bounds = [(word.start // FRAME_SAMPLES, -(-word.end // FRAME_SAMPLES)) for word in window.words]
+            for index, (start, end) in enumerate(bounds):
+                counts[row, start:] = index + 1
+                is_heard[row, start : end + 1] = True
+            for token, word in enumerate(example.words, start=example.prompt_length - 1):
+                start, end = bounds[word]
+                looks[row, token, max(start - 1, 0) : end + 1] = True
+        chosen = [weights[:, head] for weights, heads in zip(self.weights, GUIDED_HEADS, strict=True) for head in heads]
+        seen = (torch.stack(chosen) * looks).sum(dim=-1)[:, looks.any(dim=-1)]
+        angles = 2 * math.pi * counts[..., None] / torch.tensor(COUNT_WAVELENGTHS)
+        waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        if not bool(is_heard.any()):
+            return seen.sum(), seen.sum()
+        return -(seen + 1e-4).log().mean(), (self.count(self.states) - waves)[is_heard].square().mean()
+
+
+def compute_losses(model: Any, batch: Batch) -> tuple[Tensor, float]:
     """The mean loss of a token of the answers, as NeMo's training step computes it, and that of what is not a time."""
+    lengths = torch.tensor([len(example.ids) for example in batch.examples])
     ids = nn.utils.rnn.pad_sequence(
-        [torch.tensor(row) for row in rows], batch_first=True, padding_value=model.tokenizer.pad_id
+        [torch.tensor(example.ids) for example in batch.examples],
+        batch_first=True,
+        padding_value=model.tokenizer.pad_id,
     )
     places = torch.arange(1, ids.shape[1])
-    mask = (places >= torch.tensor(prompts)[:, None]) & (places < torch.tensor([len(row) for row in rows])[:, None])
+    prompts = torch.tensor([example.prompt_length for example in batch.examples])
+    mask = (places >= prompts[:, None]) & (places < lengths[:, None])
     log_probabilities, _, _, _ = model(
-        input_signal=waveforms,
-        input_signal_length=lengths,
+        input_signal=batch.waveforms,
+        input_signal_length=batch.lengths,
         transcript=ids[:, :-1],
-        transcript_length=torch.tensor([len(row) - 1 for row in rows]),
+        transcript_length=lengths - 1,
     )
     labels = ids[:, 1:]
     first_time, last_time = (model.tokenizer.special_tokens[f"<|{frame}|>"] for frame in (0, LAST_TIME_FRAME))
@@ -402,8 +491,15 @@ def train(model: Any, options: TrainingOptions, data: PromptedDigits, windows: l
     """Train the model and write its averaged weights, now and then and at the end."""
     decoder = [*model.encoder_decoder_proj.parameters(), *model.transf_decoder.parameters()]
     decoder += [parameter for name, parameter in model.log_softmax.named_parameters() if name.endswith("bias")]
-    encoder = list(model.encoder.parameters())
-    groups = [{"params": decoder, "share": 1.0}, {"params": encoder, "share": ENCODER_LEARNING_RATE}]
+    guide = Guide(model)
+    new = [parameter for layer in model.encoder.layers[-NEW_LAYERS:] for parameter in layer.parameters()]
+    old = [parameter for parameter in model.encoder.parameters() if all(parameter is not other for other in new)]
+    encoder = [*new, *old]
+    groups = [
+        {"params": [*decoder, *guide.parameters()], "share": 1.0},
+        {"params": new, "share": NEW_LEARNING_RATE},
+        {"params": old, "share": OLD_LEARNING_RATE},
+    ]
     print(f"{sum(p.numel() for p in [*encoder, *decoder])} parameters", flush=True)
     optimizer = torch.optim.AdamW(groups, lr=1e-6, betas=(0.9, 0.98), weight_decay=1e-3)
     modules = [model.encoder, model.encoder_decoder_proj, model.transf_decoder, model.log_softmax]
@@ -413,6 +509,7 @@ def train(model: Any, options: TrainingOptions, data: PromptedDigits, windows: l
         state = torch.load(state_path(options.output), weights_only=True)
         model.load_state_dict(state["model"])
         average.averaged.load_state_dict(state["average"])
+        guide.load_state_dict(state["guide"])
         optimizer.load_state_dict(state["optimizer"])
         stage += state["stage"] - int(stage)
         first_step, seconds_before = state["step"], state["seconds"]
@@ -430,6 +527,7 @@ def train(model: Any, options: TrainingOptions, data: PromptedDigits, windows: l
             print(f"  {describe_prompts(model, windows, ['en, punctuation', 'en, times', 'de'])}", flush=True)
         state = {
             "model": model.state_dict(),
+            "guide": guide.state_dict(),
             "average": average.averaged.state_dict(),
             "optimizer": optimizer.state_dict(),
             "stage": int(stage),
@@ -441,8 +539,8 @@ def train(model: Any, options: TrainingOptions, data: PromptedDigits, windows: l
         part.replace(state_path(options.output))
 
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4)
-    running: list[tuple[float, float]] = []
-    for step, (waveforms, lengths, rows, prompts) in enumerate(loader, start=first_step):
+    running: list[tuple[float, ...]] = []
+    for step, batch in enumerate(loader, start=first_step):
         seconds = seconds_before + time.process_time() - started
         progress = min(seconds / (options.minutes * 60), 1.0)
         decay = 0.5 * (1 + math.cos(math.pi * progress))
@@ -451,20 +549,21 @@ def train(model: Any, options: TrainingOptions, data: PromptedDigits, windows: l
             group["lr"] = options.learning_rate * group["share"] * warm * decay + 1e-6
         set_training(model, frozen=progress < FROZEN_SHARE)
         model.spec_augmentation = spec_augmentation if stage >= len(CURRICULUM) else None
-        loss, text_loss = compute_losses(model, waveforms, lengths, rows, prompts)
+        loss, text_loss = compute_losses(model, batch)
+        look_loss, count_loss = guide(batch)
         optimizer.zero_grad()
-        loss.backward()
+        (loss + GUIDED_SHARE * look_loss + COUNT_SHARE * count_loss).backward()
         norm = nn.utils.clip_grad_norm_([*decoder, *encoder], 2.0)
         if bool(torch.isfinite(norm)):
             optimizer.step()
             average.update()
-        running.append((float(loss.detach()), text_loss))
+        running.append((float(loss.detach()), text_loss, float(look_loss.detach()), float(count_loss.detach())))
         if step % 25 == 24:
-            mean, text_mean = np.mean(running, axis=0)
+            mean, text_mean, look_mean, count_mean = np.mean(running, axis=0)
             rate = optimizer.param_groups[0]["lr"]
             print(
                 f"stage {int(stage)} step {step + 1} {seconds / 60:.1f} min loss {mean:.3f} of text {text_mean:.3f} "
-                f"lr {rate:.1e}",
+                f"attention {look_mean:.3f} counts {count_mean:.3f} lr {rate:.1e}",
                 flush=True,
             )
             if stage < len(CURRICULUM) and text_mean < STAGE_ENDS_AT_LOSS[stage]:
