@@ -1,16 +1,16 @@
 """
 How fast is a prompted attention decoder (Canary), next to NeMo, transformers and ONNX Runtime?
 
-All get the same random weights of a published shape and the same features, and write the same number of tokens for each
-clip: the end of the text is out of reach. The time from features to tokens is measured, and that of decoding in it.
-Each system has a process of its own. Every round runs each once, so that other load of the machine affects all of them;
-with `--one_at_a_time` each is loaded, measured in all rounds and closed, which takes the memory of one.
+All get the same random weights of a published shape and the same features, and write the same number of tokens for
+each clip: the end of the text is out of reach. The time from features to tokens is measured, and that of decoding in
+it. Each system has a process of its own. Every round runs each once, so that other load of the machine affects all of
+them; with `--one_at_a_time` each is loaded, measured in all rounds and closed, which takes the memory of one.
 
-    python benchmarks/bench_multitask.py --shape 180m-flash --output benchmarks/results/multitask_180m-flash_float32_cpu.csv
+    python benchmarks/bench_multitask.py --shape 180m-flash --dtypes float32 bfloat16 int8 --output <file>.csv
     python benchmarks/bench_multitask.py --shape 1b-v2 --one_at_a_time
 
-NeMo, transformers and onnxruntime are used where installed. A type that the processor does not compute with is left out
-with the reason, as is a shape that a system does not have.
+NeMo, transformers and onnxruntime are used where installed. A type that the processor does not compute with is left
+out with the reason, as is a shape that a system does not have.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""The time of a frame, written into the states of an encoder with relative positions: how a small one begins.
+"""
+The time of a frame, written into the states of an encoder with relative positions: how a small one begins.
 
-A decoder with cross-attention finds the seventh word of a clip, and says when it was, by the positions in the encoder's
-states. An encoder with relative positions has them only as far as it learns to measure the distance to the start of the
-clip, which large models do in long training. Here the last layers begin with it: a channel of a convolution marks the
-first frame (its kernel sees the padding before it), and each attention head of the layers after it weighs that frame
-against the frame itself by a wave of their distance. Eight heads are the hands of a clock with four wavelengths.
+A decoder with cross-attention finds the seventh word of a clip, and says when it was, by the positions in the states
+of the encoder. An encoder with relative positions has them only as far as it learns to measure the distance to the
+start of the clip, which large models do in long training. Here the last layers begin with it: a channel of a
+convolution marks the first frame (its kernel sees the padding before it), and each attention head of the layers after
+it weighs that frame against the frame itself by a wave of their distance. Eight heads are the hands of a clock with
+four wavelengths.
 """
 
 from __future__ import annotations

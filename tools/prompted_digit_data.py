@@ -1,4 +1,5 @@
-"""Windows of spoken digits with prompts for the multitask demonstration: words with times, in English and German.
+"""
+Windows of spoken digits with prompts for the multitask demonstration: words with times, in English and German.
 
 Every word has its place in the audio, so that windows may begin and end anywhere: in silence, or within a word, which
 counts as heard if half of it is there. A pause of `SENTENCE_PAUSE_SECONDS` ends a sentence.
@@ -6,6 +7,7 @@ counts as heard if half of it is there. A pause of `SENTENCE_PAUSE_SECONDS` ends
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,7 +96,7 @@ def write_words(words: list[Word], prompt: Prompt) -> list[str]:
     if not prompt.punctuated or not words:
         return texts
     pause = int(SENTENCE_PAUSE_SECONDS * SAMPLING_RATE)
-    ends = [after.start - word.end >= pause for word, after in zip(words, words[1:], strict=False)] + [True]
+    ends = [after.start - word.end >= pause for word, after in itertools.pairwise(words)] + [True]
     begins = [True, *ends[:-1]]
     return [
         (text.capitalize() if begin else text) + ("." if end else ",")
@@ -107,7 +109,9 @@ def write_answer(words: list[Word], prompt: Prompt) -> str:
     texts = write_words(words, prompt)
     if not prompt.timed:
         return " ".join(texts)
-    times = [[min(round(place / FRAME_SAMPLES), LAST_TIME_FRAME) for place in (word.start, word.end)] for word in words]
+    times = [
+        [min(round(place / FRAME_SAMPLES), LAST_TIME_FRAME) for place in (word.start, word.end)] for word in words
+    ]
     return " ".join(f"<|{start}|> {text} <|{end}|>" for (start, end), text in zip(times, texts, strict=True))
 
 

@@ -1,9 +1,10 @@
-"""Train the multitask demonstration checkpoint: a small Canary for strings of spoken English digits.
+"""
+Train the multitask demonstration checkpoint: a small Canary for strings of spoken English digits.
 
-It writes them in English, or translates them to German, with or without punctuation, with or without the times of words
-as time tokens, as the Canary models of the `flash` kind do. The model is NeMo's own `EncDecMultiTaskModel` and NeMo
-writes the `.nemo`. The encoder begins with the weights of the first demonstration checkpoint and with two layers that
-tell the time (`encoder_clock.py`). Needs the extras `nemo` and `audio`, espeak-ng, and the recordings that
+It writes them in English, or translates them to German, with or without punctuation, with or without the times of
+words as time tokens, as the Canary models of the `flash` kind do. The model is NeMo's own `EncDecMultiTaskModel` and
+NeMo writes the `.nemo`. The encoder begins with the weights of the first demonstration checkpoint and with two layers
+that tell the time (`encoder_clock.py`). Needs the extras `nemo` and `audio`, espeak-ng, and the recordings that
 `digit_data.py` describes.
 
     python tools/train_multitask_demonstration.py --output multitask.nemo --minutes 25
@@ -153,9 +154,7 @@ def make_multitask_configuration(tokenizer_folder: Path) -> dict[str, Any]:
         "tokenizer": {
             "dir": None,
             "type": "agg",
-            "langs": {
-                name: {"dir": str(tokenizer_folder / name), "type": "bpe"} for name in ("spl_tokens", *WORDS)
-            },
+            "langs": {name: {"dir": str(tokenizer_folder / name), "type": "bpe"} for name in ("spl_tokens", *WORDS)},
             "custom_tokenizer": {
                 "_target_": "nemo.collections.common.tokenizers.canary_tokenizer.CanaryTokenizer",
                 "tokenizers": None,
@@ -241,7 +240,7 @@ def build_multitask_model(clips: list[Utterance], tokenizer_folder: Path) -> Any
 @torch.no_grad()
 def begin_with_times(model: Any, features: Tensor, lengths: Tensor) -> None:
     """
-    Let the decoder begin with times: it looks at the frame that a time token names, and can name the frame it looks at.
+    Let the decoder begin with times: it looks at the frame that a time token names, and names the frame it looks at.
 
     Half of its width holds waves of the time, in the embeddings of time tokens and in the encoder's states alike.
 
@@ -371,7 +370,11 @@ def evaluate(model: Any, speech_dir: Path) -> None:
     report("test, one speaker, 12 digits, long pauses", join_test_windows(clips, 12, 1, long_pauses=True))
     report("test, one speaker, 25 digits", join_test_windows(clips, 25, 1))
     report("test, one speaker, 50 digits", join_test_windows(clips, 50, 1))
-    report("test, one speaker, 5 digits, no pauses", as_windows(join_test_clips(clips, 5, 1, pause_seconds=(0, 0))), ["en", "de"])
+    report(
+        "test, one speaker, 5 digits, no pauses",
+        as_windows(join_test_clips(clips, 5, 1, pause_seconds=(0, 0))),
+        ["en", "de"],
+    )
     generator = random.Random(5)
     for voice in HELD_OUT_VOICES:
         strings = []
@@ -427,7 +430,9 @@ class Guide(nn.Module):
             for token, word in enumerate(example.words, start=example.prompt_length - 1):
                 start, end = bounds[word]
                 looks[row, token, max(start - 1, 0) : end + 1] = True
-        chosen = [weights[:, head] for weights, heads in zip(self.weights, GUIDED_HEADS, strict=True) for head in heads]
+        chosen = [
+            weights[:, head] for weights, heads in zip(self.weights, GUIDED_HEADS, strict=True) for head in heads
+        ]
         seen = (torch.stack(chosen) * looks).sum(dim=-1)[:, looks.any(dim=-1)]
         angles = 2 * math.pi * counts[..., None] / torch.tensor(COUNT_WAVELENGTHS)
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -271,7 +271,7 @@ def use_transformers(shape: str, weights: Path, dtype: str) -> Passes:
     missing = [name for name in left.missing_keys if not name.startswith(("model.encoder.", "proj_out.weight"))]
     assert all("pos_emb" in name for name in missing), missing
     position = model.model.decoder.pos_emb
-    # Theirs has first all sines, then all cosines, to which their conversion fits the weights; here the table is fitted.
+    # In theirs all sines come before all cosines, and weights are fitted to it; here it is fitted to the weights.
     table = scaled_sinusoids(MOST_POSITIONS, config.decoder_hidden_size)
     position.positional_embedding = table * math.sqrt(config.decoder_hidden_size)
     model.tie_weights()
@@ -320,7 +320,7 @@ class DecoderStep(nn.Module):
 
 
 def use_onnxruntime(shape: str, weights: Path, dtype: str) -> Passes:
-    """Run NeMo's export of the encoder, and of the decoder a step that NeMo's layers make; NeMo exports none itself."""
+    """Run NeMo's export of the encoder, and a step of NeMo's decoder, of which NeMo itself exports none."""
     import onnxruntime
 
     config = make_config(shape)
