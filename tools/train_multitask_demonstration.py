@@ -72,6 +72,7 @@ from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 NEW_LAYERS = 2
 DECODER_HIDDEN_SIZE = 128
 DECODER_LAYERS = 2
+DECODER_HEADS = 4
 LANGUAGE_VOCABULARY_SIZE = 100  # each word is a piece
 MOST_TOKENS = 512
 AUGMENTATION = Augmentation(gain_db=(-25.0, 20.0))
@@ -83,10 +84,10 @@ FROZEN_SHARE = 0.5
 NEW_LEARNING_RATE, OLD_LEARNING_RATE = 0.5, 0.2
 # A decoder learns to find the next word much faster when some of its heads are told where it is, and the encoder's
 # states how many words there were before it.
-GUIDED_HEADS = ((1,), (0, 1))  # of each layer of the decoder
+GUIDED_HEADS = ((0, 1), (0, 2))  # of each layer of the decoder: one of them looks at the word
 GUIDED_SHARE = 0.3
 # Of waves of the time, in states that layer norm makes as large as 1 in each place; and of scores that compare them.
-TIME_SCALE, ATTENTION_SCALE = 0.5, 8.0
+TIME_SCALE, ATTENTION_SCALE = 0.5, 5.0
 COUNT_SHARE = 1.0
 COUNT_WAVELENGTHS = (3.0, 6.0, 12.0, 24.0, 48.0, 96.0)  # in words
 EMOTIONS = ("undefined", "neutral", "happy", "sad", "angry")
@@ -177,7 +178,7 @@ def make_multitask_configuration(tokenizer_folder: Path) -> dict[str, Any]:
                 "hidden_size": DECODER_HIDDEN_SIZE,
                 "inner_size": 2 * DECODER_HIDDEN_SIZE,
                 "num_layers": DECODER_LAYERS,
-                "num_attention_heads": 4,
+                "num_attention_heads": DECODER_HEADS,
                 "hidden_act": "relu",
                 "pre_ln": True,
                 "vocab_size": None,
@@ -242,28 +243,27 @@ def begin_with_times(model: Any, features: Tensor, lengths: Tensor) -> None:
     """
     Let the decoder begin with times: it looks at the frame that a time token names, and names the frame it looks at.
 
-    Half of its width holds waves of the time, in the embeddings of time tokens and in the encoder's states alike.
+    A head's width holds waves of the time, in the embeddings of time tokens and in the encoder's states alike. Two of
+    the heads of the last layer compare them; the others are free to find words by their number.
 
     Args:
         model: NeMo's model, with a clock in its encoder.
         features: (clips, mels, frames).
         lengths: (clips).
     """
-    half = DECODER_HIDDEN_SIZE // 2
-    wavelengths = 8.0 * 180.0 ** torch.linspace(0.0, 1.0, half // 2)
-    # A sine and a cosine next to each other, the even waves for one head and the odd ones for another.
-    order = torch.arange(half).reshape(-1, 2, 2).transpose(0, 1).reshape(-1)
+    width = DECODER_HIDDEN_SIZE // DECODER_HEADS
+    wavelengths = 8.0 * 180.0 ** torch.linspace(0.0, 1.0, width // 2)
 
     def waves_at(frames: Tensor) -> Tensor:
         angles = 2 * math.pi * frames[:, None] / wavelengths
-        return TIME_SCALE * torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, order]
+        return TIME_SCALE * torch.cat([angles.sin(), angles.cos()], dim=1)
 
     weight = model.transf_decoder.embedding.token_embedding.weight
-    weight[:, :half] = 0.0
+    weight[:, :width] = 0.0
     tokens = [model.tokenizer.special_tokens[f"<|{frame}|>"] for frame in range(LAST_TIME_FRAME + 1)]
     weight[torch.tensor(tokens)] = 0.0
-    weight[torch.tensor(tokens), :half] = waves_at(torch.arange(LAST_TIME_FRAME + 1.0))
-    # The first half of the projection is the linear map from states to waves with the least squares.
+    weight[torch.tensor(tokens), :width] = waves_at(torch.arange(LAST_TIME_FRAME + 1.0))
+    # The first rows of the projection are the linear map from states to waves with the least squares.
     encoded, encoded_lengths = model.encoder(audio_signal=features, length=lengths)
     counts = encoded_lengths.tolist()
     states = torch.cat([row[:, :count].T for row, count in zip(encoded, counts, strict=True)])
@@ -271,16 +271,16 @@ def begin_with_times(model: Any, features: Tensor, lengths: Tensor) -> None:
     known = torch.cat([states, torch.ones(len(states), 1)], dim=1).double()
     penalty = 1e-4 * len(known) * torch.eye(known.shape[1], dtype=torch.float64)
     solution = torch.linalg.solve(known.T @ known + penalty, known.T @ waves.double()).float()
-    model.encoder_decoder_proj.weight[:half] = solution[:-1].T
-    model.encoder_decoder_proj.bias[:half] = solution[-1]
+    model.encoder_decoder_proj.weight[:width] = solution[:-1].T
+    model.encoder_decoder_proj.bias[:width] = solution[-1]
     attention = model.transf_decoder.decoder.layers[-1].second_sub_layer
     for linear in (attention.query_net, attention.key_net):
-        # Two heads, and two more like them.
-        linear.weight[:half] = torch.eye(DECODER_HIDDEN_SIZE)[:half]
-        linear.weight[half:] = torch.eye(DECODER_HIDDEN_SIZE)[:half]
-    attention.key_net.weight *= ATTENTION_SCALE
-    attention.value_net.weight[half:] = torch.eye(DECODER_HIDDEN_SIZE)[:half]
-    attention.out_projection.weight[:half, half:] = torch.eye(half)
+        for head in (0, 1):
+            rows = linear.weight[head * width : (head + 1) * width]
+            rows.zero_()[:, :width] = math.sqrt(ATTENTION_SCALE) * torch.eye(width)
+    # The first of them brings what is heard there, the second its time.
+    attention.value_net.weight[width : 2 * width].zero_()[:, :width] = torch.eye(width)
+    attention.out_projection.weight[:, width : 2 * width].zero_()[:width] = torch.eye(width)
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation
@@ -431,7 +431,7 @@ class Guide(nn.Module):
                 start, end = bounds[word]
                 looks[row, token, max(start - 1, 0) : end + 1] = True
         chosen = [
-            weights[:, head] for weights, heads in zip(self.weights, GUIDED_HEADS, strict=True) for head in heads
+            weights[:, list(heads)].mean(dim=1) for weights, heads in zip(self.weights, GUIDED_HEADS, strict=True)
         ]
         seen = (torch.stack(chosen) * looks).sum(dim=-1)[:, looks.any(dim=-1)]
         angles = 2 * math.pi * counts[..., None] / torch.tensor(COUNT_WAVELENGTHS)
