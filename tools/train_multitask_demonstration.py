@@ -604,7 +604,7 @@ def train_model(arguments: argparse.Namespace) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training_arguments(parser)
-    parser.set_defaults(minutes=25.0, learning_rate=2e-3)
+    parser.set_defaults(minutes=25.0, learning_rate=2e-3, seconds_per_batch=160.0)
     return parser.parse_args()
 
 
