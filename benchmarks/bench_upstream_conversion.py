@@ -129,9 +129,14 @@ def make_large_tokenizer(folder: Path) -> Path:
     return folder if (folder / "tokenizer.model").is_file() else train_tokenizer(folder, VOCAB_SIZE)
 
 
+def compares_tokens(family: Any) -> bool:
+    """False where only features and encoder are compared: there is no head, or no script that reads it."""
+    return family.architecture not in ("FastConformerModel", "FastConformerForMultitask")
+
+
 def widths_of(family: Any) -> tuple[int, ...]:
     """The published widths, or the width of the table's row for encoders whose other parts depend on it."""
-    if family.architecture == "FastConformerModel":
+    if not compares_tokens(family):
         return (int(family.build.get("encoder", {}).get("d_model", 32)),)
     return WIDTHS.get(family.name, DEFAULT_WIDTHS)
 
@@ -141,7 +146,7 @@ def build_archive(family: Any, build: Any, width: int, clip: np.ndarray, path: P
     from balance import balance_classes
 
     arguments = copy.deepcopy(family.build)
-    has_head = family.architecture != "FastConformerModel"
+    has_head = compares_tokens(family)
     if has_head:
         encoder = {"d_model": width, "n_heads": 8, "subsampling_conv_channels": 256, "n_layers": NUM_BLOCKS}
         arguments["encoder"] = encoder | arguments.get("encoder", {})
@@ -326,7 +331,7 @@ def compare_family(
     language = family.languages[0]
     batches = [[clip] for clip in clips] + ([] if family.is_alone_only else [clips])
     nemo = NemoRunner(archive)
-    if family.architecture == "FastConformerModel":
+    if not compares_tokens(family):
         nemo.heads = []
     head = nemo.heads[0] if nemo.heads else None
     stages = [nemo.run("", batch, strategy=family.strategy, language=language) for batch in batches]
