@@ -9,7 +9,7 @@ from their_models import class_of_transformers
 
 from transformers_fastconformer.checkpoints.key_table import Map, Read
 from transformers_fastconformer.interop.config_form import config_from_transformers, config_to_transformers
-from transformers_fastconformer.interop.config_tables import ENCODER, HEADS, encoder_table
+from transformers_fastconformer.interop.config_tables import ENCODER, HEADS, MULTITASK_DECODER, encoder_table
 from transformers_fastconformer.interop.families import FAMILIES
 
 
@@ -23,13 +23,14 @@ def test_the_tables_know_every_key_of_their_configurations(family: Any) -> None:
         tables.append((HEADS[family.model_type], values))
     for table, stored in tables:
         for key, row in table.items():
-            if key in stored and isinstance(row, Map | Read) and key != "encoder_config":
+            if key in stored and isinstance(row, Map | Read) and key not in ("encoder_config", "decoder_config"):
                 found = stored[key]
                 assert (list(found) if isinstance(row.default, list) else found) == row.default, key
+    if family.is_multitask:
+        tables.append((MULTITASK_DECODER, values["decoder_config"]))
     read_family, config = config_from_transformers(values)
     assert read_family is family
-    if family.is_written:
-        again, written = config_to_transformers(config)
-        assert again is family
-        stored = written if family.is_encoder_alone else written["encoder_config"]
-        assert all(stored[key] == section[key] for key, row in ENCODER.items() if isinstance(row, Map))
+    again, written = config_to_transformers(config)
+    assert again is family
+    stored = written if family.is_encoder_alone else written["encoder_config"]
+    assert all(stored[key] == section[key] for key, row in ENCODER.items() if isinstance(row, Map))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from multitask_archives import SPECIAL_MODEL
 from sentencepiece_models import SENTENCES, VARIANTS, train_sentencepiece_model
 from their_models import class_of_transformers
 from tokenizers import AddedToken
@@ -48,13 +49,16 @@ def random_rows(num_tokens: int, forbidden: set[int], count: int = 100) -> list[
 
 def save_theirs(ours: FastConformerTokenizer, model_type: str, folder: Path) -> Any:
     backend, arguments = tokenizer_to_transformers(ours, FAMILY_OF_TYPE[model_type])
-    class_of_transformers("ParakeetTokenizer")(tokenizer_object=backend, **arguments).save_pretrained(folder)
+    tokenizer_class = class_of_transformers(FAMILY_OF_TYPE[model_type].tokenizer_class_name)
+    tokenizer_class(tokenizer_object=backend, **arguments).save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 
 
-def read_ours(folder: Path, num_tokens: int | None = None) -> FastConformerTokenizer:
+def read_ours(folder: Path, num_tokens: int | None = None, is_multitask: bool = False) -> FastConformerTokenizer:
     text, config = (folder / name for name in ("tokenizer.json", "tokenizer_config.json"))
-    return tokenizer_from_transformers(text.read_text(), json.loads(config.read_text()), num_tokens, str(folder))
+    return tokenizer_from_transformers(
+        text.read_text(), json.loads(config.read_text()), num_tokens, str(folder), is_multitask
+    )
 
 
 @pytest.mark.parametrize("model_type", ["parakeet_ctc", "parakeet_tdt"])
@@ -157,3 +161,49 @@ def test_a_vocabulary_of_another_size_is_refused(tmp_path: Path) -> None:
     save_theirs(ours, "parakeet_tdt", tmp_path)
     with pytest.raises(ValueError, match=f"the vocabulary has {ours.blank_token_id} tokens; expected 7"):
         read_ours(tmp_path, 7)
+
+
+def test_a_tokenizer_with_prompts_goes_there_and_back(tmp_path: Path) -> None:
+    ours = sentencepiece_tokenizer(train_sentencepiece_model(**SPECIAL_MODEL))
+    theirs = save_theirs(ours, "canary", tmp_path)
+    roles = ("pad_token_id", "eos_token_id", "bos_token_id")
+    assert len(theirs) == len(ours) == ours.blank_token_id
+    for row in random_rows(len(ours), set()):
+        assert theirs.decode(row, skip_special_tokens=True) == ours.decode(row, skip_special_tokens=True)
+    for text in TEXTS:
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours(text)["input_ids"]
+    again = read_ours(tmp_path, is_multitask=True)
+    assert again.text_options == ours.text_options
+    assert [getattr(again, role) for role in roles] == [getattr(ours, role) for role in roles]
+    assert [getattr(theirs, role) for role in roles] == [getattr(ours, role) for role in roles]
+    assert again.prompt_token_ids == ours.prompt_token_ids
+    assert json.loads(again.complete_backend().to_str()) == json.loads(ours.complete_backend().to_str())
+
+
+def test_a_tokenizer_of_their_script_for_canary_has_its_prompts(tmp_path: Path) -> None:
+    """Made as Transformers' conversion script makes it, and so without our options."""
+    convert_slow_tokenizer = pytest.importorskip("transformers.convert_slow_tokenizer")
+    pytest.importorskip("google.protobuf")
+    if not hasattr(convert_slow_tokenizer, "CanaryConverter"):
+        pytest.skip("this Transformers has no CanaryConverter")
+    model_bytes = train_sentencepiece_model(**SPECIAL_MODEL)
+    (tmp_path / "tokenizer.model").write_bytes(model_bytes)
+    backend = convert_slow_tokenizer.CanaryConverter(str(tmp_path / "tokenizer.model")).converted()
+    names = {"bos_token": "<|startoftranscript|>", "eos_token": "<|endoftext|>", "pad_token": "<pad>"}
+    tokenizer_class = class_of_transformers("TokenizersBackend")
+    theirs = tokenizer_class(tokenizer_object=backend, clean_up_tokenization_spaces=False, unk_token="<unk>", **names)
+    theirs.save_pretrained(tmp_path / "theirs")
+
+    nemos = sentencepiece_tokenizer(model_bytes)
+    ours = read_ours(tmp_path / "theirs", is_multitask=True)
+    assert ours.prompt_token_ids == nemos.prompt_token_ids
+    assert (ours.pad_token_id, ours.eos_token_id, ours.bos_token_id) == (
+        nemos.pad_token_id,
+        nemos.eos_token_id,
+        nemos.bos_token_id,
+    )
+    for row in random_rows(len(nemos), set()):
+        for skips in (True, False):
+            assert ours.decode(row, skip_special_tokens=skips) == nemos.decode(row, skip_special_tokens=skips)
+    for text in SENTENCES:
+        assert ours(text)["input_ids"] == nemos(text)["input_ids"]

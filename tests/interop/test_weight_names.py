@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from interop_cases import (
-    WRITTEN,
-)
-from models import build_model
+from interop_cases import WRITTEN, build_ours
 
 from transformers_fastconformer.interop.config_form import config_to_transformers
-from transformers_fastconformer.interop.weight_names import ZeroFilledForm, ZeroFilledGatesForm, name_table
+from transformers_fastconformer.interop.weight_names import (
+    HalvedForm,
+    ZeroFilledForm,
+    ZeroFilledGatesForm,
+    name_table,
+)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_names_map_there_and_back(name: str) -> None:
     kind, overrides, head = WRITTEN[name]
-    model = build_model(kind, **overrides)
+    model = build_ours(kind, **overrides)
     family, _ = config_to_transformers(model.config, head)
     table = name_table(family, model.config)
     names = [key if kind != "encoder" else f"encoder.{key}" for key in model.state_dict()]
@@ -52,3 +54,14 @@ def test_gates_are_filled_up_one_by_one() -> None:
     assert not filled[:, 3:].any()
     bias = ZeroFilledGatesForm().to_theirs(torch.arange(1.0, 9.0), (12,))
     assert bias.tolist() == [1, 2, 0, 3, 4, 0, 5, 6, 0, 7, 8, 0]
+
+
+def test_sines_come_before_cosines() -> None:
+    """The rows of NeMo's positions, a sine and a cosine in turn, in the order of theirs; and back."""
+    ours = torch.tensor([[1, -1, 2, -2, 3, -3]])
+    theirs = torch.tensor([[1, 2, 3, -1, -2, -3]])
+    columns, rows = HalvedForm(1), HalvedForm(0)
+    assert torch.equal(columns.to_theirs(ours, (1, 6)), theirs)
+    assert torch.equal(columns.to_ours(theirs, (1, 6)), ours)
+    assert torch.equal(rows.to_theirs(ours[0], (6,)), theirs[0])
+    assert torch.equal(rows.to_ours(theirs.T, (6, 1)), ours.T)

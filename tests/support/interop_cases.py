@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from models import BLANK, make_features
+from models import BLANK, build_model, make_features
+from multitask_models import build_multitask
 from their_models import class_of_transformers
 from transformers import PreTrainedModel
 
@@ -50,13 +52,29 @@ WRITTEN: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "transducer of a hybrid": ("tdt_hybrid", {"joint_hidden_size": 12}, "transducer"),
     "ctc of a hybrid": ("tdt_hybrid_ctc", {}, "ctc"),
     "ctc of an rnnt hybrid": ("rnnt_hybrid_ctc", {}, "ctc"),
+    "multitask": ("multitask", {}, None),
+    "multitask, gelu": ("multitask", {"decoder_activation": "gelu", "num_decoder_layers": 1}, None),
+}
+# Of a Canary that their class can be.
+MULTITASK: dict[str, Any] = {
+    "decoder_hidden_size": 32,
+    "num_transformer_encoder_layers": 0,
+    "max_generation_delta": -1,  # theirs has no such limit
 }
 
 
-def masked_features() -> tuple[torch.Tensor, torch.Tensor]:
+def build_ours(kind: str, **overrides: Any) -> Any:
+    """A tiny model of a kind of `WRITTEN`."""
+    if kind != "multitask":
+        return build_model(kind, **overrides)
+    return build_multitask(**{**MULTITASK, "spread": 3.0, **overrides})
+
+
+def masked_features(num_mels: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     """Features with zeros behind the clips, as their feature extractor makes them, and the mask."""
     mask = torch.arange(max(LENGTHS))[None] < torch.tensor(LENGTHS)[:, None]
-    return make_features(LENGTHS).masked_fill(~mask[..., None], 0.0), mask
+    features = torch.cat([make_features(LENGTHS, seed) for seed in range(num_mels // 8)], dim=-1)
+    return features.masked_fill(~mask[..., None], 0.0), mask
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -72,7 +90,7 @@ def encoder_of(model: Any) -> Any:
 
 @torch.no_grad()
 def assert_same_encoder(theirs: Any, ours: Any) -> None:
-    features, mask = masked_features()
+    features, mask = masked_features(ours.config.num_mel_bins)
     found = encoder_of(ours)(features, attention_mask=mask)
     expected = encoder_of(theirs)(features, attention_mask=mask)
     assert found.encoder_lengths.tolist() == expected.attention_mask.sum(-1).tolist()
@@ -94,6 +112,27 @@ def assert_same_joint(theirs: Any, ours: Any) -> None:
         encoder_hidden_states=encoded.pooler_output[:, :, None], decoder_hidden_states=predictions[:, None]
     )
     assert_close(ours(features[:1], labels=labels, output_logits=True).logits, expected)
+
+
+@torch.no_grad()
+def assert_same_decoder(theirs: Any, ours: Any) -> None:
+    """Logits of a prompted decoder for given tokens, and the ids that both write greedily after a prompt."""
+    config = ours.config
+    features, mask = masked_features(config.num_mel_bins)
+    inputs = {"input_features": features, "attention_mask": mask}
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, config.num_tokens, (len(LENGTHS), 24), generator=generator)
+    found, expected = (model(**inputs, decoder_input_ids=tokens).logits for model in (ours, theirs))
+    assert_close(found, expected)
+    prompt = [config.decoder_start_token_id, 9, 10, 11]
+    sequences = theirs.generate(**inputs, decoder_input_ids=torch.tensor([prompt] * len(LENGTHS)), max_new_tokens=20)
+    written = ours.generate(**inputs, prompt_ids=prompt, max_new_tokens=20).tolist()
+    rows = sequences[:, len(prompt) :].tolist()
+    ends = {config.eos_token_id, config.pad_token_id}
+    rows = [[*itertools.takewhile(lambda token: token not in ends, row)] for row in rows]
+    assert [[*itertools.takewhile(lambda token: token not in ends, row)] for row in written] == rows
+    assert len({token for row in rows for token in row}) > 2
+    assert len({tuple(row) for row in rows}) > 1
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ TRANSDUCER = {
     "decoder_hidden_size": 12,
     "max_symbols_per_step": 3,
 }
+SINUSOIDS = ("inv_freq", "positional_embedding")
 CANARY_DECODER = {
     "vocab_size": 16,
     "hidden_size": 16,
@@ -28,6 +29,7 @@ CANARY_DECODER = {
     "num_key_value_heads": 2,
     "head_dim": 8,
 }
+DECODER_SPREAD = 3.0
 # Class: the configuration's class, its arguments.
 THEIR_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ParakeetEncoder": ("ParakeetEncoderConfig", ENCODER),
@@ -69,16 +71,28 @@ def build_their_model(name: str, seed: int = 0, **overrides: Any) -> Any:
     model_class = class_of_transformers(name)
     config_name, values = THEIR_MODELS[name]
     model = model_class(getattr(transformers, config_name)(**{**values, **overrides})).eval()
-    sinusoids = {buffer: values.clone() for buffer, values in model.named_buffers() if buffer.endswith("inv_freq")}
+    sinusoids = {buffer: values.clone() for buffer, values in model.named_buffers() if buffer.endswith(SINUSOIDS)}
     perturb_weights(model, seed)
     for buffer, values in sinusoids.items():
         model.get_buffer(buffer).copy_(values)
+    if name.startswith("Canary"):
+        enliven_decoder(model.model.decoder.layers)
     if hasattr(model, "joint"):
         calm_joint(model.joint)
         # As in the published checkpoints.
         model.generation_config.decoder_start_token_id = VOCAB_SIZE - 1
         model.generation_config.suppress_tokens = list(range(VOCAB_SIZE, model.joint.head.out_features)) or None
     return model
+
+
+def enliven_decoder(layers: Any) -> None:
+    """
+    Let what the layers of a random prompted decoder add outweigh the last token, which the tied head would repeat.
+    """
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(DECODER_SPREAD)
 
 
 def calm_joint(joint: Any) -> None:

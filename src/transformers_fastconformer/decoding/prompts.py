@@ -171,7 +171,7 @@ def _check_token(facts: PromptFacts, name: str, value: Any, is_default: bool) ->
     """Raise a `ValueError` for a value whose token the checkpoint does not have."""
     if name not in FORMATS[facts.prompt_format] or name == "context":
         return
-    token = _token_of(name, value)
+    token = token_of(name, value)
     known: Mapping[str, int] = facts.prompt_token_ids or {}
     if token in known:
         return
@@ -180,7 +180,7 @@ def _check_token(facts: PromptFacts, name: str, value: Any, is_default: bool) ->
     elif name == "emotion":
         accepted = sorted(match[1] for match in map(EMOTION_PATTERN.fullmatch, known) if match)
     elif name == "task":
-        accepted = [task for task in TASKS if _token_of("task", task) in known]
+        accepted = [task for task in TASKS if token_of("task", task) in known]
     else:
         accepted = languages_of(known)
     origin = " (the default)" if is_default else ""
@@ -190,7 +190,7 @@ def _check_token(facts: PromptFacts, name: str, value: Any, is_default: bool) ->
     )
 
 
-def _token_of(name: str, value: Any) -> str:
+def token_of(name: str, value: Any) -> str:
     """The token that fills a slot."""
     if name in FLAGS:
         return FLAGS[name][0 if value else 1]
@@ -206,7 +206,7 @@ def prompt_tokens(facts: PromptFacts, options: PromptOptions) -> list[str]:
     """
     values = fill_prompt(facts, options)
     slots = [slot for slot in FORMATS[facts.prompt_format] if slot != "context"]
-    return [slot if slot.startswith("<|") else _token_of(slot, values[slot]) for slot in slots]
+    return [slot if slot.startswith("<|") else token_of(slot, values[slot]) for slot in slots]
 
 
 def prompt_ids(facts: PromptFacts, options: PromptOptions) -> list[int]:
@@ -230,5 +230,5 @@ def prompt_ids(facts: PromptFacts, options: PromptOptions) -> list[int]:
         if slot == "context":
             ids += context
         else:
-            ids.append(facts.prompt_token_ids[slot if slot.startswith("<|") else _token_of(slot, values[slot])])
+            ids.append(facts.prompt_token_ids[slot if slot.startswith("<|") else token_of(slot, values[slot])])
     return ids

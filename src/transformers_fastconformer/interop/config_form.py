@@ -8,10 +8,13 @@ from typing import Any
 
 from ..checkpoints.key_table import Refusal, SectionReader, Values, check_pins, write_section
 from ..configuration_fastconformer import FastConformerConfig, FastConformerRNNTConfig, FastConformerTDTConfig
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..validation import reading
+from .canary_form import READ_OPTIONS, read_decoder, write_decoder
 from .config_tables import (
     AUTOMATIC_LANGUAGE,
     BLANK_KEYS,
+    DECODING_ONLY,
     DEFAULT_PROMPT,
     ENCODER,
     GENERIC_KEYS,
@@ -72,6 +75,8 @@ def _read_config(
     options |= _map_encoder(section, family, processor_dict, reader)
     if family.has_prompts:
         options |= _map_prompts(head, options["hidden_size"], processor_dict, reader.refuse)
+    if family.is_multitask:
+        options |= read_decoder(config_dict.get("decoder_config"), options, reader)
     return family, family.config_class(**options)
 
 
@@ -164,7 +169,7 @@ def family_of_config(config: FastConformerConfig, head: str | None = None) -> Fa
 
 def _written(is_streaming: bool, has_prompts: bool) -> list[Family]:
     """Classes for one kind of encoder; with prompts those that have them come last, and so win in a dictionary."""
-    found = [family for family in FAMILIES if family.is_written and family.is_streaming == is_streaming]
+    found = [family for family in FAMILIES if family.is_streaming == is_streaming]
     return [family for family in found if not family.has_prompts] + [
         family for family in found if family.has_prompts and has_prompts
     ]
@@ -188,6 +193,9 @@ def config_to_transformers(config: FastConformerConfig, head: str | None = None)
         return family, encoder
     values = write_section(HEADS[family.model_type], partial(getattr, config))
     values["encoder_config"] = {**encoder, "model_type": family.encoder_type}
+    if isinstance(config, FastConformerMultitaskConfig):
+        values["decoder_config"] = write_decoder(config, refuse)
+        return family, values
     values["pad_token_id"] = values["vocab_size"] - 1
     if isinstance(config, FastConformerRNNTConfig):
         if head == "ctc":
@@ -265,8 +273,14 @@ def options_left_out(config: FastConformerConfig, family: Family) -> dict[str, s
         left_out.pop("dropout_pre_encoder", None)
     without = ["layerdrop"] if not config.layerdrop else []
     if not issubclass(family.config_class, FastConformerRNNTConfig):
-        without += ["decoder_", "joint_", "sigma", "omega", "ctc_loss_weight"]  # of the other head of a hybrid
+        of_transducers = ["decoder_dropout", "joint_", "sigma", "omega", "ctc_loss_weight"]
+        without += of_transducers  # of the other head of a hybrid
     left_out = {name: reason for name, reason in left_out.items() if not name.startswith(tuple(without))}
+    left_out |= {
+        name: row.reason
+        for name, row in DECODING_ONLY.items()
+        if family.is_multitask and getattr(config, name) != READ_OPTIONS.get(name, getattr(default, name))
+    }
     contexts = [list(context) for context in config.attention_contexts or []]
     if any(context[0] != config.attention_context[0] for context in contexts) or (
         contexts and not family.is_streaming

@@ -85,7 +85,6 @@ def encoder_table(model_type: str) -> Table:
 
 BLANK_READER = "config_form._check_blank"
 DEFAULT_PROMPT, PROMPT_WIDTH = "default_prompt_id", "prompt_intermediate_size"
-ONLY_THE_ENCODER = "only the encoder is read"
 PADDING = "padding is the blank, which no text has"
 
 COMMON_HEAD: Table = {
@@ -126,13 +125,32 @@ HEADS: dict[str, Table] = {
     },
     "canary": {
         **COMMON_HEAD,
-        "pad_token_id": Drop(ONLY_THE_ENCODER),
-        "blank_token_id": Drop(ONLY_THE_ENCODER),
-        "decoder_config": Drop(ONLY_THE_ENCODER),
-        "decoder_start_token_id": Drop(ONLY_THE_ENCODER),
-        "vocab_size": Drop(ONLY_THE_ENCODER),
-        "max_position_embeddings": Drop(ONLY_THE_ENCODER),
+        "decoder_config": Read("MULTITASK_DECODER"),
+        "vocab_size": Map("vocab_size", 16384),
+        "pad_token_id": Map("pad_token_id", 2),
+        "eos_token_id": Map("eos_token_id", 3),
+        "bos_token_id": Map("bos_token_id", 4),
+        "decoder_start_token_id": Map("decoder_start_token_id", 7),
+        "tie_word_embeddings": Pin((True,)),
     },
+}
+# The decoder of a Canary; its ids of tokens are those of the whole.
+MULTITASK_DECODER: Table = {
+    "hidden_size": Map("decoder_hidden_size", 1024),
+    "num_hidden_layers": Map("num_decoder_layers", 8),
+    "num_attention_heads": Map("num_decoder_attention_heads", 8),
+    "intermediate_size": Map("decoder_intermediate_size", 4096),
+    "hidden_act": Map("decoder_activation", "relu"),
+    "max_position_embeddings": Map("decoder_max_positions", 1024),
+    "attention_dropout": Map("decoder_attention_dropout", 0.0),
+    "attention_bias": Pin((True,)),
+    "vocab_size": Read("canary_form.read_decoder", 16384),
+    "num_key_value_heads": Check("one for each head", _one_for_each_head),
+    "head_dim": Read("canary_form.read_decoder", 128, _share_of_width),
+    "initializer_range": Drop("the encoder's"),
+    "pad_token_id": Drop("no text has it"),
+    "eos_token_id": Drop("that of the whole counts"),
+    "bos_token_id": Drop("that of the whole counts"),
 }
 BLANK_KEYS = {
     model_type: key
@@ -199,6 +217,14 @@ STREAMING_PINS: dict[str, Pin] = {
 TRANSDUCER_PINS: dict[str, Pin] = {"decoder_type": Pin(("lstm",))}
 # RNN-T is decoded alike by both.
 TDT_PINS: dict[str, Pin] = {"decoding_strategy": Pin(("greedy_batch",))}
+MULTITASK_PINS: dict[str, Pin] = {
+    "decoder_pre_norm": Pin((True,)),
+    "decoder_final_norm": Pin((True,)),
+    "decoder_learned_positions": Pin((False,)),
+    "decoder_positions_dtype": Pin(("float32",)),
+    "num_transformer_encoder_layers": Pin((0,)),
+    "prompt_format": Pin(("canary2",)),
+}
 NO_PROMPTS: dict[str, Pin] = {"num_prompts": Pin((0,))}
 # Only of training: their classes do not have it, so a loaded checkpoint trains by their rules.
 TRAINING_ONLY: dict[str, Drop] = {
@@ -211,4 +237,16 @@ TRAINING_ONLY: dict[str, Drop] = {
     "sigma": Drop("an argument of their loss"),
     "omega": Drop("theirs has no such choice"),
     "ctc_loss_weight": Drop("theirs has no hybrids"),
+    "label_smoothing": Drop("theirs has none"),
+    "decoder_embedding_dropout": Drop("theirs has none"),
+    "decoder_residual_dropout": Drop("theirs has none"),
+    "decoder_feed_forward_dropout": Drop("theirs has none"),
+}
+# Of decoding: their class is told by the call, or by its `generation_config.json`.
+DECODING_ONLY: dict[str, Drop] = {
+    "max_generation_delta": Drop("theirs writes until the end or max_length"),
+    "decoding_strategy": Drop("the ends of texts are in generation_config.json"),
+    "prompt_defaults": Drop("they are in the template of prompts"),
+    "beam_size": Drop("theirs searches by other rules, see num_beams"),
+    "beam_length_penalty": Drop("theirs searches by other rules, see length_penalty"),
 }

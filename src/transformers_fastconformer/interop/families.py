@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checkpoints.name_table import Drop
 from ..configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from ..configuration_multitask import FastConformerMultitaskConfig
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,6 @@ class Family:
         encoder_type: The model type of the encoder's configuration.
         is_streaming: The encoder is the cache-aware one: causal, with layer norm and chunks of attention.
         has_prompts: The model is told the language.
-        left_out: Rows of the tensors that are no part of ours.
-        is_written: Whether our checkpoints are written in this form.
     """
 
     model_type: str
@@ -41,16 +39,23 @@ class Family:
     encoder_type: str = "parakeet_encoder"
     is_streaming: bool = False
     has_prompts: bool = False
-    left_out: tuple[Drop, ...] = ()
-    is_written: bool = True
 
     @property
     def is_encoder_alone(self) -> bool:
         """The configuration is the encoder's own, with nothing around it."""
         return self.model_type == self.encoder_type
 
+    @property
+    def is_multitask(self) -> bool:
+        """The decoder is a prompted transformer."""
+        return issubclass(self.config_class, FastConformerMultitaskConfig)
 
-CANARY_DECODER = "of the prompted decoder; only the encoder is read"
+    @property
+    def tokenizer_class_name(self) -> str:
+        """The class of its tokenizer."""
+        return "TokenizersBackend" if self.is_multitask else "ParakeetTokenizer"
+
+
 STREAMING_ENCODER = "nemotron_asr_streaming_encoder"
 
 FAMILIES: tuple[Family, ...] = (
@@ -98,11 +103,9 @@ FAMILIES: tuple[Family, ...] = (
         "canary",
         "CanaryForConditionalGeneration",
         "CanaryConfig",
-        FastConformerConfig,
-        "FastConformerModel",
+        FastConformerMultitaskConfig,
+        "FastConformerForMultitask",
         encoder_prefix="model.encoder.",
-        left_out=(Drop("model.decoder.{any}", CANARY_DECODER), Drop("proj_out.{any}", CANARY_DECODER)),
-        is_written=False,
     ),
 )
 FAMILY_OF_TYPE = {family.model_type: family for family in FAMILIES}

@@ -15,6 +15,15 @@ inputs = processor(audio, sampling_rate=processor.feature_extractor.sampling_rat
 output = model.generate(**inputs)
 print(processor.batch_decode({sequences}, skip_special_tokens=True))"""
 
+MULTITASK_USE = """\
+from transformers import AutoProcessor, {name}
+
+processor = AutoProcessor.from_pretrained("{folder}")
+model = {name}.from_pretrained("{folder}").eval()
+inputs = processor.apply_transcription_request(audio, source_language="en")  # audio: float samples, one clip
+output = model.generate(**inputs)
+print(processor.batch_decode({sequences}, skip_special_tokens=True))"""
+
 ENCODER_USE = """\
 from transformers import AutoFeatureExtractor, {name}
 
@@ -33,10 +42,11 @@ def describe_export(family: Family, source_card: str | None) -> ModelCard:
         source_card: The card of the checkpoint that it was made from, whose licence, languages and base model stay.
     """
     task = "feature-extraction" if family.is_encoder_alone else "automatic-speech-recognition"
-    is_ctc = family.model_type == "parakeet_ctc"
-    use = (ENCODER_USE if family.is_encoder_alone else RECOGNISER_USE).format(
-        name=family.class_name, folder=".", sequences="output" if is_ctc else "output.sequences"
-    )
+    use = RECOGNISER_USE
+    if family.is_encoder_alone or family.is_multitask:
+        use = MULTITASK_USE if family.is_multitask else ENCODER_USE
+    gives_ids = family.is_multitask or family.model_type == "parakeet_ctc"
+    use = use.format(name=family.class_name, folder=".", sequences="output" if gives_ids else "output.sequences")
     return ModelCard(
         front_matter=read_front_matter(source_card or "") or f"library_name: transformers\npipeline_tag: {task}\n",
         title=f"A checkpoint for `{family.class_name}`",

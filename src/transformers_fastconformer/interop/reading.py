@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers.utils import logging
 
 from ..checkpoints.files import (
     CONFIG_FILE,
@@ -27,17 +26,16 @@ from ..checkpoints.output_folder import check_output, written_as_one
 from ..checkpoints.safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
 from ..checkpoints.stored_tensors import StoredTensors, main_dtype
 from ..configuration_fastconformer import FastConformerConfig
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
-from ..validation import reading
+from ..validation import reading, require
 from .config_form import config_from_transformers
 from .extractor_form import extractor_from_transformers
 from .families import FAMILY_OF_TYPE, Family
 from .tokenizer_form import tokenizer_from_transformers
-from .weight_names import name_table
-
-logger = logging.get_logger(__name__)
+from .weight_names import TIED_HEAD, TOKEN_EMBEDDING, name_table
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class TransformersCheckpoint:
         config: Our configuration.
         targets: The place of each of their tensors in our form, by their name.
         left_out: Names of tensors that have no place here, and the reasons.
+        tokenizer: Our tokenizer for the folder's; None where it has none, and for an encoder without a head.
     """
 
     folder: Path
@@ -58,6 +57,7 @@ class TransformersCheckpoint:
     config: FastConformerConfig
     targets: dict[str, Target]
     left_out: dict[str, str]
+    tokenizer: FastConformerTokenizer | None
 
     def read_feature_extractor(self) -> FastConformerFeatureExtractor | None:
         """Our feature extractor for the folder's; None where it has none."""
@@ -77,24 +77,13 @@ class TransformersCheckpoint:
             )
         return extractor
 
-    def read_tokenizer(self) -> FastConformerTokenizer | None:
-        """Our tokenizer for the folder's; None where it has none, and for an encoder without a head."""
-        path = self.folder / TOKENIZER_FILE
-        vocab_size = getattr(self.config, "vocab_size", None)
-        if vocab_size is None or not path.is_file():
-            return None
-        tokenizer_config = read_json(self.folder / TOKENIZER_CONFIG_FILE)
-        with reading(str(path), "text in UTF-8"):
-            tokenizer_json = path.read_text(encoding="utf-8")
-        return tokenizer_from_transformers(tokenizer_json, tokenizer_config, vocab_size - 1, str(path))
-
     def read_processor(self) -> FastConformerProcessor | None:
         """Both in one; None where one of them is missing."""
-        extractor, tokenizer = self.read_feature_extractor(), self.read_tokenizer()
-        if extractor is None or tokenizer is None:
+        extractor = self.read_feature_extractor()
+        if extractor is None or self.tokenizer is None:
             return None
         return FastConformerProcessor(
-            extractor, tokenizer, subsampling_factor=self.config.mel_frames_per_encoder_frame
+            extractor, self.tokenizer, subsampling_factor=self.config.mel_frames_per_encoder_frame
         )
 
     def read_state_dict(self) -> dict[str, torch.Tensor]:
@@ -117,11 +106,11 @@ def is_transformers_checkpoint(folder: str | os.PathLike[str]) -> bool:
 def read_transformers_checkpoint(folder: str | os.PathLike[str]) -> TransformersCheckpoint:
     """
     Understand a checkpoint folder that Transformers' `ParakeetFor*`, `ParakeetEncoder`, `NemotronAsrStreaming*` or
-    `CanaryForConditionalGeneration` saved; only the encoder of the last.
+    `CanaryForConditionalGeneration` saved.
 
     Raises:
-        ValueError: for another model type, an option that is not supported, and tensors that do not fit the
-            configuration; the message names them.
+        ValueError: for another model type, an option that is not supported, and a tokenizer or tensors that do not
+            fit the configuration; the message names them.
     """
     folder = Path(folder)
     path = folder / CONFIG_FILE
@@ -131,7 +120,44 @@ def read_transformers_checkpoint(folder: str | os.PathLike[str]) -> Transformers
     stored = StoredTensors(folder)
     our_shapes = shapes_of(build_without_memory(ARCHITECTURES[family.architecture], config))
     plan = name_table(family, config).plan_reading(stored.shapes, our_shapes, str(folder))
-    return TransformersCheckpoint(folder, family, config, plan.targets, plan.left_out)
+    _check_tied_head(stored, str(folder))
+    tokenizer = _read_tokenizer(folder, config)
+    return TransformersCheckpoint(folder, family, config, plan.targets, plan.left_out, tokenizer)
+
+
+def _check_tied_head(stored: StoredTensors, source: str) -> None:
+    """Refuse a head of a Canary that is not the embedding, where a file holds both."""
+    if TIED_HEAD not in stored.shapes:
+        return
+    if not torch.equal(stored.read(TIED_HEAD), stored.read(TOKEN_EMBEDDING)):
+        raise ValueError(f"{source}: {TIED_HEAD} differs from {TOKEN_EMBEDDING}; expected them to be tied.")
+
+
+def _read_tokenizer(folder: Path, config: FastConformerConfig) -> FastConformerTokenizer | None:
+    """Our tokenizer for the folder's, if there is one; what prompts are made of goes into the configuration."""
+    path = folder / TOKENIZER_FILE
+    vocab_size = getattr(config, "vocab_size", None)
+    if vocab_size is None or not path.is_file():
+        return None
+    is_multitask = isinstance(config, FastConformerMultitaskConfig)
+    with reading(str(path), "text in UTF-8"):
+        tokenizer_json = path.read_text(encoding="utf-8")
+    tokenizer = tokenizer_from_transformers(
+        tokenizer_json,
+        read_json(folder / TOKENIZER_CONFIG_FILE),
+        None if is_multitask else vocab_size - 1,
+        str(path),
+        is_multitask,
+    )
+    if isinstance(config, FastConformerMultitaskConfig):
+        num_tokens = tokenizer.blank_token_id
+        require(num_tokens <= vocab_size, f"{path}: tokens", num_tokens, f"at most vocab_size={vocab_size}")
+        for role in ("pad_token_id", "eos_token_id", "bos_token_id"):
+            ours, theirs = getattr(tokenizer, role), getattr(config, role)
+            require(ours == theirs, f"{path}: {role}", ours, f"{theirs}, as in {CONFIG_FILE}")
+        config.num_tokens = num_tokens
+        config.prompt_token_ids = tokenizer.prompt_token_ids
+    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -183,7 +209,7 @@ def convert_transformers_checkpoint(
         return target.form.to_ours(stored.read(theirs), target.shape)
 
     extractor, processor = checkpoint.read_feature_extractor(), checkpoint.read_processor()
-    tokenizer = processor.tokenizer if processor is not None else checkpoint.read_tokenizer()
+    tokenizer = checkpoint.tokenizer
     with written_as_one(output_dir, overwrite) as target:
         write_checkpoint(target, entries, fetch, max_shard_bytes)
         for part in (processor, extractor, tokenizer):
@@ -192,9 +218,4 @@ def convert_transformers_checkpoint(
         config.architectures = [checkpoint.family.architecture]
         config.dtype = main_dtype(entries)
         config.save_pretrained(target)  # last: a folder without it is no checkpoint to any loader
-    if checkpoint.left_out:
-        logger.warning(
-            f"{folder}: only the encoder of {checkpoint.family.class_name} is read; {len(checkpoint.left_out)} "
-            "tensors are left out."
-        )
     return ImportResult(output_dir, checkpoint, sorted(path.name for path in output_dir.iterdir()))

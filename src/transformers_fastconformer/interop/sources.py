@@ -40,7 +40,7 @@ logger = logging.get_logger(__name__)
 
 OPTIONAL_FILES = (PROCESSOR_FILE, EXTRACTOR_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
 # Raised when this module gives other files for the same input than before.
-INTEROP_FORMAT = 1
+INTEROP_FORMAT = 2
 
 
 def resolve_transformers_checkpoint(

@@ -7,7 +7,9 @@ written there as rules; ours reads the model, normalizer and pre-tokenizer of th
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +29,9 @@ OPTIONS_KEY = "fastconformer_options"
 PRIVATE_CHARACTER = "\U000f0000"
 MANY_SPACES = 2**16
 WRITTEN_RULES = ("sentencepiece", "character", "wordpiece")
+SPECIAL_TOKEN = re.compile(r"<\|.+\|>", re.DOTALL)
+# Tokens of prompted decoders that `generate` needs.
+PROMPT_ROLES = ("bos_token", "eos_token", "pad_token")
 
 
 def free_name(name: str, taken: Mapping[str, int]) -> str:
@@ -40,7 +45,11 @@ def free_name(name: str, taken: Mapping[str, int]) -> str:
 
 
 def tokenizer_from_transformers(
-    tokenizer_json: str, tokenizer_config: Mapping[str, Any], num_tokens: int | None, source: str
+    tokenizer_json: str,
+    tokenizer_config: Mapping[str, Any],
+    num_tokens: int | None,
+    source: str,
+    is_multitask: bool = False,
 ) -> FastConformerTokenizer:
     """
     Our tokenizer for one of theirs.
@@ -50,16 +59,21 @@ def tokenizer_from_transformers(
         tokenizer_config: Their `tokenizer_config.json`.
         num_tokens: Tokens of the model without the blank; None: those of the tokenizer's own vocabulary.
         source: Where it comes from, for messages.
+        is_multitask: It is that of a Canary, which has prompts and no blank.
 
     Raises:
         ValueError: where the vocabulary is not the model's.
     """
     with reading(source, "a tokenizer that Transformers' Parakeet classes read"):
-        return _read_tokenizer(tokenizer_json, tokenizer_config, num_tokens, source)
+        return _read_tokenizer(tokenizer_json, tokenizer_config, num_tokens, source, is_multitask)
 
 
 def _read_tokenizer(
-    tokenizer_json: str, tokenizer_config: Mapping[str, Any], num_tokens: int | None, source: str
+    tokenizer_json: str,
+    tokenizer_config: Mapping[str, Any],
+    num_tokens: int | None,
+    source: str,
+    is_multitask: bool,
 ) -> FastConformerTokenizer:
     state = check_tokenizer_json(tokenizer_json, source)
     vocabulary = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=False)
@@ -77,11 +91,19 @@ def _read_tokenizer(
     options = tokenizer_config.get(OPTIONS_KEY)
     if options is None:
         options = _guess_options(state, vocabulary, added, unknown, tokenizer_config)
+        if is_multitask:
+            options = _with_prompts(options, tokenizer_config)
     else:
         options = dict(options)
     # In a transcript the characters "<pad>" are text, as for SentencePiece; user-defined symbols are themselves.
     events = [token for token in EVENT_TOKENS if token in vocabulary]
-    kept = [] if OPTIONS_KEY in tokenizer_config else [entry for entry in added if not entry["special"]]
+    symbols = frozenset(options.get("kept_symbols", ()))
+    is_symbol = [not entry["special"] or entry["content"] in symbols for entry in added]
+    kept = [] if OPTIONS_KEY in tokenizer_config else list(itertools.compress(added, is_symbol))
+    if is_multitask:
+        state["added_tokens"] = [{**entry, "special": False} for entry in kept]
+        roles = {role: token_text(tokenizer_config.get(role)) for role in PROMPT_ROLES}
+        return _finish(state, {"event_tokens": events, "unk_token": unknown, **options, **roles})
     blank = free_name(BLANK_TOKEN, vocabulary)
     blank_entry = {
         "id": num_tokens,
@@ -93,11 +115,29 @@ def _read_tokenizer(
         "special": True,
     }
     state["added_tokens"] = [*kept, blank_entry]
+    return _finish(state, {"event_tokens": events, "unk_token": unknown, **options, "pad_token": blank})
+
+
+def _finish(state: dict[str, Any], arguments: dict[str, Any]) -> FastConformerTokenizer:
+    """Our tokenizer of a `tokenizer.json` whose vocabulary is done."""
     state["truncation"] = state["padding"] = None
-    state["decoder"] = _our_decoder(options["text_rule"], state.get("decoder"))
-    backend = Tokenizer.from_str(json.dumps(state))
-    arguments = {"event_tokens": events, "unk_token": unknown, **options, "pad_token": blank}
-    return FastConformerTokenizer(tokenizer_object=backend, **arguments)
+    state["decoder"] = _our_decoder(arguments["text_rule"], state.get("decoder"))
+    return FastConformerTokenizer(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **arguments)
+
+
+def token_text(entry: Any) -> str | None:
+    """The text of a token of `tokenizer_config.json`, which may be written as a text or with options."""
+    return entry.get("content") if isinstance(entry, Mapping) else entry
+
+
+def _with_prompts(options: dict[str, Any], tokenizer_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with the special tokens of prompts, which SentencePiece has as user-defined symbols."""
+    padding = token_text(tokenizer_config.get("pad_token"))
+    named = [*options.get("control_tokens", ()), *options.get("kept_symbols", ())]
+    prompts = [token for token in named if SPECIAL_TOKEN.fullmatch(token) or token == padding]
+    control = [token for token in options.get("control_tokens", ()) if token not in prompts]
+    kept = [token for token in options.get("kept_symbols", ()) if token not in prompts]
+    return {**options, "control_tokens": control, "kept_symbols": [*kept, *prompts], "prompt_tokens": prompts}
 
 
 def _guess_options(
@@ -152,7 +192,7 @@ def tokenizer_to_transformers(tokenizer: FastConformerTokenizer, family: Family)
     Raises:
         ValueError: for what a `tokenizer.json` cannot say.
     """
-    name = f"ParakeetTokenizer, for {family.class_name}"
+    name = f"{family.tokenizer_class_name}, for {family.class_name}"
     if tokenizer.text_rule not in WRITTEN_RULES:
         raise ValueError(
             f"text_rule={tokenizer.text_rule!r} is not supported by {name}; expected one of {WRITTEN_RULES}."
@@ -160,18 +200,21 @@ def tokenizer_to_transformers(tokenizer: FastConformerTokenizer, family: Family)
     backend = tokenizer.complete_backend()
     state = json.loads(backend.to_str())
     vocabulary = backend.get_vocab(with_added_tokens=False)
+    options = tokenizer.text_options
+    special = list(dict.fromkeys([*options["control_tokens"], *tokenizer.event_tokens, *tokenizer.prompt_tokens]))
     is_ctc = family.model_type == "parakeet_ctc"
     blank = free_name(CTC_BLANK_TOKEN if is_ctc else BLANK_TOKEN, vocabulary)
-    options = tokenizer.text_options
-    special = [*options["control_tokens"], *tokenizer.event_tokens]
     state["added_tokens"] = []
     state["decoder"] = {"type": "Sequence", "decoders": _decoders(tokenizer, state.get("decoder"))}
     backend = Tokenizer.from_str(json.dumps(state))
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in [*special, blank]])
-    assert backend.token_to_id(blank) == tokenizer.blank_token_id
-    kept_options = {option: value for option, value in options.items() if option != "pad_token"}
+    roles = {role: getattr(tokenizer, role) for role in PROMPT_ROLES}
+    if not family.is_multitask:
+        special, roles = [*special, blank], {"pad_token": blank}
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    assert family.is_multitask or backend.token_to_id(blank) == tokenizer.blank_token_id
+    kept_options = {option: value for option, value in options.items() if option not in PROMPT_ROLES}
     arguments = {
-        "pad_token": blank,
+        **roles,
         "clean_up_tokenization_spaces": False,
         OPTIONS_KEY: {
             **kept_options,
@@ -205,7 +248,8 @@ def _decoders(tokenizer: FastConformerTokenizer, decoder: Any) -> list[dict[str,
     else:
         steps += [decoder] if tokenizer.text_rule == "wordpiece" and decoder is not None else []
         steps.append({"type": "Fuse"})
-    steps += (replace(f" {mark}", mark) for mark in sorted(tokenizer.punctuation))
+    if not tokenizer.prompt_tokens:
+        steps += (replace(f" {mark}", mark) for mark in sorted(tokenizer.punctuation))
     if tokenizer.language_tag_pattern is not None:
         tags = {"type": "Replace", "pattern": {"Regex": tokenizer.language_tag_pattern}, "content": ""}
         steps += [tags, {"type": "Strip", "content": " ", "start": MANY_SPACES, "stop": MANY_SPACES}]

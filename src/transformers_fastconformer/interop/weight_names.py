@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import torch
 
-from ..checkpoints.name_table import Map, NameTable, SameForm, Shape, pointwise
+from ..checkpoints.name_table import Check, Map, NameTable, Row, SameForm, Shape, pointwise
 from ..configuration_fastconformer import FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..frames import halvings
 from .families import Family
 
@@ -47,7 +48,34 @@ class ZeroFilledGatesForm(ZeroFilledForm):
         return super().to_theirs(gates, (LSTM_GATES, their_shape[0] // LSTM_GATES, *their_shape[1:])).flatten(0, 1)
 
 
+class HalvedForm(SameForm):
+    """
+    A tensor one axis of which is the residual stream of a prompted decoder.
+
+    Theirs adds positions whose sines come before all cosines, ours NeMo's with each sine next to its cosine. No part
+    of the decoder depends on the order of that axis, so that it is sorted to fit the positions.
+
+    Args:
+        axis: The axis.
+    """
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def to_ours(self, tensor: torch.Tensor, our_shape: Shape) -> torch.Tensor:
+        return self._swap(tensor, (2, -1))
+
+    def to_theirs(self, tensor: torch.Tensor, their_shape: Shape) -> torch.Tensor:
+        return self._swap(tensor, (-1, 2))
+
+    def _swap(self, tensor: torch.Tensor, sizes: tuple[int, int]) -> torch.Tensor:
+        split = tensor.unflatten(self.axis, sizes)
+        return split.transpose(self.axis, self.axis + 1).flatten(self.axis, self.axis + 1)
+
+
 ZERO_FILLED, ZERO_FILLED_GATES = ZeroFilledForm(), ZeroFilledGatesForm()
+HALVED_ROWS, HALVED_COLUMNS = HalvedForm(0), HalvedForm(1)
+TOKEN_EMBEDDING, TIED_HEAD = "model.decoder.embed_tokens.weight", "proj_out.weight"
 
 OFFLINE_FRONT = (Map("subsampling.layers.{i}.{p}", "encoder.subsampling.conv_layers.{i}.{p}"),)
 BLOCKS = (
@@ -67,6 +95,39 @@ TRANSDUCER_HEAD = (
 PROMPTS = (
     Map("prompt_projector.linear_1.{p}", "prompt_kernel.input_proj.{p}"),
     Map("prompt_projector.linear_2.{p}", "prompt_kernel.output_proj.{p}"),
+)
+
+MULTITASK_HEAD = (
+    Map(TOKEN_EMBEDDING, "decoder.embedding.weight", HALVED_COLUMNS),
+    Check(TIED_HEAD, "the embedding again", "reading._check_tied_head"),
+    Map("proj_out.bias", "token_head.bias"),
+    *(
+        Map(f"model.decoder.{theirs}.{{p}}", f"decoder.{ours}.{{p}}", HALVED_ROWS)
+        for theirs, ours in (
+            ("embedding_layernorm", "norm_embedding"),
+            ("norm", "norm"),
+            ("layers.{n}.input_layernorm", "layers.{n}.norm_self_attn"),
+            ("layers.{n}.post_attention_layernorm", "layers.{n}.norm_cross_attn"),
+            ("layers.{n}.final_layernorm", "layers.{n}.norm_feed_forward"),
+            # What is added to the stream.
+            ("layers.{n}.self_attn.o_proj", "layers.{n}.self_attn.o_proj"),
+            ("layers.{n}.encoder_attn.o_proj", "layers.{n}.cross_attn.o_proj"),
+            ("layers.{n}.mlp.fc2", "layers.{n}.feed_forward.linear2"),
+        )
+    ),
+    *(
+        Map(f"model.decoder.layers.{{n}}.{theirs}.weight", f"decoder.layers.{{n}}.{ours}.weight", HALVED_COLUMNS)
+        for theirs, ours in (
+            # What reads the stream.
+            *((f"self_attn.{name}_proj", f"self_attn.{name}_proj") for name in "qkv"),
+            ("encoder_attn.q_proj", "cross_attn.q_proj"),
+            ("mlp.fc1", "feed_forward.linear1"),
+        )
+    ),
+    # Their outputs are none of the stream, and keys and values of the frames do not read it.
+    Map("model.decoder.layers.{n}.self_attn.{rest}", "decoder.layers.{n}.self_attn.{rest}"),
+    Map("model.decoder.layers.{n}.encoder_attn.{rest}", "decoder.layers.{n}.cross_attn.{rest}"),
+    Map("model.decoder.layers.{n}.mlp.fc1.bias", "decoder.layers.{n}.feed_forward.linear1.bias"),
 )
 
 
@@ -89,9 +150,11 @@ def name_table(family: Family, config: FastConformerConfig) -> NameTable:
     """The rows of one kind of model."""
     front = streaming_front(halvings(config.subsampling_factor)) if family.is_streaming else OFFLINE_FRONT
     encoder = (replace(row, theirs=family.encoder_prefix + row.theirs) for row in (*front, FRONT_PROJECTION, *BLOCKS))
-    head: tuple[Map, ...] = ()
+    head: tuple[Row, ...] = ()
     if issubclass(family.config_class, FastConformerCTCConfig):
         head = CTC_HEAD
     elif issubclass(family.config_class, FastConformerRNNTConfig):
         head = (*TRANSDUCER_HEAD, *(PROMPTS if family.has_prompts else ()))
-    return NameTable([*family.left_out, *encoder, *head])
+    elif issubclass(family.config_class, FastConformerMultitaskConfig):
+        head = MULTITASK_HEAD
+    return NameTable([*encoder, *head])

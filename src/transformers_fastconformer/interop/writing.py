@@ -26,20 +26,23 @@ from ..checkpoints.output_folder import check_output, written_as_one
 from ..checkpoints.safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
 from ..checkpoints.stored_tensors import ModelTensors, StoredTensors, TensorSource, main_dtype
 from ..configuration_fastconformer import FastConformerConfig, FastConformerRNNTConfig
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..modeling.encoder import FastConformerModel
 from ..processing_fastconformer import FastConformerProcessor
+from ..tokenization_fastconformer import WORD_MARK
+from .canary_form import prompt_template
 from .config_form import config_to_transformers, look_aheads_of, options_left_out
 from .extractor_form import extractor_to_transformers
 from .families import Family
 from .model_card import describe_export
 from .tokenizer_form import tokenizer_to_transformers
-from .weight_names import name_table
+from .weight_names import TIED_HEAD, name_table
 
 # Of our processor: the rules that tell words and segments of timestamps apart, which theirs does not do.
 TIMESTAMP_OPTIONS = ("word_separator", "segment_separators", "segment_gap_frames")
 # First parts of the names of tensors that belong to a head.
-HEAD_STARTS = ("ctc_head.", "decoder.", "joint.")
+HEAD_STARTS: tuple[str, ...] = ("ctc_head.", "decoder.", "joint.")
 
 OurProcessor = FastConformerProcessor | FastConformerFeatureExtractor
 
@@ -93,7 +96,8 @@ def export_to_transformers(
 ) -> ExportResult:
     """
     Write a checkpoint that Transformers' own classes load: `ParakeetForCTC`, `ParakeetForRNNT`, `ParakeetForTDT`,
-    `ParakeetEncoder`, `NemotronAsrStreamingForRNNT` or `NemotronAsrStreamingEncoder`, whichever the model is one of.
+    `ParakeetEncoder`, `NemotronAsrStreamingForRNNT`, `NemotronAsrStreamingEncoder` or
+    `CanaryForConditionalGeneration`, whichever the model is one of.
 
     Args:
         source: A folder in our form, one of our models, or a checkpoint that `from_pretrained` converts on the way,
@@ -121,6 +125,7 @@ def export_to_transformers(
     model_class = _their_class(family.class_name, family)
     their_config: PreTrainedConfig = _their_class(family.config_class_name, family)(**values)
     their_shapes = shapes_of(build_without_memory(model_class, their_config))
+    their_shapes.pop(TIED_HEAD, None)  # loading ties it to the embedding
     sources, left_out = _plan_export(family, ours.config, ours.tensors.shapes, their_shapes)
     parts = [] if ours.processor is None else _their_processor(ours.processor, family, ours.config)
     entries = [
@@ -135,7 +140,9 @@ def export_to_transformers(
         write_checkpoint(folder, entries, fetch, max_shard_bytes)
         for part in parts:
             part.save_pretrained(folder)
-        if issubclass(family.config_class, FastConformerRNNTConfig):
+        if isinstance(ours.config, FastConformerMultitaskConfig):
+            _multitask_generation_config(ours.config).save_pretrained(folder)
+        elif issubclass(family.config_class, FastConformerRNNTConfig):
             _generation_config(values).save_pretrained(folder)
         write_model_card(folder, describe_export(family, ours.card))
         their_config.architectures = [family.class_name]
@@ -230,7 +237,9 @@ def _plan_export(
     stored_name = _stored_names(config, stored_shapes)
     our_shapes = {ours: stored_shapes[stored] for ours, stored in stored_name.items()}
     plan = name_table(family, config).plan_writing(our_shapes, their_shapes)
-    other_heads = HEAD_STARTS if family.model_type != "parakeet_tdt" else ("ctc_head.",)
+    other_heads = () if family.is_multitask else HEAD_STARTS
+    if family.model_type == "parakeet_tdt":
+        other_heads = ("ctc_head.",)
     unknown = [name for name in plan.left_out if not name.startswith(other_heads)]
     check_fit(family.class_name, unknown, plan.wrong, plan.missing)
     sources = {target.name: (stored_name[ours], target) for ours, target in plan.targets.items()}
@@ -261,6 +270,19 @@ def _generation_config(values: Mapping[str, Any]) -> GenerationConfig:
     )
 
 
+def _multitask_generation_config(config: FastConformerMultitaskConfig) -> GenerationConfig:
+    """Options of `generate`: it puts the first token before prompts that lack it, and ends texts as NeMo does."""
+    is_beam = config.decoding_strategy == "beam"
+    ends = list(config.end_token_ids)
+    return GenerationConfig(
+        decoder_start_token_id=(config.prompt_token_ids or {}).get(WORD_MARK, config.decoder_start_token_id),
+        bos_token_id=config.bos_token_id,
+        eos_token_id=ends if len(ends) > 1 else config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        max_length=config.decoder_max_positions + int(is_beam),
+    )
+
+
 def _their_processor(
     processor: OurProcessor, family: Family, config: FastConformerConfig
 ) -> list[FeatureExtractionMixin | ProcessorMixin]:
@@ -271,7 +293,7 @@ def _their_processor(
     if not isinstance(processor, FastConformerProcessor) or family.is_encoder_alone:
         return [their_extractor]
     backend, arguments = tokenizer_to_transformers(processor.tokenizer, family)
-    tokenizer = _their_class("ParakeetTokenizer", family)(tokenizer_object=backend, **arguments)
+    tokenizer = _their_class(family.tokenizer_class_name, family)(tokenizer_object=backend, **arguments)
     name, options = _processor_options(family, config)
     processor_class: Callable[..., ProcessorMixin] = _their_class(name, family)
     options["blank_token"] = arguments["pad_token"]
@@ -282,6 +304,8 @@ def _their_processor(
 
 def _processor_options(family: Family, config: FastConformerConfig) -> tuple[str, dict[str, Any]]:
     """The class of their processor and its options; releases differ in which of them they take."""
+    if isinstance(config, FastConformerMultitaskConfig):
+        return "CanaryProcessor", {"chat_template": prompt_template(config)}
     if not family.is_streaming:
         return "ParakeetProcessor", {"decoder_type": family.model_type.removeprefix("parakeet_")}
     options: dict[str, Any] = {
