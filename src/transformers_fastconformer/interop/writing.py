@@ -17,18 +17,15 @@ import torch
 import transformers
 from transformers import FeatureExtractionMixin, GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-from ..checkpoint_sources import resolve_checkpoint
-from ..checkpoints.files import CARD_FILE, CONFIG_FILE, EXTRACTOR_FILE, PROCESSOR_FILE, read_json
 from ..checkpoints.model_card import write_model_card
-from ..checkpoints.model_classes import CONFIG_CLASSES, build_without_memory, shapes_of
+from ..checkpoints.model_classes import build_without_memory, shapes_of
 from ..checkpoints.name_table import Shape, Target, check_fit
 from ..checkpoints.output_folder import check_output, written_as_one
+from ..checkpoints.own_checkpoint import OurProcessor, open_our_checkpoint, stored_names
 from ..checkpoints.safetensors_writer import TensorEntry, parse_bytes, write_checkpoint
-from ..checkpoints.stored_tensors import ModelTensors, StoredTensors, TensorSource, main_dtype
+from ..checkpoints.stored_tensors import main_dtype
 from ..configuration_fastconformer import FastConformerConfig, FastConformerRNNTConfig
 from ..configuration_multitask import FastConformerMultitaskConfig
-from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
-from ..modeling.encoder import FastConformerModel
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import WORD_MARK
 from .canary_form import prompt_template
@@ -43,8 +40,6 @@ from .weight_names import TIED_HEAD, name_table
 TIMESTAMP_OPTIONS = ("word_separator", "segment_separators", "segment_gap_frames")
 # First parts of the names of tensors that belong to a head.
 HEAD_STARTS: tuple[str, ...] = ("ctc_head.", "decoder.", "joint.")
-
-OurProcessor = FastConformerProcessor | FastConformerFeatureExtractor
 
 
 @dataclass(frozen=True)
@@ -65,24 +60,6 @@ class ExportResult:
     options_left_out: dict[str, str] = field(default_factory=dict)
     tensors_left_out: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class OurCheckpoint:
-    """
-    A model of ours with what belongs to it.
-
-    Args:
-        config: Its configuration.
-        tensors: Its weights.
-        processor: Its processor or, of an encoder, feature extractor, if there is one.
-        card: The text of its card, if there is one.
-    """
-
-    config: FastConformerConfig
-    tensors: TensorSource
-    processor: OurProcessor | None = None
-    card: str | None = None
 
 
 def export_to_transformers(
@@ -115,7 +92,7 @@ def export_to_transformers(
     max_shard_bytes = parse_bytes(max_shard_size)
     output_dir = Path(output_dir)
     check_output(output_dir, overwrite)
-    ours = _open_ours(source, processor)
+    ours = open_our_checkpoint(source, processor)
     if getattr(ours.config, "quantization_config", None):
         raise ValueError(
             "weights stored in 8 bits are not supported by Transformers' own classes; expected floating weights, such "
@@ -159,57 +136,6 @@ def export_to_transformers(
     )
 
 
-# Ours
-
-
-def _open_ours(source: str | os.PathLike[str] | PreTrainedModel, processor: OurProcessor | None) -> OurCheckpoint:
-    if isinstance(source, PreTrainedModel):
-        if not isinstance(source.config, FastConformerConfig):
-            raise ValueError(
-                f"source of type {type(source).__name__} is not supported; expected a folder or a FastConformer model."
-            )
-        return OurCheckpoint(source.config, ModelTensors(source), processor)
-    if processor is not None:
-        raise ValueError("processor: a folder has its own; expected None with a folder.")
-    folder = _our_folder(source)
-    config = _our_config(folder)
-    card = folder / CARD_FILE
-    return OurCheckpoint(
-        config,
-        StoredTensors(folder),
-        _our_processor(folder),
-        card.read_text(encoding="utf-8") if card.is_file() else None,
-    )
-
-
-def _our_folder(source: str | os.PathLike[str]) -> Path:
-    """The folder itself, or the one that a registered source converts the checkpoint into."""
-    folder = Path(source)
-    if (folder / CONFIG_FILE).is_file():
-        return folder
-    return Path(resolve_checkpoint(source, FastConformerModel, {}) or source)
-
-
-def _our_config(folder: Path) -> FastConformerConfig:
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected a converted or saved checkpoint, or a .nemo checkpoint.")
-    model_type = read_json(folder / CONFIG_FILE).get("model_type")
-    if model_type not in CONFIG_CLASSES:
-        raise ValueError(
-            f"{folder}: model_type={model_type!r} is not supported; expected one of {sorted(CONFIG_CLASSES)}, in the "
-            f"{CONFIG_FILE} of a converted or saved checkpoint."
-        )
-    return CONFIG_CLASSES[model_type].from_pretrained(folder)
-
-
-def _our_processor(folder: Path) -> OurProcessor | None:
-    if (folder / PROCESSOR_FILE).is_file():
-        return FastConformerProcessor.from_pretrained(folder)
-    if (folder / EXTRACTOR_FILE).is_file():
-        return FastConformerFeatureExtractor.from_pretrained(folder)
-    return None
-
-
 def _timestamp_options_left_out(processor: OurProcessor | None) -> dict[str, str]:
     if not isinstance(processor, FastConformerProcessor):
         return {}
@@ -234,7 +160,7 @@ def _plan_export(
     family: Family, config: FastConformerConfig, stored_shapes: Mapping[str, Shape], their_shapes: Mapping[str, Shape]
 ) -> tuple[dict[str, tuple[str, Target]], dict[str, str]]:
     """Our stored name and their place for each name of theirs, in their order; and our tensors without a place."""
-    stored_name = _stored_names(config, stored_shapes)
+    stored_name = stored_names(config, stored_shapes)
     our_shapes = {ours: stored_shapes[stored] for ours, stored in stored_name.items()}
     plan = name_table(family, config).plan_writing(our_shapes, their_shapes)
     other_heads = () if family.is_multitask else HEAD_STARTS
@@ -245,19 +171,6 @@ def _plan_export(
     sources = {target.name: (stored_name[ours], target) for ours, target in plan.targets.items()}
     left_out = dict.fromkeys(plan.left_out, f"{family.class_name} has no place for it")
     return {name: sources[name] for name in their_shapes}, left_out
-
-
-def _stored_names(config: FastConformerConfig, stored_shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """The name in the file or model for each of our names; tied tensors are there once."""
-    # An encoder that was saved by itself has its tensors at the top.
-    is_bare = any(name.startswith("subsampling.") for name in stored_shapes)
-    stored_name = {f"encoder.{name}" if is_bare else name: name for name in stored_shapes}
-    if config.tie_position_biases:
-        for index in range(1, config.num_hidden_layers):
-            for bias in ("bias_u", "bias_v"):
-                first = stored_name[f"encoder.layers.0.self_attn.{bias}"]
-                stored_name.setdefault(f"encoder.layers.{index}.self_attn.{bias}", first)
-    return stored_name
 
 
 def _generation_config(values: Mapping[str, Any]) -> GenerationConfig:

@@ -8,7 +8,7 @@ everything is counted before it is made.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,23 @@ _ConfigLoader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-
 _ConfigLoader.add_constructor("tag:yaml.org,2002:int", _ConfigLoader.construct_yaml_int)
 for _tag in REFUSED_TAGS:
     _ConfigLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _BaseLoader.construct_undefined)
+
+
+class _ConfigDumper(yaml.SafeDumper):
+    """YAML that OmegaConf reads back as it was: a text such as `1e5` is quoted, since it would be a number there."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write lists that are the same object twice; to a reader they say the same."""
+        return True
+
+
+_ConfigDumper.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
+
+
+def write_config_text(config: Mapping[str, Any]) -> bytes:
+    """A configuration as the text of a `model_config.yaml`."""
+    text = yaml.dump(dict(config), Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
+    return text.encode("utf-8")
 
 
 @dataclass

@@ -21,7 +21,7 @@ from ..configuration_multitask import FastConformerMultitaskConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import reading, require_choice
-from .archive import NemoArchive
+from .archive import CONFIG_MEMBER, ORIGINAL_CONFIG_FILE, NemoArchive
 from .config_map import MappedConfig, map_config
 from .description import check_vocabulary, describe_model, describe_parts_left_out
 from .front_end import build_feature_extractor
@@ -239,6 +239,8 @@ def convert_archive(
             parts_left_out=parts_left_out,
         )
         write_model_card(folder, card)
+        # From it `export_nemo` starts.
+        (folder / ORIGINAL_CONFIG_FILE).write_bytes(archive.read_member(CONFIG_MEMBER))
         # Last: a folder without it is no checkpoint to any loader.
         mapped.config.dtype = options.computation_dtype
         mapped.config.save_pretrained(folder)
