@@ -50,6 +50,7 @@ from .modeling.quantization import quantize_dynamic_int8, remove_int8
 from .modeling.streaming_schedule import StreamingSchedule
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.convert import ConversionResult, convert_nemo_checkpoint
+from .nemo.export import NemoExportResult, export_nemo
 from .processing_fastconformer import FastConformerProcessor, FastConformerTranscription
 from .streaming.endpointing import EndpointEvent, EndpointingOptions
 from .streaming.engine import StreamingEngine, StreamRefusedError
@@ -71,6 +72,8 @@ __all__ = [
     "TranscriptRecord",
     "format_transcript",
     "ConversionResult",
+    "NemoExportResult",
+    "export_nemo",
     "export_to_transformers",
     "ExportResult",
     "convert_transformers_checkpoint",

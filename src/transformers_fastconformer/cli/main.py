@@ -18,6 +18,7 @@ from .demo import demo
 from .doctor import doctor
 from .errors import say, show_error
 from .exit_codes import ExitCode, exit_code_of
+from .export_nemo import export_nemo
 from .inspect import inspect
 from .signals import ending_in_order, name_of_ending
 from .stream import stream
@@ -35,6 +36,7 @@ app.command()(transcribe)
 app.command()(stream)
 app.command()(convert)
 app.command()(inspect)
+app.command()(export_nemo)
 app.command()(demo)
 app.command()(doctor)
 app.add_typer(cache, name="cache")

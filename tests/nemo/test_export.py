@@ -1,0 +1,138 @@
+"""Checkpoints to our form and back to NeMo's: tensors and configuration keys return, and nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nemo_archives import KINDS, make_front_end
+from safetensors.torch import load_file
+
+from transformers_fastconformer import FastConformerModel, FastConformerProcessor, export_nemo
+from transformers_fastconformer.checkpoints.model_classes import ARCHITECTURES
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+from transformers_fastconformer.nemo.archive import ORIGINAL_CONFIG_FILE, NemoArchive
+from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    with NemoArchive(path) as archive, archive.open_weights(path.parent) as weights:
+        return archive.read_config(), weights.read()
+
+
+def assert_same_folder(one: Path, other: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "preprocessor_config.json", "processor_config.json"):
+        assert (one / name).is_file() == (other / name).is_file()
+        if (one / name).is_file():
+            assert json.loads((one / name).read_text()) == json.loads((other / name).read_text()), name
+    tensors, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unchanged_checkpoint_comes_back(kind: str, make_archive: Callable[..., Path], tmp_path: Path) -> None:
+    source, folder, back = make_archive(kind), tmp_path / "ours", tmp_path / "back.nemo"
+    convert_nemo_checkpoint(source, folder)
+    result = export_nemo(folder, back)
+    assert result.is_config_kept
+    (config, tensors), (config_back, tensors_back) = read(source), read(back)
+    assert config_back == config
+    assert tensors_back.keys() == tensors.keys()
+    assert all(torch.equal(tensor, tensors_back[name]) for name, tensor in tensors.items())
+
+    (folder / ORIGINAL_CONFIG_FILE).unlink()
+    assert not export_nemo(folder, tmp_path / "built.nemo").is_config_kept
+    convert_nemo_checkpoint(tmp_path / "built.nemo", tmp_path / "again")
+    assert_same_folder(folder, tmp_path / "again")
+    assert export_nemo(folder, tmp_path / "third.nemo", original=source).is_config_kept
+
+
+def test_the_demonstration_with_its_tokenizer(tmp_path: Path) -> None:
+    folder = tmp_path / "ours"
+    convert_nemo_checkpoint(CHECKPOINT_PATH, folder)
+    export_nemo(folder, tmp_path / "back.nemo")
+    assert read(tmp_path / "back.nemo")[0] == read(CHECKPOINT_PATH)[0]
+    convert_nemo_checkpoint(tmp_path / "back.nemo", tmp_path / "again")
+    assert_same_folder(folder, tmp_path / "again")
+    export_nemo(folder, tmp_path / "twice.nemo")
+    assert (tmp_path / "back.nemo").read_bytes() == (tmp_path / "twice.nemo").read_bytes()
+
+
+def test_changed_options_are_written_over_the_others(make_archive: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "ours"
+    convert_nemo_checkpoint(make_archive("tdt"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dropout_pre_encoder": 0.25, "sigma": 0.03}))
+    assert not export_nemo(folder, tmp_path / "back.nemo").is_config_kept
+    written, _ = read(tmp_path / "back.nemo")
+    assert written["encoder"]["dropout_pre_encoder"] == 0.25
+    assert written["loss"]["tdt_kwargs"]["sigma"] == 0.03
+    assert written["optim"] == {"name": "adamw"}
+
+
+def test_a_model_in_memory(make_archive: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "ours"
+    result = convert_nemo_checkpoint(make_archive("rnnt"), folder)
+    model = ARCHITECTURES[result.mapped.architecture].from_pretrained(folder)
+    processor = FastConformerProcessor.from_pretrained(folder)
+    export_nemo(model, tmp_path / "back.nemo", processor=processor)
+    convert_nemo_checkpoint(tmp_path / "back.nemo", tmp_path / "again")
+    assert_same_folder(folder, tmp_path / "again")
+    with pytest.raises(ValueError, match="processor=None is not supported"):
+        export_nemo(model, tmp_path / "none.nemo")
+
+
+@pytest.mark.parametrize("is_zero", [True, False])
+def test_a_blank_without_a_row(
+    is_zero: bool, make_archive: Callable[..., Path], nemo_config: Callable[[str], Any], tmp_path: Path
+) -> None:
+    config = nemo_config("rnnt")
+    config["decoder"]["blank_as_pad"] = False
+    name = "decoder.prediction.embed.weight"
+
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = tensors[name][:-1].clone()
+
+    source = make_archive("rnnt", config=config, change_tensors=cut)
+    folder = tmp_path / "ours"
+    result = convert_nemo_checkpoint(source, folder)
+    if not is_zero:
+        model = ARCHITECTURES[result.mapped.architecture].from_pretrained(folder)
+        model.decoder.embedding.weight.data[-1] = 1.0
+        model.save_pretrained(folder)
+    export_nemo(folder, tmp_path / "back.nemo")
+    written, tensors = read(tmp_path / "back.nemo")
+    assert written["decoder"]["blank_as_pad"] is not is_zero
+    assert len(tensors[name]) == len(read(source)[1][name]) + (not is_zero)
+
+
+def test_half_precision_stays(make_archive: Callable[..., Path], nemo_config: Callable[[str], Any], tmp_path: Path):
+    def halve(tensors: dict[str, torch.Tensor]) -> None:
+        tensors.update(make_front_end(nemo_config("ctc")))
+        tensors.update({key: value.half() for key, value in tensors.items() if value.is_floating_point()})
+
+    source = make_archive("ctc", change_tensors=halve)
+    convert_nemo_checkpoint(source, tmp_path / "ours")
+    export_nemo(tmp_path / "ours", tmp_path / "back.nemo")
+    before, after = read(source)[1], read(tmp_path / "back.nemo")[1]
+    assert {name: tensor.dtype for name, tensor in before.items()} == {name: t.dtype for name, t in after.items()}
+
+
+def test_refusals(make_archive: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "ours"
+    convert_nemo_checkpoint(make_archive("ctc"), folder)
+    with pytest.raises(ValueError, match=r"original='.*nowhere' is not supported; expected a \.nemo archive"):
+        export_nemo(folder, tmp_path / "back.nemo", original=tmp_path / "nowhere")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(ValueError, match=r"NeMo has no form for hidden_act='relu' \(it would be 'silu'\)"):
+        export_nemo(folder, tmp_path / "back.nemo")
+    FastConformerModel.from_pretrained(folder).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="model_type='fastconformer' is not supported by the export to NeMo"):
+        export_nemo(tmp_path / "encoder", tmp_path / "back.nemo")
+    assert not (tmp_path / "back.nemo").exists()
