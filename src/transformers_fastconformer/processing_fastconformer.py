@@ -13,7 +13,6 @@ from transformers.utils import ModelOutput
 
 from .checkpoint_sources import LoadsFromSources
 from .decoding.confidence import aggregate_confidence, word_confidences
-from .decoding.time_tokens import timed_words
 from .decoding.timestamps import (
     SEGMENT_SEPARATORS,
     Span,
@@ -25,14 +24,12 @@ from .decoding.timestamps import (
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .frames import seconds_from_encoder_frames
 from .modeling.outputs import FastConformerGenerateOutput
-from .tokenization_fastconformer import IGNORED_LABEL, WORD_MARK, FastConformerTokenizer
+from .processing_multitask import MULTITASK, multitask_levels, text_of_multitask, words_of_time_tokens
+from .tokenization_fastconformer import IGNORED_LABEL, FastConformerTokenizer
 from .validation import is_number, require, require_choice, require_count
 
 # Levels of times in their order: vocabulary strings, and then text in ever longer pieces.
 TIMESTAMP_LEVELS = ("token", "char", "word", "segment")
-# Those that the time tokens of a multitask model tell.
-MULTITASK = "multitask"
-MULTITASK_LEVELS = ("word", "segment")
 # Arguments of the tokenizer that labels next to audio may have.
 LABEL_OPTIONS = (
     "language",
@@ -378,38 +375,13 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
 
     def _text(self, clip: _Clip, is_multitask: bool, skip_special_tokens: bool) -> str:
         """Text of a clip; that of a multitask model without times and the spaces around it."""
-        if not (is_multitask and skip_special_tokens):
-            return self.tokenizer.decode(clip.token_ids, skip_special_tokens=skip_special_tokens)
-        if words := self._words_of_time_tokens(clip):
-            return " ".join(word.text for word in words)
-        return self.tokenizer.decode(clip.token_ids, skip_special_tokens=True).strip()
-
-    def _words_of_time_tokens(self, clip: _Clip) -> list[Span]:
-        """Words with the times that a multitask model wrote next to them; none where it wrote no time."""
-        tokenizer = self.tokenizer
-        pieces: list[int | str] = []
-        text_ids: list[int] = []
-
-        def close() -> None:
-            if text_ids:
-                begins_word = tokenizer.vocabulary_tokens(text_ids[:1])[0].startswith(WORD_MARK)
-                text = tokenizer.decode(text_ids)
-                pieces.append(f" {text.lstrip()}" if begins_word else text)
-                text_ids.clear()
-
-        for token_id in clip.token_ids:
-            if (frame := tokenizer.frame_of_time(token_id)) is not None:
-                close()
-                pieces.append(frame)
-            elif token_id not in tokenizer.hidden_token_ids:
-                text_ids.append(token_id)
-        close()
-        has_times = any(not isinstance(piece, str) for piece in pieces)
-        return timed_words(pieces, clip.num_frames) if has_times else []
+        if is_multitask and skip_special_tokens:
+            return text_of_multitask(self.tokenizer, clip.token_ids, clip.num_frames)
+        return self.tokenizer.decode(clip.token_ids, skip_special_tokens=skip_special_tokens)
 
     def _times_of_time_tokens(self, clip: _Clip, levels: Sequence[str]) -> dict[str, Any]:
         """The fields `timestamps` and `events` of a clip of a multitask model."""
-        words = self._words_of_time_tokens(clip)
+        words = words_of_time_tokens(self.tokenizer, clip.token_ids, clip.num_frames)
         segments = self.segment_words(words)
         if not words and clip.num_frames and (text := self._text(clip, True, True)):
             segments = [Span(text, 0, clip.num_frames)]  # without times a clip is one segment
@@ -631,22 +603,3 @@ def timestamp_levels(timestamps: bool | str | Sequence[str], output_offsets: boo
     if unknown or not asked:
         require(False, "timestamps", timestamps, f"a bool or some of {TIMESTAMP_LEVELS}")
     return tuple(level for level in TIMESTAMP_LEVELS if level in asked)
-
-
-def multitask_levels(levels: Sequence[str], is_all: bool) -> tuple[str, ...]:
-    """
-    The levels of times that a multitask model has, of those asked for.
-
-    Args:
-        levels: As of `timestamp_levels`.
-        is_all: They are all there are, not named one by one.
-
-    Raises:
-        ValueError: for a level by name that it does not have.
-    """
-    others = [level for level in levels if level not in MULTITASK_LEVELS]
-    if others and not is_all:
-        raise ValueError(
-            f"timestamps={others[0]!r} is not supported by a multitask model; expected some of {MULTITASK_LEVELS}."
-        )
-    return tuple(level for level in levels if level in MULTITASK_LEVELS)

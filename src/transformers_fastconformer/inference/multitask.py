@@ -18,14 +18,8 @@ from ..decoding.options import DecodingOptions
 from ..decoding.prompts import FLAGS, FORMATS, fill_prompt, prompt_ids
 from ..decoding.timestamps import Span
 from ..modeling.outputs import FastConformerGenerateOutput
-from ..processing_fastconformer import (
-    MULTITASK,
-    MULTITASK_LEVELS,
-    FastConformerProcessor,
-    FastConformerTranscription,
-    multitask_levels,
-    timestamp_levels,
-)
+from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription, timestamp_levels
+from ..processing_multitask import MULTITASK, MULTITASK_LEVELS, multitask_levels
 from ..validation import require_count
 from .clip_features import ClipFeatures, StreamedFeatures
 from .options import TranscriptionOptions
