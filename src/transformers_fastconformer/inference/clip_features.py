@@ -40,10 +40,12 @@ class ClipFeatures(NamedTuple):
     Args:
         input_features: (mel frames, mels), with one or more masked frames after those that count.
         mel_length: Mel frames that count.
+        to_align: Features for a model that aligns the words, where they are others.
     """
 
     input_features: torch.Tensor
     mel_length: int
+    to_align: ClipFeatures | None = None  # type: ignore[misc]
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Mel frames `start` to `stop - 1`, or as many of them as the clip has: (mel frames, mels)."""
@@ -60,6 +62,7 @@ class StreamedFeatures:
         channels: As in [`AudioFile.blocks`].
         num_samples: Samples of the clip at the model's rate.
         statistics: Statistics of its log-mel features, for their normalisation.
+        to_align: As in [`ClipFeatures`], held in memory.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class StreamedFeatures:
         channels: str | int,
         num_samples: int,
         statistics: FeatureStatistics | None,
+        to_align: ClipFeatures | None = None,
     ) -> None:
         self.feature_extractor = feature_extractor
         self.audio = audio
@@ -76,6 +80,7 @@ class StreamedFeatures:
         self.num_samples = num_samples
         self.mel_length = feature_extractor.log_mel.mel_length(num_samples)
         self.statistics = statistics
+        self.to_align = to_align
         self._restart()
 
     def _restart(self) -> None:
@@ -130,14 +135,29 @@ def log_mel_blocks(
     yield log_mels, state.num_samples
 
 
-def extract_clip(feature_extractor: FastConformerFeatureExtractor, waveform: np.ndarray) -> ClipFeatures:
-    """Features of one whole clip at the model's rate, on the CPU; they do not depend on the batch of the clip."""
+def extract_clip(
+    feature_extractor: FastConformerFeatureExtractor,
+    waveform: np.ndarray,
+    aligning_extractor: FastConformerFeatureExtractor | None = None,
+) -> ClipFeatures:
+    """
+    Features of one whole clip at the model's rate, on the CPU; they do not depend on the batch of the clip.
+
+    Args:
+        feature_extractor: The model's.
+        waveform: (samples,).
+        aligning_extractor: That of the model that aligns the words, where it is another one.
+    """
+    to_align = None if aligning_extractor is None else extract_clip(aligning_extractor, waveform)
     features = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
-    return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]))
+    return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]), to_align)
 
 
 def open_clip(
-    feature_extractor: FastConformerFeatureExtractor, audio: AudioSource, channels: str | int = "mix"
+    feature_extractor: FastConformerFeatureExtractor,
+    audio: AudioSource,
+    channels: str | int = "mix",
+    aligning_extractor: FastConformerFeatureExtractor | None = None,
 ) -> tuple[ClipFeatures | StreamedFeatures, int]:
     """
     Features of an audio file and the number of its samples at the model's rate.
@@ -148,10 +168,13 @@ def open_clip(
         feature_extractor: The model's.
         audio: The file.
         channels: As in [`AudioFile.blocks`].
+        aligning_extractor: That of the model that aligns the words, where it is another one. Its features are held in
+            memory whatever the length.
 
     Raises:
         ValueError: for what is not audio, see [`AudioFile.blocks`].
     """
+    to_align = None if aligning_extractor is None else _hold_clip(aligning_extractor, audio, channels)
     held: list[torch.Tensor] | None = []
     statistics: FeatureStatistics | None = None
     num_frames = 0
@@ -166,8 +189,19 @@ def open_clip(
         if num_frames > MAX_HELD_FRAMES:
             held = None
     if held is None:
-        return StreamedFeatures(feature_extractor, audio, channels, num_samples, statistics), num_samples
+        return StreamedFeatures(feature_extractor, audio, channels, num_samples, statistics, to_align), num_samples
     whole = torch.cat(held, dim=1)
     held.clear()
     mel_length = feature_extractor.log_mel.mel_length(num_samples)
-    return ClipFeatures(feature_extractor.log_mel.finish_clip(whole, mel_length), mel_length), num_samples
+    return ClipFeatures(feature_extractor.log_mel.finish_clip(whole, mel_length), mel_length, to_align), num_samples
+
+
+def _hold_clip(
+    feature_extractor: FastConformerFeatureExtractor, audio: AudioSource, channels: str | int
+) -> ClipFeatures:
+    blocks = list(log_mel_blocks(feature_extractor, audio, channels))
+    num_samples = blocks[-1][1]
+    whole = torch.cat([log_mels for log_mels, _ in blocks], dim=1)
+    blocks.clear()
+    mel_length = feature_extractor.log_mel.mel_length(num_samples)
+    return ClipFeatures(feature_extractor.log_mel.finish_clip(whole, mel_length), mel_length)

@@ -16,7 +16,7 @@ from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require
 from .clip_features import AudioSource, extract_clip, open_clip
-from .multitask import choose_levels, is_multitask, prepare_prompt
+from .multitask import choose_aligning_extractor, choose_levels, is_multitask, prepare_prompt
 from .options import TranscriptionOptions
 from .pause_cuts import plan_cuts
 from .recognition import recognize
@@ -147,7 +147,9 @@ def _transcribe_whole(
     channel: int | str,
     on_progress: SecondsDone,
 ) -> Transcript:
-    clip, num_samples = open_clip(processor.feature_extractor, audio, channel)
+    clip, num_samples = open_clip(
+        processor.feature_extractor, audio, channel, choose_aligning_extractor(model, options)
+    )
     duration_seconds = seconds_from_samples(num_samples, processor.feature_extractor.sampling_rate)
     chosen = choose_strategy(model, clip.mel_length, processor.frame_seconds, options)
 
@@ -212,7 +214,8 @@ def transcribe_waveforms(
         sources = [SampleSource(waveform, sampling_rate) for waveform in waveforms]
         return [transcribe_source(model, processor, source, options) for source in sources]
     mono = [load_waveform(waveform, sampling_rate, f"Clip {place}") for place, waveform in enumerate(waveforms)]
-    clips = [extract_clip(processor.feature_extractor, waveform) for waveform in mono]
+    aligning_extractor = choose_aligning_extractor(model, options)
+    clips = [extract_clip(processor.feature_extractor, waveform, aligning_extractor) for waveform in mono]
     mel_length = max((clip.mel_length for clip in clips), default=0)
     num_clips = min(options.batch_size, max(len(clips), 1))
     chosen = choose_strategy(model, mel_length, processor.frame_seconds, options, num_clips)

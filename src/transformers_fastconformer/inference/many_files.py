@@ -29,6 +29,7 @@ from .clip_features import ClipFeatures
 from .estimates import estimate_one_pass_bytes
 from .file import check_options, transcribe_source
 from .free_memory import available_bytes
+from .multitask import choose_aligning_extractor
 from .options import TranscriptionOptions
 from .reading import (
     CLIP_ERRORS,
@@ -233,13 +234,16 @@ def _transcribe_packs(
     options: TranscriptionOptions,
     on_progress: Progress,
 ) -> Generator[Finished, None, None]:
-    processor = workers[0].processor
+    model, processor = workers[0]
+    aligning_extractor = choose_aligning_extractor(model, options)
     max_ahead = BATCHES_AHEAD * options.batch_size * len(workers) if options.num_workers else 0
     readers = Readers(options.num_workers)
     with TemporaryFolder() as folder, closing(readers):
 
         def submit(clip: AudioClip) -> Future[Prepared]:
-            return readers.submit(lambda: prepare_clip(clip, processor, folder, options.voice_activity))
+            return readers.submit(
+                lambda: prepare_clip(clip, processor, folder, options.voice_activity, aligning_extractor)
+            )
 
         prepared = prepare_packs(packs, submit, max_ahead)
         if len(workers) == 1:

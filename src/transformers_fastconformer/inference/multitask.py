@@ -17,10 +17,12 @@ from ..decoding.confidence import aggregate_confidence
 from ..decoding.options import DecodingOptions
 from ..decoding.prompts import FLAGS, FORMATS, fill_prompt, prompt_ids
 from ..decoding.timestamps import Span
+from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..modeling.outputs import FastConformerGenerateOutput
 from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription, timestamp_levels
 from ..processing_multitask import MULTITASK, MULTITASK_LEVELS, multitask_levels
 from ..validation import require_count
+from .aligner import Aligner
 from .clip_features import ClipFeatures, StreamedFeatures
 from .options import TranscriptionOptions
 from .overlaps import HeardWindow, HeardWord, join_windows
@@ -35,6 +37,23 @@ def is_multitask(model: Any) -> bool:
 def is_translation(model: Any, options: DecodingOptions) -> bool:
     """Tell translation from transcription."""
     return fill_prompt(model.config, options.prompt)["task"] == "translate"
+
+
+def choose_aligner(model: Any, options: TranscriptionOptions) -> Aligner | None:
+    """
+    The model by which words get their times; None where no times are asked for, for translations, for checkpoints
+    without one, and where decoding is asked for time tokens by name.
+    """
+    aligner: Aligner | None = getattr(model, "aligner", None) if is_multitask(model) else None
+    if aligner is None or not timestamp_levels(options.timestamps) or options.decoding.timestamps:
+        return None
+    return None if is_translation(model, options.decoding) else aligner
+
+
+def choose_aligning_extractor(model: Any, options: TranscriptionOptions) -> FastConformerFeatureExtractor | None:
+    """The feature extractor of the model of `choose_aligner`, where it is not the model's own."""
+    aligner = choose_aligner(model, options)
+    return None if aligner is None else aligner.extractor
 
 
 def has_word_times(model: Any, processor: FastConformerProcessor, options: DecodingOptions) -> bool:
@@ -57,7 +76,8 @@ def choose_levels(model: Any, processor: FastConformerProcessor, options: Transc
     """
     asked = options.timestamps
     levels = multitask_levels(timestamp_levels(asked), is_all=asked is True)
-    if "word" not in levels or has_word_times(model, processor, options.decoding):
+    is_aligned = choose_aligner(model, options) is not None
+    if "word" not in levels or is_aligned or has_word_times(model, processor, options.decoding):
         return levels
     if asked is not True:
         reason = "a translation" if is_translation(model, options.decoding) else "a model without time tokens"
@@ -90,18 +110,21 @@ def prepare_prompt(
     changes: dict[str, Any] = {}
     if isinstance(decoding.context, str):
         changes["context"] = tuple(tokenizer.context_ids(decoding.context, values["target_lang"])) or None
-    if choose_levels(model, processor, options) and has_word_times(model, processor, decoding):
+    if choose_aligner(model, options) is not None:
+        changes["timestamps"] = False
+    elif choose_levels(model, processor, options) and has_word_times(model, processor, decoding):
         changes["timestamps"] = True
     decoding = replace(decoding, **changes)
     return decoding, prompt_ids(model.config, decoding.prompt)
 
 
 class _Job(NamedTuple):
-    """A window of a clip, with its features."""
+    """A window of a clip, with its features and those for the model of times."""
 
     clip: int
     window: PauseWindow
     rows: torch.Tensor
+    rows_to_align: torch.Tensor
 
 
 @dataclass
@@ -157,9 +180,10 @@ def transcribe_multitask(
     model.check_decoding(options.decoding)
     decoding, prompt = prepare_prompt(model, processor, options)
     levels = choose_levels(model, processor, options)
-    is_timed = bool(decoding.timestamps)
+    aligner = choose_aligner(model, options)
+    is_timed = bool(decoding.timestamps) or aligner is not None
     joined = [_Joined() for _ in clips]
-    jobs = _list_jobs(model, clips, rules)
+    jobs = _list_jobs(model, clips, rules, aligner)
     batch: list[_Job] = []
     while (job := next(jobs, None)) is not None or batch:
         if job is not None:
@@ -167,24 +191,37 @@ def transcribe_multitask(
             if len(batch) < batch_size:
                 continue
         for done, transcription in zip(
-            batch, _transcribe_batch(model, processor, batch, decoding, prompt, options), strict=True
+            batch, _transcribe_batch(model, processor, batch, decoding, prompt, options, aligner), strict=True
         ):
             _add(joined[done.clip], done.window, transcription, is_timed)
         batch = []
         if on_frames is not None:
             on_frames([clip.num_frames for clip in joined])
-    return [_finish(processor, clip, levels, decoding) for clip in joined]
+    return [_finish(processor, clip, levels, decoding, is_timed) for clip in joined]
 
 
-def _list_jobs(model: Any, clips: Sequence[ClipFeatures | StreamedFeatures], rules: CutRules | None) -> Iterator[_Job]:
+def _list_jobs(
+    model: Any, clips: Sequence[ClipFeatures | StreamedFeatures], rules: CutRules | None, aligner: Aligner | None
+) -> Iterator[_Job]:
     """The windows of all clips, one clip after the other, read when they are asked for."""
     for place, clip in enumerate(clips):
         num_frames = model.config.count_encoder_frames(clip.mel_length)
         if rules is None:
-            yield _Job(place, PauseWindow(0, num_frames, 0, True), clip.rows(0, clip.mel_length + 1))
-            continue
-        for window, rows in cut_at_pauses(clip, num_frames, rules):
-            yield _Job(place, window, rows)
+            windows = iter([(PauseWindow(0, num_frames, 0, True), clip.rows(0, clip.mel_length + 1))])
+        else:
+            windows = cut_at_pauses(clip, num_frames, rules)
+        for window, rows in windows:
+            is_shared = aligner is None or aligner.extractor is None
+            yield _Job(place, window, rows, rows if is_shared else _cut_to_align(clip, window, aligner))
+
+
+def _cut_to_align(clip: ClipFeatures | StreamedFeatures, window: PauseWindow, aligner: Aligner | None) -> torch.Tensor:
+    """Features of a window for the model of times."""
+    assert aligner is not None
+    assert clip.to_align is not None
+    mel_frames = aligner.processor.subsampling_factor
+    stop = clip.to_align.mel_length + 1 if window.is_last else window.stop * mel_frames
+    return clip.to_align.rows(window.start * mel_frames, stop)
 
 
 def _transcribe_batch(
@@ -194,6 +231,7 @@ def _transcribe_batch(
     decoding: DecodingOptions,
     prompt: Sequence[int],
     options: TranscriptionOptions,
+    aligner: Aligner | None,
 ) -> list[FastConformerTranscription]:
     """Texts of some windows, with times that count from the start of each."""
     rows = torch.nn.utils.rnn.pad_sequence([job.rows for job in batch], batch_first=True).to(model.device)
@@ -209,12 +247,37 @@ def _transcribe_batch(
         padded_lengths=encoded.padded_lengths,
     )
     output = FastConformerGenerateOutput.of(hypotheses, encoded.encoder_lengths, MULTITASK, decoding)
-    return processor.batch_decode(  # type: ignore[return-value]
+    transcriptions: Any = processor.batch_decode(
         output,
         skip_special_tokens=options.skip_special_tokens,
         timestamps=list(MULTITASK_LEVELS),
         confidence=decoding.confidence is not None,
     )
+    if aligner is None:
+        return transcriptions
+    spans_of_windows = aligner.align(
+        model,
+        [job.rows_to_align for job in batch],
+        [job.rows_to_align.shape[0] - int(job.window.is_last) for job in batch],
+        [transcription.text or "" for transcription in transcriptions],
+        fill_prompt(model.config, decoding.prompt)["target_lang"],
+    )
+    return [
+        _with_times(processor, transcription, spans)
+        for transcription, spans in zip(transcriptions, spans_of_windows, strict=True)
+    ]
+
+
+def _with_times(
+    processor: FastConformerProcessor, transcription: FastConformerTranscription, words: Sequence[Span]
+) -> FastConformerTranscription:
+    """The same text with its words; one that could not be aligned stays one segment without words."""
+    if not words:
+        return transcription
+    segments = processor.segment_words(words)
+    items = {"word": words, "segment": segments}
+    timestamps = {level: processor.timed_items(level, items[level]) for level in MULTITASK_LEVELS}
+    return replace(transcription, text=" ".join(word.text for word in words), timestamps=timestamps)
 
 
 # Windows to clips
@@ -265,14 +328,18 @@ def _list_words(transcription: FastConformerTranscription, window: PauseWindow, 
 
 
 def _finish(
-    processor: FastConformerProcessor, joined: _Joined, levels: Sequence[str], decoding: DecodingOptions
+    processor: FastConformerProcessor,
+    joined: _Joined,
+    levels: Sequence[str],
+    decoding: DecodingOptions,
+    is_timed: bool,
 ) -> FastConformerTranscription:
     if joined.whole is not None:
         found = joined.whole.timestamps or {}
         return replace(joined.whole, timestamps={level: found[level] for level in levels} or None)
     assert joined.last is not None  # a clip without frames has a window too
     words = [*joined.words, *joined.last.words]
-    if decoding.timestamps:
+    if is_timed:
         spans = [Span(word.text, word.start_offset or 0, word.end_offset or 0) for word in words]
         segments = processor.segment_words(spans)
     else:

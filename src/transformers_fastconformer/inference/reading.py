@@ -23,6 +23,7 @@ from ..audio.downloads import is_url, named
 from ..audio.files import AudioFile, find_file, load_waveform
 from ..audio.parts import read_header, read_part
 from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions
+from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import is_number, reading
 from .clip_features import AudioSource, ClipFeatures, extract_clip
@@ -152,7 +153,11 @@ class Prepared(NamedTuple):
 
 
 def prepare_clip(
-    clip: AudioClip, processor: FastConformerProcessor, folder: Path, voice_activity: VoiceActivityOptions | None
+    clip: AudioClip,
+    processor: FastConformerProcessor,
+    folder: Path,
+    voice_activity: VoiceActivityOptions | None,
+    aligning_extractor: FastConformerFeatureExtractor | None = None,
 ) -> Prepared:
     """
     Read a short clip; of a long one nothing is kept in memory.
@@ -162,6 +167,7 @@ def prepare_clip(
         processor: Processor of the model that transcribes it.
         folder: Folder for temporary files.
         voice_activity: Options for finding speech; None: everything is transcribed.
+        aligning_extractor: As in `extract_clip`.
 
     Raises:
         ValueError: for what is not audio; messages name the clip.
@@ -170,7 +176,7 @@ def prepare_clip(
         MemoryError: when it does not fit into memory.
     """
     try:
-        return _prepare(clip, processor, folder, voice_activity)
+        return _prepare(clip, processor, folder, voice_activity, aligning_extractor)
     except CLIP_ERRORS as error:
         raise name_clip(error, clip) from error
     except Exception as error:  # whatever else a decoder throws, but for a package that is missing
@@ -179,7 +185,11 @@ def prepare_clip(
 
 
 def _prepare(
-    clip: AudioClip, processor: FastConformerProcessor, folder: Path, voice_activity: VoiceActivityOptions | None
+    clip: AudioClip,
+    processor: FastConformerProcessor,
+    folder: Path,
+    voice_activity: VoiceActivityOptions | None,
+    aligning_extractor: FastConformerFeatureExtractor | None = None,
 ) -> Prepared:
     sampling_rate = processor.feature_extractor.sampling_rate
     file = find_file(clip.source)
@@ -187,15 +197,15 @@ def _prepare(
         raise ValueError(f"offset and duration of {clip.name} are not supported; expected those of a file by name.")
     if file is None:
         samples = SampleSource(clip.source, sampling_rate, clip.name)
-        return _prepare_source(samples, clip.channel, processor, voice_activity)
+        return _prepare_source(samples, clip.channel, processor, voice_activity, aligning_extractor=aligning_extractor)
     if clip.is_whole:
         audio = AudioFile(file)
         length = None if clip.is_remote else measure_clip(clip)
-        return _prepare_source(audio, clip.channel, processor, voice_activity, audio.close, length)
+        return _prepare_source(audio, clip.channel, processor, voice_activity, audio.close, length, aligning_extractor)
     waveform = read_part(os.fspath(file), sampling_rate, clip.channel, clip.start_seconds, clip.seconds)
     if waveform.shape[0] <= PACKED_SECONDS * sampling_rate:
         part: Any = SampleSource(waveform, sampling_rate, clip.name)
-        return _prepare_source(part, "mix", processor, voice_activity)
+        return _prepare_source(part, "mix", processor, voice_activity, aligning_extractor=aligning_extractor)
     # On the disk: several such parts may wait for the model.
     path = _write_audio([waveform], sampling_rate, folder, clip.name)
     return Prepared(waveform.shape[0] / sampling_rate, None, source=AudioFile(path), close=lambda: os.unlink(path))
@@ -208,6 +218,7 @@ def _prepare_source(
     voice_activity: VoiceActivityOptions | None,
     close: Callable[[], None] = lambda: None,
     seconds: float | None = None,
+    aligning_extractor: FastConformerFeatureExtractor | None = None,
 ) -> Prepared:
     sampling_rate = processor.feature_extractor.sampling_rate
     is_long = False
@@ -226,10 +237,10 @@ def _prepare_source(
         waveform = np.concatenate(held)
         seconds = num_samples / sampling_rate
         if voice_activity is None:
-            return Prepared(seconds, [extract_clip(processor.feature_extractor, waveform)])
+            return Prepared(seconds, [extract_clip(processor.feature_extractor, waveform, aligning_extractor)])
         samples: Any = {"raw": waveform, "sampling_rate": sampling_rate}
         speech = find_speech(processor, [load_waveform(samples, DETECTOR_SAMPLING_RATE)], voice_activity)
-        return Prepared(seconds, list(extract_parts(processor, [waveform], speech.parts)), speech)
+        return Prepared(seconds, list(extract_parts(processor, [waveform], speech.parts, aligning_extractor)), speech)
     finally:
         if not is_long:
             close()

@@ -14,10 +14,12 @@ from ..audio.voice_activity import (
     detect_speech,
     plan_parts,
 )
+from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..frames import samples_from_encoder_frames
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription, timestamp_levels
 from .clip_features import AudioSource, ClipFeatures, extract_clip
+from .multitask import choose_aligning_extractor
 from .options import TranscriptionOptions
 from .recognition import recognize
 from .strategy import ChosenStrategy, choose_strategy
@@ -52,7 +54,10 @@ def find_speech(
 
 
 def extract_parts(
-    processor: FastConformerProcessor, blocks: Iterable[np.ndarray], parts: Sequence[SpeechPart]
+    processor: FastConformerProcessor,
+    blocks: Iterable[np.ndarray],
+    parts: Sequence[SpeechPart],
+    aligning_extractor: FastConformerFeatureExtractor | None = None,
 ) -> Iterator[ClipFeatures]:
     """
     Features of each part, computed as for a clip of its own, while they are asked for.
@@ -61,6 +66,7 @@ def extract_parts(
         processor: The model's.
         blocks: All samples of the recording, (samples,) a block, at the model's rate.
         parts: Parts in order, without overlap.
+        aligning_extractor: As in `extract_clip`.
 
     Raises:
         ValueError: for a recording that has become shorter than it was.
@@ -83,7 +89,7 @@ def extract_parts(
                 f"The audio ends before sample {start} at the model's rate, where speech was found; expected a file "
                 "that does not change while it is read."
             )
-        yield extract_clip(processor.feature_extractor, waveform)
+        yield extract_clip(processor.feature_extractor, waveform, aligning_extractor)
 
 
 def group_parts(
@@ -150,7 +156,7 @@ def transcribe_speech(
         on_frame: Called with the encoder frame up to which the recording is done.
     """
     blocks = audio.blocks(processor.feature_extractor.sampling_rate, channel)
-    features = extract_parts(processor, blocks, speech.parts)
+    features = extract_parts(processor, blocks, speech.parts, choose_aligning_extractor(chosen.model, options))
     transcriptions: list[FastConformerTranscription] = []
     for group in group_parts(speech.parts, options.batch_size, options.batch_seconds, processor.frame_seconds):
 

@@ -63,6 +63,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
 
     config_class: Any = FastConformerMultitaskConfig
     decoder_type = "multitask"
+    # Set by whoever loads a checkpoint with a model that times the words; it is no part of this one.
+    aligner: Any = None
     decoding_options = frozenset({"language", "confidence", *PROMPT_OPTIONS})
 
     def __init__(self, config: FastConformerMultitaskConfig) -> None:
