@@ -476,3 +476,15 @@ def test_fastemit_and_clamp_equal_nemo(options: dict[str, float]) -> None:
         torch.autograd.grad(found, tensors), torch.autograd.grad(expected.sum(), tensors), strict=True
     ):
         torch.testing.assert_close(ours, truth, rtol=GRADIENT_RELATIVE, atol=GRADIENT_ABSOLUTE)
+
+
+@pytest.mark.parametrize("durations", [None, [0, 1, 2]])
+def test_a_loss_that_is_no_number_has_no_gradient_that_looks_like_one(durations: list[int] | None) -> None:
+    tensors, targets = make_inputs(durations)
+    with torch.no_grad():
+        tensors[0][2, 1] = torch.nan
+    losses = fused(tensors, targets, durations)
+    assert losses.isnan().tolist() == [False, False, True, False, False, False]
+    found = torch.autograd.grad(losses[[0, 2]].sum(), tensors)
+    assert all(gradient.isnan().any() for gradient in found)
+    assert torch.isfinite(found[0][0]).all()

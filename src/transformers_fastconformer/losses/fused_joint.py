@@ -300,7 +300,8 @@ def _sum_exponents(tokens: Tensor) -> Tensor:
 
 def _find_bands(totals: Tensor) -> tuple[list[list[int]], list[list[int]]]:
     """First and end of the nodes to visit for each clip and frame; totals (batch, frames, nodes)."""
-    is_visited = totals > torch.finfo(totals.dtype).eps * _POSTERIOR_SHARE
+    # Nodes of values that are not finite count too, so that a loss without a value has no gradient either.
+    is_visited = ~(totals <= torch.finfo(totals.dtype).eps * _POSTERIOR_SHARE)
     nodes = torch.arange(1, totals.shape[2] + 1, dtype=torch.int64, device=totals.device)
     end = (is_visited * nodes).amax(-1)
     first = totals.shape[2] - (is_visited * nodes.flip(0)).amax(-1)
