@@ -193,3 +193,17 @@ def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], messag
 def test_more_tokens_than_positions_are_refused() -> None:
     with pytest.raises(ValueError, match="34"):
         build_multitask()(**random_features([56]), decoder_input_ids=torch.ones(1, 34, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[3, 10, 99]] * 3, "labels hold the id 99; expected ids below"),
+        ([[3, -1, 11]] * 3, "labels hold the id -1; expected ids below"),
+        ([[3, 10, 11]], r"labels has shape \(1, 3\); expected \(3, tokens\)"),
+        ([3, 10, 11], r"labels has shape \(3,\); expected \(3, tokens\)"),
+    ],
+)
+def test_labels_that_are_no_tokens_are_refused(labels: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_multitask()(**random_features(LENGTHS), labels=torch.tensor(labels))

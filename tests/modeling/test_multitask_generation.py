@@ -105,3 +105,30 @@ def test_decoder_tokens_are_a_prompt() -> None:
 def test_sequences_are_cut_at_their_end() -> None:
     rows = torch.tensor([[7, 8, 4, 9], [7, 5, 8, 9], [4, 4, 4, 4]])
     assert cut_sequences(rows, [4], 5, torch.tensor([4, 3, 4])).tolist() == [[7, 8, 5], [7, 5, 8], [5, 5, 5]]
+
+
+@pytest.mark.parametrize("name", ["beam_size", "num_beam"])
+@pytest.mark.parametrize("others", [{}, {"num_beams": 2}])
+def test_arguments_that_nothing_reads_are_refused(name: str, others: dict[str, Any]) -> None:
+    model = build_multitask()
+    with pytest.raises(ValueError, match=f"^{name}: not an argument of generate; expected some of language, "):
+        model.generate(**random_features(LENGTHS), prompt_ids=PROMPT, **{name: 3}, **others)
+
+
+def test_a_mask_that_hides_tokens_of_a_prompt_is_refused() -> None:
+    model = build_multitask()
+    inputs = random_features(LENGTHS)
+    tokens, mask = torch.tensor([PROMPT] * 3), torch.ones(3, len(PROMPT), dtype=torch.int64)
+    found = model.generate(**inputs, decoder_input_ids=tokens, decoder_attention_mask=mask)
+    assert torch.equal(found, model.generate(**inputs, prompt_ids=PROMPT))
+    mask[0, 0] = 0
+    with pytest.raises(
+        ValueError, match="decoder_attention_mask hides tokens of decoder_input_ids; expected only ones"
+    ):
+        model.generate(**inputs, decoder_input_ids=tokens, decoder_attention_mask=mask)
+
+
+def test_a_cache_of_a_fixed_size_is_refused() -> None:
+    model = build_multitask()
+    with pytest.raises(ValueError, match="cache_implementation='static' is not supported; expected"):
+        model.generate(**random_features(LENGTHS), prompt_ids=PROMPT, cache_implementation="static")

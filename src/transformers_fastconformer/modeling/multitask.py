@@ -34,6 +34,7 @@ from .multitask_generation import (
     CACHE_NAME,
     TOKEN_ARGUMENTS,
     asks_for_transformers,
+    check_prompt_mask,
     generate_by_transformers,
     limit_of_tokens,
     split_arguments,
@@ -200,8 +201,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             [`FastConformerMultitaskOutput`]
 
         Raises:
-            ValueError: for features, lengths, tokens or labels of a wrong shape, and for more tokens than the decoder
-                has positions.
+            ValueError: for features, lengths, tokens or labels of a wrong shape, for labels that are not tokens, and
+                for more tokens than the decoder has positions.
         """
         with_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         with_attentions = self.config.output_attentions if output_attentions is None else output_attentions
@@ -219,6 +220,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         frames, lengths = encoder_outputs.last_hidden_state, encoder_outputs.encoder_lengths
         assert frames is not None
         assert lengths is not None
+        if labels is not None:
+            self._check_labels(labels, frames.shape[0])
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError("decoder_input_ids=None without labels; expected the ids of a prompt.")
@@ -254,6 +257,17 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             encoder_attentions=encoder_outputs.attentions,
         )
         return output if wants_dict(self.config, return_dict) else output.to_tuple()
+
+    def _check_labels(self, labels: torch.Tensor, num_clips: int) -> None:
+        """Raise a `ValueError` for labels of another shape, and for ids that are neither tokens nor -100."""
+        if labels.ndim != 2 or labels.shape[0] != num_clips:
+            raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({num_clips}, tokens), a row a clip.")
+        is_wrong = ((labels < 0) & (labels != IGNORED_LABEL)) | (labels >= self.config.vocab_size)
+        if bool(is_wrong.any()):
+            raise ValueError(
+                f"labels hold the id {int(labels[is_wrong][0])}; expected ids below {self.config.vocab_size}, "
+                "-100 for padding."
+            )
 
     def _shift_right(self, labels: torch.Tensor) -> torch.Tensor:
         """Decoder tokens of labels: one place later, after the first token of every prompt."""
@@ -458,6 +472,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             generation_config = getattr(self, "generation_config", None)
         if return_dict_in_generate is None and generation_config is not None:
             return_dict_in_generate = generation_config.return_dict_in_generate
+        if kwargs.get("decoder_input_ids") is not None:
+            check_prompt_mask(kwargs.get("decoder_attention_mask"))
         options, arguments = split_arguments(kwargs)
         decoding = DecodingOptions.of(decoding, options)
         self.check_decoding(decoding)

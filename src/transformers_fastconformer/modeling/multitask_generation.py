@@ -13,8 +13,8 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, Ge
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
 from ..decoding.options import DecodingOptions
-from ..validation import require_count
-from .generation import UNREAD, UNSAID_MAX_LENGTH, refuse_other_results
+from ..validation import require_choice, require_count
+from .generation import NEUTRAL_VALUES, UNREAD, UNSAID_MAX_LENGTH, refuse_other_results
 from .masking import lengths_to_mask
 from .outputs import FastConformerMultitaskEncoderOutput
 
@@ -28,11 +28,38 @@ CACHE_NAME = (
 TOKEN_ARGUMENTS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
+# Arguments of `GenerationMixin.generate` and entries of a `GenerationConfig`.
+TRANSFORMERS_ARGUMENTS = frozenset(
+    (*vars(GenerationConfig()), *NEUTRAL_VALUES, *inspect.signature(GenerationMixin.generate).parameters)
+) - {"self", "inputs", "kwargs"}
+
+
 def split_arguments(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of `generate` in two: options of decoding, and those of Transformers."""
-    names = {field.name for field in fields(DecodingOptions)}
+    """
+    Arguments of `generate` in two: options of decoding, and those of Transformers.
+
+    Raises:
+        ValueError: for a name that is neither, which decoding would not read.
+    """
+    names = [field.name for field in fields(DecodingOptions)]
     options = {name: value for name, value in arguments.items() if name in names}
-    return options, {name: value for name, value in arguments.items() if name not in names and name not in UNREAD}
+    others = {name: value for name, value in arguments.items() if name not in names and name not in UNREAD}
+    unknown = sorted(others.keys() - TRANSFORMERS_ARGUMENTS)
+    if unknown:
+        raise ValueError(
+            f"{', '.join(unknown)}: not an argument of generate; expected some of {', '.join(names)}, and of those "
+            "of Transformers' GenerationMixin.generate."
+        )
+    return options, others
+
+
+def check_prompt_mask(mask: Any) -> None:
+    """Raise a `ValueError` for a mask that hides tokens of a prompt: nothing here reads it."""
+    if mask is not None and not bool(torch.as_tensor(mask, device=getattr(mask, "device", "cpu")).all()):
+        raise ValueError(
+            "decoder_attention_mask hides tokens of decoder_input_ids; expected only ones, or prompts of several "
+            "lengths as lists, prompt_ids=[[...], [...]]."
+        )
 
 
 def asks_for_transformers(
@@ -124,11 +151,13 @@ def generate_by_transformers(
     rows = [[model.padding_id] * (length - len(prompt)) + list(prompt) for prompt in prompts]
     tokens = torch.tensor(rows, dtype=torch.int64, device=device)
     arguments = dict(arguments)
+    cache = arguments.get("cache_implementation")
+    require_choice("cache_implementation", cache, (None, "dynamic"))
     if any(len(prompt) < length for prompt in prompts):
         missing = torch.tensor([length - len(prompt) for prompt in prompts], dtype=torch.int64, device=device)
         places = torch.arange(length, dtype=torch.int64, device=device)
         arguments["decoder_attention_mask"] = (places >= missing[:, None]).long()
-    if arguments.get("use_cache") is not False and arguments.get("cache_implementation") is None:
+    if arguments.get("use_cache") is not False and cache is None:
         arguments[CACHE_NAME] = EncoderDecoderCache(DynamicCache(), DynamicCache())
     criteria = StoppingCriteriaList(
         [ClipLimits(max_new_tokens + length), *(arguments.pop("stopping_criteria", ()) or ())]
