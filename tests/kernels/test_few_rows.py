@@ -8,7 +8,12 @@ from torch import nn
 from torch.nn import functional
 
 from transformers_fastconformer.kernels import few_rows, layers
-from transformers_fastconformer.kernels.few_rows import convolve_few_frames, has_few_rows, multiply_few_rows
+from transformers_fastconformer.kernels.few_rows import (
+    convolve_few_frames,
+    has_few_rows,
+    multiply_few_rows,
+    preferring_few_rows,
+)
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch was built without MKL")
 
@@ -53,7 +58,11 @@ def test_a_row_does_not_depend_on_the_values_of_the_others() -> None:
     ],
 )
 def test_when_it_is_the_fast_form(shape: tuple[int, int], states: torch.Tensor, is_fast: bool) -> None:
-    assert has_few_rows(torch.zeros(shape, dtype=states.dtype), states) is is_fast
+    weight = torch.zeros(shape, dtype=states.dtype)
+    assert not has_few_rows(weight, states)
+    with preferring_few_rows():
+        assert has_few_rows(weight, states) is is_fast
+    assert not has_few_rows(weight, states)
 
 
 @pytest.mark.parametrize("kernel", [1, 4, 9])
@@ -69,9 +78,9 @@ def test_few_frames_are_those_of_a_convolution(num_frames: int, kernel: int) -> 
             output = convolve_few_frames(layer.weight[:, 0], bias, states)
             expected = exact if bias is not None else exact - layer.bias.double()
             assert (output.double() - expected).abs().max() <= 1e-6 * exact.abs().max()
-        assert torch.equal(
-            layers.convolve_frames(layer, states, (0, 0)), convolve_few_frames(layer.weight[:, 0], layer.bias, states)
-        )
+        with preferring_few_rows():
+            preferred = layers.convolve_frames(layer, states, (0, 0))
+        assert torch.equal(preferred, convolve_few_frames(layer.weight[:, 0], layer.bias, states))
 
 
 def test_linear_layers_go_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,12 +94,15 @@ def test_linear_layers_go_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "multiply_few_rows", multiply)
     layer = nn.Linear(16, 64).eval()
     states = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
+    with torch.no_grad(), preferring_few_rows():
         for activation in (None, nn.SiLU(), nn.ReLU(), nn.GELU()):
             expected = layer(states) if activation is None else activation(layer(states))
             assert torch.allclose(layers.apply_linear(layer, states, activation), expected, atol=1e-6)
         assert shapes == [(1, 3, 16)] * 4
         layers.apply_linear(layer, torch.zeros(1, 20, 16))
         assert len(shapes) == 4
-    layers.apply_linear(layer, states)  # with gradients
+    with preferring_few_rows():
+        layers.apply_linear(layer, states)  # with gradients
+    with torch.no_grad():
+        layers.apply_linear(layer, states)  # not of a live stream
     assert len(shapes) == 4

@@ -4,16 +4,35 @@ Products of few rows with a weight in float32, as the steps of live streams have
 MKL reads the weight nearly as fast as memory gives it when it is the left factor and the rows are a power of two of
 columns; with the weight as the right factor, and in oneDNN, from two rows on it is read at half that rate (measured on
 a Zen machine with AVX2: 8 to 12 GB/s against 20, of 27).
+
+The last bits of these products depend on where the weight lies in memory and on how many rows there are. So they are
+for steps of live streams only (`preferring_few_rows`): all else computes the same bits after saving and loading.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
 # Numbers of columns of which MKL has fast forms.
 COLUMNS = (2, 4, 8, 16)
+
+
+_is_preferred: ContextVar[bool] = ContextVar("is_preferred", default=False)
+
+
+@contextmanager
+def preferring_few_rows() -> Iterator[None]:
+    """Let layers of this thread take the forms for few rows while a block runs."""
+    token = _is_preferred.set(True)
+    try:
+        yield
+    finally:
+        _is_preferred.reset(token)
 
 
 @functools.cache
@@ -22,8 +41,8 @@ def _has_mkl() -> bool:
 
 
 def has_few_rows(weight: torch.Tensor, states: torch.Tensor) -> bool:
-    """True if `multiply_few_rows` is the fast form for a weight (out, in) and states (..., in)."""
-    if states.dtype != torch.float32 or not _has_mkl():
+    """True if `multiply_few_rows` is preferred, and the fast form for a weight (out, in) and states (..., in)."""
+    if not _is_preferred.get() or states.dtype != torch.float32 or not _has_mkl():
         return False
     # For one row oneDNN is as fast.
     return 1 < states.numel() // weight.shape[1] <= COLUMNS[-1]
@@ -50,6 +69,11 @@ def multiply_few_rows(weight: torch.Tensor, states: torch.Tensor, bias: torch.Te
     if bias is not None:
         output.add_(bias)
     return output.reshape(*states.shape[:-1], weight.shape[0])
+
+
+def has_few_frames(states: torch.Tensor, num_frames: int) -> bool:
+    """True if `convolve_few_frames` is preferred, and the fast form for this number of frames of each clip."""
+    return _is_preferred.get() and states.dtype == torch.float32 and 0 < states.shape[0] * num_frames <= COLUMNS[-1]
 
 
 def convolve_few_frames(weight: torch.Tensor, bias: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers.activations import SiLUActivation
 
 from ..configuration_fastconformer import FastConformerConfig
-from .few_rows import COLUMNS, convolve_few_frames, has_few_rows, multiply_few_rows
+from .few_rows import convolve_few_frames, has_few_frames, has_few_rows, multiply_few_rows
 from .int8_linear import INT8_DTYPES, Int8Linear, multiply_in_8_bits, uses_int8
 
 PlainLayer = TypeVar("PlainLayer", nn.Linear, nn.Conv1d)
@@ -91,7 +91,8 @@ def apply_linear(layer: nn.Module, states: torch.Tensor, activation: nn.Module |
     A linear layer and, if there is one, the activation after it.
 
     On a CPU in float32 oneDNN's matrix product takes a tenth less time than MKL's, which `functional.linear` calls,
-    and both there and in bfloat16 it computes the activation on the way. Few rows go another way, see `few_rows.py`.
+    and both there and in bfloat16 it computes the activation on the way. Few rows of live streams go another way, see
+    `few_rows.py`.
 
     Args:
         layer: A linear layer, or what stands in its place.
@@ -148,11 +149,13 @@ def _is_stored_in_8_bits(layer: nn.Module, states: torch.Tensor) -> bool:
 
 
 def _is_dynamic_in_8_bits(layer: nn.Module, states: torch.Tensor) -> TypeGuard[nn.Linear]:
+    if torch.compiler.is_compiling():
+        return False
     return states.dtype in INT8_DTYPES and uses_int8(layer) and _is_for_values(layer, nn.Linear, states)
 
 
 def _is_plain_on_cpu(layer: nn.Module, kind: type[PlainLayer], states: torch.Tensor) -> TypeGuard[PlainLayer]:
-    return has_fused_product(states.dtype) and _is_for_values(layer, kind, states)
+    return _is_for_values(layer, kind, states) and has_fused_product(states.dtype)
 
 
 def _is_for_values(layer: nn.Module, kind: type[PlainLayer], states: torch.Tensor) -> TypeGuard[PlainLayer]:
@@ -213,7 +216,7 @@ def convolve_frames(
         states = functional.pad(states, (0, 0, *padding))
     both_sides = padding[0] if padding[0] == padding[1] else 0
     num_frames = states.shape[1] + 2 * both_sides - weight.shape[-1] + 1
-    if states.dtype == torch.float32 and not both_sides and 0 < states.shape[0] * num_frames <= COLUMNS[-1]:
+    if not both_sides and has_few_frames(states, num_frames):
         return convolve_few_frames(weight[:, 0, 0], bias, states)
     image = states.transpose(1, 2)[:, :, None]  # (batch, channels, 1, frames), channels last in memory
     weight = weight.contiguous(memory_format=torch.channels_last)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..kernels.few_rows import preferring_few_rows
 from ..kernels.parameter_cache import ParameterCache
 from .encoder_cache import FastConformerEncoderCache, StreamCounts
 from .masking import lengths_to_mask
@@ -90,7 +91,8 @@ def run_streams(
             if (part := _plan_part(cache.schedule, row, cache.counts[row], mel_lengths[row], is_last[row])) is not None
         ]
         if parts:
-            frames = _run_parts(encoder, input_features, parts, cache)
+            with preferring_few_rows():
+                frames = _run_parts(encoder, input_features, parts, cache)
             if not any(is_last) and len(parts) == len(pieces):  # the usual case
                 return frames, _full_lengths(frames)
             for part, rows in zip(parts, frames, strict=True):
