@@ -36,8 +36,9 @@ class FastConformerMultitaskConfig(FastConformerConfig):
         decoder_hidden_size (`int`, defaults to 1024):
             Width of the decoder and of the transformer encoder; the frames are projected to it where the encoder has
             another width.
-        num_decoder_layers (`int`, defaults to 8), num_decoder_attention_heads (`int`, defaults to 8),
-        decoder_intermediate_size (`int`, defaults to 4096): Shape of the decoder.
+        num_decoder_layers (`int`, defaults to 8): Layers of the decoder.
+        num_decoder_attention_heads (`int`, defaults to 8): Heads of its attentions.
+        decoder_intermediate_size (`int`, defaults to 4096): Width of its feed-forward modules.
         decoder_activation (`str`, defaults to `"relu"`): Activation of its feed-forward modules, `"relu"` or `"gelu"`.
         decoder_pre_norm (`bool`, defaults to `True`): Norms stand before the modules, not after the sums.
         decoder_final_norm (`bool`, defaults to `True`): A norm after the last layer; only with `decoder_pre_norm`.
@@ -47,22 +48,29 @@ class FastConformerMultitaskConfig(FastConformerConfig):
             archive of a checkpoint holds them so.
         num_transformer_encoder_layers (`int`, defaults to 0): Layers of a transformer encoder between the encoder and
             the decoder; 0: there is none.
-        num_transformer_encoder_attention_heads (`int`, defaults to 8), transformer_encoder_intermediate_size (`int`,
-        defaults to 4096), transformer_encoder_activation, transformer_encoder_pre_norm,
-        transformer_encoder_final_norm: As those of the decoder.
-        decoder_embedding_dropout, decoder_attention_dropout, decoder_residual_dropout, decoder_feed_forward_dropout,
-        transformer_encoder_attention_dropout, transformer_encoder_residual_dropout,
-        transformer_encoder_feed_forward_dropout (`float`, defaults to 0.0): Dropouts in training: of the embeddings,
-            of attention probabilities, of the attentions' and of the feed-forward modules' outputs.
+        num_transformer_encoder_attention_heads (`int`, defaults to 8): As of the decoder.
+        transformer_encoder_intermediate_size (`int`, defaults to 4096): As of the decoder.
+        transformer_encoder_activation (`str`, defaults to `"relu"`): As of the decoder.
+        transformer_encoder_pre_norm (`bool`, defaults to `True`): As of the decoder.
+        transformer_encoder_final_norm (`bool`, defaults to `True`): As of the decoder.
+        decoder_embedding_dropout (`float`, defaults to 0.0): Dropout in training, of the embeddings.
+        decoder_attention_dropout (`float`, defaults to 0.0): Of attention probabilities.
+        decoder_residual_dropout (`float`, defaults to 0.0): Of the attentions' outputs.
+        decoder_feed_forward_dropout (`float`, defaults to 0.0): Of the feed-forward modules' outputs.
+        transformer_encoder_attention_dropout (`float`, defaults to 0.0): As of the decoder.
+        transformer_encoder_residual_dropout (`float`, defaults to 0.0): As of the decoder.
+        transformer_encoder_feed_forward_dropout (`float`, defaults to 0.0): As of the decoder.
         max_generation_delta (`int`, defaults to -1): A clip of n encoder frames has at most n plus this many tokens,
             the prompt included; -1: no limit but `decoder_max_positions`.
         decoding_strategy (`str`, defaults to `"beam"`):
             NeMo's search of the checkpoint. `"beam"`, also with one beam, has one token more than `"greedy"` until
             the limit ends it.
-        beam_size (`int`, defaults to 1), beam_length_penalty (`float`, defaults to 0.0): Of NeMo's beam search.
+        beam_size (`int`, defaults to 1): Beams of NeMo's search.
+        beam_length_penalty (`float`, defaults to 0.0): Its penalty for the length of a text.
         label_smoothing (`float`, defaults to 0.0): Of the loss.
-        bos_token_id, eos_token_id, pad_token_id (`int`, *optional*):
-            `<|startoftranscript|>`, `<|endoftext|>` and `<pad>`.
+        bos_token_id (`int`, *optional*): `<|startoftranscript|>`.
+        eos_token_id (`int`, *optional*): `<|endoftext|>`.
+        pad_token_id (`int`, *optional*): `<pad>`.
         decoder_start_token_id (`int`, *optional*): First token of every prompt.
         prompt_format (`str`, defaults to `"canary2"`): `"canary"` or `"canary2"`, which slots a prompt has.
         prompt_defaults (`dict[str, Any]`, *optional*): Values of slots that are not said.
