@@ -47,6 +47,16 @@ def test_beams_find_texts_that_are_no_worse() -> None:
     assert not worse.any()
 
 
+def test_arguments_do_not_switch_beams_off() -> None:
+    model = build_multitask(beam_size=3)
+    inputs = random_features(LENGTHS)
+    with pytest.raises(ValueError, match=r"num_beams=None is not supported; expected a number: .* 3 beams of NeMo's"):
+        model.generate(**inputs, prompt_ids=PROMPT, output_scores=True, return_dict_in_generate=True)
+    for given in ({"num_beams": 1}, {"do_sample": True}, {"generation_config": GenerationConfig(num_beams=2)}):
+        output = model.generate(**inputs, prompt_ids=PROMPT, output_scores=True, return_dict_in_generate=True, **given)
+        assert output.scores is not None
+
+
 def test_sequences_of_several_samples_and_beams() -> None:
     model = build_multitask()
     inputs = random_features(LENGTHS)

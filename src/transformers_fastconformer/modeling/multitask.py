@@ -34,6 +34,7 @@ from .multitask_generation import (
     CACHE_NAME,
     TOKEN_ARGUMENTS,
     asks_for_transformers,
+    check_num_beams,
     check_prompt_mask,
     generate_by_transformers,
     limit_of_tokens,
@@ -497,6 +498,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         own_ids = {name: getattr(self.config, name) for name in TOKEN_ARGUMENTS}
         if asks_for_transformers(arguments, generation_config, own_ids):
             require(decoding.confidence is None, "confidence", decoding.confidence, "None with other ways than greedy")
+            check_num_beams(arguments, generation_config, self.config.beam_size)
             limits = self._limit_tokens(padded_lengths, lengths, prompts, limit)
             arguments["return_dict_in_generate"] = return_dict_in_generate
             result = generate_by_transformers(self, encoder_outputs, prompts, limits, generation_config, arguments)

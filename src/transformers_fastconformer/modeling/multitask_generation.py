@@ -13,7 +13,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, Ge
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
 from ..decoding.options import DecodingOptions
-from ..validation import require_choice, require_count
+from ..validation import require, require_choice, require_count
 from .generation import NEUTRAL_VALUES, UNREAD, UNSAID_MAX_LENGTH, refuse_other_results
 from .masking import lengths_to_mask
 from .outputs import FastConformerMultitaskEncoderOutput
@@ -83,6 +83,21 @@ def asks_for_transformers(
     except ValueError:
         return True
     return False
+
+
+def check_num_beams(arguments: dict[str, Any], generation_config: GenerationConfig | None, beam_size: int) -> None:
+    """
+    Refuse arguments that would put Transformers' greedy search in the place of NeMo's beams without a word.
+
+    Raises:
+        ValueError: for a checkpoint that decodes with several beams, unless the call samples or says how many.
+    """
+    said = {} if generation_config is None else dict(vars(generation_config))
+    if beam_size > 1 and "num_beams" not in arguments and said.get("num_beams") in (None, 1):
+        samples = arguments.get("do_sample", said.get("do_sample"))
+        require(
+            bool(samples), "num_beams", None, f"a number: this checkpoint decodes with {beam_size} beams of NeMo's"
+        )
 
 
 def limit_of_tokens(
