@@ -76,7 +76,7 @@ def make_inputs(shape: str, batch: int, seconds: float) -> tuple[torch.Tensor, t
 
 
 def start(name: str, shape: str, weights: Path, threads: int) -> MultitaskWorker | None:
-    """A worker that is ready, or None after a line that says why there is none."""
+    """A worker that is ready, or None after a line that says why it is missing."""
     worker = MultitaskWorker(name, shape, weights, threads)
     if worker.missing is None:
         return worker

@@ -1,4 +1,4 @@
-"""Files of tokenizers that are damaged, and tokens that are none."""
+"""Files of tokenizers that are damaged, and ids that are not tokens."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +90,16 @@ def train_tokenizer(folder: Path) -> None:
     """A SentencePiece BPE model of digit strings, in the files that NeMo's tokenizer configuration expects."""
     generator = random.Random(0)
     lines = [" ".join(generator.choice(DIGIT_WORDS) for _ in range(generator.randint(1, 8))) for _ in range(3000)]
+    write_tokenizer(folder, lines, VOCABULARY_SIZE)
+
+
+def write_tokenizer(folder: Path, lines: Sequence[str], vocabulary_size: int, **options: Any) -> None:
+    """Train a SentencePiece BPE model of lines; the options are those of its trainer."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=model,
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=vocabulary_size,
         model_type="bpe",
         character_coverage=1.0,
         unk_id=0,
@@ -102,6 +107,7 @@ def train_tokenizer(folder: Path) -> None:
         eos_id=-1,
         pad_id=-1,
         minloglevel=2,
+        **options,
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(model.getvalue())

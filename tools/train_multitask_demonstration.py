@@ -14,7 +14,6 @@ that tell the time (`encoder_clock.py`). Needs the extras `nemo` and `audio`, es
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import random
 import re
@@ -26,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sentencepiece
 import torch
 from torch import Tensor, nn
 
@@ -51,6 +49,7 @@ from digit_training import (
     read_training_options,
     restore,
     state_path,
+    write_tokenizer,
 )
 from encoder_clock import add_clock
 from prompted_digit_data import (
@@ -105,25 +104,8 @@ def train_language_tokenizer(folder: Path, language: str) -> None:
         words = [Word(generator.randrange(10), place, place) for place in range(generator.randint(1, 8))]
         lines.append(" ".join(write_words(words, Prompt(language, index % 2 == 0))))
         lines.append(" ".join(write_words(words[:1], Prompt(language))))
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        vocab_size=LANGUAGE_VOCABULARY_SIZE,
-        model_type="bpe",
-        normalization_rule_name="identity",  # the table of the default one is larger than all the rest
-        character_coverage=1.0,
-        unk_id=0,
-        bos_id=-1,
-        eos_id=-1,
-        pad_id=-1,
-        minloglevel=2,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    pieces = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
-    (folder / "vocab.txt").write_text("\n".join(pieces[1:]) + "\n", encoding="utf-8")
+    # The table of the default normalization is larger than all the rest.
+    write_tokenizer(folder, lines, LANGUAGE_VOCABULARY_SIZE, normalization_rule_name="identity")
 
 
 def train_tokenizers(folder: Path) -> None:

@@ -47,7 +47,7 @@ class FastConformerMultitaskConfig(FastConformerConfig):
         decoder_positions_dtype (`str`, defaults to `"float32"`): Sinusoids are rounded to it first; 16 bits where the
             archive of a checkpoint holds them so.
         num_transformer_encoder_layers (`int`, defaults to 0): Layers of a transformer encoder between the encoder and
-            the decoder; 0: there is none.
+            the decoder; 0: no layers.
         num_transformer_encoder_attention_heads (`int`, defaults to 8): As of the decoder.
         transformer_encoder_intermediate_size (`int`, defaults to 4096): As of the decoder.
         transformer_encoder_activation (`str`, defaults to `"relu"`): As of the decoder.

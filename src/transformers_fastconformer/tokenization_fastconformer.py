@@ -318,7 +318,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         return ids
 
     def prompt_token_id(self, token: str) -> int | None:
-        """Id of one of `prompt_tokens` as it is written, such as `"<|endoftext|>"`; None: there is none."""
+        """Id of one of `prompt_tokens` as it is written, such as `"<|endoftext|>"`; None: the vocabulary lacks it."""
         return self._prompt_ids.get(token)
 
     @property

@@ -26,6 +26,10 @@ class Table:
     def select(self, rows: torch.Tensor) -> Table:
         return Table(self.scores, self.before[rows], self.clips[rows], self.past)
 
+    def reorder(self, parents: torch.Tensor) -> Table:
+        assert torch.equal(self.clips[parents], self.clips)  # what belongs to a clip need not move
+        return Table(self.scores, self.before[parents], self.clips, self.past)
+
 
 def step(tokens: torch.Tensor, state: Table) -> tuple[torch.Tensor, Table]:
     past = state.past + tokens.shape[1]

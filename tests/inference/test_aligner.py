@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def test_words_have_the_times_of_the_aligner(path: Path, monkeypatch: pytest.Mon
         starts = [item["start_offset"] for item in words]
         assert starts == sorted(starts)
         assert all(0 <= item["start"] <= item["end"] <= samples / RATE for item in words)
+    twin = copy.deepcopy(model)
+    assert twin.aligner is not model.aligner
+    assert twin.aligner.load(twin) is twin.aligner.load(twin)
     recognize = pipeline("automatic-speech-recognition", model=model, processor=processor)
     chunks = recognize(speech[: 4 * RATE], return_timestamps="word")["chunks"]
     short = transcribe(speech[: 4 * RATE], (model, processor), timestamps="word").timestamps["word"]

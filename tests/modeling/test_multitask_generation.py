@@ -47,6 +47,13 @@ def test_beams_find_texts_that_are_no_worse() -> None:
     assert not worse.any()
 
 
+def test_beams_need_a_padding() -> None:
+    model = build_multitask(beam_size=3)
+    model.config.pad_token_id = model.generation_config.pad_token_id = None
+    with pytest.raises(ValueError, match=r"beam_size=3 is not supported; expected 1 without config\.pad_token_id"):
+        model.generate(**random_features(LENGTHS), prompt_ids=PROMPT)
+
+
 def test_arguments_do_not_switch_beams_off() -> None:
     model = build_multitask(beam_size=3)
     inputs = random_features(LENGTHS)

@@ -287,6 +287,16 @@ def push_streams(
         counts = f"{len(pieces)} and {len(are_last)}"
         raise ValueError(f"pieces, are_last: found {counts}; expected one for each of {len(streams)} streams.")
     samples = [stream.read(piece) for stream, piece in zip(streams, pieces, strict=True)]
+    return push_waveforms(streams, samples, are_last, with_masked_frame)
+
+
+def push_waveforms(
+    streams: Sequence[FeatureStream],
+    samples: Sequence[np.ndarray],
+    are_last: Sequence[bool],
+    with_masked_frame: bool = False,
+) -> list[torch.Tensor]:
+    """`push_streams` of samples that each stream has read already ([`FeatureStream.read`])."""
     windows = [stream.take(*item) for stream, item in zip(streams, zip(samples, are_last, strict=True), strict=True)]
     by_computation: dict[int, list[int]] = {}
     for place, stream in enumerate(streams):

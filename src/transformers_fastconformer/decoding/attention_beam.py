@@ -9,14 +9,25 @@ text ends also where the end is its first token.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Protocol, TypeVar
 
 import torch
 
-from .attention_greedy import State, Step, without_trailing_padding
+from .attention_greedy import DecoderState, Step, without_trailing_padding
 from .hypotheses import Hypotheses
 
 # NeMo weighs the continuations of a text that has ended with it, all but the first.
 ENDED_WEIGHT = 1.0 + 10000.0
+
+
+class BeamState(DecoderState, Protocol):
+    """Past of the texts of a batch, those of a clip in consecutive rows."""
+
+    def reorder(self: State, parents: torch.Tensor) -> State:
+        """The state of texts that go on from others of their clip: (rows,), the row of each; the frames stay."""
+
+
+State = TypeVar("State", bound=BeamState)
 
 
 def decode_attention_by_beams(
@@ -73,7 +84,7 @@ def decode_attention_by_beams(
                 search = search.select(rows)
             logits, state = step(search.texts[:, :, -1].flatten()[:, None], state)
             parents = search.extend(logits, ends, padding_id, length_penalty)
-            state = state.select(parents)
+            state = state.reorder(parents)
     return _collect(best, ends=end_ids, padding_id=padding_id, device=device)
 
 

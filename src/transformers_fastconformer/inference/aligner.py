@@ -61,6 +61,13 @@ class Aligner:
                 self._model = AutoModelForCTC.from_pretrained(self.folder, dtype=model.dtype, **options).eval()
             return self._model.to(model.device)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the model and its lock, which a copy makes anew."""
+        return {**self.__dict__, "_model": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     @torch.no_grad()
     def align(
         self, model: Any, rows: Sequence[torch.Tensor], mel_lengths: Sequence[int], texts: Sequence[str], language: str

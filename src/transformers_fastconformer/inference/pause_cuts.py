@@ -1,5 +1,5 @@
 """
-Windows of long clips for models that decode a window as a whole: cut in pauses, or overlapping where there are none.
+Windows of long clips for models that decode a window as a whole: cut in pauses, or overlapping where nobody pauses.
 
 A pause is a stretch in which the mean of the log-mel features is near the quietest that was heard lately. Windows that
 meet in a pause share nothing and their texts follow each other. Where nobody pauses, or a noise hides it, the next

@@ -124,7 +124,7 @@ MULTITASK_HEAD = (
             ("mlp.fc1", "feed_forward.linear1"),
         )
     ),
-    # Their outputs are none of the stream, and keys and values of the frames do not read it.
+    # Their outputs do not enter the stream, and keys and values of the frames do not read it.
     Map("model.decoder.layers.{n}.self_attn.{rest}", "decoder.layers.{n}.self_attn.{rest}"),
     Map("model.decoder.layers.{n}.encoder_attn.{rest}", "decoder.layers.{n}.cross_attn.{rest}"),
     Map("model.decoder.layers.{n}.mlp.fc1.bias", "decoder.layers.{n}.feed_forward.linear1.bias"),

@@ -131,8 +131,11 @@ class AttentionDecoderState:
             longest = int(mask.sum(dim=-1).max())
             mask = None if bool(mask[..., :longest].all()) else mask[..., :longest]
             frames = tuple(part[:, :, :, :longest] for part in frames)
-        tokens = tuple(part.index_select(1, clips) for part in self.tokens)
-        return AttentionDecoderState(tokens, frames, mask, self.length)
+        return replace(self.reorder(clips), frames=frames, frames_mask=mask)
+
+    def reorder(self, parents: torch.Tensor) -> AttentionDecoderState:
+        """The state of texts that go on from others over the same frames, by their numbers (n,)."""
+        return replace(self, tokens=tuple(part.index_select(1, parents) for part in self.tokens))
 
 
 class AttentionDecoder:
@@ -144,7 +147,7 @@ class AttentionDecoder:
         positions: (positions, size).
         norm_embedding: Norm of their sum.
         layers: Tensors of the layers.
-        norm: Norm after the last layer; None: there is none.
+        norm: Norm after the last layer; None: no norm stands there.
         head_bias: (classes,).
         num_heads: Heads of all attentions.
         is_pre_norm: Norms stand before the parts, not after the sums.

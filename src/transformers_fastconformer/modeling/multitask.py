@@ -82,7 +82,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """As in all models; the bias of the head starts at zero."""
+        """Draw weights like all models; the bias of the head starts at zero."""
         super()._init_weights(module)
         if isinstance(module, FastConformerTokenHead):
             nn.init.zeros_(module.bias)
@@ -304,7 +304,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             positions = (is_token.cumsum(dim=-1) - 1).clamp(min=0)[:, num_past:]
             seen = is_token[:, None, None]
             mask = seen if mask is None else mask & seen
-            # A token that is none sees itself, for a softmax over something.
+            # A token that does not count sees itself, for a softmax over something.
             mask = mask | torch.eye(num_tokens, dtype=torch.bool, device=tokens.device)[num_past:]
         return self.decoder(
             tokens,
@@ -362,6 +362,9 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         beam_size = self.config.beam_size if beam_size is None else beam_size
         is_greedy = confidence is None or beam_size == 1
         require(is_greedy, "confidence", confidence, f"None in a beam search (beam_size={beam_size})")
+        # Texts of a beam that have ended go on with the padding.
+        has_padding = beam_size == 1 or self.config.pad_token_id is not None
+        require(has_padding, "beam_size", beam_size, "1 without config.pad_token_id")
         options = {
             "beam_size": beam_size,
             "end_ids": self.config.end_token_ids,
@@ -575,6 +578,10 @@ class _ModuleState:
         if self.past.get_seq_length() > 0:
             self.past.batch_select_indices(clips)
         return _ModuleState(self.frames[clips], self.lengths[clips], self.past)
+
+    def reorder(self, parents: torch.Tensor) -> _ModuleState:
+        self.past.self_attention_cache.batch_select_indices(parents)
+        return self
 
 
 def _mask_frames(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:

@@ -159,7 +159,7 @@ def _check_source(ours: OurCheckpoint, name: str) -> FastConformerProcessor:
 
 
 def _original_config(original: str | os.PathLike[str] | None, folder: Path | None) -> Section | None:
-    """The configuration that a model began with; None where there is none."""
+    """The configuration that a model began with; None where it is not known."""
     if original is None:
         path = folder / ORIGINAL_CONFIG_FILE if folder is not None else None
         if path is None or not path.is_file():

@@ -99,7 +99,7 @@ def _kind_and_scores(model: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
 
 
 def _character_map(state: Mapping[str, Any]) -> bytes:
-    """The map of characters among the steps of the normalizer; empty where there is none."""
+    """The map of characters among the steps of the normalizer; empty without such a step."""
     normalizer = state.get("normalizer") or {}
     for step in normalizer.get("normalizers", [normalizer]):
         if step.get("type") == "Precompiled":

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 
-from ..audio.feature_stream import FeatureStream, push_streams
+from ..audio.feature_stream import FeatureStream, push_waveforms
 from ..audio.running_normalization import RunningNormalization
 from ..audio.voice_activity import SpeechProbabilities
 from ..frames import encoder_frames_from_seconds
@@ -305,7 +305,7 @@ class StreamingEngine:
             updates: dict[int, list[StreamUpdate]] = {stream_id: [] for stream_id in streams}
             seconds_before = sum(self._decoded_seconds(stream) for stream in streams.values())
             try:
-                self._push(streams, samples, is_last)
+                self._push(streams, waveforms, is_last)
                 for stream_id, stream in streams.items():
                     came = (came_seconds or {}).get(stream_id, called_seconds)
                     stream.clock.hear(came, stream.heard_seconds, waveforms[stream_id].shape[0] > 0)
@@ -339,11 +339,11 @@ class StreamingEngine:
                 for stream_id, stream in named.items()
             }
 
-    def _push(self, streams: Mapping[int, LiveStream], samples: Mapping[int, Any], is_last: bool) -> None:
+    def _push(self, streams: Mapping[int, LiveStream], waveforms: Mapping[int, np.ndarray], is_last: bool) -> None:
         """Features of new samples to each stream."""
-        found = push_streams(
+        found = push_waveforms(
             [stream.features for stream in streams.values()],
-            [samples[stream_id] for stream_id in streams],
+            [waveforms[stream_id] for stream_id in streams],
             [is_last] * len(streams),
             with_masked_frame=self.encoder.with_masked_frame and is_last,
         )

@@ -24,7 +24,7 @@ class _Decoded(NamedTuple):
 
     Args:
         tokens: Those of the chunk.
-        following: Those of the frames after it, which may still be revised; None where there are none.
+        following: Those of the frames after it, which may still be revised; None: nothing follows.
         state: State of decoding after the chunk.
         revised_confidence: New confidence in the last token before these; None: it is what it was.
     """

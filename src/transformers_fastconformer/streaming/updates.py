@@ -24,7 +24,7 @@ class StreamUpdate:
         heard_seconds: Audio of the stream so far.
         decoded_seconds: Of these, what text and words stand for.
         lag_seconds: Seconds by which computing is late for a live source: audio that came while earlier audio was
-            computed. A pause of the source is none, and a source that is ahead of the clock, such as a file, has none.
+            computed. A pause of the source does not count, and a source ahead of the clock, such as a file, has 0.
         is_final: True for the last update of a stream.
         error: What is wrong with the samples, a `ValueError`, or with the stream, a `StreamFailedError`, in a step of
             several streams; None: nothing. The rest of the update is what was found before it.

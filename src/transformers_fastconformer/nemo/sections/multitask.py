@@ -207,7 +207,7 @@ def _check_widths(defaults: Any, encoder_width: int, decoder_width: int, reader:
 
 
 def _map_transformer_encoder(encoder_section: Any, width: int, reader: NemoReader) -> dict[str, Any]:
-    """Arguments of the transformer encoder; with 0 layers, and where the section is absent, there is none."""
+    """Arguments of the transformer encoder; without the section it has 0 layers."""
     num_layers = encoder_section.get("num_layers") if isinstance(encoder_section, Mapping) else None
     if encoder_section is None or (num_layers is not None and is_integer(num_layers) and num_layers <= 0):
         if encoder_section is not None:
