@@ -3,17 +3,15 @@
 # No `from __future__ import annotations` here: `strict` checks the types of the fields, and skips those in quotes.
 from dataclasses import fields
 from inspect import get_annotations
-from typing import Any, NamedTuple
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 
 from .checkpoint_sources import LoadsFromSources
+from .configuration_checks import POSITION_TYPES, check_encoder, require_field, require_positive
+from .configuration_limits import check_limits, check_size
 from .frames import (
-    REDUCTIONS,
-    SUBSAMPLING_KERNEL_SIZE,
-    SUBSAMPLING_STRIDE,
     SUBSAMPLINGS,
     Lengths,
     Reduction,
@@ -22,24 +20,8 @@ from .frames import (
     find_reduction,
     find_subsampling,
 )
-from .validation import is_integer, is_number, require, require_choice
+from .validation import require, require_choice
 
-
-class PositionType(NamedTuple):
-    """A kind of position embeddings: distances or not, and attention in a sliding window or not."""
-
-    is_relative: bool
-    is_local: bool
-
-
-POSITION_TYPES = {
-    "rel_pos": PositionType(is_relative=True, is_local=False),
-    "rel_pos_local_attn": PositionType(is_relative=True, is_local=True),
-    "abs_pos": PositionType(is_relative=False, is_local=False),
-}
-CONTEXT_STYLES = ("regular", "chunked_limited", "chunked_limited_with_rc")
-CONV_NORM_TYPES = ("batch_norm", "fused_batch_norm", "layer_norm", "instance_norm", "group_norm")
-LAYERDROP_MODES = ("linear", "uniform")
 JOINT_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 DECODER_TYPES = ("lstm", "stateless")
 CTC_LOSS_REDUCTIONS = ("mean", "sum")
@@ -47,56 +29,6 @@ CTC_LOSS_REDUCTIONS = ("mean", "sum")
 DECODING_STRATEGIES = ("greedy_batch", "greedy")
 # Outputs of heads that `Trainer` does not gather for metrics.
 KEYS_TO_IGNORE_AT_INFERENCE = ["last_hidden_state", "encoder_lengths", "hidden_states", "attentions"]
-
-# Largest values, about ten times those of the largest published checkpoints: a file that declares more is damaged or
-# hostile, and is refused before anything of that size is made.
-MAX_VALUES = {
-    "num_mel_bins": 2048,
-    "hidden_size": 2**14,
-    "num_hidden_layers": 512,
-    "num_attention_heads": 512,
-    "intermediate_size": 2**16,
-    "subsampling_factor": 256,
-    "subsampling_conv_channels": 2**14,
-    "reduction_factor": 256,
-    "attention_context": 2**24,
-    "attention_contexts": 2**24,
-    "num_global_tokens": 2**16,
-    "global_tokens_spacing": 2**24,
-    "conv_kernel_size": 1023,
-    "conv_context": 1023,
-    "conv_norm_groups": 2**14,
-    "encoder_output_size": 2**14,
-    "vocab_size": 2**18,
-    "decoder_hidden_size": 2**14,
-    "num_decoder_layers": 64,
-    "decoder_context_size": 64,
-    "num_tokens": 2**18,
-    "num_decoder_attention_heads": 512,
-    "decoder_intermediate_size": 2**16,
-    "decoder_max_positions": 2**17,
-    "num_transformer_encoder_layers": 64,
-    "num_transformer_encoder_attention_heads": 512,
-    "transformer_encoder_intermediate_size": 2**16,
-    "max_generation_delta": 2**17,
-    "beam_size": 1024,
-    "joint_hidden_size": 2**14,
-    "max_symbols_per_step": 1024,
-    "num_prompts": 4096,
-    "durations": 4096,
-    "pad_token_id": 2**31 - 1,
-}
-# Most entries of a list or table.
-MAX_ENTRIES = {
-    "attention_contexts": 1024,
-    "attention_context_probabilities": 1024,
-    "durations": 256,
-    "prompt_languages": 2**16,
-    "prompt_token_ids": 2**16,
-    "prompt_defaults": 256,
-}
-MAX_PARAMETERS = 2 * 10**10  # of all that a configuration declares
-NUMBERS = ("initializer_range", "sigma", "omega", "ctc_loss_weight", "label_smoothing", "beam_length_penalty")
 
 
 @strict
@@ -230,10 +162,10 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
 
     def check_values(self) -> None:
         """Raise a `ValueError` for values that are not accepted, or do not fit together; models do it when built."""
-        self._validate_limits()
+        check_limits(self)
         self._validate_head()
-        self._validate_encoder()
-        self._validate_size()
+        check_encoder(self)
+        check_size(self)
 
     def _validate_head(self) -> None:
         """Refuse values of the head; an encoder does not have one."""
@@ -271,28 +203,6 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
                 config_dict.pop("pad_token_id", None)
         return super().from_dict({**config_dict, **given, "model_type": cls.model_type}, **kwargs)
 
-    def _validate_limits(self) -> None:
-        """Refuse what no checkpoint is as large as, before any arithmetic on it."""
-        for name, limit in MAX_VALUES.items():
-            value = getattr(self, name, None)  # only some configurations have it
-            is_accepted = all(is_integer(number) and abs(number) <= limit for number in _flatten(value))
-            require(is_accepted, name, value, f"integers of at most {limit}")
-        for name, limit in MAX_ENTRIES.items():
-            value = getattr(self, name, None)
-            require(value is None or len(value) <= limit, name, value, f"at most {limit} entries")
-        for name in NUMBERS:
-            value = getattr(self, name, 0)
-            require(is_number(value), name, value, "a finite number")
-
-    def _validate_size(self) -> None:
-        """Refuse values that are each accepted and together make a model that no machine holds."""
-        num_parameters = self.estimate_parameters()
-        if num_parameters > MAX_PARAMETERS:
-            raise ValueError(
-                f"hidden_size={self.hidden_size}, num_hidden_layers={self.num_hidden_layers} and the other widths "
-                f"are not supported: they make about {num_parameters} weights; expected at most {MAX_PARAMETERS}."
-            )
-
     def estimate_parameters(self) -> int:
         """Weights of the large matrices: no more than the model has, and not many fewer."""
         width, channels = self.hidden_size, self.subsampling_conv_channels
@@ -305,143 +215,12 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
         block = width * (7 * width + 4 * self.intermediate_size)
         return front + columns * width + self.num_hidden_layers * block
 
-    def _validate_encoder(self) -> None:
-        self._validate_widths()
-        self._validate_subsampling()
-        self._validate_reduction()
-        self._validate_attention()
-        self._validate_convolution()
-        self._validate_training()
-
-    def _validate_widths(self) -> None:
-        for name in ("num_mel_bins", "hidden_size", "num_attention_heads", "intermediate_size"):
-            self._require_positive(name)
-        self._require_that(self.num_hidden_layers >= 0, "num_hidden_layers", "0 or more")
-        self._require_that(
-            self.hidden_size % self.num_attention_heads == 0,
-            "num_attention_heads",
-            f"a divisor of hidden_size={self.hidden_size}",
-        )
-        self._require_that(
-            self.hidden_act in ACT2FN, "hidden_act", "the name of an activation in transformers.activations.ACT2FN"
-        )
-        self._require_that(
-            self.has_speaker_kernel or not self.has_background_kernel,
-            "has_background_kernel",
-            "False where has_speaker_kernel is False",
-        )
-
-    def _validate_subsampling(self) -> None:
-        require_choice("subsampling_type", self.subsampling_type, SUBSAMPLINGS)
-        kind = SUBSAMPLINGS[self.subsampling_type]
-        self._require_that(kind.accepts(self.subsampling_factor), "subsampling_factor", kind.accepted_factors)
-        for name, value in (
-            ("subsampling_conv_kernel_size", SUBSAMPLING_KERNEL_SIZE),
-            ("subsampling_conv_stride", SUBSAMPLING_STRIDE),
-        ):
-            self._require_that(getattr(self, name) == value, name, str(value))
-
-    def _validate_reduction(self) -> None:
-        if self.reduction_type is None:
-            return
-        require_choice("reduction_type", self.reduction_type, REDUCTIONS)
-        factor = self.reduction_factor
-        self._require_that(factor >= 1 and factor & (factor - 1) == 0, "reduction_factor", "a power of 2")
-        position = -2 if self.reduction_position is None else self.reduction_position
-        self._require_that(
-            -1 <= position < self.num_hidden_layers, "reduction_position", f"-1 to {self.num_hidden_layers - 1}"
-        )
-
-    def _validate_attention(self) -> None:
-        style, position_type = self.attention_context_style, self.position_embedding_type
-        self.check_attention_context(list(self.attention_context), style, position_type)
-        for context in self.attention_contexts or []:
-            # Those a model was trained with go with the style, also where a sliding window is used instead.
-            self.check_attention_context(list(context), style, "rel_pos")
-        probabilities = self.attention_context_probabilities
-        if probabilities is not None:
-            contexts = self.attention_contexts or []
-            self._require_that(
-                len(probabilities) == len(contexts) and min(probabilities) >= 0 and abs(sum(probabilities) - 1) < 1e-6,
-                "attention_context_probabilities",
-                f"a probability for each of the {len(contexts)} attention_contexts, 1 in sum",
-            )
-        for name, minimum in (("num_global_tokens", 0), ("global_tokens_spacing", 1)):
-            self._require_that(getattr(self, name) >= minimum, name, f"{minimum} or more")
-
-    def _validate_convolution(self) -> None:
-        self._require_positive("conv_kernel_size")
-        self._require_that(self.conv_kernel_size % 2 == 1, "conv_kernel_size", "an odd number")
-        require_choice("conv_norm_type", self.conv_norm_type, CONV_NORM_TYPES)
-        if self.conv_norm_type == "group_norm":
-            groups = self.conv_norm_groups or 0
-            self._require_that(
-                groups > 0 and self.hidden_size % groups == 0,
-                "conv_norm_groups",
-                f"a divisor of hidden_size={self.hidden_size}",
-            )
-        context = self.conv_context
-        if context is not None:
-            self._require_that(
-                len(context) == 2 and min(context) >= 0 and sum(context) + 1 == self.conv_kernel_size,
-                "conv_context",
-                f"two numbers that sum up to conv_kernel_size - 1 = {self.conv_kernel_size - 1}",
-            )
-
-    def _validate_training(self) -> None:
-        require_choice("layerdrop_mode", self.layerdrop_mode, LAYERDROP_MODES)
-        self._require_that(0 <= self.layerdrop < 1, "layerdrop", "a probability below 1")
-        self._require_that(
-            self.layerdrop == 0 or 1 <= self.layerdrop_start_layer <= self.num_hidden_layers,
-            "layerdrop_start_layer",
-            f"1 to num_hidden_layers={self.num_hidden_layers}",
-        )
-        for name in (
-            "dropout",
-            "activation_dropout",
-            "attention_dropout",
-            "dropout_positions",
-            "dropout_pre_encoder",
-        ):
-            self._require_that(0 <= getattr(self, name) <= 1, name, "a probability")
-
     def _require_that(self, is_accepted: bool, name: str, expected: str) -> None:
         """`require`, for the field of this name."""
-        require(is_accepted, name, getattr(self, name), expected)
+        require_field(self, is_accepted, name, expected)
 
     def _require_positive(self, name: str) -> None:
-        self._require_that(getattr(self, name) > 0, name, "a positive integer")
-
-    @staticmethod
-    def check_attention_context(context: list[int], style: str, position_type: str) -> None:
-        """Raise a `ValueError` for an `attention_context` that does not fit the style or the kind of positions."""
-        name = "attention_context"
-        require_choice("attention_context_style", style, CONTEXT_STYLES)
-        require_choice("position_embedding_type", position_type, POSITION_TYPES)
-        if POSITION_TYPES[position_type].is_local:
-            require(
-                len(context) == 2 and min(context) >= 0 and max(context) > 0,
-                name,
-                context,
-                f"[left, right], limits on both sides and one of them above 0, for {position_type!r}",
-            )
-            return
-        if style == "chunked_limited_with_rc":
-            require(
-                len(context) == 3 and (context == [-1, -1, -1] or (min(context) >= 0 and context[1] >= 1)),
-                name,
-                context,
-                "[left, chunk, right] with a chunk of 1 or more, or [-1, -1, -1] for no limit",
-            )
-            return
-        require(len(context) == 2 and min(context) >= -1, name, context, "[left, right], -1 for no limit")
-        if style == "chunked_limited" and context[0] > 0 and context[1] >= 0:
-            require(
-                context[0] % (context[1] + 1) == 0,
-                name,
-                context,
-                "a left context that is a multiple of the chunk (right + 1)",
-            )
+        require_positive(self, name)
 
     @property
     def output_size(self) -> int:
@@ -660,13 +439,6 @@ class FastConformerTDTConfig(FastConformerRNNTConfig):
     @property
     def num_joint_outputs(self) -> int:
         return self.vocab_size + len(self.durations)
-
-
-def _flatten(value: Any) -> list[Any]:
-    """All the numbers in a value, or in a list of them or of lists; none for `None`."""
-    if isinstance(value, list | tuple):
-        return [number for entry in value for number in _flatten(entry)]
-    return [] if value is None else [value]
 
 
 def _validate_vocabulary(config: FastConformerCTCConfig | FastConformerRNNTConfig) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from models import build_config, build_model, make_features
 
-from transformers_fastconformer.configuration_fastconformer import CONV_NORM_TYPES
+from transformers_fastconformer.configuration_checks import CONV_NORM_TYPES
 from transformers_fastconformer.modeling.block import layerdrop_probability
 
 

@@ -10,7 +10,7 @@ from models import build_model, make_features
 from torch import nn
 
 from transformers_fastconformer import FastConformerConfig
-from transformers_fastconformer.configuration_fastconformer import CONV_NORM_TYPES
+from transformers_fastconformer.configuration_checks import CONV_NORM_TYPES
 from transformers_fastconformer.modeling.conv_norms import CONV_NORMS
 
 SIZE, GROUPS = 6, 3

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..checkpoint_sources import HUB_OPTIONS, LoadsFromSources, resolve_checkpoint
-from ..configuration_fastconformer import POSITION_TYPES, FastConformerConfig
+from ..configuration_checks import POSITION_TYPES, check_attention_context
+from ..configuration_fastconformer import FastConformerConfig
 from ..kernels.int8_linear import Int8Linear
 from .attention import FastConformerAttention
 from .conv_norms import SCALE_AND_SHIFT_NORMS
@@ -186,7 +187,7 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
             )
         style = attention_context_style or config.attention_context_style
         context = list(attention_context)
-        config.check_attention_context(context, style, position_type)
+        check_attention_context(context, style, position_type)
         is_trained = POSITION_TYPES[position_type].is_local or context in (config.attention_contexts or [context])
         if not is_trained:
             logger.warning(

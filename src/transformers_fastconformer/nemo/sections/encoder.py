@@ -19,7 +19,7 @@ from ...checkpoints.key_table import (
     one_of,
     twice,
 )
-from ...configuration_fastconformer import CONV_NORM_TYPES
+from ...configuration_checks import CONV_NORM_TYPES
 from ...frames import SUBSAMPLINGS, NoSubsampling, StridedSubsampling
 from ...validation import is_integer
 from .common import SPEED, TRAINING, NemoReader, check_class
