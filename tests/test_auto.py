@@ -176,8 +176,15 @@ NEMO_LOADERS: dict[Any, type] = {
 }
 
 
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory):
+    """One cache for the loaders of one archive: whoever comes first converts it."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("loader", NEMO_LOADERS)
-def test_a_nemo_file_and_a_folder_with_one_load(loader, cache, tmp_path):
+def test_a_nemo_file_and_a_folder_with_one_load(loader, shared_cache, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(shared_cache))
     folder = tmp_path / "folder" / "deep"
     folder.mkdir(parents=True)
     (folder / "model.nemo").write_bytes(CHECKPOINT_PATH.read_bytes())

@@ -23,21 +23,10 @@ from common.encoder_shapes import (
     make_features,
     our_config,
 )
-from common.encoder_systems import build_system, can_export, find_files, folder_of, split_system, write_weights
+from common.encoder_systems import build_system, can_export, find_files, split_system
 from common.encoder_workers import Worker, WorkerError, WorkerPool
 from common.folders import RESULTS
 from transformers_fastconformer import FastConformerModel
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny shape's weights, and the folder above them."""
-    root = tmp_path_factory.mktemp("encoders")
-    target = folder_of("tiny", root)
-    target.mkdir()
-    write_weights("tiny", target)
-    return root
-
 
 # Shapes and counts
 
@@ -104,8 +93,8 @@ def test_minutes_are_read() -> None:
 
 
 @pytest.mark.parametrize("name", ["transformers_float32", "ours_bfloat16", "ours_float32"])
-def test_systems_give_the_same_for_the_same_weights(folder: Path, name: str) -> None:
-    files = find_files("tiny", folder)
+def test_systems_give_the_same_for_the_same_weights(encoder_folder: Path, name: str) -> None:
+    files = find_files("tiny", encoder_folder)
     features, lengths = make_features(our_config("tiny"), [3.0, 1.5])
     outputs = []
     for system_name, kind in (("ours_float32", "full"), (name, "local" if name == "ours_float32" else "full")):
@@ -118,21 +107,21 @@ def test_systems_give_the_same_for_the_same_weights(folder: Path, name: str) -> 
     assert (outputs[0][1, :count] - outputs[1][1, :count]).abs().max() < tolerance
 
 
-def test_ceiling_multiplies_what_it_counts(folder: Path) -> None:
+def test_ceiling_multiplies_what_it_counts(encoder_folder: Path) -> None:
     config = our_config("tiny")
     features, lengths = make_features(config, [2.0, 1.0])
-    system = build_system("ceiling_float32", "tiny", folder, "full", "cpu")
+    system = build_system("ceiling_float32", "tiny", encoder_folder, "full", "cpu")
     counter = FlopCounterMode(display=False)
     with counter:
         system.encode(system.prepare(features, lengths))
     assert ceiling_flops(config, lengths.tolist()) == counter.get_total_flops()
 
 
-def test_unknown_systems_are_refused(folder: Path) -> None:
+def test_unknown_systems_are_refused(encoder_folder: Path) -> None:
     with pytest.raises(ValueError, match="system 'transformers_int4' is not known"):
         split_system("transformers_int4")
     with pytest.raises(ValueError, match="kind='local' is not supported by transformers_float32"):
-        build_system("transformers_float32", "tiny", folder, "local", "cpu")
+        build_system("transformers_float32", "tiny", encoder_folder, "local", "cpu")
 
 
 def wait_for_state(process_id: int, state: str, max_seconds: float = 30.0) -> str:
@@ -147,8 +136,10 @@ def wait_for_state(process_id: int, state: str, max_seconds: float = 30.0) -> st
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads memory as Linux tells it")
-def test_a_worker_sleeps_between_its_turns_and_is_ended_when_it_takes_too_much(folder: Path, tmp_path: Path) -> None:
-    worker = Worker("ours_float32", "tiny", find_files("tiny", folder), threads=1)
+def test_a_worker_sleeps_between_its_turns_and_is_ended_when_it_takes_too_much(
+    encoder_folder: Path, tmp_path: Path
+) -> None:
+    worker = Worker("ours_float32", "tiny", find_files("tiny", encoder_folder), threads=1)
     try:
         answer = worker.run([2.0, 1.0], save=str(tmp_path / "frames.safetensors"))
         assert len(answer["milliseconds"]) == 1
@@ -233,12 +224,14 @@ def run_main(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *options: str)
 
 
 @pytest.mark.nemo
-def test_the_whole_run_beside_all_others(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_run_beside_all_others(
+    encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Speed, memory and their plots, each system as in a real run; ONNX Runtime where it is installed."""
     for name in ("nemo", "matplotlib"):
         pytest.importorskip(name)
     has_onnxruntime = can_export()
-    shape = ["--shape", "tiny", "--folder", str(folder), "--threads", "1"]
+    shape = ["--shape", "tiny", "--folder", str(encoder_folder), "--threads", "1"]
     speed, memory = tmp_path / "encoder_float32_cpu.csv", tmp_path / "memory_tiny_float32_cpu.csv"
     run_main(
         *(bench_encoder, monkeypatch, *shape, "--cases", "1x2", "2x1-3", "--rounds", "1"),

@@ -16,20 +16,23 @@ needs_products = pytest.mark.skipif(not has_fused_product(torch.float32), reason
 
 
 @needs_products
-def test_parts_are_named_and_are_all_of_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_named_and_are_all_of_a_pass(
+    tmp_path: Path, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "profile_encoder_cpu.csv"
     other = {"shape": "tiny", "dtype": "float32", "audio_seconds": "7", "part": "norms", "milliseconds": "1.00"}
-    write_rows(path, [other], profile_encoder.ALL_COLUMNS)
+    former = {**other, "audio_seconds": "2", "part": "of a former run"}
+    write_rows(path, [other, former], profile_encoder.ALL_COLUMNS)
     monkeypatch.setattr(profile_encoder, "RESULTS", tmp_path)
     arguments = ["--shape", "tiny", "--dtype", "float32", "--seconds", "2", "--passes", "1"]
-    monkeypatch.setattr(sys, "argv", ["profile_encoder.py", *arguments, "--folder", str(tmp_path)])
-    for _ in range(2):  # a second run stands in place of the first
-        profile_encoder.main()
+    monkeypatch.setattr(sys, "argv", ["profile_encoder.py", *arguments, "--folder", str(encoder_folder)])
+    profile_encoder.main()
     rows = read_rows(path)
     kept = [row for row in rows if row["audio_seconds"] == "7"]
     assert [row["milliseconds"] for row in kept] == ["1.00"]
     parts = {row["part"]: row for row in rows if row["audio_seconds"] == "2"}
     assert len(parts) == len(rows) - 1
+    assert "of a former run" not in parts  # this run stands in its place
     milliseconds = {part: float(row["milliseconds"]) for part, row in parts.items()}
     total = milliseconds.pop("all")
     assert sum(milliseconds.values()) == pytest.approx(total, abs=0.01 * len(milliseconds))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,20 @@ import pytest
 
 import transformers_fastconformer.cli.convert as convert_module
 from transformers_fastconformer import __version__
+from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.nemo.reference import INSTALL_NEMO
 
 TEXT = "three one four one five nine"
 
 
+def test_the_command_is_declared() -> None:
+    (script,) = entry_points(group="console_scripts", name="fastconformer")
+    assert script.load() is main
+    assert Path(sys.executable).with_name("fastconformer").exists()
+
+
+@pytest.mark.slow  # it imports everything once more
 def test_the_command_is_installed() -> None:
     script = Path(sys.executable).with_name("fastconformer")
     result = subprocess.run([str(script), "--version"], capture_output=True, text=True)

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.cli.streams import (
     ESCAPE,
     ClosedOutput,
@@ -78,6 +79,18 @@ def test_errors_name_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
         write_standard_output("x")
 
 
+def test_main_without_a_standard_output_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fastconformer", "cache", "path"])
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as finished:
+        main()
+    assert capsys.readouterr().err == "error: the standard output is closed; expected one to write to.\n"
+    assert finished.value.code == 1
+
+
+@pytest.mark.slow  # it imports everything once more
 @pytest.mark.skipif(os.name != "posix", reason="a shell closes the stream")
 def test_a_command_without_a_standard_output_says_so() -> None:
     command = f"{sys.executable} -m transformers_fastconformer.cli.main cache path >&-"

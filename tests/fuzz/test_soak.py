@@ -100,7 +100,7 @@ def soak(num_calls: int) -> None:
 
 
 def test_a_few_calls() -> None:
-    soak(48)
+    soak(32)
 
 
 @pytest.mark.slow

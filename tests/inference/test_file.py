@@ -44,6 +44,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "chunked": {"strategy": "chunked", "chunk_length_s": 4.0},
 }
 HEADS = ("transducer", "ctc")
+NUM_TURNS = 4
 # A token is emitted a little earlier or later in another window.
 MAX_FRAMES_APART = 4
 
@@ -56,9 +57,9 @@ def loaded() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def long_samples() -> np.ndarray:
-    """The two clips in turn with a second between them: 40 s, 72 words."""
+    """The two clips in turn with a second between them: half a minute, 48 words."""
     clips = [np.pad(read_audio(path), (0, RATE)) for path in CLIP_PATHS]
-    return np.concatenate(clips * 6)
+    return np.concatenate(clips * NUM_TURNS)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def long_path(long_samples: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that long files are cut into, small enough for 40 s."""
+    """Everything that long files are cut into, small enough for half a minute."""
     monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", 20000)
     monkeypatch.setattr(log_mel_module, "FRAMES_AT_ONCE", 200)
     monkeypatch.setattr(features_module, "MAX_HELD_FRAMES", 300)
@@ -85,7 +86,7 @@ def test_a_streamed_file_gives_the_words_and_times_of_the_whole_in_memory(
     model, processor = loaded[head]
     streamed = transcribe_file(model, processor, long_path, **STRATEGIES[how])
     assert streamed.strategy == how
-    assert streamed.text == " ".join(TEXTS * 6)
+    assert streamed.text == " ".join(TEXTS * NUM_TURNS)
     assert streamed.duration_seconds == len(long_samples) / RATE
     monkeypatch.setattr(features_module, "MAX_HELD_FRAMES", 10**9)
     held = transcribe_file(model, processor, long_path, **STRATEGIES[how])
@@ -96,8 +97,12 @@ def test_a_streamed_file_gives_the_words_and_times_of_the_whole_in_memory(
         assert whole.strategy == how
 
 
-def test_auto_reports_what_it_chose(loaded: dict[str, Any], long_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_reports_what_it_chose(
+    loaded: dict[str, Any], long_samples: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, processor = loaded["ctc"]
+    long_path = tmp_path / "longer.wav"  # local attention is estimated to be faster from 40 s or so
+    soundfile.write(long_path, np.tile(long_samples, 2)[: len(long_samples) * 3 // 2], RATE, subtype="FLOAT")
     whole = transcribe_file(model, processor, long_path, timestamps=False)
     assert (whole.strategy, whole.strategy_reason) == ("full", "clips of up to 60 s are seen whole")
     monkeypatch.setattr(strategy_module, "MAX_WHOLE_SECONDS", 0.0)
@@ -120,7 +125,7 @@ def test_no_word_is_lost_or_doubled_at_seams_of_local_windows(
     model, processor = loaded[head]
     options: dict[str, Any] = {"strategy": "local", "chunk_length_s": 4.0, "batch_size": batch_size}
     found = transcribe_file(model, processor, long_path, **options)
-    assert (found.strategy, found.text) == ("local", " ".join(TEXTS * 6))
+    assert (found.strategy, found.text) == ("local", " ".join(TEXTS * NUM_TURNS))
     whole = transcribe_file(model, processor, long_path, strategy="full")
     assert found.timestamps is not None
     assert whole.timestamps is not None
@@ -138,7 +143,7 @@ def test_local_windows_need_the_rule_of_full_attention(loaded: dict[str, Any], l
         restarts: processor.batch_decode(transcribe_features(local, [clip], plan, 8, restarts=restarts))[0]
         for restarts in (True, False)
     }
-    assert texts[True] == " ".join(TEXTS * 6)
+    assert texts[True] == " ".join(TEXTS * NUM_TURNS)
     assert len(texts[False].split()) < len(texts[True].split())
 
 
@@ -157,9 +162,9 @@ def test_windows_are_shorter_where_memory_is_scarce(
     monkeypatch.setattr(type(model), "encode", note)
     monkeypatch.setattr(strategy_module, "available_bytes", lambda device: 0)
     found = transcribe_file(model, processor, long_path)
-    assert (found.strategy, found.text) == ("local", " ".join(TEXTS * 6))
+    assert (found.strategy, found.text) == ("local", " ".join(TEXTS * NUM_TURNS))
     assert found.strategy_reason.endswith("GB by estimate, more than half of what is free")
-    assert len(seen) > 3
+    assert len(seen) > 2
     assert all(num_windows == 1 and mel_frames <= 1500 for num_windows, mel_frames in seen)
 
 
@@ -170,7 +175,7 @@ def test_progress_is_seconds_of_audio(loaded: dict[str, Any], long_path: Path, h
     found = transcribe_file(model, processor, long_path, on_progress=done.append, batch_size=2, **STRATEGIES[how])
     assert done == sorted(done)
     assert done[-1] == found.duration_seconds
-    assert len(done) > 10 if how == "chunked" else len(done) >= 1
+    assert len(done) > 5 if how == "chunked" else len(done) >= 1
 
 
 def test_a_pipe_and_bytes_are_files_too(loaded: dict[str, Any]) -> None:

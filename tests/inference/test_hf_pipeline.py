@@ -262,8 +262,7 @@ def test_clips_too_short_for_a_frame_have_no_text(recognize: Any) -> None:
 # Many clips
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (3, 0), (2, 2)])
 def test_many_clips_are_as_one_by_one(
     recognize: Any, waveforms: list[np.ndarray], batch_size: int, num_workers: int
 ) -> None:

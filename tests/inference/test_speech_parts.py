@@ -83,19 +83,25 @@ def encoded_frames(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return asked
 
 
-def known_words(loaded: dict[str, Any], head: str) -> list[tuple[str, float, float]]:
-    """Words of the clips with the times that each has in silence alone, from the start of the file."""
-    words = []
-    for number, seconds in enumerate(STARTS):
-        samples = np.pad(read_audio(CLIP_PATHS[number % 2]), RATE // 2)
-        (alone,) = transcribe_waveforms(*loaded[head], [samples], timestamps=True)
-        assert alone.text == TEXTS[number % 2]
-        assert alone.timestamps is not None
-        words += [
-            (item["word"], seconds - 0.5 + item["start"], seconds - 0.5 + item["end"])
-            for item in alone.timestamps["word"]
-        ]
-    return words
+@pytest.fixture(scope="module")
+def words_alone(loaded: dict[str, Any]) -> dict[str, list[list[dict[str, Any]]]]:
+    """Words of each clip with the times that they have in silence alone, by head."""
+    clips = [np.pad(read_audio(path), RATE // 2) for path in CLIP_PATHS[:2]]
+    found = {}
+    for head in HEADS:
+        alone = transcribe_waveforms(*loaded[head], clips, timestamps=True)
+        assert tuple(transcript.text for transcript in alone) == TEXTS
+        found[head] = [(transcript.timestamps or {})["word"] for transcript in alone]
+    return found
+
+
+def known_words(words_of_clips: list[list[dict[str, Any]]]) -> list[tuple[str, float, float]]:
+    """The same from the start of the file."""
+    return [
+        (item["word"], seconds - 0.5 + item["start"], seconds - 0.5 + item["end"])
+        for number, seconds in enumerate(STARTS)
+        for item in words_of_clips[number % 2]
+    ]
 
 
 def check_words(found: Transcript, expected: list[tuple[str, float, float]]) -> None:
@@ -125,9 +131,14 @@ def check_words(found: Transcript, expected: list[tuple[str, float, float]]) -> 
     ],
 )
 def test_words_and_times_are_those_of_the_clips(
-    loaded: dict[str, Any], spaced_path: Path, encoded_frames: list[list[int]], head: str, options: dict[str, Any]
+    loaded: dict[str, Any],
+    spaced_path: Path,
+    words_alone: dict[str, list[list[dict[str, Any]]]],
+    encoded_frames: list[list[int]],
+    head: str,
+    options: dict[str, Any],
 ) -> None:
-    expected = known_words(loaded, head)
+    expected = known_words(words_alone[head])
     encoded_frames.clear()
     done: list[float] = []
     found = transcribe_file(

@@ -14,7 +14,18 @@ from typing import Any
 
 import pytest
 import torch
-from models import BLANK, CTC_HEADS, ENCODER_SHAPE, HEADS, KINDS, TRANSDUCERS, build_config, build_model, make_features
+from models import (
+    BLANK,
+    CTC_HEADS,
+    ENCODER_SHAPE,
+    HEADS,
+    KINDS,
+    TRANSDUCERS,
+    build_config,
+    build_model,
+    few_of,
+    make_features,
+)
 from safetensors.torch import save_file
 from tolerances import GRADIENT_SHARE
 from torch import nn
@@ -76,7 +87,7 @@ def unused_parameters(kind: str, model: nn.Module) -> set[str]:
 # Fresh weights
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS))
 def test_a_seed_decides_fresh_weights(kind):
     model_class = KINDS[kind][0]
     torch.manual_seed(1)
@@ -93,7 +104,7 @@ def test_a_seed_decides_fresh_weights(kind):
     assert all(tensor.dtype == torch.bfloat16 for tensor in other.values() if tensor.is_floating_point())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS))
 def test_every_weight_that_a_checkpoint_lacks_is_drawn(kind, tmp_path):
     """A checkpoint of one tensor: all the others must come from `_init_weights`, none from memory as it was."""
     model_class = KINDS[kind][0]
@@ -119,7 +130,7 @@ def test_every_weight_that_a_checkpoint_lacks_is_drawn(kind, tmp_path):
             assert module.weight[BLANK].abs().max() == 0
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", few_of(HEADS))
 @pytest.mark.parametrize("source", ["encoder", "model"])
 def test_a_new_head_begins_with_an_encoder(kind, source, saved_model, tmp_path, caplog):
     trained, folder = saved_model(source)
@@ -130,7 +141,8 @@ def test_a_new_head_begins_with_an_encoder(kind, source, saved_model, tmp_path, 
     # That weights are missing is worth a warning; that an encoder is no head is not.
     assert not any("to instantiate a model of type" in record.getMessage() for record in caplog.records)
     encoder = trained if source == "encoder" else trained.encoder
-    assert all(torch.equal(model.encoder.state_dict()[name], value) for name, value in encoder.state_dict().items())
+    state = model.encoder.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in encoder.state_dict().items())
     heads = {name for name in model.state_dict() if not name.startswith("encoder.")}
     assert set(report["missing_keys"]) == heads
     assert not report["unexpected_keys"]
@@ -209,7 +221,7 @@ def test_values_given_while_loading_are_checked_together(saved_model):
 # The layer at the input, adapters and checkpointing
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS))
 def test_the_layer_at_the_input_is_found_and_exchanged(kind):
     model = build_model(kind)
     encoder = model if kind == "encoder" else model.encoder
@@ -326,7 +338,7 @@ def test_forms_of_attention_give_one_loss_and_one_gradient(kind, context):
     assert_gradients_near(gradients, eager_gradients)
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", few_of(HEADS))
 def test_a_batch_has_the_logits_and_the_mean_loss_of_its_clips(kind):
     model = build_model(kind)
     options = {"output_logits": True} if kind in TRANSDUCERS else {}
@@ -349,7 +361,7 @@ def test_a_batch_has_the_logits_and_the_mean_loss_of_its_clips(kind):
 # Training
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS))
 def test_a_seed_decides_a_training_step(kind):
     values = {"joint_dropout": 0.5} if kind in TRANSDUCERS else {}
     model = build_model(kind, dropout=0.5, conv_norm_type="layer_norm", **values).train()
@@ -362,7 +374,7 @@ def test_a_seed_decides_a_training_step(kind):
     assert loss_of(model, kind).item() == loss_of(model, kind).item()
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", few_of(HEADS))
 def test_a_few_steps_lower_the_loss_and_every_weight_moves(kind):
     model = build_model(kind, **without_dropout(kind)).train()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -393,7 +405,7 @@ def test_a_frozen_encoder_stays_while_the_head_trains(kind):
     assert changed == {name for name in before if not name.startswith("encoder.")}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS))
 def test_switching_between_training_and_evaluation_changes_no_weight(kind):
     model = build_model(kind)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -451,7 +463,7 @@ def test_infinity_is_kept_where_it_is_asked_for():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", few_of(HEADS))
 def test_features_that_are_not_finite_are_refused(kind, value):
     model, features = build_model(kind), FEATURES.clone()
     features[1, 60:] = value  # padding

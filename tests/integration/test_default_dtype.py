@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import HEADS, build_model, make_features
+from models import HEADS, build_model, few_of, make_features
 from torch.testing import assert_close
 
 import transformers_fastconformer
@@ -48,6 +48,13 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def name_of(function: ast.expr) -> tuple[str, str]:
+    """What stands before the last dot and after it."""
+    if isinstance(function, ast.Attribute):
+        return getattr(function.value, "id", ""), function.attr
+    return "", getattr(function, "id", "")
+
+
 def calls_without(source: str) -> list[str]:
     """
     Calls of makers that leave dtype or device to the application.
@@ -58,11 +65,11 @@ def calls_without(source: str) -> list[str]:
     tree = ast.parse(source)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     # A module is made on the default device, or on the one that loading chooses.
-    of_modules = ("nn.Parameter", "register_buffer")
-    of_parameters = {id(value) for call in calls if ast.unparse(call.func).endswith(of_modules) for value in call.args}
+    names = [(call, *name_of(call.func)) for call in calls]
+    of_modules = (("nn", "Parameter"), ("self", "register_buffer"))
+    of_parameters = {id(value) for call, *path in names if tuple(path) in of_modules for value in call.args}
     found = []
-    for call in calls:
-        module, _, name = ast.unparse(call.func).rpartition(".")
+    for call, module, name in names:
         if module != "torch" or name not in (*VALUES, *RANGES, *RANDOM) or id(call) in of_parameters:
             continue
         given = {keyword.arg for keyword in call.keywords}
@@ -123,7 +130,7 @@ def run_head(model: Any, features: torch.Tensor) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", few_of(HEADS))
 def test_heads_under_another_default_dtype(kind: str) -> None:
     """Encoder, decoding, confidences, losses and gradients are bit for bit those under float32."""
     model, features = build_model(kind, layerdrop=0.5), make_features(LENGTHS)
@@ -222,7 +229,7 @@ def test_another_default_device() -> None:
     model, processor = load_model("demo")
     waveform = read_audio(CLIP_PATHS[0])
     expected = transcribe_waveforms(model, processor, [waveform], chunk_length_s=1.5)
-    kinds = {kind: build_model(kind) for kind in HEADS}
+    kinds = {kind: build_model(kind) for kind in ("ctc", "rnnt_stateless", "tdt_hybrid")}
     features = make_features(LENGTHS)
     sequences = {kind: head.generate(features) for kind, head in kinds.items()}
     with torch.device("meta"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import runpy
@@ -19,6 +20,7 @@ import pytest
 import soundfile
 import torch
 from digits import PUBLISHED_NAME, SPARE_FILES, SPOKEN
+from forks import begin_as_a_program, fork
 from hub_server import HubServer
 from multitask_archives import fit_head, make_canary_config, write_canary
 from transformers import AutoModel
@@ -82,38 +84,28 @@ def write_mp3(path: Path) -> None:
     soundfile.write(path, read_audio(CLIP_PATHS[0]), 16000, format="MP3")
 
 
-def test_two_processes_at_once(
-    hub: HubServer, nemo_bytes: bytes, hf_home: Path, run_python: Run, tmp_path: Path
-) -> None:
-    serve(hub, nemo_bytes, {PUBLISHED_NAME})
-    # They part when everything is imported, which is what takes long, and begin in the same moment.
-    code = f"""
-import os, sys
-import transformers_fastconformer
-from transformers import AutoModel
+def test_two_processes_at_once(client: HubServer, nemo_bytes: bytes, hf_home: Path, tmp_path: Path) -> None:
+    serve(client, nemo_bytes, {PUBLISHED_NAME})
+    waiting, starting = os.pipe()
 
-waiting, starting = os.pipe()
-children = []
-for name in ("first", "second"):
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY), 1)
-        os.dup2(1, 2)
-        os.read(waiting, 1)
-        model = AutoModel.from_pretrained({PUBLISHED_NAME!r})
-        print("sum", sum(parameter.double().abs().sum() for parameter in model.parameters()).item(), flush=True)
-        os._exit(0)
-    children.append(child)
-os.write(starting, b"..")
-sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
-"""
-    result = run_python(code)
-    printed = [(tmp_path / name).read_text() for name in ("first", "second")]
-    assert result.returncode == 0, [result.stderr, *printed]
+    def load(name: str) -> None:
+        begin_as_a_program({})
+        with (tmp_path / name).open("w") as file:
+            logging.getLogger("transformers").addHandler(logging.StreamHandler(file))
+            os.read(waiting, 1)  # they begin in the same moment
+            model = AutoModel.from_pretrained(PUBLISHED_NAME)
+            print("sum", sum(parameter.double().abs().sum() for parameter in model.parameters()).item(), file=file)
+
+    names = ("first", "second")
+    children = [fork(functools.partial(load, name)) for name in names]
+    os.write(starting, b"..")
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    printed = [(tmp_path / name).read_text() for name in names]
+    assert codes == [0, 0], printed
     first, second = (re.findall(r"^sum (\S+)$", text, re.MULTILINE) for text in printed)
     assert first == second != []
     # One download and one conversion; nothing half-written, nothing temporary.
-    assert sum(request.sent_bytes for request in hub.asked("GET", ".nemo")) == len(nemo_bytes)
+    assert sum(request.sent_bytes for request in client.asked("GET", ".nemo")) == len(nemo_bytes)
     assert sum("Converting" in text for text in printed) == 1
     assert len(list(hf_home.rglob("model.safetensors"))) == 1
     leftovers = [path for path in hf_home.rglob("*") if re.search(r"incomplete|converting|removed|tmp", path.name)]
@@ -191,22 +183,41 @@ def blocks_of(page: Path, language: str) -> list[str]:
     return [code for name, code in BLOCK.findall(page.read_text(encoding="utf-8")) if name == language]
 
 
-@pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if any(PUBLISHED.search(code) for code in blocks_of(page, "python"))],
-    ids=lambda page: page.stem,
-)
-def test_python_examples_with_published_names(
-    page: Path, hub: HubServer, nemo_bytes: bytes, run_python: Run, tmp_path: Path
-) -> None:
-    """`tests/docs/test_pages.py` runs those that need no network."""
+# `tests/docs/test_pages.py` runs the examples that need no network.
+PYTHON_PAGES = [page for page in PAGES if any(PUBLISHED.search(code) for code in blocks_of(page, "python"))]
+
+
+def prepare_examples(page: Path, hub: HubServer, nemo_bytes: bytes, folder: Path) -> str:
+    """The Python code of a page; what it loads and reads is there."""
     code = "\n".join(blocks_of(page, "python"))
     serve(hub, nemo_bytes, set(PUBLISHED.findall(code)))
     for name in {"clip.wav", *re.findall(r"[\w\-]+\.wav", code)}:
-        shutil.copy(CLIP_PATHS[0], tmp_path / name)
+        shutil.copy(CLIP_PATHS[0], folder / name)
     for name in re.findall(r"[\w\-]+\.mp3", code):
-        write_mp3(tmp_path / name)
-    result = run_python(code)
+        write_mp3(folder / name)
+    return code
+
+
+@pytest.mark.parametrize("page", [page for page in PYTHON_PAGES if page.stem != "README"], ids=lambda page: page.stem)
+def test_python_examples_with_published_names(
+    page: Path, client: HubServer, nemo_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "examples.py"
+    script.write_text(prepare_examples(page, client, nemo_bytes, tmp_path), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[] if page.stem == "README" else [pytest.mark.slow]) for page in PYTHON_PAGES],
+    ids=lambda page: page.stem,
+)
+def test_python_examples_with_published_names_in_new_processes(
+    page: Path, hub: HubServer, nemo_bytes: bytes, run_python: Run, tmp_path: Path
+) -> None:
+    """Where nothing is imported before; a process for each page takes long, so that one stands for all: `slow`."""
+    result = run_python(prepare_examples(page, hub, nemo_bytes, tmp_path))
     assert result.returncode == 0, result.stderr[-3000:]
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from forks import fork, run_in_a_fork
 
-from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
-
-# One process, which imports everything once and forks two that are the first of a namespace of their own. They write
-# transcripts as `transcribe` does, without a model: files of their own, and files that the other writes too.
-WRITER = """
-import ctypes, os, sys, traceback
-from pathlib import Path
 from transformers_fastconformer.cli.transcribe_inputs import AudioInput
 from transformers_fastconformer.cli.transcribe_outputs import FolderOutput
+from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
 from transformers_fastconformer.inference.reading import AudioClip
 from transformers_fastconformer.inference.transcript import Transcript
 from transformers_fastconformer.writers.record import TranscriptRecord
@@ -26,10 +23,10 @@ from transformers_fastconformer.writers.subtitles import SubtitleRules
 
 NEW_USER, NEW_PROCESSES = 0x10000000, 0x20000000
 NO_NAMESPACES = 75
-folder, count = Path(sys.argv[1]), int(sys.argv[2])
 
 
-def write(side):
+def write_all(folder: Path, side: str, count: int) -> None:
+    """Transcripts as `transcribe` writes them, without a model: files of its own, and files that the other writes."""
     assert os.getpid() == 1, os.getpid()
     names = [f"{side}{number}" for number in range(count)] + [f"shared{number}" for number in range(count // 10)]
     inputs = [AudioInput(AudioClip(name), name, name) for name in names]
@@ -40,41 +37,26 @@ def write(side):
     output.close(True)
 
 
-def child_of(function, *arguments):
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        code = function(*arguments) or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def first_of_a_namespace(side):
+def be_first_of_a_namespace(work: Callable[[], None]) -> int:
     libc = ctypes.CDLL(None)
     if libc.unshare(NEW_PROCESSES) and libc.unshare(NEW_USER | NEW_PROCESSES):
         return NO_NAMESPACES
-    return os.waitstatus_to_exitcode(os.waitpid(child_of(write, side), 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1])
 
 
-children = [child_of(first_of_a_namespace, side) for side in "ab"]
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
-"""
-NO_NAMESPACES = 75
+def write_from_two_namespaces(folder: Path, count: int) -> int:
+    """The worse of two exit codes."""
+    children = [fork(partial(be_first_of_a_namespace, partial(write_all, folder, side, count))) for side in ("a", "b")]
+    return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces of processes are Linux's")
 @pytest.mark.parametrize("count", [200, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_two_containers_write_into_one_folder(tmp_path: Path, count: int) -> None:
-    arguments = [sys.executable, "-c", WRITER, str(tmp_path / "out"), str(count)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=900, env=environment)
-    if done.returncode == NO_NAMESPACES:
+    code = run_in_a_fork(partial(write_from_two_namespaces, tmp_path / "out", count))
+    if code == NO_NAMESPACES:
         pytest.skip("the system does not give namespaces of processes to this user")
-    assert done.returncode == 0, done.stderr
+    assert code == 0
     found = {path.stem: path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix == ".txt"}
     wrong = lost = 0
     for side in ("a", "b"):

@@ -52,7 +52,7 @@ def assert_identical(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert same, name
 
 
-@pytest.mark.parametrize("head", ["transducer", "ctc"])
+@pytest.mark.parametrize("head", ["transducer", pytest.param("ctc", marks=pytest.mark.slow)])
 def test_eight_threads_share_a_model(folder: Path, head: str) -> None:
     model, processor = load_model(folder, head)
     first, second = (read_audio(path) for path in CLIP_PATHS)
@@ -185,6 +185,7 @@ CLASSES = {
 }
 
 
+@pytest.mark.slow  # in this process `test_hub_nemo.py` has the classes, and a fresh one runs the README's examples
 def test_auto_classes_in_a_fresh_process(folder: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", FRESH_PROCESS, str(folder), str(CLIP_PATHS[0])], capture_output=True, text=True

@@ -6,13 +6,15 @@ import copy
 import json
 import logging
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from attention_cases import build_config as build_small_config
 from attention_cases import build_encoder, draw
-from models import BLANK, HEADS, KINDS, build_config, build_model, make_features
+from models import BLANK, HEADS, KINDS, build_config, build_model, few_of, make_features
 from safetensors.torch import save_file
 
 from transformers_fastconformer import FastConformerEncoder, FastConformerModel
@@ -44,7 +46,7 @@ def test_save_and_load_is_bit_equal_and_silent(kind, saved_model, caplog, recwar
 
 
 @pytest.mark.parametrize("loader", [FastConformerEncoder, FastConformerModel])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS))
 def test_the_encoder_comes_out_of_every_checkpoint_silently(kind, loader, saved_model, caplog, recwarn):
     model, folder = saved_model(kind)
     with caplog.at_level(logging.WARNING):
@@ -85,22 +87,28 @@ def test_weights_that_are_missing_are_drawn_and_the_others_kept(saved_model, tmp
     assert loaded.decoder.lstm.weight_hh_l0.detach().std().item() == pytest.approx(0.02, rel=0.2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"dtype": torch.bfloat16},
-        {"dtype": "float16"},
-        {"torch_dtype": torch.float16},
-        {"dtype": "auto"},
-        {"device_map": "cpu"},
-        {"device_map": "auto"},
-        {"device_map": {"": "cpu"}},
-        {"low_cpu_mem_usage": True},
-        {"attn_implementation": "eager"},
-    ],
-    ids=str,
-)
+LOADING_OPTIONS: list[dict[str, Any]] = [
+    {"dtype": torch.bfloat16},
+    {"dtype": "float16"},
+    {"torch_dtype": torch.float16},
+    {"dtype": "auto"},
+    {"device_map": "cpu"},
+    {"device_map": "auto"},
+    {"device_map": {"": "cpu"}},
+    {"low_cpu_mem_usage": True},
+    {"attn_implementation": "eager"},
+]
+
+
+def each_option_and_each_kind() -> Iterator[Any]:
+    """Every option with two kinds and every kind with two options; `slow` has all pairs."""
+    for number, options in enumerate(LOADING_OPTIONS):
+        for kind in KINDS:
+            is_shown = kind in ("encoder", "tdt_hybrid_ctc") or number in (0, 5)
+            yield pytest.param(kind, options, marks=[] if is_shown else pytest.mark.slow, id=f"{options}-{kind}")
+
+
+@pytest.mark.parametrize(("kind", "options"), each_option_and_each_kind())
 def test_loading_options(kind, options, saved_model):
     model, folder = saved_model(kind)
     loaded = type(model).from_pretrained(folder, **options)
@@ -108,9 +116,9 @@ def test_loading_options(kind, options, saved_model):
     dtype = {"auto": torch.float32, "float16": torch.float16}.get(dtype, dtype)
     assert loaded.dtype == dtype
     assert loaded.device == torch.device("cpu")
+    state = loaded.state_dict()
     for name, tensor in model.state_dict().items():
-        found = loaded.state_dict()[name]
-        assert torch.equal(found, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        assert torch.equal(state[name], tensor.to(dtype) if tensor.is_floating_point() else tensor)
     assert loaded.config._attn_implementation == options.get("attn_implementation", "sdpa")
     with torch.no_grad():
         assert torch.isfinite(loaded(make_features([20]))[0]).all()
@@ -132,7 +140,7 @@ def test_other_forms_of_attention_are_refused(implementation):
         FastConformerEncoder._from_config(build_config("encoder"), attn_implementation=implementation)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS))
 def test_copies_are_independent_and_equal(kind, saved_model):
     model, _ = saved_model(kind)
     for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
@@ -146,7 +154,7 @@ def test_copies_are_independent_and_equal(kind, saved_model):
         assert not torch.equal(parameter, next(model.parameters()))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS))
 def test_models_are_built_on_the_meta_device(kind, saved_model):
     with torch.device("meta"):
         model = KINDS[kind][0](build_config(kind))
@@ -172,7 +180,7 @@ def test_names_of_weights_are_stable(kind, saved_model):
     assert {name: list(tensor.shape) for name, tensor in saved_model(kind)[0].state_dict().items()} == stored
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS))
 def test_fresh_weights_are_sound(kind):
     torch.manual_seed(0)
     model = KINDS[kind][0](build_config(kind))
@@ -272,7 +280,7 @@ def test_set_attention_context_warns_of_a_context_not_trained_with(caplog: pytes
     assert encoder.config.attention_context == [8, 0]
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", few_of(HEADS))
 def test_values_that_were_set_one_by_one_are_checked_when_a_model_is_built(kind, saved_model):
     model, _ = saved_model(kind)
     config = copy.deepcopy(model.config)

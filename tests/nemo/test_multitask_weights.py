@@ -49,7 +49,8 @@ def test_the_model_of_times_is_converted_next_to_it(tmp_path: Path) -> None:
     assert TIMES_FOLDER in result.files
     model = AutoModelForCTC.from_pretrained(tmp_path / "out" / TIMES_FOLDER)
     expected = build_from_nemo(times_config)
-    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in expected.state_dict().items())
+    state = model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in expected.state_dict().items())
     assert (tmp_path / "out" / TIMES_FOLDER / "tokenizer.json").is_file()
     assert not inspect_checkpoint(path).parts_left_out
     # NeMo leaves it out where its configuration says so.

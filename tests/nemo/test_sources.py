@@ -68,7 +68,8 @@ def test_an_archive_is_converted_once(make_archive, root, conversions):
     assert resolve_nemo_checkpoint(str(path)) == first
     model = FastConformerForTDT.from_pretrained(path)
     truth = FastConformerForTDT.from_pretrained(first)
-    assert all(torch.equal(tensor, truth.state_dict()[name]) for name, tensor in model.state_dict().items())
+    state = truth.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert FastConformerProcessor.from_pretrained(path).feature_extractor.feature_size == 16
     assert len(conversions) == 1
 

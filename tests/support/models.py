@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
 import torch
 from transformers import PreTrainedModel
 
@@ -58,6 +60,13 @@ KINDS: dict[str, tuple[type[PreTrainedModel], type[FastConformerConfig], dict[st
 HEADS = tuple(kind for kind in KINDS if kind not in ("encoder", "model"))
 TRANSDUCERS = tuple(kind for kind in HEADS if not kind.endswith("ctc"))
 CTC_HEADS = tuple(kind for kind in HEADS if kind.endswith("ctc"))
+# Each network and each way to inherit once; the other kinds put the same parts together in another way.
+FEW_KINDS = ("encoder", "model", "ctc", "rnnt_stateless", "tdt", "tdt_hybrid", "tdt_hybrid_ctc")
+
+
+def few_of(kinds: Iterable[str]) -> list[Any]:
+    """Parameters of a test that holds for every kind: those outside of `FEW_KINDS` are `slow`."""
+    return [pytest.param(kind, marks=[] if kind in FEW_KINDS else pytest.mark.slow) for kind in kinds]
 
 
 def build_config(kind: str, **overrides: Any) -> Any:
