@@ -323,8 +323,8 @@ def compare_family(
 ) -> Iterator[Row]:
     """Compare one family; each script that is tried on it gives a row."""
     from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+    from transformers_fastconformer.nemo.converted_runner import ConvertedRunner
     from transformers_fastconformer.nemo.reference import NemoRunner
-    from transformers_fastconformer.nemo.verify import ConvertedRunner
 
     archive = folder / "model.nemo"
     build_archive(family, build, width, clips[1], archive)

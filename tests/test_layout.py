@@ -40,7 +40,6 @@ TESTED_ELSEWHERE = {
     "losses.lattice": "through `losses/test_rnnt.py` and `losses/test_tdt.py`, against loops",
     "modeling.decoding_networks": "through `decoding/test_transducer_label_looping.py`, against the modules",
     "modeling.outputs": "records; through the models that return them",
-    "nemo.reference": "through `nemo/test_verify.py` and `equivalence/`",
 }
 
 

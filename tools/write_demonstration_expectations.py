@@ -29,7 +29,8 @@ from transformers_fastconformer.demonstration import (
     STREAMING_CHECKPOINT_PATH,
     STREAMING_EXPECTATIONS_PATH,
 )
-from transformers_fastconformer.nemo.reference import NemoRunner, StageOutputs, save_stage_outputs
+from transformers_fastconformer.nemo.reference import NemoRunner
+from transformers_fastconformer.nemo.stage_outputs import StageOutputs, save_stage_outputs
 
 COMMAND = "python tools/write_demonstration_expectations.py"
 # Voice, text, words per minute. Both voices are unknown to the checkpoint's training.

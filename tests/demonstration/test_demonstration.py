@@ -15,7 +15,7 @@ import yaml
 
 from transformers_fastconformer import demonstration
 from transformers_fastconformer.frames import find_subsampling
-from transformers_fastconformer.nemo.reference import StageOutputs, load_stage_outputs
+from transformers_fastconformer.nemo.stage_outputs import StageOutputs, load_stage_outputs
 
 HEADS = ("tdt", "ctc")
 

@@ -22,8 +22,9 @@ from transformers_fastconformer.demonstration import (
 from transformers_fastconformer.inference.file import transcribe_waveforms
 from transformers_fastconformer.inference.loading import STREAMING_DEMONSTRATION_NAME, load_model
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
-from transformers_fastconformer.nemo.reference import StageOutputs, load_stage_outputs
-from transformers_fastconformer.nemo.verify import ConvertedRunner, compare_outputs
+from transformers_fastconformer.nemo.converted_runner import ConvertedRunner
+from transformers_fastconformer.nemo.stage_comparison import compare_outputs
+from transformers_fastconformer.nemo.stage_outputs import StageOutputs, load_stage_outputs
 
 CONTEXTS = ([56, 13], [56, 6], [56, 1], [56, 0])
 HEADS = ("rnnt", "ctc")

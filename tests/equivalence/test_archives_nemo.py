@@ -13,9 +13,10 @@ from archives import rewrite_archive
 from families import event_tokenizer, tagged_tokenizer
 
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.nemo.converted_runner import ConvertedRunner
 from transformers_fastconformer.nemo.inspection import inspect_checkpoint
 from transformers_fastconformer.nemo.reference import NemoRunner
-from transformers_fastconformer.nemo.verify import ConvertedRunner, compare_outputs
+from transformers_fastconformer.nemo.stage_comparison import compare_outputs
 from transformers_fastconformer.processing_fastconformer import FastConformerProcessor
 
 pytestmark = pytest.mark.nemo

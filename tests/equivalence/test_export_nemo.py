@@ -15,7 +15,8 @@ from families import FAMILIES, Family, write_bert_base
 from transformers_fastconformer.nemo.archive import ORIGINAL_CONFIG_FILE, NemoArchive
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.nemo.export import export_nemo
-from transformers_fastconformer.nemo.reference import NemoRunner, StageOutputs
+from transformers_fastconformer.nemo.reference import NemoRunner
+from transformers_fastconformer.nemo.stage_outputs import StageOutputs
 
 pytestmark = pytest.mark.nemo
 

@@ -23,13 +23,10 @@ from transformers import AutoModel
 
 from transformers_fastconformer.checkpoints.model_classes import ARCHITECTURES
 from transformers_fastconformer.nemo.convert import ConversionResult, convert_nemo_checkpoint
-from transformers_fastconformer.nemo.reference import NemoRunner, StageOutputs
-from transformers_fastconformer.nemo.verify import (
-    EXACT_STAGES,
-    ConvertedRunner,
-    StageResult,
-    compare_outputs,
-)
+from transformers_fastconformer.nemo.converted_runner import ConvertedRunner
+from transformers_fastconformer.nemo.reference import NemoRunner
+from transformers_fastconformer.nemo.stage_comparison import EXACT_STAGES, StageResult, compare_outputs
+from transformers_fastconformer.nemo.stage_outputs import StageOutputs
 
 pytestmark = pytest.mark.nemo
 

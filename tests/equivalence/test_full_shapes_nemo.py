@@ -9,8 +9,9 @@ import pytest
 
 from common.nemo_shapes import find_archive
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.nemo.converted_runner import ConvertedRunner
 from transformers_fastconformer.nemo.reference import NemoRunner
-from transformers_fastconformer.nemo.verify import ConvertedRunner, compare_outputs
+from transformers_fastconformer.nemo.stage_comparison import compare_outputs
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 

@@ -16,8 +16,10 @@ from balance import balance_classes
 
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, STREAMING_CHECKPOINT_PATH
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
-from transformers_fastconformer.nemo.reference import NemoRunner, StageOutputs
-from transformers_fastconformer.nemo.verify import ConvertedRunner, compare_outputs
+from transformers_fastconformer.nemo.converted_runner import ConvertedRunner
+from transformers_fastconformer.nemo.reference import NemoRunner
+from transformers_fastconformer.nemo.stage_comparison import compare_outputs
+from transformers_fastconformer.nemo.stage_outputs import StageOutputs
 
 pytestmark = pytest.mark.nemo
 

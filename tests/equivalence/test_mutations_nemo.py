@@ -20,7 +20,7 @@ from tolerances import FLOAT32_SHARE
 from transformers_fastconformer import FastConformerFeatureExtractor
 from transformers_fastconformer.nemo.config_map import map_config
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
-from transformers_fastconformer.nemo.verify import ConvertedRunner
+from transformers_fastconformer.nemo.converted_runner import ConvertedRunner
 
 pytestmark = pytest.mark.nemo
 

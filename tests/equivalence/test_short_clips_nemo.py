@@ -12,8 +12,9 @@ from transformers_fastconformer import FastConformerProcessor, ParakeetTDTForCTC
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.nemo.converted_runner import ConvertedRunner
 from transformers_fastconformer.nemo.reference import NemoRunner
-from transformers_fastconformer.nemo.verify import ConvertedRunner, compare_outputs
+from transformers_fastconformer.nemo.stage_comparison import compare_outputs
 
 pytestmark = pytest.mark.nemo
 

@@ -24,8 +24,10 @@ from balance import balance_classes
 from families import PROMPTS, tagged_tokenizer, two_languages_tokenizer, wordpiece_tokenizer, write_bert_base
 
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
-from transformers_fastconformer.nemo.reference import NemoRunner, StageOutputs
-from transformers_fastconformer.nemo.verify import ConvertedRunner, compare_outputs
+from transformers_fastconformer.nemo.converted_runner import ConvertedRunner
+from transformers_fastconformer.nemo.reference import NemoRunner
+from transformers_fastconformer.nemo.stage_comparison import compare_outputs
+from transformers_fastconformer.nemo.stage_outputs import StageOutputs
 from transformers_fastconformer.processing_fastconformer import FastConformerProcessor
 
 pytestmark = pytest.mark.nemo

@@ -26,8 +26,8 @@ from transformers_fastconformer.demonstration import (
 from transformers_fastconformer.inference.file import transcribe_waveforms
 from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
-from transformers_fastconformer.nemo.reference import load_stage_outputs
-from transformers_fastconformer.nemo.verify import compare_outputs
+from transformers_fastconformer.nemo.stage_comparison import compare_outputs
+from transformers_fastconformer.nemo.stage_outputs import load_stage_outputs
 
 pytestmark = pytest.mark.nemo
 

@@ -29,7 +29,8 @@ from ..nemo.archive import CONFIG_MEMBER
 from ..nemo.convert import convert_nemo_checkpoint
 from ..nemo.locate import ARCHIVE_SUFFIX
 from ..nemo.reference import require_nemo
-from ..nemo.verify import VerificationReport, describe_row, verify_conversion
+from ..nemo.stage_comparison import VerificationReport, describe_row
+from ..nemo.verify import verify_conversion
 from ..temporary_files import TemporaryFolder
 from .exit_codes import ExitCode, failing_as_input
 
