@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from transformers_fastconformer.cli.folder_output import FolderOutput
 from transformers_fastconformer.cli.output_options import choose_output, make_rules, parse_formats
 from transformers_fastconformer.cli.transcribe_inputs import AudioInput
-from transformers_fastconformer.cli.transcribe_outputs import FolderOutput, StandardOutput
+from transformers_fastconformer.cli.transcribe_outputs import StandardOutput
 from transformers_fastconformer.inference.many_files import AudioClip
 from transformers_fastconformer.writers.subtitles import SubtitleRules
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import transformers_fastconformer.cli.transcribe_outputs as outputs_module
+import transformers_fastconformer.cli.folder_output as outputs_module
 import transformers_fastconformer.cli.transcribe_run as transcribe_module
 import transformers_fastconformer.inference.strategy as strategy_module
 from transformers_fastconformer.audio.files import read_audio

@@ -1,27 +1,16 @@
-"""Outputs of `fastconformer transcribe`: one that fails costs the others nothing; a full disk ends the run."""
+"""The standard output: names of one line; one that is closed is told at once."""
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-from leftovers import killed
 
-from transformers_fastconformer.cli import transcribe_outputs as module
-from transformers_fastconformer.cli.exit_codes import InputError
+from transformers_fastconformer.cli.streams import ClosedOutput
 from transformers_fastconformer.cli.transcribe_inputs import AudioInput
-from transformers_fastconformer.cli.transcribe_outputs import FolderOutput, OutputError, StandardOutput, WholeFiles
-from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
+from transformers_fastconformer.cli.transcribe_outputs import StandardOutput
 from transformers_fastconformer.inference.reading import AudioClip
 from transformers_fastconformer.inference.transcript import Transcript
-from transformers_fastconformer.temporary_files import TemporaryFolder
 from transformers_fastconformer.writers.record import TranscriptRecord
 from transformers_fastconformer.writers.subtitles import SubtitleRules
 
@@ -40,220 +29,6 @@ def record(item: AudioInput) -> TranscriptRecord:
     return TranscriptRecord(Transcript(f"text of {item.name}", None, 1.0), item.file, manifest=item.manifest)
 
 
-def make(folder: Path, inputs: list[AudioInput], formats: tuple[str, ...] = ("txt",), **options: Any) -> FolderOutput:
-    return FolderOutput(folder, inputs, formats, RULES, **options)
-
-
-def below(folder: Path) -> list[str]:
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != RECORD_NAME
-    )
-
-
-@pytest.mark.skipif(os.name != "posix", reason="names of bytes are POSIX's")
-def test_names_that_are_not_utf8_are_written_and_read_back(tmp_path: Path) -> None:
-    inputs = clips("b\udcff", manifest="m.jsonl")
-    output = make(tmp_path, inputs, ("txt", "jsonl"))
-    output.write(0, record(inputs[0]))
-    output.close(True)
-    assert os.path.exists(os.fsencode(tmp_path) + b"/b\xff.txt")
-    line = json.loads((tmp_path / "m.jsonl").read_text(encoding="utf-8"))
-    assert line["audio_filepath"] == "b\udcff"
-    assert make(tmp_path, inputs, ("txt", "jsonl")).has(0)
-
-
-def test_names_that_have_no_place_are_told_before_the_work(tmp_path: Path) -> None:
-    inputs = clips("a", "b", "x" * 251, "x" * 252, f"{'y' * 256}/z")
-    (tmp_path / "b.txt").mkdir()
-    output = make(tmp_path, inputs)
-    for index, message in ((1, "which is a folder"), (3, "longer than 255 bytes"), (4, "longer than 255 bytes")):
-        with pytest.raises(InputError, match=message):
-            output.check(index)
-    for index in (0, 2):
-        output.check(index)
-        output.write(index, record(inputs[index]))
-    output.close(True)
-    assert len(below(tmp_path)) == 2
-
-
-def test_one_place_that_cannot_be_written_to_costs_no_other(tmp_path: Path) -> None:
-    """A file where a folder should be; a folder that takes no new names is of the kind."""
-    inputs = clips("deep/a", "b")
-    (tmp_path / "deep").write_text("a file")
-    output = make(tmp_path, inputs)
-    with pytest.raises(OSError, match=r"deep/a.txt cannot be written") as told:
-        output.write(0, record(inputs[0]))
-    assert not isinstance(told.value, OutputError)
-    output.write(1, record(inputs[1]))
-    output.close(True)
-    assert below(tmp_path) == ["b.txt", "deep"]
-
-
-@pytest.mark.parametrize(
-    ("number", "is_of_the_run"), [(errno.ENOSPC, True), (errno.EACCES, False), (errno.EROFS, False)]
-)
-def test_what_concerns_the_run_is_told_from_what_concerns_one_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_of_the_run: bool
-) -> None:
-    inputs = clips("a")
-    output = make(tmp_path, inputs)
-
-    def refuse(written: Path, path: Path) -> None:
-        raise OSError(number, os.strerror(number), str(path))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.os, "replace", refuse)
-        with pytest.raises(OSError, match=r"a.txt cannot be written") as told:
-            output.write(0, record(inputs[0]))
-    assert isinstance(told.value, OutputError) is is_of_the_run
-    output.close(False)
-    assert [path.name for path in tmp_path.iterdir()] == [RECORD_NAME]
-
-
-def test_a_disk_of_its_own_below_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace, refused = os.replace, []
-
-    def refuse_once(written: Any, path: Any) -> None:
-        if not refused:
-            refused.append(path)
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        replace(written, path)
-
-    monkeypatch.setattr(os, "replace", refuse_once)
-    files = WholeFiles(tmp_path)
-    files.write({tmp_path / "a": "text"})
-    files.close()
-    assert (tmp_path / "a").read_text() == "text"
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from transformers_fastconformer.cli.transcribe_outputs import OutputError, WholeFiles
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-files = WholeFiles(Path(sys.argv[1]))
-files.write({Path(sys.argv[1], "small"): "x" * 100})
-try:
-    files.write({Path(sys.argv[1], "first"): "x", Path(sys.argv[1], "large"): "x" * 10000})
-except OutputError as error:
-    print(error)
-files.close()
-"""
-
-
-@pytest.mark.slow
-def test_a_file_that_does_not_fit_is_not_there(tmp_path: Path) -> None:
-    """A limit of the system, in a process of its own, which imports the command: `slow`."""
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.stdout == f"{tmp_path / 'large'} cannot be written: File too large\n", done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["small"]
-
-
-def test_what_a_killed_run_left_goes_with_the_next(tmp_path: Path) -> None:
-    with TemporaryFolder(tmp_path) as living:
-        left = killed(living)
-        make(tmp_path, clips("a")).close(True)
-        assert living.exists()
-    assert not left.exists()
-
-
-def test_a_folder_that_was_taken_for_a_leftover_is_made_anew(tmp_path: Path) -> None:
-    """As happens to a run that was stopped for longer than the others wait."""
-    files = WholeFiles(tmp_path)
-    files.write({tmp_path / "a": "a"})
-    (temporary,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    for child in temporary.iterdir():
-        child.unlink()
-    temporary.rmdir()
-    files.write({tmp_path / "b": "b"})
-    files.close()
-    assert below(tmp_path) == ["a", "b"]
-
-
-# Manifests
-
-
-def begun(tmp_path: Path) -> tuple[list[AudioInput], Path]:
-    inputs = clips("a", "b", "c", manifest="m.jsonl")
-    output = make(tmp_path, inputs, ("jsonl",))
-    for index in (0, 1):
-        output.write(index, record(inputs[index]))
-    output.close(False)
-    return inputs, tmp_path / "m.jsonl.part"
-
-
-SPOILT: dict[str, Callable[[dict[str, Any]], str]] = {
-    "line is a number": lambda entry: json.dumps({**entry, "line": 5}),
-    "line is no JSON": lambda entry: json.dumps({**entry, "line": "half\n"}),
-    "line is missing": lambda entry: json.dumps({name: entry[name] for name in entry if name != "line"}),
-    "row is a list": lambda entry: json.dumps({**entry, "row": [1]}),
-    "row is unknown": lambda entry: json.dumps({**entry, "row": 77}),
-    "another manifest": lambda entry: json.dumps({**entry, "manifest": {"audio_filepath": "z"}}),
-    "no transcript": lambda entry: json.dumps({**entry, "line": json.dumps(entry["manifest"]) + "\n"}),
-    "not an object": lambda entry: "[1, 2]",
-    "nested": lambda entry: "[" * 100_000,
-    "not UTF-8": lambda entry: "\udcff\udcfe",
-    "half": lambda entry: json.dumps(entry)[:-30],
-}
-
-
-@pytest.mark.parametrize("kind", SPOILT)
-def test_a_spoilt_line_is_done_again(tmp_path: Path, kind: str) -> None:
-    inputs, unfinished = begun(tmp_path)
-    lines = unfinished.read_text().splitlines()
-    lines[1] = SPOILT[kind](json.loads(lines[1]))
-    unfinished.write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
-    output = make(tmp_path, inputs, ("jsonl",))
-    assert [output.has(index) for index in range(3)] == [True, False, False]
-    for index in (1, 2):
-        output.write(index, record(inputs[index]))
-    output.close(True)
-    assert below(tmp_path) == ["m.jsonl"]
-    found = [json.loads(line)["pred_text"] for line in (tmp_path / "m.jsonl").read_text().splitlines()]
-    assert found == ["text of a", "text of b", "text of c"]
-
-
-def test_a_finished_manifest_that_was_spoilt_is_told_at_once(tmp_path: Path) -> None:
-    inputs, _ = begun(tmp_path)
-    (tmp_path / "m.jsonl.part").unlink()
-    (tmp_path / "m.jsonl").write_bytes(b"\xff\xfe\n" + b"[" * 100_000 + b"\n{}\n")
-    with pytest.raises(ValueError, match="holds other lines"):
-        make(tmp_path, inputs, ("jsonl",))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
-def test_two_runs_do_not_write_one_manifest(tmp_path: Path) -> None:
-    inputs, _ = begun(tmp_path)
-    first = make(tmp_path, inputs, ("jsonl",))
-    with pytest.raises(OutputError, match="is being written by another run"):
-        make(tmp_path, inputs, ("jsonl",))
-    first.close(False)
-    # Where nothing was begun, the one that writes first has it.
-    one, other = (make(tmp_path / "new", inputs, ("jsonl",)) for _ in range(2))
-    one.write(0, record(inputs[0]))
-    with pytest.raises(OutputError, match="is being written by another run"):
-        other.write(0, record(inputs[0]))
-    other.close(False)
-    for index in (1, 2):
-        one.write(index, record(inputs[index]))
-    one.close(True)
-    assert below(tmp_path / "new") == ["m.jsonl"]
-    assert len((tmp_path / "new" / "m.jsonl").read_text().splitlines()) == 3
-
-
-def test_an_input_with_an_error_is_never_finished(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("of an earlier run")
-    (item,) = clips("a")
-    broken = AudioInput(item.clip, item.file, item.name, error=InputError("gone"))
-    output = make(tmp_path, [broken])
-    assert not output.has(0)
-
-
 def test_names_on_the_standard_output_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     inputs = clips("a\nb\x1b[2J", "c\u202e")
     output = StandardOutput(inputs, "txt", RULES)
@@ -265,6 +40,6 @@ def test_names_on_the_standard_output_are_one_line(capsys: pytest.CaptureFixture
 
 
 def test_a_standard_output_that_is_closed_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", module.ClosedOutput())
+    monkeypatch.setattr(sys, "stdout", ClosedOutput())
     with pytest.raises(OSError, match="the standard output is closed"):
         StandardOutput(clips("a"), "txt", RULES)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from transformers_fastconformer.cli.exit_codes import InputError
+from transformers_fastconformer.cli.folder_output import FolderOutput
 from transformers_fastconformer.cli.transcribe_inputs import AudioInput
-from transformers_fastconformer.cli.transcribe_outputs import FolderOutput
 from transformers_fastconformer.cli.transcribe_sources import (
     RECORD_NAME,
     Source,

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from forks import fork, run_in_a_fork
 
+from transformers_fastconformer.cli.folder_output import FolderOutput
 from transformers_fastconformer.cli.transcribe_inputs import AudioInput
-from transformers_fastconformer.cli.transcribe_outputs import FolderOutput
 from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
 from transformers_fastconformer.inference.reading import AudioClip
 from transformers_fastconformer.inference.transcript import Transcript

@@ -10,8 +10,9 @@ import typer
 
 from ..writers.formats import FORMATS, PAUSE_FORMATS, STREAM_FORMATS, SUBTITLE_FORMATS, SYNONYMS, list_formats
 from ..writers.subtitles import SubtitleRules
+from .folder_output import FolderOutput
 from .transcribe_inputs import AudioInput
-from .transcribe_outputs import FolderOutput, Output, StandardOutput
+from .transcribe_outputs import Output, StandardOutput
 
 SUBTITLES_PANEL = f"Subtitles ({', '.join(SUBTITLE_FORMATS)})"
 

@@ -24,8 +24,9 @@ from ..writers.record import TranscriptRecord
 from .errors import say, show_error
 from .exit_codes import InputError
 from .transcribe_inputs import AudioInput
-from .transcribe_outputs import Output, OutputError
+from .transcribe_outputs import Output
 from .transcribe_progress import TranscriptionProgress
+from .whole_files import OutputError
 
 # Clips that are sorted by length at a time for the standard output, where results are in order.
 SORT_AHEAD_CLIPS = 128
