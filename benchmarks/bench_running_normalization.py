@@ -28,8 +28,9 @@ from common.csv_files import write_rows
 from common.folders import RESULTS
 from common.speech import SAMPLING_RATE, SPEECH_DIR, read_manifest
 from transformers_fastconformer import FastConformerProcessor, load_model, read_audio
+from transformers_fastconformer.audio.feature_normalization import FeatureStatistics
 from transformers_fastconformer.audio.feature_stream import FeatureStream
-from transformers_fastconformer.audio.log_mel import FeatureStatistics, LogMel
+from transformers_fastconformer.audio.log_mel import LogMel
 from transformers_fastconformer.audio.running_normalization import RunningNormalization
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 

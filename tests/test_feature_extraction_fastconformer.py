@@ -16,7 +16,7 @@ import torch
 from transformers import BatchFeature
 
 from transformers_fastconformer import feature_extraction_fastconformer as module
-from transformers_fastconformer.audio.log_mel import mel_filterbank
+from transformers_fastconformer.audio.mel_filterbank import mel_filterbank
 from transformers_fastconformer.feature_extraction_fastconformer import FastConformerFeatureExtractor
 
 RATE = 16000

@@ -15,7 +15,8 @@ from transformers.utils import logging
 
 from .audio.clips import pad_clips, read_clips
 from .audio.feature_stream import FeatureStream
-from .audio.log_mel import LogMel, LogMelSettings
+from .audio.log_mel import LogMel
+from .audio.log_mel_settings import LogMelSettings
 from .audio.running_normalization import RunningNormalization
 from .checkpoint_sources import LoadsFromSources
 from .kernels.forks import survive_forks

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_fastconformer.audio.log_mel import FeatureStatistics
+from transformers_fastconformer.audio.feature_normalization import FeatureStatistics
 from transformers_fastconformer.audio.running_normalization import RunningNormalization, RunningNormalizer
 
 FRAME_SECONDS = 0.01

@@ -14,7 +14,8 @@ import torch
 
 from transformers_fastconformer import frames
 from transformers_fastconformer.audio.files import read_audio
-from transformers_fastconformer.audio.log_mel import FRAMES_AT_ONCE, mel_filterbank
+from transformers_fastconformer.audio.log_mel import FRAMES_AT_ONCE
+from transformers_fastconformer.audio.mel_filterbank import mel_filterbank
 from transformers_fastconformer.feature_extraction_fastconformer import FastConformerFeatureExtractor
 
 pytestmark = pytest.mark.nemo

@@ -10,7 +10,7 @@ from typing import IO, Any
 import torch
 import yaml
 
-from transformers_fastconformer.audio.log_mel import mel_filterbank
+from transformers_fastconformer.audio.mel_filterbank import mel_filterbank
 from transformers_fastconformer.checkpoints.model_classes import ARCHITECTURES
 from transformers_fastconformer.nemo.config_map import map_config
 from transformers_fastconformer.nemo.weight_map import FILTERBANK, WINDOW, unmap_state_dict

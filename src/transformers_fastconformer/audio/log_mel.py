@@ -9,28 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from .. import frames
-from ..validation import is_number, require, require_choice, require_count
+from ..validation import require
+from .feature_normalization import FeatureStatistics, normalize_and_pad, scale_to_unit_deviation
+from .log_mel_settings import FILTERBANK_DTYPES, WINDOW_FUNCTIONS, LogMelSettings
+from .mel_filterbank import mel_filterbank
 
-WINDOW_FUNCTIONS = {
-    "hann": torch.hann_window,
-    "hamming": torch.hamming_window,
-    "blackman": torch.blackman_window,
-    "bartlett": torch.bartlett_window,
-}
-NORMALIZATIONS = ("per_feature", "all_features", None)
-LOG_ZERO_GUARD_TYPES = ("add", "clamp")
-LOG_ZERO_GUARD_NAMES = ("eps", "tiny")
-MEL_NORMS = ("slaney", None)
-FILTERBANK_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-MAX_FLOAT32 = torch.finfo(torch.float32).max
-# Keeps a constant feature from a division by zero. NeMo 3.0.0: CONSTANT in parts/preprocessing/features.py.
-STANDARD_DEVIATION_FLOOR = 1e-5
 # Bounds the memory of the transform for long audio: 41 s at a time at the usual hop.
 FRAMES_AT_ONCE = 4096
 # Mels of a clip that are normalised at a time where that takes several copies of a long clip.
@@ -38,98 +26,6 @@ MELS_AT_ONCE = 8
 # Columns at least of the product with the filters where the frames of a clip come a few at a time: libraries of linear
 # algebra round products of few columns otherwise (MKL: of fewer than 12).
 MIN_COLUMNS = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogMelSettings:
-    """
-    Settings of the features, checked; [`FastConformerFeatureExtractor`] says what each of them means.
-
-    Raises:
-        ValueError: for a value that is not accepted.
-    """
-
-    feature_size: int
-    sampling_rate: int
-    hop_length: int
-    win_length: int
-    n_fft: int
-    preemphasis: float | None
-    window: str
-    normalize: str | None
-    mag_power: float
-    log: bool
-    log_zero_guard_type: str
-    log_zero_guard_value: float | str
-    pad_to: int
-    padding_value: float
-    exact_pad: bool
-    frame_splicing: int
-    min_frequency: float
-    max_frequency: float | None
-    mel_norm: str | None
-    filterbank_dtype: str
-    peak_scaling: float | None
-
-    def __post_init__(self) -> None:
-        for name in ("feature_size", "sampling_rate", "hop_length", "win_length", "n_fft", "frame_splicing"):
-            require_count(name, getattr(self, name))
-        require(self.n_fft >= self.win_length, "n_fft", self.n_fft, f"at least win_length={self.win_length}")
-        require_count("pad_to", self.pad_to, 0)
-        for name in ("log", "exact_pad"):
-            require(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
-        for name in ("mag_power", "padding_value", "min_frequency"):
-            require(_is_float32(getattr(self, name)), name, getattr(self, name), "a number of float32")
-        for name in ("preemphasis", "max_frequency"):
-            value = getattr(self, name)
-            require(value is None or _is_float32(value), name, value, "a number of float32, or None")
-        for name, accepted in (
-            ("window", WINDOW_FUNCTIONS),
-            ("normalize", NORMALIZATIONS),
-            ("log_zero_guard_type", LOG_ZERO_GUARD_TYPES),
-            ("mel_norm", MEL_NORMS),
-            ("filterbank_dtype", FILTERBANK_DTYPES),
-        ):
-            require_choice(name, getattr(self, name), accepted)
-        scaling = self.peak_scaling
-        is_scaling = scaling is None or (_is_float32(scaling) and scaling > 0)
-        require(is_scaling, "peak_scaling", scaling, "a number above 0 or None")
-        guard = self.log_zero_guard_value
-        is_guard = guard in LOG_ZERO_GUARD_NAMES if isinstance(guard, str) else _is_float32(guard)
-        require(is_guard, "log_zero_guard_value", guard, f"a number or one of {LOG_ZERO_GUARD_NAMES}")
-        lowest, highest = self.min_frequency, self.max_frequency
-        require(lowest >= 0, "min_frequency", lowest, "0 Hz or more")
-        if highest is None:
-            nyquist = self.sampling_rate / 2
-            require(lowest < nyquist, "min_frequency", lowest, f"0 to below {nyquist} Hz")
-        else:
-            require(lowest < highest, "max_frequency", highest, f"more than min_frequency={lowest}")
-        if self.exact_pad:
-            hop_length = self.hop_length
-            require(hop_length % 2 == 0, "hop_length", hop_length, "an even number where exact_pad is set")
-            require(hop_length <= self.n_fft, "hop_length", hop_length, "at most n_fft where exact_pad is set")
-
-    @property
-    def output_size(self) -> int:
-        """Features of a frame that come out: `feature_size`, times `frame_splicing`."""
-        return self.feature_size * self.frame_splicing
-
-    @property
-    def padding_samples(self) -> int:
-        """Zeros on either side of a clip."""
-        return frames.stft_padding_samples(self.n_fft, self.hop_length, self.exact_pad)
-
-    @property
-    def cut_samples(self) -> int:
-        """Samples at the end of a clip that pre-emphasis loses.
-
-        With `exact_pad` NeMo 3.0.0 counts the length from the start of the padding, which cuts off the last samples.
-        """
-        return self.padding_samples if self.exact_pad else 0
-
-
-def _is_float32(value: Any) -> bool:
-    return is_number(value) and abs(value) <= MAX_FLOAT32
 
 
 @dataclass(frozen=True)
@@ -146,43 +42,6 @@ class FeatureStreamState:
     waiting: torch.Tensor
     last_sample: torch.Tensor
     num_samples: int
-
-
-@dataclass(frozen=True)
-class FeatureStatistics:
-    """
-    Number, means and sums of squared deviations of the frames of a clip, for each mel and in float64.
-
-    Blocks are joined by the pairwise rule of Chan, Golub and LeVeque (1979), which does not lose digits however long
-    the clip is.
-
-    Args:
-        num_frames: Frames that count.
-        means, squares: (mels,).
-    """
-
-    num_frames: int
-    means: torch.Tensor
-    squares: torch.Tensor
-
-    @classmethod
-    def of(cls, log_mels: torch.Tensor) -> FeatureStatistics:
-        """Statistics of (mels, mel frames), all of which count."""
-        values = log_mels.double()
-        num_frames = values.shape[1]
-        means = values.sum(dim=1) / max(num_frames, 1)
-        return cls(num_frames, means, (values - means[:, None]).square_().sum(dim=1))
-
-    def join(self, following: FeatureStatistics) -> FeatureStatistics:
-        """Statistics of both blocks together."""
-        num_frames = self.num_frames + following.num_frames
-        share = following.num_frames / max(num_frames, 1)
-        gap = following.means - self.means
-        return FeatureStatistics(
-            num_frames,
-            self.means + gap * share,
-            self.squares + following.squares + gap.square() * (self.num_frames * share),
-        )
 
 
 class LogMel:
@@ -242,7 +101,7 @@ class LogMel:
                 magnitudes = _magnitudes(_samples_of(padded, first, end, settings), window, settings)
                 torch.matmul(mel_filters, magnitudes, out=mels[:, :, first:end])
             features = _take_logarithm(mels, settings)  # (batch, mels, mel frames)
-            return _normalize_and_pad(features, mel_lengths, settings), mel_lengths
+            return normalize_and_pad(features, mel_lengths, settings), mel_lengths
 
     # Clips in blocks
 
@@ -318,12 +177,12 @@ class LogMel:
         settings = self.settings
         mel_lengths = torch.tensor([mel_length], dtype=torch.int64, device=log_mels.device)
         if settings.normalize == "all_features":
-            return _normalize_and_pad(log_mels[None], mel_lengths, settings)[0]
+            return normalize_and_pad(log_mels[None], mel_lengths, settings)[0]
         num_frames = frames.padded_mel_frames(log_mels.shape[1], settings.pad_to)
         features = log_mels.new_empty(num_frames, log_mels.shape[0])
         for first in range(0, log_mels.shape[0], MELS_AT_ONCE):
             chosen = slice(first, first + MELS_AT_ONCE)
-            features[:, chosen] = _normalize_and_pad(log_mels[None, chosen], mel_lengths, settings)[0]
+            features[:, chosen] = normalize_and_pad(log_mels[None, chosen], mel_lengths, settings)[0]
         return features
 
     def normalize_block(self, log_mels: torch.Tensor, statistics: FeatureStatistics | None) -> torch.Tensor:
@@ -349,7 +208,7 @@ class LogMel:
             means, count = mean, count * log_mels.shape[0]
         deviations = (squares / (count - 1)).sqrt() if count > 1 else torch.zeros_like(squares)
         centred = log_mels - means.float().reshape(-1, 1)
-        return _scale(centred, deviations.float().reshape(-1, 1)).transpose(0, 1).contiguous()
+        return scale_to_unit_deviation(centred, deviations.float().reshape(-1, 1)).transpose(0, 1).contiguous()
 
     # Frames of streams
 
@@ -411,47 +270,6 @@ class LogMel:
         stored_dtype = FILTERBANK_DTYPES[settings.filterbank_dtype]
         mel_filters = torch.from_numpy(filters)[None]
         return window.to(stored_dtype).to(torch.float32), mel_filters.to(stored_dtype).to(torch.float32)
-
-
-def mel_filterbank(
-    sampling_rate: int,
-    n_fft: int,
-    num_mels: int,
-    min_frequency: float = 0.0,
-    max_frequency: float | None = None,
-    mel_norm: str | None = "slaney",
-) -> np.ndarray:
-    """
-    Triangular filters, equally wide on Slaney's mel scale; float32, shape (num_mels, n_fft // 2 + 1).
-
-    The scale (Slaney, 1998, "Auditory Toolbox") is linear to 1000 Hz at 66.67 Hz a mel, then logarithmic, a factor of
-    6.4 in 27 mels. `mel_norm="slaney"` gives every filter the same area. Bit-equal to `librosa.filters.mel`, whose
-    values NeMo stores; that fixes where float64 is rounded to float32: after the triangles and again after the norm.
-    """
-    hertz_per_mel = 200.0 / 3
-    knee_hertz = 1000.0
-    knee_mels = knee_hertz / hertz_per_mel
-    log_step = np.log(6.4) / 27.0
-
-    def mels_from_hertz(hertz: float) -> float:
-        if hertz < knee_hertz:
-            return hertz / hertz_per_mel
-        return float(knee_mels + np.log(hertz / knee_hertz) / log_step)
-
-    highest = sampling_rate / 2 if max_frequency is None else max_frequency
-    edge_mels = np.linspace(mels_from_hertz(float(min_frequency)), mels_from_hertz(float(highest)), num_mels + 2)
-    edge_hertz = np.where(
-        edge_mels >= knee_mels, knee_hertz * np.exp(log_step * (edge_mels - knee_mels)), hertz_per_mel * edge_mels
-    )
-    bin_hertz = np.fft.rfftfreq(n_fft, d=1.0 / sampling_rate)
-    widths = np.diff(edge_hertz)[:, None]
-    distances = edge_hertz[:, None] - bin_hertz[None, :]  # (num_mels + 2, bins)
-    rising = -distances[:-2] / widths[:-1]
-    falling = distances[2:] / widths[1:]
-    filters = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)  # (num_mels, bins)
-    if mel_norm == "slaney":
-        filters = (filters * (2.0 / (edge_hertz[2:] - edge_hertz[:-2]))[:, None]).astype(np.float32)
-    return filters
 
 
 # Waveforms
@@ -550,47 +368,3 @@ def _take_logarithm(mels: torch.Tensor, settings: LogMelSettings) -> torch.Tenso
         mels = (mels.add_(guard) if settings.log_zero_guard_type == "add" else mels.clamp_(min=guard)).log_()
     # NeMo 3.0.0 (`splice_frames`) means to put later frames next to each frame but repeats the same one.
     return mels.repeat(1, settings.frame_splicing, 1) if settings.frame_splicing > 1 else mels
-
-
-# Normalisation
-
-
-def _normalize_and_pad(features: torch.Tensor, mel_lengths: torch.Tensor, settings: LogMelSettings) -> torch.Tensor:
-    """Normalisation, masked frames and their number: (batch, mels, mel frames) to (batch, mel frames, mels)."""
-    is_valid = torch.arange(features.shape[2], device=features.device) < mel_lengths[:, None]
-    if settings.normalize == "per_feature":
-        features = _normalize_per_feature(features, is_valid, mel_lengths)
-    elif settings.normalize == "all_features":
-        features = _normalize_all_features(features, mel_lengths.tolist())
-    features = features.masked_fill(~is_valid[:, None, :], settings.padding_value)
-    missing_frames = frames.padded_mel_frames(features.shape[2], settings.pad_to) - features.shape[2]
-    if missing_frames:
-        features = torch.nn.functional.pad(features, (0, missing_frames), value=settings.padding_value)
-    return features.transpose(1, 2).contiguous()  # (batch, mel frames, mels)
-
-
-def _normalize_per_feature(features: torch.Tensor, is_valid: torch.Tensor, mel_lengths: torch.Tensor) -> torch.Tensor:
-    """Zero mean and unit deviation of each mel over the valid frames; a single frame becomes 0, as NeMo has it."""
-    is_masked = ~is_valid[:, None, :]
-    counts = mel_lengths[:, None].to(torch.float32)
-    means = features.masked_fill(is_masked, 0.0).sum(dim=2) / counts  # (batch, mels)
-    centred = (features - means[:, :, None]).masked_fill_(is_masked, 0.0)
-    deviations = torch.sqrt(centred.square().sum(dim=2) / (counts - 1.0))
-    return _scale(centred, deviations.masked_fill(deviations.isnan(), 0.0)[:, :, None])
-
-
-def _normalize_all_features(features: torch.Tensor, mel_lengths: list[int]) -> torch.Tensor:
-    """Zero mean and unit deviation over all valid values of each clip."""
-    normalized = torch.zeros_like(features)
-    for clip, values, mel_length in zip(normalized, features, mel_lengths, strict=True):
-        valid = values[:, :mel_length]
-        if valid.numel() == 1:
-            continue  # no deviation: a single value becomes 0, as in per_feature
-        if valid.numel() > 1:
-            clip[:, :mel_length] = _scale(valid - valid.mean(), valid.std())
-    return normalized
-
-
-def _scale(centred: torch.Tensor, deviations: torch.Tensor) -> torch.Tensor:
-    """Features around 0 to those of unit deviation, in place."""
-    return centred.div_(deviations + STANDARD_DEVIATION_FLOOR)

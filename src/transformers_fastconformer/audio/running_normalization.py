@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..validation import is_number, require
-from .log_mel import STANDARD_DEVIATION_FLOOR, FeatureStatistics
+from .feature_normalization import STANDARD_DEVIATION_FLOOR, FeatureStatistics
 
 
 @dataclass(frozen=True)

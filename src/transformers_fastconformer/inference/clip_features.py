@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from ..audio.log_mel import FeatureStatistics
+from ..audio.feature_normalization import FeatureStatistics
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 
 # Mel frames of a clip that is held in memory, 22 minutes at the usual hop: 67 MB at 128 mels. The features of such a

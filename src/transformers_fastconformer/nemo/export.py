@@ -19,7 +19,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..audio.log_mel import FILTERBANK_DTYPES, WINDOW_FUNCTIONS, mel_filterbank
+from ..audio.log_mel_settings import FILTERBANK_DTYPES, WINDOW_FUNCTIONS
+from ..audio.mel_filterbank import mel_filterbank
 from ..checkpoints.name_table import Target, check_fit
 from ..checkpoints.own_checkpoint import OurCheckpoint, open_our_checkpoint, stored_names
 from ..checkpoints.safetensors_writer import TensorEntry

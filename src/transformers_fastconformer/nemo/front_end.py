@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from transformers.utils import logging
 
-from ..audio.log_mel import FILTERBANK_DTYPES, WINDOW_FUNCTIONS, mel_filterbank
+from ..audio.log_mel_settings import FILTERBANK_DTYPES, WINDOW_FUNCTIONS
+from ..audio.mel_filterbank import mel_filterbank
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..validation import reading
 from .config_map import MappedConfig
