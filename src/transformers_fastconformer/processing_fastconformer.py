@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import BatchEncoding, BatchFeature, ProcessorMixin
-from transformers.utils import ModelOutput
 
 from .checkpoint_sources import LoadsFromSources
 from .decoding.confidence import aggregate_confidence, word_confidences
@@ -24,51 +22,19 @@ from .decoding.timestamps import (
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .frames import seconds_from_encoder_frames
 from .modeling.outputs import FastConformerGenerateOutput
+from .processing_labels import encode_labels, join_arguments
 from .processing_multitask import MULTITASK, multitask_levels, text_of_multitask, words_of_time_tokens
+from .processing_outputs import (
+    ClipOutput,
+    FastConformerTranscription,
+    TimedItem,
+    TimedToken,
+    split_output,
+    timestamp_levels,
+    words_or_segments,
+)
 from .tokenization_fastconformer import IGNORED_LABEL, FastConformerTokenizer
 from .validation import is_number, require, require_choice, require_count
-
-# Levels of times in their order: vocabulary strings, and then text in ever longer pieces.
-TIMESTAMP_LEVELS = ("token", "char", "word", "segment")
-# Arguments of the tokenizer that labels next to audio may have.
-LABEL_OPTIONS = (
-    "language",
-    "padding",
-    "truncation",
-    "max_length",
-    "padding_side",
-    "add_special_tokens",
-    "return_tensors",
-)
-TimedItem = dict[str, Any]
-
-
-@dataclass
-class FastConformerTranscription(ModelOutput):
-    """
-    The text of one clip with its times.
-
-    Args:
-        text (`str`): The text, equal to what `decode` gives without times.
-        timestamps (`dict[str, list[dict]]`):
-            For each level asked for, its items in order: the text under the name of the level (`"token"`: the
-            vocabulary string, `"char"`: the text of that token, `"word"`, `"segment"`), `start_offset` and
-            `end_offset` in encoder frames, `start` and `end` in seconds, and `language` for the tokens of an
-            aggregate tokenizer.
-        events (`list[dict]`): Event tokens such as `<EOU>` with their times, under the name `"event"`.
-        token_confidences (`list[float]`): Confidence of each token.
-        word_confidences (`list[float]`): Confidence of each word of the text, in order.
-        confidence (`float`): Confidence of the clip.
-        token_ids (`list[int]`): Ids of the tokens of the text.
-    """
-
-    text: str | None = None
-    timestamps: dict[str, list[TimedItem]] | None = None
-    events: list[TimedItem] | None = None
-    token_confidences: list[float] | None = None
-    word_confidences: list[float] | None = None
-    confidence: float | None = None
-    token_ids: list[int] | None = None
 
 
 class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
@@ -152,14 +118,14 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
             raise ValueError("text=[] has no transcript; expected one a clip, or None.")
         named = {"sampling_rate": sampling_rate, "return_tensors": return_tensors, "language": language}
         given = {**{name: value for name, value in named.items() if value is not None}, **kwargs}
-        given = _join_arguments(given, "common_kwargs", common_kwargs)
+        given = join_arguments(given, "common_kwargs", common_kwargs)
         language = given.pop("language", None)
-        of_text = _join_arguments({} if language is None else {"language": language}, "text_kwargs", text_kwargs)
+        of_text = join_arguments({} if language is None else {"language": language}, "text_kwargs", text_kwargs)
         if audio is None:
             for name, value in (("sampling_rate", given.get("sampling_rate")), ("audio_kwargs", audio_kwargs)):
                 if value:
                     raise ValueError(f"{name}={value} needs audio; found only text.")
-            of_text = _join_arguments(given, "text_kwargs", of_text)
+            of_text = join_arguments(given, "text_kwargs", of_text)
             padding = {"padding": True} if of_text.get("return_tensors") is not None else {}
             return self.tokenizer(text, **{**padding, **of_text})
         if text is not None:
@@ -171,8 +137,8 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
                     )
             of_text = {"padding": given.get("padding"), **of_text}
         if of_text.get("return_tensors") is not None:
-            given = _join_arguments(given, "text_kwargs", {"return_tensors": of_text["return_tensors"]})
-        of_audio = _join_arguments(given, "audio_kwargs", audio_kwargs)
+            given = join_arguments(given, "text_kwargs", {"return_tensors": of_text["return_tensors"]})
+        of_audio = join_arguments(given, "audio_kwargs", audio_kwargs)
         if of_audio.get("padding", True) not in (False, "do_not_pad"):
             of_audio.setdefault("return_tensors", "pt")
         return_tensors = of_audio.get("return_tensors")
@@ -183,38 +149,12 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         num_clips = len(features["input_features"])
         if len(texts) != num_clips:
             raise ValueError(f"text has {len(texts)} transcripts for {num_clips} clips of audio; expected one a clip.")
-        rows, longest = self._encode_labels(texts, of_text)
+        rows, longest = encode_labels(self.tokenizer, texts, of_text)
         if return_tensors is not None:
             rows = [row + [IGNORED_LABEL] * (longest - len(row)) for row in rows]
         labels = BatchFeature({"labels": rows}, tensor_type=return_tensors)["labels"]
         features["labels"] = labels.to(features["input_features"].device) if torch.is_tensor(labels) else labels
         return features
-
-    def _encode_labels(self, texts: list[str], options: Mapping[str, Any]) -> tuple[list[list[int]], int]:
-        """Ids of transcripts, and the length to which they are to be padded."""
-        unknown = sorted(set(options) - set(LABEL_OPTIONS))
-        if unknown:
-            raise ValueError(f"text_kwargs has {', '.join(unknown)}; expected some of {', '.join(LABEL_OPTIONS)}.")
-        padding, max_length = options.get("padding"), options.get("max_length")
-        require_choice("padding", padding, (None, True, "longest", "max_length", False))
-        require_choice("padding_side", options.get("padding_side"), (None, "right"))
-        if max_length is None:
-            require(not options.get("truncation"), "truncation", True, "False without a max_length, in tokens")
-            require(padding != "max_length", "padding", padding, "True without a max_length, in tokens")
-        else:
-            require_count("max_length", max_length)
-            is_used = bool(options.get("truncation")) or padding == "max_length"
-            require(is_used, "max_length", max_length, "None without truncation=True or padding='max_length'")
-        passed = {name: options[name] for name in ("language", "truncation", "add_special_tokens") if name in options}
-        if options.get("truncation"):
-            passed["max_length"] = max_length
-        rows = self.tokenizer(texts, **passed)["input_ids"]
-        longest = max(map(len, rows))
-        if padding != "max_length":
-            return rows, longest
-        assert max_length is not None
-        require(longest <= max_length, "max_length", max_length, f"{longest} or more tokens, or truncation=True")
-        return rows, max_length
 
     @property
     def model_input_names(self) -> list[str]:
@@ -286,7 +226,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         levels = timestamp_levels(timestamps, output_offsets)
         if is_multitask:
             levels = multitask_levels(levels, is_all=timestamps is True or output_offsets)
-        clips = _split_output(token_ids)
+        clips = split_output(token_ids)
         if is_multitask:
             clips = [clip.below(self.tokenizer.blank_token_id) for clip in clips]
         texts = [self._text(clip, is_multitask, skip_special_tokens) for clip in clips]
@@ -350,7 +290,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         timed: dict[str, list[TimedItem]] = {}
         for level in levels:
             if level == "segment" and all("word" in (part.timestamps or {}) for part in parts):
-                words = moved([_words_or_segments(part) for part in parts])
+                words = moved([words_or_segments(part) for part in parts])
                 spans = [Span(word["word"], word["start_offset"], word["end_offset"]) for word in words]
                 timed[level] = self.timed_items(level, self.segment_words(spans))
             else:
@@ -373,13 +313,13 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
 
     # Times
 
-    def _text(self, clip: _Clip, is_multitask: bool, skip_special_tokens: bool) -> str:
+    def _text(self, clip: ClipOutput, is_multitask: bool, skip_special_tokens: bool) -> str:
         """Text of a clip; that of a multitask model without times and the spaces around it."""
         if is_multitask and skip_special_tokens:
             return text_of_multitask(self.tokenizer, clip.token_ids, clip.num_frames)
         return self.tokenizer.decode(clip.token_ids, skip_special_tokens=skip_special_tokens)
 
-    def _times_of_time_tokens(self, clip: _Clip, levels: Sequence[str]) -> dict[str, Any]:
+    def _times_of_time_tokens(self, clip: ClipOutput, levels: Sequence[str]) -> dict[str, Any]:
         """The fields `timestamps` and `events` of a clip of a multitask model."""
         words = words_of_time_tokens(self.tokenizer, clip.token_ids, clip.num_frames)
         segments = self.segment_words(words)
@@ -389,7 +329,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         return {"timestamps": {level: self.timed_items(level, spans[level]) for level in levels}, "events": []}
 
     def _times(
-        self, clip: _Clip, decoder_type: str | None, levels: Sequence[str], skip_special_tokens: bool
+        self, clip: ClipOutput, decoder_type: str | None, levels: Sequence[str], skip_special_tokens: bool
     ) -> dict[str, Any]:
         """The fields `timestamps` and `events` of a clip."""
         tokens = self._timed_tokens(clip, decoder_type)
@@ -411,7 +351,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
                     item["language"] = self.tokenizer.language_of(token.token_id)
         return {"timestamps": timed, "events": self.timed_items("event", events)}
 
-    def _timed_tokens(self, clip: _Clip, decoder_type: str | None) -> list[_Token]:
+    def _timed_tokens(self, clip: ClipOutput, decoder_type: str | None) -> list[TimedToken]:
         if clip.frame_indices is None or decoder_type is None:
             raise ValueError("frame_indices, decoder_type: found None; timestamps need them.")
         tokenizer = self.tokenizer
@@ -420,7 +360,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         offsets = token_offsets(decoder_type, clip.frame_indices, clip.durations)
         offsets = with_punctuation_narrowed(decoder_type, offsets, texts, tokenizer.punctuation)
         strings = tokenizer.vocabulary_tokens(clip.token_ids)
-        return [_Token(*fields) for fields in zip(clip.token_ids, strings, texts, offsets, strict=True)]
+        return [TimedToken(*fields) for fields in zip(clip.token_ids, strings, texts, offsets, strict=True)]
 
     def word_text(self, token_ids: Sequence[int]) -> str:
         """Text of the tokens of one word."""
@@ -428,7 +368,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         # NeMo 3.0.0 fails to time the words of aggregate tokenizers; their words elsewhere are stripped.
         return text.strip() if self.tokenizer.text_rule == "aggregate" else text
 
-    def _words(self, tokens: Sequence[_Token]) -> list[Span]:
+    def _words(self, tokens: Sequence[TimedToken]) -> list[Span]:
         tokenizer = self.tokenizer
         return word_spans(
             [token.string for token in tokens],
@@ -473,7 +413,7 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
 
     # Confidences
 
-    def _confidences(self, clip: _Clip, aggregation: str | None, skip_special_tokens: bool) -> dict[str, Any]:
+    def _confidences(self, clip: ClipOutput, aggregation: str | None, skip_special_tokens: bool) -> dict[str, Any]:
         """The fields `token_confidences`, `word_confidences` and `confidence` of a clip."""
         if clip.confidences is None or aggregation is None:
             raise ValueError("token_confidences: found None; confidences need generate(..., confidence=...).")
@@ -494,81 +434,6 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         }
 
 
-def _join_arguments(given: Mapping[str, Any], name: str, mapping: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments given by name, and in a mapping of that name; both may say the same."""
-    require(isinstance(mapping, Mapping | None), name, mapping, "a mapping of arguments")
-    for key, value in (mapping or {}).items():
-        if given.get(key) not in (None, value):
-            raise ValueError(f"{name} has {key}={value!r}, which contradicts {key}={given[key]!r}.")
-    return {**given, **(mapping or {})}
-
-
-class _Clip(NamedTuple):
-    """
-    One clip of what `generate` returned, without the padding.
-
-    Args:
-        token_ids: Its tokens.
-        frame_indices, durations, confidences: One of each for every token, where there are some.
-        num_frames: Encoder frames of it, where they are known.
-    """
-
-    token_ids: list[int]
-    frame_indices: list[int] | None
-    durations: list[int] | None
-    confidences: list[float] | None
-    num_frames: int | None = None
-
-    def below(self, num_tokens: int) -> _Clip:
-        """The clip without the classes that pad the head of a multitask model, which are no tokens."""
-        kept = [place for place, token_id in enumerate(self.token_ids) if token_id < num_tokens]
-        if len(kept) == len(self.token_ids):
-            return self
-        confidences = None if self.confidences is None else [self.confidences[place] for place in kept]
-        return _Clip([self.token_ids[place] for place in kept], None, None, confidences, self.num_frames)
-
-
-class _Token(NamedTuple):
-    """
-    A token of a clip with its times.
-
-    Args:
-        token_id: Its id.
-        string: In the vocabulary.
-        text: On its own.
-        offsets: Its first encoder frame, and the frame after its last one.
-    """
-
-    token_id: int
-    string: str
-    text: str
-    offsets: tuple[int, int]
-
-
-def _split_output(output: FastConformerGenerateOutput) -> list[_Clip]:
-    """The clips of what `generate` returned."""
-    if output.sequences is None or output.sequence_lengths is None:
-        raise ValueError("sequences, sequence_lengths: found None; expected what generate() returns.")
-    lengths = output.sequence_lengths.tolist()
-
-    def split(padded: torch.Tensor | None) -> list[Any]:
-        if padded is None:
-            return [None] * len(lengths)
-        return [row[:length] for row, length in zip(padded.tolist(), lengths, strict=True)]
-
-    columns = (output.sequences, output.frame_indices, output.durations, output.token_confidences)
-    num_frames = [None] * len(lengths) if output.encoder_lengths is None else output.encoder_lengths.tolist()
-    return [_Clip(*fields) for fields in zip(*map(split, columns), num_frames, strict=True)]
-
-
-def _words_or_segments(part: FastConformerTranscription) -> list[TimedItem]:
-    """Words of a part, or its segments where a multitask model wrote no times next to its words."""
-    timestamps = part.timestamps or {}
-    if timestamps["word"] or not part.text:
-        return timestamps["word"]
-    return [{**item, "word": item["segment"]} for item in timestamps.get("segment", [])]
-
-
 def _is_floating(values: Any) -> bool:
     """True for arrays and tensors of floating-point numbers, which are logits and not ids."""
     if isinstance(values, torch.Tensor):
@@ -584,22 +449,3 @@ def _check_only_text(timestamps: bool | str | Sequence[str], output_offsets: boo
         raise ValueError(
             "timestamps: found only token ids; expected what generate(..., return_dict_in_generate=True) returns."
         )
-
-
-def timestamp_levels(timestamps: bool | str | Sequence[str], output_offsets: bool = False) -> tuple[str, ...]:
-    """
-    The levels of times that are asked for, in the order of `TIMESTAMP_LEVELS`.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    if timestamps is True or (output_offsets and timestamps is False):
-        return TIMESTAMP_LEVELS
-    if timestamps is False or timestamps is None:
-        return ()
-    is_list = isinstance(timestamps, list | tuple | set | frozenset)
-    asked = list(timestamps) if is_list else [timestamps]
-    unknown = [level for level in asked if not (isinstance(level, str) and level in TIMESTAMP_LEVELS)]
-    if unknown or not asked:
-        require(False, "timestamps", timestamps, f"a bool or some of {TIMESTAMP_LEVELS}")
-    return tuple(level for level in TIMESTAMP_LEVELS if level in asked)

@@ -30,7 +30,8 @@ from ..configuration_fastconformer import FastConformerConfig
 from ..decoding.options import DecodingOptions
 from ..modeling.generation import refuse_other_results
 from ..modeling.recognizer import FastConformerRecognizer
-from ..processing_fastconformer import TIMESTAMP_LEVELS, FastConformerProcessor
+from ..processing_fastconformer import FastConformerProcessor
+from ..processing_outputs import TIMESTAMP_LEVELS
 from ..validation import require
 from .aligner import find_aligner
 from .file import check_options

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..audio.voice_activity import VoiceActivityOptions
 from ..decoding.options import DecodingOptions
-from ..processing_fastconformer import timestamp_levels
+from ..processing_outputs import timestamp_levels
 from ..validation import is_integer, is_number, require, require_choice, require_count
 
 # Threads that read audio, at most: more only cost memory.

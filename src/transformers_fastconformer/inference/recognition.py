@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from ..processing_fastconformer import FastConformerProcessor
+from ..processing_outputs import FastConformerTranscription
 from .chunked import Clip, transcribe_features
 from .multitask import is_multitask, transcribe_multitask
 from .options import TranscriptionOptions

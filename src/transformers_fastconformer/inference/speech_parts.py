@@ -17,7 +17,8 @@ from ..audio.voice_activity import (
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..frames import samples_from_encoder_frames
 from ..modeling.recognizer import FastConformerRecognizer
-from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription, timestamp_levels
+from ..processing_fastconformer import FastConformerProcessor
+from ..processing_outputs import FastConformerTranscription, timestamp_levels
 from .clip_features import AudioSource, ClipFeatures, extract_clip
 from .multitask import choose_aligning_extractor
 from .options import TranscriptionOptions

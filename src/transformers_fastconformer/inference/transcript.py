@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..audio.voice_activity import SpeechSegment
-from ..processing_fastconformer import FastConformerTranscription
+from ..processing_outputs import FastConformerTranscription
 from .options import TranscriptionOptions
 from .strategy import ChosenStrategy
 
