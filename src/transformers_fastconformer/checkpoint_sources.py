@@ -27,6 +27,9 @@ HUB_OPTIONS = (
     "_commit_hash",
 )
 
+# What a conversion keeps of the toolkit that a checkpoint comes from; models take it along.
+ORIGINAL_CONFIG_FILE = "nemo_config.yaml"
+
 Name = str | os.PathLike[str]
 
 
@@ -110,7 +113,10 @@ def load_from_folder(
     options = {key: value for key, value in options.items() if key not in HUB_OPTIONS}
     loaded = load(folder, *arguments, **options)
     # `output_loading_info` and `return_unused_kwargs` give a pair.
-    _rename(loaded[0] if isinstance(loaded, tuple) else loaded, folder, os.fspath(name))
+    found = loaded[0] if isinstance(loaded, tuple) else loaded
+    _rename(found, folder, os.fspath(name))
+    if hasattr(found, "loaded_folder"):
+        found.loaded_folder = folder
     return loaded
 
 

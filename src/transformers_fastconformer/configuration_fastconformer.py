@@ -11,6 +11,14 @@ from transformers import PreTrainedConfig
 from .checkpoint_sources import LoadsFromSources
 from .configuration_checks import POSITION_TYPES, check_encoder, require_field, require_positive
 from .configuration_limits import check_limits, check_size
+from .configuration_training import (
+    LOSS_REDUCTIONS,
+    TRAINING_FIELDS,
+    IntermediateCTCFields,
+    SpecAugmentFields,
+    TransducerLossFields,
+    check_training_fields,
+)
 from .frames import (
     SUBSAMPLINGS,
     Lengths,
@@ -24,15 +32,22 @@ from .validation import require, require_choice
 
 JOINT_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 DECODER_TYPES = ("lstm", "stateless")
-CTC_LOSS_REDUCTIONS = ("mean", "sum")
 # NeMo's names of the rules by which a transducer leaves a frame that is full of tokens; the first is the usual one.
 DECODING_STRATEGIES = ("greedy_batch", "greedy")
 # Outputs of heads that `Trainer` does not gather for metrics.
-KEYS_TO_IGNORE_AT_INFERENCE = ["last_hidden_state", "encoder_lengths", "hidden_states", "attentions"]
+KEYS_TO_IGNORE_AT_INFERENCE = [
+    "last_hidden_state",
+    "encoder_lengths",
+    "hidden_states",
+    "attentions",
+    "transducer_loss",
+    "ctc_loss",
+    "intermediate_ctc_losses",
+]
 
 
 @strict
-class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
+class FastConformerConfig(LoadsFromSources, SpecAugmentFields, PreTrainedConfig):
     r"""
     Configuration of the FastConformer encoder (Rekesh et al., 2023, "Fast Conformer with Linearly Scalable
     Attention"; NeMo's `ConformerEncoder`). The configurations of the heads inherit it, so that every checkpoint's
@@ -102,6 +117,7 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
             the last block (`"linear"`) or the same in all (`"uniform"`); the first `layerdrop_start_layer` blocks are
             never skipped.
         initializer_range (`float`, defaults to 0.02): Standard deviation of fresh weights.
+        apply_spec_augment, mask_*: Those of [`SpecAugmentFields`].
 
     Raises:
         ValueError: for a value that no checkpoint can have; the message names it and what is accepted.
@@ -165,6 +181,7 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
         check_limits(self)
         self._validate_head()
         check_encoder(self)
+        check_training_fields(self)
         check_size(self)
 
     def _validate_head(self) -> None:
@@ -193,7 +210,7 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
         As in Transformers, but values given next to those of the dictionary are checked together with them, and the
         blank follows a `vocab_size` that is given so.
         """
-        classes = [base for base in cls.__mro__ if issubclass(base, FastConformerConfig)]
+        classes = [base for base in cls.__mro__ if issubclass(base, (FastConformerConfig, *TRAINING_FIELDS))]
         names = {name for base in classes for name in get_annotations(base)}
         given = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
         config_dict = dict(config_dict)
@@ -265,7 +282,7 @@ class FastConformerConfig(LoadsFromSources, PreTrainedConfig):
 
 
 @strict
-class FastConformerCTCConfig(FastConformerConfig):
+class FastConformerCTCConfig(IntermediateCTCFields, FastConformerConfig):
     r"""
     Encoder and a CTC head (NeMo's `EncDecCTCModel`, `EncDecCTCModelBPE`).
 
@@ -273,9 +290,9 @@ class FastConformerCTCConfig(FastConformerConfig):
         vocab_size (`int`, defaults to 1025): Output classes, the blank (the last one) included.
         blank_token_id (`int`, *optional*): Always `vocab_size - 1`.
         pad_token_id (`int`, *optional*): Fills `sequences`; the blank, which never occurs in a text.
-        ctc_loss_reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the clips.
+        ctc_loss_reduction (`str`, defaults to `"mean"`): As `transducer_loss_reduction` of [`TransducerLossFields`].
         ctc_zero_infinity (`bool`, defaults to `True`): A clip too short for its labels adds nothing to the loss.
-        kwargs: Those of [`FastConformerConfig`].
+        kwargs: Those of [`FastConformerConfig`] and [`IntermediateCTCFields`].
     """
 
     model_type = "fastconformer_ctc"
@@ -292,7 +309,7 @@ class FastConformerCTCConfig(FastConformerConfig):
 
 
 @strict
-class FastConformerRNNTConfig(FastConformerConfig):
+class FastConformerRNNTConfig(TransducerLossFields, IntermediateCTCFields, FastConformerConfig):
     r"""
     Encoder and a transducer head (Graves, 2012; NeMo's `EncDecRNNTModel`), with a CTC head next to it in hybrids.
 
@@ -322,7 +339,7 @@ class FastConformerRNNTConfig(FastConformerConfig):
             told the language. 0: no prompts.
         prompt_languages (`dict[str, int]`, *optional*): Code of each language, such as `"de-DE"`, and its number.
         default_language (`str`, *optional*): The language where none is given; `None`: one must be given.
-        kwargs: Those of [`FastConformerConfig`].
+        kwargs: Those of [`FastConformerConfig`], [`TransducerLossFields`] and, for hybrids, [`IntermediateCTCFields`].
     """
 
     model_type = "fastconformer_rnnt"
@@ -453,4 +470,4 @@ def _validate_vocabulary(config: FastConformerCTCConfig | FastConformerRNNTConfi
         config.blank_token_id,
         f"vocab_size - 1 = {blank_token_id}, where NeMo puts it",
     )
-    require_choice("ctc_loss_reduction", config.ctc_loss_reduction, CTC_LOSS_REDUCTIONS)
+    require_choice("ctc_loss_reduction", config.ctc_loss_reduction, LOSS_REDUCTIONS)

@@ -35,7 +35,7 @@ logger = logging.get_logger(__name__)
 
 # Number of the form that conversions write. Raise it with every change of that form, so that cached conversions of
 # older forms are made anew.
-CONVERSION_FORMAT = 2
+CONVERSION_FORMAT = 3
 CACHE_VARIABLE = "TRANSFORMERS_FASTCONFORMER_CACHE"
 CACHE_NAME = "transformers_fastconformer"
 FORMAT_PREFIX = "v"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..nemo.archive import ORIGINAL_CONFIG_FILE
+from ..checkpoint_sources import ORIGINAL_CONFIG_FILE
 from ..nemo.archive_writer import check_archive_path
 from ..nemo.export import export_nemo as write_nemo
 from .exit_codes import failing_as_input

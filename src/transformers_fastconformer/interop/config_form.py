@@ -197,6 +197,8 @@ def config_to_transformers(config: FastConformerConfig, head: str | None = None)
         values["decoder_config"] = write_decoder(config, refuse)
         return family, values
     values["pad_token_id"] = values["vocab_size"] - 1
+    if values.get("ctc_loss_reduction") not in (None, "mean", "sum"):
+        values["ctc_loss_reduction"] = "mean"  # theirs has no other; only of training
     if isinstance(config, FastConformerRNNTConfig):
         if head == "ctc":
             check_pins(NO_PROMPTS, partial(getattr, config), refuse)
@@ -273,7 +275,7 @@ def options_left_out(config: FastConformerConfig, family: Family) -> dict[str, s
         left_out.pop("dropout_pre_encoder", None)
     without = ["layerdrop"] if not config.layerdrop else []
     if not issubclass(family.config_class, FastConformerRNNTConfig):
-        of_transducers = ["decoder_dropout", "joint_", "sigma", "omega", "ctc_loss_weight"]
+        of_transducers = ["decoder_dropout", "joint_", "sigma", "omega", "ctc_loss_weight", "transducer_", "fastemit"]
         without += of_transducers  # of the other head of a hybrid
     left_out = {name: reason for name, reason in left_out.items() if not name.startswith(tuple(without))}
     left_out |= {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..configuration_training import LOSS_REDUCTIONS
 from ..validation import require_choice
+from .reductions import reduce_clips
 
-CTC_REDUCTIONS = ("mean", "sum", "none")
+CTC_REDUCTIONS = (*LOSS_REDUCTIONS, "none")
 
 
 def ctc_loss(
@@ -28,7 +30,7 @@ def ctc_loss(
         encoder_lengths: (batch,), frames that count.
         target_lengths: (batch,), tokens that count.
         blank_id: Class of the blank.
-        reduction: `"mean"` (NeMo's `mean_batch`) or `"sum"`, over the clips, or `"none"`.
+        reduction: One of `LOSS_REDUCTIONS`, or `"none"`.
         zero_infinity: True lets a clip that is too short for its labels add 0 instead of infinity.
 
     Returns:
@@ -44,7 +46,7 @@ def ctc_loss(
     )
     if reduction == "none":
         return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
+    return reduce_clips(losses, target_lengths, reduction)
 
 
 def split_labels(labels: Tensor, batch_size: int, blank_id: int, padding_id: int) -> tuple[Tensor, Tensor]:

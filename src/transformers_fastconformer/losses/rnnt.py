@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .gradient_clamp import GradientClamp
 from .lattice import (
     AlignmentLogLikelihood,
     TokenLogProbabilities,
@@ -22,6 +23,7 @@ def rnnt_loss(
     blank_id: int,
     reduction: str = "mean_batch",
     fastemit_lambda: float = 0.0,
+    clamp: float = 0.0,
 ) -> Tensor:
     """Negative log-likelihood of the targets under a transducer, summed over all alignments.
 
@@ -39,6 +41,8 @@ def rnnt_loss(
             `mean_volume` (sum of losses over sum of targets), `sum` or `none`, as in NeMo.
         fastemit_lambda: Strength of FastEmit. It scales the gradient of emitting a label by 1 + lambda and, as in
             NeMo, the reported loss too.
+        clamp: Largest magnitude of the gradient of a clip's loss with respect to a logit, before the reduction scales
+            it; 0 for no limit.
 
     Returns:
         A scalar, or (batch,) for `none`.
@@ -48,11 +52,13 @@ def rnnt_loss(
     )
     logits = joint_logits if joint_logits.dtype == torch.float64 else joint_logits.float()
     encoder_lengths, target_lengths = encoder_lengths.long(), target_lengths.long()
+    clamped = GradientClamp(clamp)
+    logits = clamped.of_logits(logits)
     blank, labels = TokenLogProbabilities.apply(logits, fill_padding(targets, target_lengths), blank_id)
     log_likelihood = AlignmentLogLikelihood.apply(
         blank[..., None], labels[..., None], encoder_lengths, target_lengths, (1,), (0,), fastemit_lambda
     )
-    losses = -log_likelihood
+    losses = clamped.of_losses(-log_likelihood)
     if fastemit_lambda:
         losses = losses + fastemit_lambda * losses.detach()
     return reduce_losses(losses, target_lengths, reduction)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .gradient_clamp import GradientClamp
 from .lattice import (
     AlignmentLogLikelihood,
     TokenLogProbabilities,
@@ -30,6 +31,7 @@ def tdt_loss(
     omega: float = 0.0,
     reduction: str = "mean_batch",
     fastemit_lambda: float = 0.0,
+    clamp: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Negative log-likelihood of the targets under a token-and-duration transducer, summed over all alignments.
@@ -57,6 +59,7 @@ def tdt_loss(
             `mean_volume` (sum of losses over sum of targets), `sum` or `none`, as in NeMo.
         fastemit_lambda: Strength of FastEmit. It scales the gradient of emitting a label by 1 + lambda and, as in
             NeMo, the reported loss too.
+        clamp: As in `rnnt_loss`; duration outputs have no limit, as in NeMo 3.0.
         generator: Source of the draw for `omega`, on the CPU; the default generator if None.
 
     Returns:
@@ -67,11 +70,14 @@ def tdt_loss(
     check_loss_inputs(joint_logits, targets, encoder_lengths, target_lengths, blank_id, tokens, reduction)
     if omega and float(torch.rand((), generator=generator, dtype=torch.float32, device="cpu")) < omega:
         return rnnt_loss(
-            joint_logits[..., :tokens], targets, encoder_lengths, target_lengths, blank_id, reduction, fastemit_lambda
+            *(joint_logits[..., :tokens], targets, encoder_lengths, target_lengths, blank_id),
+            *(reduction, fastemit_lambda, clamp),
         )
     logits = joint_logits if joint_logits.dtype == torch.float64 else joint_logits.float()
     encoder_lengths, target_lengths = encoder_lengths.long(), target_lengths.long()
-    blank, labels = TokenLogProbabilities.apply(logits[..., :tokens], fill_padding(targets, target_lengths), blank_id)
+    clamped = GradientClamp(clamp)
+    token_logits = clamped.of_logits(logits[..., :tokens])
+    blank, labels = TokenLogProbabilities.apply(token_logits, fill_padding(targets, target_lengths), blank_id)
     duration_log_probs = F.log_softmax(logits[..., tokens:], dim=-1)  # (batch, frames, targets + 1, durations)
     positive = [index for index, value in enumerate(values) if value > 0]
     log_likelihood = AlignmentLogLikelihood.apply(
@@ -83,7 +89,7 @@ def tdt_loss(
         values,
         fastemit_lambda,
     )
-    losses = -log_likelihood
+    losses = clamped.of_losses(-log_likelihood)
     if fastemit_lambda:
         losses = losses + fastemit_lambda * losses.detach()
     return reduce_losses(losses, target_lengths, reduction)

@@ -13,7 +13,8 @@ from ..decoding.ctc import ctc_decode_frames
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..decoding.state import CTCState
-from ..losses.ctc import ctc_loss, split_labels
+from ..losses.ctc import split_labels
+from .ctc_losses import add_intermediate_losses, head_loss, layers_to_capture
 from .encoder import FastConformerEncoder
 from .encoder_cache import FastConformerEncoderCache
 from .finite_check import OVERFLOW_HINT, FiniteCheck
@@ -43,19 +44,15 @@ class FastConformerCTCHead(FastConformerRecognizer):
         blank_row = logits.new_full((logits.shape[-1],), PADDING_LOGIT)
         blank_row[self.config.blank_token_id] = 0.0
         logits = torch.where(is_frame[..., None], logits, blank_row)
-        loss = None
+        loss, final_loss, intermediate_losses = None, None, None
         if labels is not None:
             targets, target_lengths = split_labels(
                 labels, logits.shape[0], self.config.blank_token_id, self.config.pad_token_id
             )
-            loss = ctc_loss(
-                logits,
-                targets,
-                encoded.encoder_lengths,
-                target_lengths,
-                self.config.blank_token_id,
-                self.config.ctc_loss_reduction,
-                self.config.ctc_zero_infinity,
+            loss = head_loss(self.config, logits, encoded.encoder_lengths, targets, target_lengths)
+            final_loss = loss.detach()
+            loss, intermediate_losses = add_intermediate_losses(
+                self.config, self.ctc_head, loss, encoded, targets, target_lengths
             )
         output = FastConformerCTCOutput(
             loss=loss,
@@ -63,6 +60,8 @@ class FastConformerCTCHead(FastConformerRecognizer):
             encoder_lengths=encoded.encoder_lengths,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
+            ctc_loss=final_loss,
+            intermediate_ctc_losses=intermediate_losses,
         )
         return output if wants_dict(self.config, return_dict) else output.to_tuple()
 
@@ -115,6 +114,7 @@ class FastConformerForCTC(FastConformerCTCHead):
         output_attentions: bool | None = None,
         cache: FastConformerEncoderCache | None = None,
         is_last: bool | Sequence[bool] | None = None,
+        capture_layers: Sequence[int] = (),
     ) -> FastConformerEncoderOutput:
         """Encode features; arguments are those of `forward`, and a `language` is refused: the model has no prompts."""
         check_language(self.config, language)
@@ -127,6 +127,7 @@ class FastConformerForCTC(FastConformerCTCHead):
             return_dict=True,
             cache=cache,
             is_last=is_last,
+            capture_layers=capture_layers,
         )
 
     def forward(
@@ -167,5 +168,6 @@ class FastConformerForCTC(FastConformerCTCHead):
             input_lengths=input_lengths,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            capture_layers=layers_to_capture(self.config, labels),
         )
         return self.apply_ctc_head(encoded, labels, return_dict)

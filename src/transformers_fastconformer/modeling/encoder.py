@@ -30,6 +30,7 @@ from .packing import PackedRows, PaddedBatch, plan_packing, subsample_packed, su
 from .positions import build_position_table
 from .pretrained import HEAD_KEYS, FastConformerPreTrainedModel, wants_dict
 from .speaker_kernel import FastConformerSpeakerKernel
+from .spec_augment import spec_augment
 from .streaming_step import run_streams
 from .subsampling import build_reduction, build_subsampling
 
@@ -86,8 +87,11 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         return_dict: bool | None = None,
         cache: FastConformerEncoderCache | None = None,
         is_last: bool | Sequence[bool] | None = None,
+        capture_layers: Sequence[int] = (),
     ) -> FastConformerEncoderOutput | tuple[Any, ...]:
         r"""
+        Compute encoder frames. In training features are masked by SpecAugment first, as the configuration says.
+
         Args:
             input_features (`torch.FloatTensor` of shape `(batch, mel frames, num_mel_bins)`): Log-mel features.
             attention_mask (`torch.Tensor` of shape `(batch, mel frames)`, *optional*):
@@ -102,6 +106,8 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
                 `cache.schedule.first_mel_frames`, a later one `cache.schedule.mel_frames`.
             is_last (`bool` or `list[bool]`, *optional*, defaults to `False`):
                 With a cache: this is the last chunk, of all streams or of each; it may have fewer mel frames, or none.
+            capture_layers (`Sequence[int]`, defaults to `()`):
+                Indices of blocks whose output is returned as `captured_states`, for losses between the blocks.
 
         Returns:
             [`FastConformerEncoderOutput`]
@@ -127,6 +133,8 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
             return output if wants_dict(self.config, return_dict) else output.to_tuple()
         require(not is_last, "is_last", is_last, "None without a cache")
 
+        if self.training and self.config.has_spec_augment:
+            input_features = spec_augment(self.config, input_features, lengths)
         may_pack = not (output_hidden_states or output_attentions)
         hidden_states, batch = self._subsample(input_features.to(self.dtype), lengths, may_pack)
         if self.config.scale_input:
@@ -142,6 +150,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
 
         all_hidden_states = [hidden_states] if output_hidden_states else []
         all_attentions: list[torch.Tensor] = []
+        captured: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for index in range(len(self.layers)):
             hidden_states, probabilities = self._run_block(
                 index, hidden_states, positions, mask, batch.norm_frames, bool(output_attentions)
@@ -154,6 +163,8 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
                 all_hidden_states.append(hidden_states)
             if probabilities is not None:
                 all_attentions.append(probabilities)
+            if index in capture_layers:
+                captured[index] = self._capture(hidden_states, batch)
 
         if self.output_proj is not None:
             hidden_states = self.output_proj(hidden_states)
@@ -165,8 +176,19 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
             encoder_lengths=_full_lengths(hidden_states) if lengths is None else lengths,
             hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
             attentions=tuple(all_attentions) if output_attentions else None,
+            captured_states=tuple(captured[index][0] for index in capture_layers) or None,
+            captured_lengths=tuple(captured[index][1] for index in capture_layers) or None,
         )
         return output if wants_dict(self.config, return_dict) else output.to_tuple()
+
+    def _capture(
+        self, hidden_states: torch.Tensor, batch: PaddedBatch | PackedRows
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States between the blocks as the end of the encoder would give them: (batch, frames, size), and lengths."""
+        if self.output_proj is not None:
+            hidden_states = self.output_proj(hidden_states)
+        states, lengths = batch.unpack(hidden_states)
+        return states, _full_lengths(states) if lengths is None else lengths
 
     def _run_block(
         self,

@@ -12,6 +12,7 @@ import torch
 
 from ..configuration_fastconformer import FastConformerRNNTConfig, FastConformerTDTConfig
 from .ctc import FastConformerCTCHead
+from .ctc_losses import layers_to_capture
 from .outputs import FastConformerCTCOutput
 from .prompt import Language
 from .transducer import (
@@ -108,6 +109,7 @@ class FastConformerHybridForCTC(FastConformerCTCHead, FastConformerTransducerPre
             language=language,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            capture_layers=layers_to_capture(self.config, labels),
         )
         return self.apply_ctc_head(encoded, labels, return_dict)
 
@@ -155,5 +157,5 @@ def share_as_ctc(model: FastConformerForRNNT | FastConformerForTDT) -> FastConfo
         shared = ctc_class(config)
     shared.encoder, shared.decoder, shared.joint = model.encoder, model.decoder, model.joint
     shared.ctc_head, shared.prompt_kernel = model.ctc_head, model.prompt_kernel
-    shared.generation_config = model.generation_config
+    shared.generation_config, shared.original_config = model.generation_config, model.original_config
     return shared.train(model.training)

@@ -29,6 +29,9 @@ class FastConformerEncoderOutput(ModelOutput):
             Attention probabilities of every block, each `(batch, heads, frames, frames)`.
         cache ([`FastConformerEncoderCache`], *optional*, returned when it is given):
             State of the live streams after their chunks; the object that was given.
+        captured_states (`tuple(torch.FloatTensor)`, *optional*, returned with `capture_layers`):
+            Output of these blocks after the output projection, each `(batch, frames, size)`.
+        captured_lengths (`tuple(torch.LongTensor)`, *optional*): Valid frames of each of them, `(batch,)`.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -36,6 +39,8 @@ class FastConformerEncoderOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     cache: FastConformerEncoderCache | None = None
+    captured_states: tuple[torch.Tensor, ...] | None = None
+    captured_lengths: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -45,13 +50,17 @@ class FastConformerCTCOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor`, *optional*, returned when `labels` are given):
-            CTC loss, reduced as `config.ctc_loss_reduction` says.
+            CTC loss, reduced as `config.ctc_loss_reduction` says, with the share that the intermediate losses have.
         logits (`torch.FloatTensor` of shape `(batch, encoder frames, vocab_size)`):
             Scores before the softmax; the last class is the blank, which is sure in frames at and beyond
             `encoder_lengths`.
         encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
         attentions (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
+        ctc_loss (`torch.FloatTensor`, *optional*, returned when `labels` are given):
+            The loss at the end of the encoder, to be logged; no gradient goes through it.
+        intermediate_ctc_losses (`torch.FloatTensor` of shape `(layers,)`, *optional*):
+            Those of `config.intermediate_ctc_layers`, to be logged likewise.
     """
 
     loss: torch.Tensor | None = None
@@ -59,6 +68,8 @@ class FastConformerCTCOutput(ModelOutput):
     encoder_lengths: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    ctc_loss: torch.Tensor | None = None
+    intermediate_ctc_losses: torch.Tensor | None = None
 
 
 @dataclass
@@ -67,13 +78,20 @@ class FastConformerTransducerOutput(ModelOutput):
     Output of a transducer head's `forward`.
 
     Args:
-        loss (`torch.FloatTensor`, *optional*, returned when `labels` are given): RNN-T or TDT loss.
+        loss (`torch.FloatTensor`, *optional*, returned when `labels` are given):
+            RNN-T or TDT loss; in hybrids with the shares that the CTC losses have.
         logits (`torch.FloatTensor` of shape `(batch, encoder frames, tokens + 1, num_joint_outputs)`, *optional*):
             Joint outputs before the softmax, returned with `output_logits=True`.
         last_hidden_state (`torch.FloatTensor` of shape `(batch, encoder frames, hidden_size)`): Encoded frames.
         encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
         attentions (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
+        transducer_loss (`torch.FloatTensor`, *optional*, returned when `labels` are given):
+            The transducer's loss before others are mixed in, to be logged; no gradient goes through it.
+        ctc_loss (`torch.FloatTensor`, *optional*, returned where the loss holds one):
+            That of a hybrid's CTC head, to be logged likewise.
+        intermediate_ctc_losses (`torch.FloatTensor` of shape `(layers,)`, *optional*):
+            Those of `config.intermediate_ctc_layers`, to be logged likewise.
     """
 
     loss: torch.Tensor | None = None
@@ -82,6 +100,9 @@ class FastConformerTransducerOutput(ModelOutput):
     encoder_lengths: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    transducer_loss: torch.Tensor | None = None
+    ctc_loss: torch.Tensor | None = None
+    intermediate_ctc_losses: torch.Tensor | None = None
 
 
 @dataclass

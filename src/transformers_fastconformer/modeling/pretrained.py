@@ -18,6 +18,7 @@ from ..kernels.int8_linear import Int8Linear
 from .attention import FastConformerAttention
 from .conv_norms import SCALE_AND_SHIFT_NORMS
 from .int8_config import dequantizing, is_int8_config
+from .original_config import OriginalConfig
 
 logger = logging.getLogger(__name__)
 
@@ -62,18 +63,33 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["FastConformerBlock"]
     _supports_sdpa = True
+    # The folder in our form that a checkpoint of another form was converted to.
+    loaded_folder: str | None = None
+    # What `save_pretrained` writes next to the weights for the way back.
+    original_config = OriginalConfig()
 
     def __init__(self, config: FastConformerConfig, *args: Any, **kwargs: Any) -> None:
         config.check_values()  # they may have been set one by one
         super().__init__(config, *args, **kwargs)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Save as Transformers does; a model of floating weights as one, also if its configuration was of 8 bits."""
+        """
+        Save as Transformers does, with the original configuration of a converted checkpoint.
+
+        A model of floating weights is saved as one, also if its configuration was of 8 bits.
+        """
         config: Any = self.config
         has_8_bits = any(isinstance(layer, Int8Linear) for layer in self.modules())
         if is_int8_config(getattr(config, "quantization_config", None)) and not has_8_bits:
             del config.quantization_config
+        if kwargs.get("is_main_process", True):
+            self.original_config.write(kwargs["save_directory"] if "save_directory" in kwargs else args[0])
         return super().save_pretrained(*args, **kwargs)
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        """Upload as Transformers does, with the file that is written before its changes are watched."""
+        self.original_config.write(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -108,6 +124,8 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
                 f"{name}: {key} is {tuple(stored)}; expected {tuple(expected)}, as the configuration says, or "
                 "ignore_mismatched_sizes=True for fresh weights."
             )
+        if name is not None:
+            model.original_config = OriginalConfig.find(model.loaded_folder or name, kwargs)
         if output_loading_info:
             return model, info
         if name is not None and kwargs.get("state_dict") is None and not ignore_mismatched_sizes:

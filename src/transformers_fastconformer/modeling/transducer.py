@@ -16,11 +16,13 @@ from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..decoding.state import TransducerState
 from ..decoding.transducer_label_looping import transducer_label_looping_decode
 from ..kernels.layers import is_as_built
-from ..losses.ctc import ctc_loss, split_labels
+from ..losses.ctc import split_labels
 from ..losses.fused_joint import fused_rnnt_loss, fused_tdt_loss
 from ..losses.joint_slices import JointForm, JointNetwork
+from ..losses.reductions import reduce_clips
 from ..losses.rnnt import rnnt_loss
 from ..losses.tdt import tdt_loss
+from .ctc_losses import add_intermediate_losses, head_loss, layers_to_capture
 from .decoding_networks import DecodingNetworks, derive_decoding_networks
 from .encoder import FastConformerEncoder
 from .encoder_cache import FastConformerEncoderCache
@@ -199,6 +201,7 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
         output_attentions: bool | None = None,
         cache: FastConformerEncoderCache | None = None,
         is_last: bool | Sequence[bool] | None = None,
+        capture_layers: Sequence[int] = (),
     ) -> FastConformerEncoderOutput:
         """Encode features and, in models with prompts, mix the language in; arguments are those of `forward`."""
         encoded = self.encoder(
@@ -210,6 +213,7 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
             return_dict=True,
             cache=cache,
             is_last=is_last,
+            capture_layers=capture_layers,
         )
         encoded.last_hidden_state = self.apply_prompt(encoded.last_hidden_state, language)
         return encoded
@@ -298,8 +302,14 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             language=language,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            capture_layers=layers_to_capture(self.config, labels),
         )
-        loss, logits = None, None
+        output = FastConformerTransducerOutput(
+            last_hidden_state=encoded.last_hidden_state,
+            encoder_lengths=encoded.encoder_lengths,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
         if labels is not None:
             targets, target_lengths = split_labels(
                 labels, input_features.shape[0], self.config.blank_token_id, self.config.pad_token_id
@@ -308,31 +318,35 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             network = None if output_logits else self.joint.for_loss(*projected)
             joint = self._join(*projected) if network is None else network
             losses = self._transducer_losses(joint, targets, encoded.encoder_lengths, target_lengths)  # (batch,)
-            logits = joint if output_logits and isinstance(joint, torch.Tensor) else None
+            output.logits = joint if output_logits and isinstance(joint, torch.Tensor) else None
             if self.config.transducer_zero_infinity:
                 losses = losses.masked_fill(losses.isinf(), 0.0)
-            loss = losses.mean()
+            loss = reduce_clips(losses, target_lengths, self.config.transducer_loss_reduction)
+            output.transducer_loss = loss.detach()
             if self.ctc_head is not None:
-                weight = self.config.ctc_loss_weight
-                loss_of_ctc = ctc_loss(
-                    self.ctc_head(encoded.last_hidden_state),
-                    targets,
-                    encoded.encoder_lengths,
-                    target_lengths,
-                    self.config.blank_token_id,
-                    self.config.ctc_loss_reduction,
-                    self.config.ctc_zero_infinity,
-                )
-                loss = (1.0 - weight) * loss + weight * loss_of_ctc
-        output = FastConformerTransducerOutput(
-            loss=loss,
-            logits=logits,
-            last_hidden_state=encoded.last_hidden_state,
-            encoder_lengths=encoded.encoder_lengths,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
+                loss = self._add_ctc_losses(loss, output, encoded, targets, target_lengths)
+            output.loss = loss
         return output if wants_dict(self.config, return_dict) else output.to_tuple()
+
+    def _add_ctc_losses(
+        self,
+        loss: torch.Tensor,
+        output: FastConformerTransducerOutput,
+        encoded: FastConformerEncoderOutput,
+        targets: torch.Tensor,
+        target_lengths: torch.Tensor,
+    ) -> torch.Tensor:
+        """The loss of a hybrid; a CTC loss without weight is not computed, as in NeMo."""
+        weight = self.config.ctc_loss_weight
+        if weight > 0:
+            logits = self.ctc_head(encoded.last_hidden_state)
+            loss_of_ctc = head_loss(self.config, logits, encoded.encoder_lengths, targets, target_lengths)
+            output.ctc_loss = loss_of_ctc.detach()
+            loss = (1.0 - weight) * loss + weight * loss_of_ctc
+        loss, output.intermediate_ctc_losses = add_intermediate_losses(
+            self.config, self.ctc_head, loss, encoded, targets, target_lengths
+        )
+        return loss
 
     def compute_joint_logits(self, last_hidden_state: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """
@@ -365,10 +379,18 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
     ) -> torch.Tensor:
         """Losses of the clips, (batch,), from the joint network or from its outputs."""
         arguments: Any = (targets, encoder_lengths, target_lengths, self.config.blank_token_id)
-        options: dict[str, Any] = {"reduction": "none"}
+        options = self._loss_options()
         if isinstance(joint, JointNetwork):
             return fused_rnnt_loss(joint, *arguments, **options)
         return rnnt_loss(joint, *arguments, **options)
+
+    def _loss_options(self) -> dict[str, Any]:
+        """Options that the losses of RNN-T and TDT share."""
+        return {
+            "reduction": "none",
+            "fastemit_lambda": self.config.fastemit_lambda,
+            "clamp": self.config.transducer_gradient_clamp,
+        }
 
     def _predict(self, tokens: torch.Tensor, state: PredictorState | None) -> tuple[torch.Tensor, PredictorState]:
         """One step of the prediction network for decoding: (clips,) to (clips, joint_hidden_size)."""
@@ -457,11 +479,10 @@ class FastConformerForTDT(FastConformerForTransducer):
         target_lengths: torch.Tensor,
     ) -> torch.Tensor:
         arguments: Any = (targets, encoder_lengths, target_lengths, self.config.blank_token_id, self.config.durations)
-        options: dict[str, Any] = {
+        options = self._loss_options() | {
             "sigma": self.config.sigma,
             # The plain RNN-T loss is drawn at random only in training: an evaluation loss must not be random.
             "omega": self.config.omega if self.training else 0.0,
-            "reduction": "none",
         }
         if isinstance(joint, JointNetwork):
             return fused_tdt_loss(joint, *arguments, **options)

@@ -27,7 +27,6 @@ from .weights import WEIGHTS_MEMBER, NemoWeights, TensorHeader
 
 CONFIG_MEMBER = "model_config.yaml"
 # In a converted folder, the configuration of the archive that it was made from, as it was.
-ORIGINAL_CONFIG_FILE = "nemo_config.yaml"
 ARTIFACT_PREFIX = "nemo:"
 # Configurations with vocabularies of 16 thousand tokens have about 2 MB, the largest tokenizers about 5 MB.
 MAX_BYTES_IN_MEMORY = 256 * 2**20

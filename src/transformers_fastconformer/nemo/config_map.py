@@ -25,12 +25,14 @@ from .sections.common import REPORTING, TRAINING, NemoReader, class_of
 from .sections.decoder import CTC_DECODER, map_prediction_network
 from .sections.decoding import read_decoding, read_max_symbols
 from .sections.encoder import map_encoder
+from .sections.interctc import map_interctc
 from .sections.joint import map_joint
-from .sections.loss import map_loss, read_ctc_reduction
+from .sections.loss import map_loss, read_reduction
 from .sections.multitask import MULTITASK, map_multitask
 from .sections.preprocessor import WAVEFORM_SCALING, map_preprocessor, read_peak_scaling
 from .sections.prompts import LANGUAGE_ID_KEYS, check_language_id_prompts, map_prompts
 from .sections.speaker_kernels import SPEAKER_KERNELS, map_speaker_kernels
+from .sections.spec_augment import map_spec_augment
 
 # NeMo's classes, by the last part of `target`, and which heads they have. One row more is one class more. `encoder`
 # means that only the encoder is converted, whatever comes after it.
@@ -71,15 +73,19 @@ ENCODER_ALONE: Table = {
     **SPEAKER_KERNELS,
 }
 
+# Sections of all models with heads that tell how they are trained.
+TRAINING_SECTIONS: dict[str, Row] = {
+    "spec_augment": Read("map_spec_augment", check=section),
+    "interctc": Read("map_interctc", check=section),
+    "rnnt_reduction": Read("read_reduction"),
+}
+
 # Sections of all models with heads that have no influence on what they compute.
 WITHOUT_INFLUENCE: dict[str, Row] = {
     "train_ds": Drop(TRAINING),
     "validation_ds": Drop(TRAINING),
     "test_ds": Drop(TRAINING),
     "optim": Drop(TRAINING),
-    "spec_augment": Drop(TRAINING),
-    "interctc": Drop(TRAINING),
-    "rnnt_reduction": Drop(TRAINING),
     "skip_nan_grad": Drop(TRAINING),
     "variational_noise": Drop(TRAINING),
     "normalize_joint_txu": Drop(TRAINING),
@@ -100,6 +106,7 @@ WITHOUT_INFLUENCE: dict[str, Row] = {
 
 TOP_LEVEL: Table = {
     **ENCODER_ALONE,
+    **TRAINING_SECTIONS,
     **WITHOUT_INFLUENCE,
     "decoder": Read("CTC_DECODER, LSTM_DECODER, STATELESS_DECODER", REQUIRED),
     "joint": Read("JOINT"),
@@ -108,7 +115,7 @@ TOP_LEVEL: Table = {
     "aux_ctc": Read("AUX_CTC"),
     "tokenizer": Read("tokenizer_map", check=section),
     "labels": Read("tokenizer_map", check=sequence),
-    "ctc_reduction": Read("read_ctc_reduction"),
+    "ctc_reduction": Read("read_reduction"),
     "model_defaults": Read("map_prompts", check=section),
     # A module that changes the numbers and has no counterpart here.
     "prompt_kernel": Pin((None,)),
@@ -117,7 +124,7 @@ TOP_LEVEL: Table = {
     **LANGUAGE_ID_KEYS,
 }
 
-MULTITASK_TOP_LEVEL: Table = {**ENCODER_ALONE, **WITHOUT_INFLUENCE, **MULTITASK}
+MULTITASK_TOP_LEVEL: Table = {**ENCODER_ALONE, **TRAINING_SECTIONS, **WITHOUT_INFLUENCE, **MULTITASK}
 
 
 @dataclass(frozen=True)
@@ -265,20 +272,22 @@ def _map_heads(
     """Arguments of what comes after the encoder."""
     if heads == "encoder":
         return {}
+    training = map_spec_augment(sections["spec_augment"], reader)
+    training |= map_interctc(sections["interctc"], heads in ("ctc", "hybrid"), reader)
     if heads == "multitask":
-        return map_multitask(sections, encoder_width, reader)
+        return map_multitask(sections, encoder_width, reader) | training
     check_language_id_prompts(sections["model_defaults"], reader)
     if heads == "ctc":
         arguments, _ = reader.apply(sections["decoder"], CTC_DECODER, "decoder")
-        arguments["ctc_loss_reduction"] = read_ctc_reduction(sections["ctc_reduction"], reader)
+        arguments["ctc_loss_reduction"] = read_reduction("ctc_reduction", sections["ctc_reduction"], reader)
         read_decoding(sections["decoding"], "decoding", reader)
-        return arguments
+        return arguments | training
     arguments = _map_transducer(sections, reader) | map_prompts(sections["model_defaults"], nemo_class, reader)
     if heads == "hybrid":
         arguments |= map_auxiliary_ctc(sections["aux_ctc"], arguments["vocab_size"], sections["decoding"], reader)
     elif sections["aux_ctc"] is not None:
         reader.dropped["aux_ctc"] = f"{nemo_class or 'the model'} has no CTC head"
-    return arguments
+    return arguments | training
 
 
 def _map_transducer(sections: Values, reader: NemoReader) -> dict[str, Any]:
@@ -289,4 +298,6 @@ def _map_transducer(sections: Values, reader: NemoReader) -> dict[str, Any]:
     arguments |= joint_arguments
     arguments["decoding_strategy"] = decoding["strategy"]
     arguments["max_symbols_per_step"] = read_max_symbols(greedy, decoding["strategy"], reader)
+    reduction = read_reduction("rnnt_reduction", sections["rnnt_reduction"], reader)
+    arguments["transducer_loss_reduction"] = reduction
     return arguments | map_loss(sections["loss"], decoding, joint, reader)

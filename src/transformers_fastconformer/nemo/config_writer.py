@@ -21,6 +21,8 @@ from ..configuration_fastconformer import (
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..processing_fastconformer import FastConformerProcessor
 from .sections.decoding import TIME_DEFAULTS
+from .sections.loss import DEFAULT_LOSS, write_gradient_options, write_reduction
+from .sections.spec_augment import write_spec_augment
 
 Section = dict[str, Any]
 
@@ -76,7 +78,11 @@ def build_nemo_config(parts: ModelParts, original: Mapping[str, Any] | None = No
         original: The configuration that it began with. All keys that say nothing about the model stay as they are.
     """
     written = _flatten_classes(copy.deepcopy(dict(original or {})))
-    _overlay(written, _told(parts))
+    told = _told(parts)
+    for key in ("spec_augment", "interctc"):
+        if key not in told:  # switched off
+            written.pop(key, None)
+    _overlay(written, told)
     _fill(written, _fillers(parts))
     if parts.tokenizer_section is None:
         written.pop("tokenizer", None)
@@ -124,6 +130,9 @@ def _told(parts: ModelParts) -> Section:
         "preprocessor": _preprocessor(processor.feature_extractor),
         "encoder": _encoder(config),
     }
+    spec_augment = write_spec_augment(config)
+    if spec_augment:
+        told["spec_augment"] = spec_augment
     if parts.tokenizer_section is not None:
         told["tokenizer"] = parts.tokenizer_section
     if parts.tokenizer_section is None or parts.heads != "ctc":
@@ -137,7 +146,8 @@ def _told(parts: ModelParts) -> Section:
     times = _times(processor)
     if isinstance(config, FastConformerCTCConfig):
         told["decoder"] = _ctc_decoder(config, parts.tokens)
-        told["ctc_reduction"] = _ctc_reduction(config)
+        told["ctc_reduction"] = write_reduction(config.ctc_loss_reduction)
+        told |= _interctc(config)
         if times or processor.tokenizer.language_tag_pattern:
             told["decoding"] = times | _language_tags(processor)
         return told
@@ -147,10 +157,11 @@ def _told(parts: ModelParts) -> Section:
     if config.has_ctc_head:
         told["aux_ctc"] = {
             "ctc_loss_weight": config.ctc_loss_weight,
-            "ctc_reduction": _ctc_reduction(config),
+            "ctc_reduction": write_reduction(config.ctc_loss_reduction),
             "decoder": _ctc_decoder(config, parts.tokens),
             "decoding": dict(times),
         }
+        told |= _interctc(config)
     return told
 
 
@@ -192,8 +203,6 @@ def _fillers(parts: ModelParts) -> Section:
         }
     if not isinstance(config, FastConformerTDTConfig):
         fillers["loss"] = {"loss_name": "default"}
-    else:
-        fillers["loss"] = {"tdt_kwargs": {"fastemit_lambda": 0.0, "clamp": -1.0}}
     if config.has_ctc_head:
         fillers["aux_ctc"] = {"use_cer": False, "decoder": head, "decoding": {"strategy": "greedy"}}
     return fillers
@@ -294,8 +303,12 @@ def _ctc_decoder(config: FastConformerCTCConfig | FastConformerRNNTConfig, token
     return {"feat_in": config.output_size, "num_classes": config.vocab_size - 1, "vocabulary": list(tokens)}
 
 
-def _ctc_reduction(config: FastConformerCTCConfig | FastConformerRNNTConfig) -> str:
-    return "sum" if config.ctc_loss_reduction == "sum" else "mean_batch"
+def _interctc(config: FastConformerCTCConfig | FastConformerRNNTConfig) -> Section:
+    """The section of losses between the blocks, where there are some."""
+    if not config.intermediate_ctc_layers:
+        return {}
+    layers, weights = config.intermediate_ctc_layers, config.intermediate_ctc_weights or []
+    return {"interctc": {"apply_at_layers": list(layers), "loss_weights": list(weights)}}
 
 
 def _transducer(config: FastConformerRNNTConfig, tokens: Sequence[str]) -> Section:
@@ -327,6 +340,7 @@ def _transducer(config: FastConformerRNNTConfig, tokens: Sequence[str]) -> Secti
         "decoder": decoder,
         "joint": joint,
         "decoding": {"strategy": config.decoding_strategy, "greedy": {"max_symbols": config.max_symbols_per_step}},
+        "rnnt_reduction": write_reduction(config.transducer_loss_reduction),
     }
     if config.num_prompts > 0:
         told["model_defaults"] |= {
@@ -340,8 +354,15 @@ def _transducer(config: FastConformerRNNTConfig, tokens: Sequence[str]) -> Secti
         told["decoding"] |= {"model_type": "tdt", "durations": durations}
         told["loss"] = {
             "loss_name": "tdt",
-            "tdt_kwargs": {"durations": durations, "sigma": config.sigma, "omega": config.omega},
+            "tdt_kwargs": {
+                "durations": durations,
+                "sigma": config.sigma,
+                "omega": config.omega,
+                **write_gradient_options(config),
+            },
         }
+    else:
+        told["loss"] = {f"{DEFAULT_LOSS}_kwargs": write_gradient_options(config)}
     return told
 
 

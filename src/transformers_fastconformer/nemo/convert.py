@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from ..checkpoint_sources import ORIGINAL_CONFIG_FILE
 from ..checkpoints.model_card import write_model_card
 from ..checkpoints.name_table import Target
 from ..checkpoints.output_folder import check_output, written_as_one
@@ -21,7 +22,7 @@ from ..configuration_multitask import FastConformerMultitaskConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import reading, require_choice
-from .archive import CONFIG_MEMBER, ORIGINAL_CONFIG_FILE, NemoArchive
+from .archive import CONFIG_MEMBER, NemoArchive
 from .config_map import MappedConfig, map_config
 from .description import check_vocabulary, describe_model, describe_parts_left_out
 from .front_end import build_feature_extractor

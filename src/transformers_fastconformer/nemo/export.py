@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from ..audio.log_mel_settings import FILTERBANK_DTYPES, WINDOW_FUNCTIONS
 from ..audio.mel_filterbank import mel_filterbank
+from ..checkpoint_sources import ORIGINAL_CONFIG_FILE
 from ..checkpoints.name_table import Target, check_fit
 from ..checkpoints.own_checkpoint import OurCheckpoint, open_our_checkpoint, stored_names
 from ..checkpoints.safetensors_writer import TensorEntry
@@ -30,11 +31,13 @@ from ..configuration_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from ..configuration_training import TRAINING_FIELDS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
+from ..modeling.pretrained import FastConformerPreTrainedModel
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require, shown
 from .adapters import check_adapters
-from .archive import CONFIG_MEMBER, ORIGINAL_CONFIG_FILE, NemoArchive
+from .archive import CONFIG_MEMBER, NemoArchive
 from .archive_writer import check_archive_path, write_archive
 from .config_map import map_config
 from .config_text import read_config_text, write_config_text
@@ -51,8 +54,13 @@ logger = logging.get_logger(__name__)
 
 EXPORTED_CONFIGS = (FastConformerCTCConfig, FastConformerRNNTConfig, FastConformerTDTConfig)
 # Options without a key in NeMo: the first are of training, the others of the folder that holds them.
-NOT_IN_NEMO = ("initializer_range", "ctc_zero_infinity", "transducer_zero_infinity", "pad_token_id")
-NOT_READ = ("attention_context_probabilities",)  # written, and not read: they are of training
+NOT_IN_NEMO = (
+    "apply_spec_augment",
+    "initializer_range",
+    "ctc_zero_infinity",
+    "transducer_zero_infinity",
+    "pad_token_id",
+)
 EMBEDDING = "decoder.prediction.embed.weight"
 
 
@@ -94,7 +102,7 @@ def export_nemo(
         processor: Next to a model, its processor; a folder has its own.
         original: The `.nemo` archive or the converted folder that the model began with, whose configuration is taken
             for all that the model does not say, such as the optimiser. By default the one that the conversion kept in
-            the folder; a folder that `save_pretrained` wrote has none.
+            the folder, and that models take along.
         overwrite: Replace a file at `output`.
 
     Raises:
@@ -106,7 +114,7 @@ def export_nemo(
     ours = open_our_checkpoint(source, processor)
     name = str(ours.folder or "the model")
     parts_processor = _check_source(ours, name)
-    kept = _original_config(original, ours.folder)
+    kept = _original_config(original, source, ours.folder)
     sources, dtypes = _plan_weights(ours, name)
     front_end = _front_end(parts_processor.feature_extractor)
     nemo_names = [*front_end, *sources]
@@ -159,8 +167,13 @@ def _check_source(ours: OurCheckpoint, name: str) -> FastConformerProcessor:
     return ours.processor
 
 
-def _original_config(original: str | os.PathLike[str] | None, folder: Path | None) -> Section | None:
+def _original_config(
+    original: str | os.PathLike[str] | None, source: str | os.PathLike[str] | PreTrainedModel, folder: Path | None
+) -> Section | None:
     """The configuration that a model began with; None where it is not known."""
+    if original is None and isinstance(source, FastConformerPreTrainedModel):
+        content = source.original_config.read()
+        return None if content is None else read_config_text(content, ORIGINAL_CONFIG_FILE)
     if original is None:
         path = folder / ORIGINAL_CONFIG_FILE if folder is not None else None
         if path is None or not path.is_file():
@@ -325,9 +338,10 @@ def _find_differences(
 
 def _options_of(config_class: type[FastConformerConfig]) -> tuple[str, ...]:
     """Options that NeMo's configuration tells; those that every configuration of Transformers has are not ours."""
-    classes = [base for base in reversed(config_class.__mro__) if issubclass(base, FastConformerConfig)]
+    kinds = (FastConformerConfig, *TRAINING_FIELDS)
+    classes = [base for base in reversed(config_class.__mro__) if issubclass(base, kinds)]
     names = dict.fromkeys(name for base in classes for name in get_annotations(base))
-    return tuple(name for name in names if name not in (*NOT_IN_NEMO, *NOT_READ, "model_type"))
+    return tuple(name for name in names if name not in (*NOT_IN_NEMO, "model_type"))
 
 
 OPTIONS: dict[type[FastConformerConfig], tuple[str, ...]] = {
@@ -337,8 +351,12 @@ OPTIONS: dict[type[FastConformerConfig], tuple[str, ...]] = {
 
 def _comparable(option: str, config: FastConformerConfig) -> Any:
     value = getattr(config, option)
+    contexts = [list(context) for context in config.attention_contexts or []]
+    # NeMo takes the first context, and their order says no more.
     if option == "attention_contexts" and value is not None:
-        return sorted(list(context) for context in value)  # NeMo takes the first, and their order says no more
+        return sorted(contexts)
+    if option == "attention_context_probabilities" and value is not None:
+        return sorted(zip(contexts, value, strict=True))
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -8,13 +8,13 @@ from ...checkpoints.key_table import REQUIRED, Drop, Map, Read, Table, number, s
 from .common import REPORTING, NemoReader
 from .decoder import CTC_DECODER
 from .decoding import check_times_alike, read_decoding
-from .loss import convert_ctc_reduction
+from .loss import convert_reduction
 
 AUX_CTC: Table = {
     "decoder": Read("CTC_DECODER", REQUIRED),
     "decoding": Read("DECODING", check=section),
     "ctc_loss_weight": Map("ctc_loss_weight", 0.5, number),
-    "ctc_reduction": Map("ctc_loss_reduction", "mean_batch", convert_ctc_reduction),
+    "ctc_reduction": Map("ctc_loss_reduction", "mean_batch", convert_reduction),
     "use_cer": Drop(REPORTING),
 }
 

@@ -17,6 +17,7 @@ from ...checkpoints.key_table import (
     integer,
     number,
     one_of,
+    sequence,
     twice,
 )
 from ...configuration_checks import CONV_NORM_TYPES
@@ -94,6 +95,17 @@ def _contexts(value: Any, values: Values) -> tuple[list[int], list[list[int]] | 
     return contexts[0], contexts if len(contexts) > 1 else None
 
 
+def _context_probabilities(value: Any, values: Values) -> list[float] | None:
+    _, contexts = _contexts(values["att_context_size"], values)
+    if not value:
+        return None
+    chances = [number(chance, values) for chance in sequence(value, values)]
+    count = len(contexts or [None])
+    if len(chances) != count or min(chances) < 0 or abs(sum(chances) - 1) > 1e-6:
+        raise NotAcceptedError(f"a probability for each of the {count} contexts, 1 in sum")
+    return chances if contexts else None
+
+
 def _conv_norm(value: Any, values: Values) -> tuple[str, int | None]:
     name = str(value)
     groups = name.removeprefix("group_norm")
@@ -146,7 +158,7 @@ ENCODER: Table = {
     "att_context_style": Map(
         "attention_context_style", "regular", one_of("regular", "chunked_limited", "chunked_limited_with_rc")
     ),
-    "att_context_probs": Drop(TRAINING),
+    "att_context_probs": Map("attention_context_probabilities", None, _context_probabilities),
     "att_chunk_context_size": Drop("the contexts that training draws from; inference takes the whole clip or is told"),
     "global_tokens": Map("num_global_tokens", 0, integer),
     "global_tokens_spacing": Map("global_tokens_spacing", 1, integer),

@@ -1,4 +1,4 @@
-"""Losses: TDT's durations and weights are read, the rest is of training."""
+"""Losses of transducers and their options, TDT's durations among them, and the reductions of all losses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ...checkpoints.key_table import (
     Map,
     NotAcceptedError,
     Read,
+    Row,
     Table,
     Values,
     integers,
@@ -17,7 +18,8 @@ from ...checkpoints.key_table import (
     one_of,
     section,
 )
-from .common import TRAINING, NemoReader
+from ...configuration_training import LOSS_REDUCTIONS, TransducerLossFields
+from .common import NemoReader
 
 RNNT_LOSSES = (
     "default",
@@ -29,32 +31,60 @@ RNNT_LOSSES = (
     "tdt",
     "tdt_pytorch",
 )
+# NeMo 3.0 resolves it first, and reads the options of the loss that it stands for.
+DEFAULT_LOSS = "warprnnt_numba"
+
+
+def _clamp(value: Any, values: Values) -> float:
+    return max(number(value, values), 0.0)  # NeMo writes -1 for none
+
+
+_GRADIENT: dict[str, Row] = {
+    "fastemit_lambda": Map("fastemit_lambda", 0.0, number),
+    "clamp": Map("transducer_gradient_clamp", -1.0, _clamp),
+}
+TDT_LOSS: Table = {
+    **_GRADIENT,
+    "durations": Read("read_durations", check=integers),
+    "sigma": Map("sigma", 0.0, number),
+    "omega": Map("omega", 0.0, number),
+}
+# The options that each loss of NeMo has; of others it says that it does not use them.
+LOSS_OPTIONS: dict[str, Table] = {
+    "warprnnt_numba": _GRADIENT,
+    "tdt": TDT_LOSS,
+    "tdt_pytorch": {"durations": Drop("those of the decoding are read"), "sigma": Map("sigma", 0.0, number)},
+}
 
 LOSS: Table = {
     "loss_name": Check("which of the losses trains; TDT is told by its durations", one_of(*RNNT_LOSSES)),
     **{
-        f"{name}_kwargs": Drop(TRAINING)
+        f"{name}_kwargs": Read("LOSS_OPTIONS")
         for name in (*RNNT_LOSSES, "multiblank_rnnt", "multiblank_rnnt_pytorch")
-        if name != "tdt"
+        if name not in LOSS_OPTIONS
     },
-    "tdt_kwargs": Read("TDT_LOSS", check=section),
+    **{f"{name}_kwargs": Read("LOSS_OPTIONS", check=section) for name in LOSS_OPTIONS},
 }
 
-TDT_LOSS: Table = {
-    "durations": Read("read_durations", check=integers),
-    "sigma": Map("sigma", 0.0, number),
-    "omega": Map("omega", 0.0, number),
-    "fastemit_lambda": Drop(TRAINING),
-    "clamp": Drop(TRAINING),
-}
+# NeMo's names of our reductions.
+REDUCTIONS = dict(zip(("mean_batch", "mean", "mean_volume", "sum"), LOSS_REDUCTIONS, strict=True))
 
 
 def map_loss(loss_section: Any, decoding: Values, joint: Values, reader: NemoReader) -> dict[str, Any]:
-    """Arguments of a TDT model: its durations and the weights of its loss; none for RNN-T."""
+    """Arguments of the loss of a transducer: its weights, and the durations of TDT."""
     _, loss = reader.apply(loss_section or {}, LOSS, "loss")
-    arguments, tdt_loss = reader.apply(loss["tdt_kwargs"] or {}, TDT_LOSS, "loss.tdt_kwargs")
-    durations = read_durations(loss, tdt_loss, decoding, joint, reader)
-    return {**arguments, "durations": durations} if durations else {}
+    name = loss["loss_name"] or "default"
+    name = DEFAULT_LOSS if name == "default" else name
+    table = LOSS_OPTIONS.get(name, {})
+    options = loss[f"{name}_kwargs"] or {}
+    unused = {str(key) for key in options if key not in table}
+    reader.dropped |= {f"loss.{name}_kwargs.{key}": "not read by this loss of NeMo" for key in unused}
+    used = {key: value for key, value in options.items() if key in table}
+    arguments, values = reader.apply(used, table, f"loss.{name}_kwargs")
+    durations = read_durations(loss, values, decoding, joint, reader)
+    if not durations:
+        return {key: value for key, value in arguments.items() if key not in ("sigma", "omega")}
+    return {"sigma": 0.0, "omega": 0.0, **arguments, "durations": durations}
 
 
 def read_durations(loss: Values, tdt_loss: Values, decoding: Values, joint: Values, reader: NemoReader) -> list[int]:
@@ -73,15 +103,25 @@ def read_durations(loss: Values, tdt_loss: Values, decoding: Values, joint: Valu
     return durations
 
 
-def convert_ctc_reduction(value: Any, values: Values) -> str:
-    """Our reduction of the CTC loss, which is only of training; the means differ in what each clip weighs."""
-    one_of("none", "mean", "sum", "mean_batch", "mean_volume")(value, values)
-    return "sum" if value == "sum" else "mean"
+def convert_reduction(value: Any, values: Values) -> str:
+    """Our reduction of a loss. Without one NeMo cannot train: it is then the usual one here."""
+    one_of("none", None, *REDUCTIONS)(value, values)
+    return REDUCTIONS.get(value, REDUCTIONS["mean_batch"])
 
 
-def read_ctc_reduction(value: Any, reader: NemoReader) -> str:
-    """The `ctc_reduction` of a model that has only a CTC head; NeMo takes `mean_batch` where it is absent."""
+def read_reduction(key: str, value: Any, reader: NemoReader) -> str:
+    """A reduction at the top level, `ctc_reduction` or `rnnt_reduction`; `mean_batch` where it is absent."""
     try:
-        return convert_ctc_reduction("mean_batch" if value is None else value, {})
+        return convert_reduction(value, {})
     except NotAcceptedError as error:
-        raise reader.refuse("ctc_reduction", value, str(error)) from None
+        raise reader.refuse(key, value, str(error)) from None
+
+
+def write_reduction(reduction: str) -> str:
+    """NeMo's name of a reduction of ours."""
+    return next(theirs for theirs, ours in REDUCTIONS.items() if ours == reduction)
+
+
+def write_gradient_options(config: TransducerLossFields) -> dict[str, float]:
+    """The options that losses of RNN-T and TDT share."""
+    return {"fastemit_lambda": config.fastemit_lambda, "clamp": config.transducer_gradient_clamp or -1.0}
