@@ -12,7 +12,8 @@ import torch
 from balance import balance_classes
 from families import FAMILIES, Family, write_bert_base
 
-from transformers_fastconformer.nemo.archive import ORIGINAL_CONFIG_FILE, NemoArchive
+from transformers_fastconformer.checkpoint_sources import ORIGINAL_CONFIG_FILE
+from transformers_fastconformer.nemo.archive import NemoArchive
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.nemo.export import export_nemo
 from transformers_fastconformer.nemo.reference import NemoRunner

@@ -13,9 +13,10 @@ from nemo_archives import KINDS, make_front_end
 from safetensors.torch import load_file
 
 from transformers_fastconformer import FastConformerModel, FastConformerProcessor, export_nemo
+from transformers_fastconformer.checkpoint_sources import ORIGINAL_CONFIG_FILE
 from transformers_fastconformer.checkpoints.model_classes import ARCHITECTURES
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
-from transformers_fastconformer.nemo.archive import ORIGINAL_CONFIG_FILE, NemoArchive
+from transformers_fastconformer.nemo.archive import NemoArchive
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 
 

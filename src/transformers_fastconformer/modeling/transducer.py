@@ -332,7 +332,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         self,
         loss: torch.Tensor,
         output: FastConformerTransducerOutput,
-        encoded: FastConformerEncoderOutput,
+        encoded: Any,
         targets: torch.Tensor,
         target_lengths: torch.Tensor,
     ) -> torch.Tensor:

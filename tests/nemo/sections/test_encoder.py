@@ -83,3 +83,14 @@ def test_encoder_options(nemo_config, options, expected):
 )
 def test_options_without_influence_never_stop_a_conversion(nemo_config, options):
     assert mapped_encoder(nemo_config, **options) == mapped_encoder(nemo_config)
+
+
+def test_chances_of_contexts(nemo_config):
+    config = nemo_config("ctc")
+    config["encoder"] |= {"att_context_size": [[8, 1], [8, 3]], "att_context_probs": [0.75, 0.25]}
+    assert map_config(config).config.attention_context_probabilities == [0.75, 0.25]
+    config["encoder"] |= {"att_context_size": [8, 1], "att_context_probs": [1.0]}
+    assert map_config(config).config.attention_context_probabilities is None
+    config["encoder"]["att_context_probs"] = [0.5, 0.5]
+    with pytest.raises(ValueError, match=r"encoder\.att_context_probs=.* a probability for each of the 1 contexts"):
+        map_config(config)
