@@ -2,7 +2,7 @@
 Plots of speed and memory against the length of the clip.
 
 They show what `bench_encoder.py`, `bench_memory.py`, `bench_longform_memory.py`, `bench_latency.py` and
-`bench_live_words.py` have written.
+`bench_live_words.py` have written, and the losses of `compare_training.py`.
 
     pip install 'transformers-fastconformer[bench]'
     python benchmarks/plot_results.py
@@ -10,7 +10,8 @@ They show what `bench_encoder.py`, `bench_memory.py`, `bench_longform_memory.py`
 There is one picture for each shape and device: `docs/images/encoder_speed_<shape>_<device>.png`, for single clips with
 full attention, and `docs/images/encoder_memory_<shape>_<dtype>_<device>.png`; for files from a minute to hours, by
 strategy, `docs/images/longform_memory_<device>.png`; of live streams the time of a step by the number of streams,
-`docs/images/latency_<shape>_<dtype>_<device>.png`, and word errors by latency, `docs/images/live_words_<device>.png`.
+`docs/images/latency_<shape>_<dtype>_<device>.png`, and word errors by latency, `docs/images/live_words_<device>.png`;
+losses of the same training in NeMo and here, `docs/images/training_<dtype>_<device>.png`.
 """
 
 from __future__ import annotations
@@ -250,6 +251,47 @@ def plot_live_words(rows: Rows, path: Path) -> None:
     save_figure(figure, path)
 
 
+TRAINING_CASES = {
+    ("tdt-ctc", "transducer_loss"): "demonstration: TDT",
+    ("tdt-ctc", "ctc_loss"): "demonstration: CTC",
+    ("rnnt", "loss"): "RNN-T from scratch",
+    ("ctc", "loss"): "CTC from scratch",
+}
+# Relative difference that is asked for.
+TRAINING_LIMIT = 1e-3
+
+
+def plot_training(rows: Rows, path: Path) -> None:
+    """Draw the losses of both systems, one upon the other, and below them their relative difference."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        2, len(TRAINING_CASES), figsize=(14, 5.5), sharex=True, height_ratios=(3, 2), layout="constrained"
+    )
+    for (key, title), (upper, lower) in zip(TRAINING_CASES.items(), axes.T, strict=True):
+        chosen = [row for row in rows if (row["case"], row["loss"]) == key]
+        steps = [int(row["step"]) for row in chosen]
+        for system, width, style in (("nemo", 5.0, "-"), ("ours", 1.4, "-")):
+            colour = COLOURS[system] if system == "ours" else "#f0b080"  # light, to lie under the other
+            values = [float(row[system]) for row in chosen]
+            upper.plot(steps, values, style, color=colour, linewidth=width, label=NAMES[system])
+        upper.set_title(title, fontsize=11)
+        upper.set_ylim(bottom=0)
+        # A difference of zero has no place on a logarithm.
+        differences = [max(float(row["relative_difference"]), 1e-8) for row in chosen]
+        lower.plot(steps, differences, ".", color=COLOURS["ours"], markersize=3)
+        lower.axhline(TRAINING_LIMIT, color="#888888", linestyle="--", linewidth=1)
+        lower.set_yscale("log")
+        lower.set_ylim(5e-9, 5e-3)
+        lower.set_xlabel("step")
+        for axis in (upper, lower):
+            axis.grid(which="major", alpha=0.3)
+    axes[0, 0].set_ylabel("loss")
+    axes[1, 0].set_ylabel("relative difference\n(dashed: wanted)")
+    axes[0, 0].legend(fontsize=9, frameon=False)
+    save_figure(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -279,6 +321,10 @@ def main() -> None:
     if words := read_all(arguments.results.glob("live_words_demo*_cpu.csv")):
         path = arguments.images / "live_words_cpu.png"
         plot_live_words(words, path)
+        print(f"written to {path}")
+    for source in sorted(arguments.results.glob("training_*.csv")):
+        path = arguments.images / f"{source.stem}.png"
+        plot_training(read_rows(source), path)
         print(f"written to {path}")
     for source in sorted(arguments.results.glob("longform_memory_*.csv")):
         path = arguments.images / f"{source.stem}.png"

@@ -16,6 +16,7 @@ MULTITASK_STRATEGIES = ("greedy", "beam")
 VOCABULARY_MULTIPLE = 8  # NeMo pads the classes of the head to a multiple of it
 DROPOUTS = (
     "decoder_embedding_dropout",
+    "token_head_dropout",
     *(
         f"{part}_{kind}_dropout"
         for part in ("decoder", "transformer_encoder")
@@ -57,6 +58,7 @@ class FastConformerMultitaskConfig(FastConformerConfig):
         decoder_attention_dropout (`float`, defaults to 0.0): Of attention probabilities.
         decoder_residual_dropout (`float`, defaults to 0.0): Of the attentions' outputs.
         decoder_feed_forward_dropout (`float`, defaults to 0.0): Of the feed-forward modules' outputs.
+        token_head_dropout (`float`, defaults to 0.0): Of the states that the head gets.
         transformer_encoder_attention_dropout (`float`, defaults to 0.0): As of the decoder.
         transformer_encoder_residual_dropout (`float`, defaults to 0.0): As of the decoder.
         transformer_encoder_feed_forward_dropout (`float`, defaults to 0.0): As of the decoder.
@@ -104,6 +106,7 @@ class FastConformerMultitaskConfig(FastConformerConfig):
     decoder_attention_dropout: float | int = 0.0
     decoder_residual_dropout: float | int = 0.0
     decoder_feed_forward_dropout: float | int = 0.0
+    token_head_dropout: float | int = 0.0
     transformer_encoder_attention_dropout: float | int = 0.0
     transformer_encoder_residual_dropout: float | int = 0.0
     transformer_encoder_feed_forward_dropout: float | int = 0.0

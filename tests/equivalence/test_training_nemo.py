@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import canary_overrides
+from transformers import AutoModelForSpeechSeq2Seq
 
 from common.training_pairs import Batch, build_pair
 from transformers_fastconformer import FastConformerConfig, read_audio
@@ -204,3 +206,39 @@ def test_ten_steps_have_the_same_losses(case: str, speech_dir: Path, tmp_path: P
         losses = pair.step(Batch([read_audio(clip)[:12000] for clip in chosen], tokens))
         assert {step.loss for step in losses} >= {"loss"}
         assert max(step.relative_difference for step in losses) <= 1e-3
+
+
+CANARY_DROPOUTS = {"ffn_dropout": 0.2, "attn_score_dropout": 0.15, "attn_layer_dropout": 0.1}
+
+
+def test_dropouts_of_canary_are_those_of_equal_seeds(build_nemo_model: Callable[..., Any], tmp_path: Path) -> None:
+    """Both draw in the same order for tensors of the same shape; SpecAugment and the encoder's front before them."""
+    overrides = canary_overrides()
+    overrides["encoder"] = {**overrides.get("encoder", {}), **QUIET_ENCODER, "dropout_pre_encoder": 0.1}
+    overrides["transf_encoder"] |= CANARY_DROPOUTS
+    overrides["transf_decoder"]["config_dict"] |= CANARY_DROPOUTS | {"embedding_dropout": 0.3}
+    overrides["head"] = {**overrides["head"], "dropout": 0.25}
+    overrides["spec_augment"] = {"_target_": AUGMENTATION, "freq_masks": 1, "freq_width": 5, "time_masks": 2}
+    nemo = build_nemo_model("ctc", **overrides)
+    nemo.save_to(str(tmp_path / "a.nemo"))
+    convert_nemo_checkpoint(tmp_path / "a.nemo", tmp_path / "ours")
+    ours = AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "ours", attn_implementation="eager").train()
+    assert ours.config.token_head_dropout == 0.25
+    features, lengths = torch.randn(3, 16, 200), torch.tensor([200, 140, 61])
+    tokens = torch.randint(0, ours.config.num_tokens, (3, 9))
+    nemo.train()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        expected, _, frames, _ = nemo.forward(
+            processed_signal=features,
+            processed_signal_length=lengths,
+            transcript=tokens,
+            transcript_length=torch.tensor([9, 9, 9]),
+        )
+        torch.manual_seed(seed)
+        output = ours(features.transpose(1, 2), input_lengths=lengths, decoder_input_ids=tokens)
+        for clip, count in enumerate(output.encoder_lengths.tolist()):
+            torch.testing.assert_close(
+                output.encoder_last_hidden_state[clip, :count], frames[clip, :count], rtol=1e-4, atol=1e-4
+            )
+        torch.testing.assert_close(output.logits.log_softmax(-1), expected, rtol=1e-4, atol=1e-4)

@@ -246,6 +246,7 @@ TRAINING_ONLY: dict[str, Drop] = {
     "transducer_gradient_clamp": Drop("theirs has none"),
     "label_smoothing": Drop("theirs has none"),
     "decoder_embedding_dropout": Drop("theirs has none"),
+    "token_head_dropout": Drop("theirs has none"),
     "decoder_residual_dropout": Drop("theirs has none"),
     "decoder_feed_forward_dropout": Drop("theirs has none"),
 }

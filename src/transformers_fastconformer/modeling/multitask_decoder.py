@@ -326,7 +326,9 @@ class FastConformerTokenHead(nn.Module):
     def __init__(self, config: FastConformerMultitaskConfig) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.dropout = config.token_head_dropout
 
     def forward(self, hidden_states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, size) to logits, (batch, tokens, classes); `weight` is that of the embedding."""
+        hidden_states = functional.dropout(hidden_states, self.dropout, self.training)
         return functional.linear(hidden_states, weight, self.bias)

@@ -110,7 +110,7 @@ HEAD: Table = {
     "hidden_size": Drop(SHAPE),
     "activation": Drop("one layer has none"),
     "log_softmax": Drop("the best class is the same"),
-    "dropout": Drop(TRAINING),
+    "dropout": Map("token_head_dropout", 0.0, number_or_zero),
     "use_transformer_init": Drop(TRAINING),
 }
 
