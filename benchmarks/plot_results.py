@@ -278,7 +278,7 @@ def plot_training(rows: Rows, path: Path) -> None:
         upper.set_title(title, fontsize=11)
         upper.set_ylim(bottom=0)
         # A difference of zero has no place on a logarithm.
-        differences = [max(float(row["relative_difference"]), 1e-8) for row in chosen]
+        differences = [max(float(row["difference_per_million"]), 1e-2) * 1e-6 for row in chosen]
         lower.plot(steps, differences, ".", color=COLOURS["ours"], markersize=3)
         lower.axhline(TRAINING_LIMIT, color="#888888", linestyle="--", linewidth=1)
         lower.set_yscale("log")

@@ -213,12 +213,12 @@ CANARY_DROPOUTS = {"ffn_dropout": 0.2, "attn_score_dropout": 0.15, "attn_layer_d
 
 def test_dropouts_of_canary_are_those_of_equal_seeds(build_nemo_model: Callable[..., Any], tmp_path: Path) -> None:
     """Both draw in the same order for tensors of the same shape; SpecAugment and the encoder's front before them."""
-    overrides = canary_overrides()
-    overrides["encoder"] = {**overrides.get("encoder", {}), **QUIET_ENCODER, "dropout_pre_encoder": 0.1}
-    overrides["transf_encoder"] |= CANARY_DROPOUTS
-    overrides["transf_decoder"]["config_dict"] |= CANARY_DROPOUTS | {"embedding_dropout": 0.3}
-    overrides["head"] = {**overrides["head"], "dropout": 0.25}
-    overrides["spec_augment"] = {"_target_": AUGMENTATION, "freq_masks": 1, "freq_width": 5, "time_masks": 2}
+    overrides = {**canary_overrides(), "encoder": QUIET_ENCODER | {"dropout_pre_encoder": 0.1}}
+    sections = overrides["sections"]
+    sections["transf_encoder"] |= CANARY_DROPOUTS
+    sections["transf_decoder"]["config_dict"] |= CANARY_DROPOUTS | {"embedding_dropout": 0.3}
+    sections["head"]["dropout"] = 0.25
+    sections["spec_augment"] = {"_target_": AUGMENTATION, "freq_masks": 1, "freq_width": 5, "time_masks": 2}
     nemo = build_nemo_model("ctc", **overrides)
     nemo.save_to(str(tmp_path / "a.nemo"))
     convert_nemo_checkpoint(tmp_path / "a.nemo", tmp_path / "ours")

@@ -7,6 +7,7 @@ clip and sends ones instead; the one before it clamps what arrives and scales it
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,9 +27,15 @@ class GradientClamp:
         self.limit = limit
         self.scales: Tensor | None = None  # (batch,), from the reduction, while a backward pass is under way
 
-    def of_logits(self, logits: Tensor) -> Tensor:
-        """The logits (batch, ...) that the loss is to be computed of."""
-        return _ClampedLogits.apply(logits, self) if self.limit else logits
+    def of_logits(self, logits: Tensor, has_limit: bool = True) -> Tensor:
+        """
+        The logits that the loss is to be computed of; all of them must come from here.
+
+        Args:
+            logits: (batch, ...).
+            has_limit: False for those whose gradient is only to be scaled.
+        """
+        return _ClampedLogits.apply(logits, self, self.limit if has_limit else math.inf) if self.limit else logits
 
     def of_losses(self, losses: Tensor) -> Tensor:
         """The losses (batch,) that are to be reduced."""
@@ -37,15 +44,15 @@ class GradientClamp:
 
 class _ClampedLogits(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, clamp: GradientClamp) -> Tensor:
-        ctx.clamp = clamp
+    def forward(ctx: Any, logits: Tensor, clamp: GradientClamp, limit: float) -> Tensor:
+        ctx.clamp, ctx.limit = clamp, limit
         return logits.view_as(logits)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         scales = ctx.clamp.scales.view(-1, *[1] * (gradient.ndim - 1))
-        return gradient.clamp(-ctx.clamp.limit, ctx.clamp.limit).mul_(scales), None
+        return gradient.clamp(-ctx.limit, ctx.limit).mul_(scales), None, None
 
 
 class _UnscaledLosses(torch.autograd.Function):

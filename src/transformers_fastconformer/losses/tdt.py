@@ -78,7 +78,8 @@ def tdt_loss(
     clamped = GradientClamp(clamp)
     token_logits = clamped.of_logits(logits[..., :tokens])
     blank, labels = TokenLogProbabilities.apply(token_logits, fill_padding(targets, target_lengths), blank_id)
-    duration_log_probs = F.log_softmax(logits[..., tokens:], dim=-1)  # (batch, frames, targets + 1, durations)
+    duration_logits = clamped.of_logits(logits[..., tokens:], has_limit=False)
+    duration_log_probs = F.log_softmax(duration_logits, dim=-1)  # (batch, frames, targets + 1, durations)
     positive = [index for index, value in enumerate(values) if value > 0]
     log_likelihood = AlignmentLogLikelihood.apply(
         (blank - sigma)[..., None] + duration_log_probs[..., positive],
