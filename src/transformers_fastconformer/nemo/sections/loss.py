@@ -49,12 +49,14 @@ TDT_LOSS: Table = {
     "sigma": Map("sigma", 0.0, number),
     "omega": Map("omega", 0.0, number),
 }
-# The options that each loss of NeMo has; of others it says that it does not use them.
+# The options that each loss of NeMo has; others have none.
 LOSS_OPTIONS: dict[str, Table] = {
     "warprnnt_numba": _GRADIENT,
     "tdt": TDT_LOSS,
     "tdt_pytorch": {"durations": Drop("those of the decoding are read"), "sigma": Map("sigma", 0.0, number)},
 }
+
+OPTIONS_OF_ANY = {key for table in LOSS_OPTIONS.values() for key in table}
 
 LOSS: Table = {
     "loss_name": Check("which of the losses trains; TDT is told by its durations", one_of(*RNNT_LOSSES)),
@@ -75,11 +77,11 @@ def map_loss(loss_section: Any, decoding: Values, joint: Values, reader: NemoRea
     _, loss = reader.apply(loss_section or {}, LOSS, "loss")
     name = loss["loss_name"] or "default"
     name = DEFAULT_LOSS if name == "default" else name
-    table = LOSS_OPTIONS.get(name, {})
-    options = loss[f"{name}_kwargs"] or {}
-    unused = {str(key) for key in options if key not in table}
-    reader.dropped |= {f"loss.{name}_kwargs.{key}": "not read by this loss of NeMo" for key in unused}
-    used = {key: value for key, value in options.items() if key in table}
+    table, options = LOSS_OPTIONS.get(name, {}), loss[f"{name}_kwargs"] or {}
+    # What is an option only of another loss NeMo does not use, and says so.
+    unused = {key for key in options if key not in table and (key in OPTIONS_OF_ANY or not table)}
+    reader.dropped |= {f"loss.{name}_kwargs.{key}": "not read by this loss of NeMo" for key in map(str, unused)}
+    used = {key: value for key, value in options.items() if key not in unused}
     arguments, values = reader.apply(used, table, f"loss.{name}_kwargs")
     durations = read_durations(loss, values, decoding, joint, reader)
     if not durations:
