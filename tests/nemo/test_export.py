@@ -76,6 +76,67 @@ def test_changed_options_are_written_over_the_others(make_archive: Callable[...,
     assert written["optim"] == {"name": "adamw"}
 
 
+def test_options_of_training_come_back(
+    make_archive: Callable[..., Path], nemo_config: Callable[[str], Any], tmp_path: Path
+) -> None:
+    config = nemo_config("hybrid_tdt_ctc") | {
+        "spec_augment": {
+            "_target_": "nemo.collections.asr.modules.SpectrogramAugmentation",
+            "freq_masks": 2,
+            "time_masks": 5,
+            "time_width": 0.05,
+            "rect_masks": 1,
+        },
+        "interctc": {"apply_at_layers": [0], "loss_weights": [0.3]},
+        "rnnt_reduction": "mean_volume",
+    }
+    config["aux_ctc"]["ctc_reduction"] = "mean"
+    config["loss"]["tdt_kwargs"] |= {"fastemit_lambda": 0.005, "clamp": 1.0}
+    config["encoder"] |= {"att_context_size": [[8, 1], [8, 3]], "att_context_probs": [0.25, 0.75]}
+    source, folder = make_archive("hybrid_tdt_ctc", config=config), tmp_path / "ours"
+    convert_nemo_checkpoint(source, folder)
+    assert export_nemo(folder, tmp_path / "kept.nemo").is_config_kept
+    # Another context in use is the first one in the archive, and takes its chance along.
+    ours = json.loads((folder / "config.json").read_text()) | {"attention_context": [8, 3]}
+    (folder / "config.json").write_text(json.dumps(ours | {"mask_time_count": 7}))
+    export_nemo(folder, tmp_path / "changed.nemo")
+    written, _ = read(tmp_path / "changed.nemo")
+    assert written["spec_augment"]["time_masks"] == 7
+    assert written["encoder"]["att_context_size"] == [[8, 3], [8, 1]]
+    assert written["encoder"]["att_context_probs"] == [0.75, 0.25]
+    # Without the configuration that was kept, all of it is written from ours.
+    (folder / ORIGINAL_CONFIG_FILE).unlink()
+    export_nemo(folder, tmp_path / "built.nemo")
+    built, _ = read(tmp_path / "built.nemo")
+    assert built["spec_augment"] == written["spec_augment"] | {"freq_width": 10}
+    for key in ("interctc", "rnnt_reduction"):
+        assert built[key] == config[key]
+    assert built["aux_ctc"]["ctc_reduction"] == "mean"
+    assert config["loss"]["tdt_kwargs"].items() <= built["loss"]["tdt_kwargs"].items()
+    assert built["encoder"]["att_context_probs"] == [0.75, 0.25]
+
+
+def test_what_is_switched_off_is_no_section(
+    make_archive: Callable[..., Path], nemo_config: Callable[[str], Any], tmp_path: Path
+) -> None:
+    sections = {
+        "spec_augment": {"_target_": "SpectrogramAugmentation", "time_masks": 5},
+        "interctc": {"apply_at_layers": [0], "loss_weights": [0.3]},
+    }
+    source, folder = make_archive("ctc", config=nemo_config("ctc") | sections), tmp_path / "ours"
+    convert_nemo_checkpoint(source, folder)
+    ours = json.loads((folder / "config.json").read_text())
+    # Masks that only this folder switches off stay in the archive.
+    (folder / "config.json").write_text(json.dumps(ours | {"apply_spec_augment": False}))
+    assert export_nemo(folder, tmp_path / "kept.nemo").is_config_kept
+    off = {"mask_time_count": 0, "intermediate_ctc_layers": None, "intermediate_ctc_weights": None}
+    (folder / "config.json").write_text(json.dumps(ours | off))
+    export_nemo(folder, tmp_path / "off.nemo")
+    written, _ = read(tmp_path / "off.nemo")
+    assert not {"spec_augment", "interctc"} & written.keys()
+    assert written["optim"] == {"name": "adamw"}
+
+
 def test_a_model_in_memory(make_archive: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "ours"
     result = convert_nemo_checkpoint(make_archive("rnnt"), folder)
