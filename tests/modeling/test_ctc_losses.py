@@ -87,7 +87,7 @@ def test_options_of_the_transducer_loss_come_from_the_configuration(kind: str) -
             output.loss.backward()
             gradients.append(model.joint.head.weight.grad.clone())
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
-        return float(output.loss), gradients[0]
+        return float(output.loss.detach()), gradients[0]
 
     plain, gradient = run()
     fastemit, of_fastemit = run(fastemit_lambda=0.5)
