@@ -45,7 +45,7 @@ def train(kind: str, form: str, num_steps: int, output_logits: bool = False) -> 
         assert all(parameter.grad is not None for parameter in model.parameters())
         assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in model.parameters())
         optimizer.step()
-        losses.append(float(output.loss))
+        losses.append(float(output.loss.detach()))
     return losses
 
 
