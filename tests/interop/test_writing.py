@@ -120,10 +120,12 @@ def test_the_losses_are_those_of_their_classes(tmp_path: Path) -> None:
     features, mask = masked_features()
     labels = torch.tensor([[3, 1, 1, 7, 0]])
     inputs = {"input_features": features[:1], "attention_mask": mask[:1]}
-    ours = build_model("ctc", ctc_loss_reduction="sum")
-    export_to_transformers(ours, tmp_path / "ctc")
-    expected = load_theirs(tmp_path / "ctc")(**inputs, labels=labels).loss
-    torch.testing.assert_close(ours(**inputs, labels=labels).loss, expected, rtol=1e-5, atol=0)
+    for reduction in ("sum", "mean_per_token"):
+        ours = build_model("ctc", ctc_loss_reduction=reduction)
+        export_to_transformers(ours, tmp_path / reduction)
+        expected = load_theirs(tmp_path / reduction)(**inputs, labels=labels).loss
+        torch.testing.assert_close(ours(**inputs, labels=labels).loss, expected, rtol=1e-5, atol=0)
+        assert read_transformers_checkpoint(tmp_path / reduction).config.ctc_loss_reduction == reduction
 
     if not hasattr(transformers, "ParakeetForRNNT"):
         return  # the TDT loss of those releases fails in the oldest torch

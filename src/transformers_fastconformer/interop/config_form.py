@@ -197,8 +197,9 @@ def config_to_transformers(config: FastConformerConfig, head: str | None = None)
         values["decoder_config"] = write_decoder(config, refuse)
         return family, values
     values["pad_token_id"] = values["vocab_size"] - 1
-    if values.get("ctc_loss_reduction") not in (None, "mean", "sum"):
-        values["ctc_loss_reduction"] = "mean"  # theirs has no other; only of training
+    if "ctc_loss_reduction" in HEADS[family.model_type]:
+        # Theirs has no other than these two; it is only of training.
+        values["ctc_loss_reduction"] = "sum" if config.ctc_loss_reduction == "sum" else "mean"
     if isinstance(config, FastConformerRNNTConfig):
         if head == "ctc":
             check_pins(NO_PROMPTS, partial(getattr, config), refuse)

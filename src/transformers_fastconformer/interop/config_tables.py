@@ -91,11 +91,18 @@ COMMON_HEAD: Table = {
     "encoder_config": Read("ENCODER"),
     "initializer_range": Drop("the encoder's"),
 }
+
+
+def _read_reduction(value: Any, values: Values) -> Any:
+    """Theirs is torch's: `"mean"` divides the loss of a clip by its tokens first."""
+    return "mean_per_token" if value == "mean" else value
+
+
 # The blank is the padding; the number is that of a file that does not say it.
 CTC: Table = {
     **COMMON_HEAD,
     "vocab_size": Map("vocab_size", 1025),
-    "ctc_loss_reduction": Map("ctc_loss_reduction", "mean"),
+    "ctc_loss_reduction": Map("ctc_loss_reduction", "mean", _read_reduction),
     "ctc_zero_infinity": Map("ctc_zero_infinity", True),
     "pad_token_id": Read(BLANK_READER, 1024),
     "blank_token_id": Drop("the padding is the blank"),
