@@ -22,6 +22,7 @@ from ..losses.joint_slices import JointForm, JointNetwork
 from ..losses.reductions import reduce_clips
 from ..losses.rnnt import rnnt_loss
 from ..losses.tdt import tdt_loss
+from .adapted_linear import effective_weights
 from .ctc_losses import add_intermediate_losses, head_loss, layers_to_capture
 from .decoding_networks import DecodingNetworks, derive_decoding_networks
 from .encoder import FastConformerEncoder
@@ -150,18 +151,21 @@ class FastConformerJointNetwork(nn.Module):
         """
         This network over (batch, frames, size) and (batch, tokens + 1, size) in the form that lean losses take.
 
-        None where its modules must be called as they are: with hooks, adapters or quantised layers.
+        Of a head with LoRA the adapters count too. None where its modules must be called as they are: with hooks,
+        other adapters, dropout in front of them, or quantised layers.
         """
-        layers = (self.activation, self.dropout, self.head)
-        is_plain = type(self) is FastConformerJointNetwork and all(is_as_built(module) for module in (self, *layers))
-        if not is_plain or type(self.head) is not nn.Linear or type(self.dropout) is not nn.Dropout:
+        is_plain = type(self) is FastConformerJointNetwork and all(
+            is_as_built(module) for module in (self, self.activation, self.dropout)
+        )
+        if not is_plain or type(self.dropout) is not nn.Dropout:
             return None
         names = {kind: name for name, kind in JOINT_ACTIVATION_MODULES.items()}
-        if type(self.activation) not in names:
+        head = effective_weights(self.head)
+        if type(self.activation) not in names or head is None:
             return None
         dropout = self.dropout.p if self.dropout.training else 0.0
         form = JointForm(names[type(self.activation)], dropout)
-        return JointNetwork(projected_frames, projected_predictions, self.head.weight, self.head.bias, form)
+        return JointNetwork(projected_frames, projected_predictions, head.weight, head.bias, form)
 
 
 PLAIN_NETWORKS = (
