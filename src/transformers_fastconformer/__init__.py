@@ -5,6 +5,9 @@ Importing the package registers its classes with the Auto classes of Transformer
 checkpoints. `auto.py` describes this and can undo it.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .audio.feature_stream import FeatureStream, push_streams
 from .audio.files import AudioFile, read_audio
 from .audio.running_normalization import RunningNormalization
@@ -62,12 +65,42 @@ from .streaming.text import StreamWord
 from .streaming.updates import StreamUpdate
 from .streaming.worker import EngineWorker
 from .tokenization_fastconformer import FastConformerTokenizer
+from .training.batch_sampler import SecondsBatchSampler
+from .training.clip_filter import ClipFilterOptions, FilterReport, filter_clips
+from .training.clip_sources import open_clips
+from .training.collator import FastConformerDataCollator
+from .training.freezing import freeze_parts
+from .training.lora import LoraOptions, add_lora, merge_lora
+from .training.metrics import WordErrors
+from .training.options import FinetuneOptions
+from .training.training_clips import RowForm, TrainingClips
 from .version import __version__
 from .writers.formats import format_transcript
 from .writers.record import TranscriptRecord
 from .writers.subtitles import SubtitleRules
 
+if TYPE_CHECKING:
+    from .training.finetune import FinetuneResult, finetune
+    from .training.trainer import FastConformerTrainer
+
 __all__ = [
+    "ClipFilterOptions",
+    "FastConformerDataCollator",
+    "FastConformerTrainer",
+    "FilterReport",
+    "FinetuneOptions",
+    "FinetuneResult",
+    "LoraOptions",
+    "RowForm",
+    "SecondsBatchSampler",
+    "TrainingClips",
+    "WordErrors",
+    "add_lora",
+    "filter_clips",
+    "finetune",
+    "freeze_parts",
+    "merge_lora",
+    "open_clips",
     "SubtitleRules",
     "TranscriptRecord",
     "format_transcript",
@@ -150,3 +183,19 @@ __all__ = [
     "transcribe_file",
     "transcribe_waveforms",
 ]
+
+# Names that bring the `Trainer` of Transformers, which takes a second: imported when they are asked for.
+_MODULES_OF_NAMES = {
+    "FastConformerTrainer": ".training.trainer",
+    "FinetuneResult": ".training.finetune",
+    "finetune": ".training.finetune",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import one of these names."""
+    if name not in _MODULES_OF_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES_OF_NAMES[name], __name__), name)
+    globals()[name] = value
+    return value

@@ -19,6 +19,7 @@ from .doctor import doctor
 from .errors import say, show_error
 from .exit_codes import ExitCode, exit_code_of
 from .export_nemo import export_nemo
+from .finetune import finetune
 from .inspect import inspect
 from .signals import ending_in_order, name_of_ending
 from .stream import stream
@@ -37,6 +38,7 @@ app.command()(stream)
 app.command()(convert)
 app.command()(inspect)
 app.command()(export_nemo)
+app.command()(finetune)
 app.command()(demo)
 app.command()(doctor)
 app.add_typer(cache, name="cache")
