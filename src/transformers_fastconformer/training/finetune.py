@@ -97,8 +97,11 @@ def finetune(
     from accelerate import PartialState
 
     output_dir = Path(options.output_dir)
-    with PartialState().main_process_first():
-        resumed = _claim_folder(output_dir, options, source)
+    run = json.loads(json.dumps({"source": source, **options.to_dict()}))
+    process = PartialState()
+    with process.main_process_first():
+        resumed = _find_run(output_dir, run)
+    process.wait_for_everyone()
     is_evaluated = eval_rows is not None
     if options.early_stopping is not None:
         require(is_evaluated, "early_stopping", options.early_stopping, "None without evaluation data")
@@ -111,13 +114,13 @@ def finetune(
     eval_clips, eval_report = None, None
     if eval_rows is not None:
         eval_clips, eval_report = filter_clips(undecoded(eval_rows, options.form), *arguments)
-    if PartialState().is_main_process:
-        _write_left_out(output_dir, {"train": train_report, "eval": eval_report})
     if options.lora is not None:
         trained, parameters = add_lora(model, options.lora)
     else:
         freeze_parts(model, options.freeze)
         trained, parameters = model, count_parameters(model)
+    if process.is_main_process:
+        _begin_run(output_dir, run, {"train": train_report, "eval": eval_report})
     trainer = FastConformerTrainer(
         trained,
         _make_arguments(output_dir, options, is_evaluated),
@@ -155,30 +158,47 @@ def finetune(
     return result
 
 
-def _claim_folder(output_dir: Path, options: FinetuneOptions, source: str) -> str | None:
-    """The checkpoint to go on from in a folder with this run; None in a new folder, which becomes this run's."""
-    run = {"source": source, **options.to_dict()}
+def _find_run(output_dir: Path, run: Mapping[str, Any]) -> str | None:
+    """
+    The checkpoint to go on from in the folder of a run; None where there is none yet.
+
+    Args:
+        output_dir: The folder.
+        run: Options as they are stored.
+    """
     path = output_dir / RUN_FILE
     if not path.is_file():
         if output_dir.is_dir() and any(output_dir.iterdir()):
             raise ValueError(
                 f"output_dir={str(output_dir)!r} is not empty; expected a new folder, or that of this run."
             )
-        output_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         return None
+    if (output_dir / CARD_FILE).is_file():
+        raise ValueError(f"output_dir={str(output_dir)!r} holds a run that is finished; expected a new folder.")
+    checkpoint = find_checkpoint(output_dir / CHECKPOINTS_FOLDER)
     stored = json.loads(path.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(run))
-    changed = [name for name in now if name not in MAY_CHANGE and stored.get(name) != now[name]]
-    if changed:
+    changed = [name for name in run if name not in MAY_CHANGE and stored.get(name) != run[name]]
+    if checkpoint is not None and changed:
         name = changed[0]
         raise ValueError(
             f"output_dir={str(output_dir)!r} holds a run with {name}={stored.get(name)!r}; expected the same options, "
-            f"found {name}={now[name]!r}, or a new folder."
+            f"found {name}={run[name]!r}, or a new folder."
         )
-    if (output_dir / CARD_FILE).is_file():
-        raise ValueError(f"output_dir={str(output_dir)!r} holds this run, finished; expected a new folder.")
-    return find_checkpoint(output_dir / CHECKPOINTS_FOLDER)
+    return checkpoint
+
+
+def _begin_run(output_dir: Path, run: Mapping[str, Any], reports: Mapping[str, FilterReport | None]) -> None:
+    """Write what the run is, and what it leaves out, into its folder."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    lines = [
+        json.dumps({"data": data, **clip._asdict()}, ensure_ascii=False) + "\n"
+        for data, report in reports.items()
+        if report is not None
+        for clip in report.left_out
+    ]
+    if lines:
+        (output_dir / LEFT_OUT_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def find_checkpoint(folder: Path) -> str | None:
@@ -258,17 +278,6 @@ def _set_steps(trainer: FastConformerTrainer, options: FinetuneOptions) -> None:
     args.warmup_steps = min(steps // 10, 500) if options.warmup_steps is None else options.warmup_steps
     args.eval_steps = args.save_steps = options.eval_steps or max(steps // 10, 1)
     args.logging_steps = max(min(args.eval_steps // 5, 50), 1)
-
-
-def _write_left_out(output_dir: Path, reports: Mapping[str, FilterReport | None]) -> None:
-    lines = [
-        json.dumps({"data": data, **clip._asdict()}, ensure_ascii=False)
-        for data, report in reports.items()
-        if report is not None
-        for clip in report.left_out
-    ]
-    if lines:
-        (output_dir / LEFT_OUT_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _save(

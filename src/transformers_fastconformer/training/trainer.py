@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,8 @@ from .freezing import hold_batch_norms
 from .metrics import WordErrors
 from .training_clips import TrainingClips
 
+# Reductions of losses that are means over the clips of a batch.
+MEANS_OVER_CLIPS = ("mean", "mean_per_token")
 # Inputs of `generate` in a batch.
 FEATURES = ("input_features", "attention_mask", "input_lengths")
 
@@ -31,8 +33,8 @@ class FastConformerTrainer(Trainer):
     `Trainer` for models of this package.
 
     What it changes: batches have about as many seconds of audio each ([`SecondsBatchSampler`]) in place of equally
-    many clips; the loss of a step is the mean over the clips of all its batches and processes, however these are cut;
-    evaluation decodes greedily and keeps token ids, no logits, so that its memory does not grow with the vocabulary.
+    many clips; the loss of a step is the mean over all its batches and processes, however these are cut; evaluation
+    decodes greedily and keeps token ids, no logits, so that its memory does not grow with the vocabulary.
 
     Args:
         model: A model of this package, or PEFT's around one.
@@ -48,7 +50,8 @@ class FastConformerTrainer(Trainer):
         kwargs: Further arguments of `Trainer`.
 
     Raises:
-        ValueError: for several GPUs in one process, and for a configuration whose CTC loss is a sum over clips.
+        ValueError: for several GPUs in one process, and for a configuration whose losses are sums over clips, or are
+            reduced in two ways.
     """
 
     def __init__(
@@ -66,8 +69,7 @@ class FastConformerTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         require(args.n_gpu <= 1, "n_gpu", args.n_gpu, "1: start a process for each GPU with `accelerate launch`")
-        reduction = getattr(model.config, "ctc_loss_reduction", "mean")
-        require(reduction == "mean", "ctc_loss_reduction", reduction, "'mean', of which batches are accumulated")
+        self._count_items = _choose_count(model.config)
         eval_seconds = 2 * batch_seconds if eval_batch_seconds is None else eval_batch_seconds
         for name, value in (("batch_seconds", batch_seconds), ("eval_batch_seconds", eval_seconds)):
             require(is_number(value) and value > 0, name, value, "a number of seconds above 0")
@@ -87,7 +89,7 @@ class FastConformerTrainer(Trainer):
             compute_metrics=WordErrors(processor) if compute_metrics is None else compute_metrics,
             **kwargs,
         )
-        # `compute_loss` divides by the clips of all accumulated batches, which `get_batch_samples` counts.
+        # `compute_loss` divides by what all accumulated batches are means of, which `get_batch_samples` counts.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga: bool | None = True
         self.add_callback(_EpochOfBatches(self))
@@ -146,12 +148,13 @@ class FastConformerTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
-        """The batches of a step, and the number of clips in them and in those of the other processes."""
+        """The batches of a step, and the number of what losses are means of, in those of the other processes too."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        num_clips = torch.tensor(sum(len(batch["labels"]) for batch in batches), dtype=torch.int64, device=device)
+        num_items = sum(self._count_items(batch["labels"]) for batch in batches)
+        counted = torch.tensor(num_items, dtype=torch.int64, device=device)
         if self.args.world_size > 1:
-            num_clips = self.accelerator.gather(num_clips).sum()
-        return batches, num_clips
+            counted = self.accelerator.gather(counted).sum()
+        return batches, counted
 
     def compute_loss(
         self,
@@ -160,14 +163,14 @@ class FastConformerTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The share of a batch in the mean over the clips of a step; its own mean where their number is not given."""
+        """The share of a batch in the mean of a step; its own mean where the number of items is not given."""
         if model.training:
             hold_batch_norms(model, only_frozen=not self.hold_batch_norm)
         outputs = model(**inputs, return_dict=True)
         loss = outputs["loss"]
         if num_items_in_batch is not None:
             # Gradients of processes are averaged, so that the number of these cancels.
-            loss = loss * (len(inputs["labels"]) * self.accelerator.num_processes / num_items_in_batch)
+            loss = loss * (self._count_items(inputs["labels"]) * self.accelerator.num_processes / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     # Evaluation
@@ -229,6 +232,24 @@ class FastConformerTrainer(Trainer):
         if prediction_loss_only:
             return loss, None, None
         return loss, _decode(self.accelerator.unwrap_model(model), inputs, outputs), inputs["labels"]
+
+
+def _choose_count(config: Any) -> Callable[[torch.Tensor], int]:
+    """Counts what the loss of a batch is the mean of: its clips or its tokens, of labels (clips, tokens)."""
+    if config.model_type == "fastconformer_multitask":
+        return _count_tokens
+    names = ("ctc_loss_reduction", "transducer_loss_reduction")
+    reductions = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    if all(value in MEANS_OVER_CLIPS for value in reductions.values()):
+        return len
+    if all(value == "mean_volume" for value in reductions.values()):
+        return _count_tokens
+    told = ", ".join(f"{name}={value!r}" for name, value in reductions.items())
+    raise ValueError(f"{told} is not supported; expected means over the clips of a batch, or over the tokens.")
+
+
+def _count_tokens(labels: torch.Tensor) -> int:
+    return int((labels != IGNORED_LABEL).sum())
 
 
 def _decode(model: Any, inputs: dict[str, Any], outputs: Any) -> torch.Tensor:

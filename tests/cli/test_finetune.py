@@ -1,0 +1,92 @@
+"""`fastconformer finetune` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transformers_fastconformer.demonstration import CLIP_PATHS
+
+pytest.importorskip("accelerate", reason="accelerate is not installed")
+pytest.importorskip("peft", reason="peft is not installed")
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    lines = [
+        {"audio_filepath": str(CLIP_PATHS[0]), "text": "three one four one five nine"},
+        {"audio_filepath": str(CLIP_PATHS[1]), "text": "two six five", "offset": 0.0, "duration": 1.2},
+    ]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_run_and_its_report(run_command: Callable[..., Any], manifest: Path, tmp_path: Path) -> None:
+    arguments = ["finetune", "--model", "demo", "--train_data", str(manifest), "--eval_data", str(manifest)]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--max_steps", "2", "--lora", "--lora_targets", "joint"]
+    done = run_command(*arguments, "--lora_rank", "2")
+    assert done.returncode == 0, done.stderr
+    assert "training: 2 clips, 0.00 h" in done.stderr
+    assert "step 2: evaluation loss" in done.stderr
+    assert "parameters (" in done.stderr
+    assert done.stdout.startswith("Word error rate ")
+    assert done.stdout.endswith(f"Wrote {tmp_path / 'out'}.\n")
+    again = run_command(*arguments, "--lora_rank", "2")
+    assert again.returncode == 2
+    assert "holds a run that is finished" in again.stderr
+    spoken = run_command("transcribe", str(CLIP_PATHS[0]), "--model", str(tmp_path / "out"))
+    assert spoken.returncode == 0, spoken.stderr
+    assert "one" in spoken.stdout
+
+
+def test_audio_that_cannot_be_read_is_named_and_the_code_is_1(
+    run_command: Callable[..., Any], manifest: Path, tmp_path: Path
+) -> None:
+    with manifest.open("a") as file:
+        file.write(json.dumps({"audio_filepath": "missing.wav", "text": "one"}) + "\n")
+    given = ["finetune", "--model", "demo", "--train_data", str(manifest), "--output_dir", str(tmp_path / "out")]
+    done = run_command(*given, "--max_steps", "1")
+    assert done.returncode == 1
+    assert "left out, audio that cannot be read: 1 clips: " in done.stderr
+    assert "missing.wav" in done.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--lora_rank", "2"], 2, "--lora_rank belongs to --lora."),
+        (["--eval_split", "test"], 2, "--eval_split belongs to --eval_data."),
+        (["--train_split", "test"], 1, "split='test' is not supported"),
+        (["--max_steps", "0"], 2, "max_steps=0 is not supported"),
+        (
+            ["--freeze", "nothing", "--max_steps", "1"],
+            2,
+            "freeze='nothing' is not supported; expected some of encoder",
+        ),
+        (["--lora", "--lora_targets", "nothing"], 2, "targets='nothing' matches no layer of FastConformerForTDT"),
+        (["--text_column", "sentence"], 2, "text_column='sentence' has NoneType"),
+    ],
+)
+def test_what_is_refused(
+    run_command: Callable[..., Any], manifest: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    given = ["finetune", "--model", "demo", "--train_data", str(manifest), "--output_dir", str(tmp_path / "out")]
+    done = run_command(*given, *arguments)
+    assert done.returncode == code
+    assert message in done.stderr
+
+
+def test_data_that_is_not_there(run_command: Callable[..., Any], tmp_path: Path) -> None:
+    given = ["finetune", "--model", "demo", "--output_dir", str(tmp_path / "out"), "--train_data"]
+    done = run_command(*given, str(tmp_path / "none.jsonl"))
+    assert done.returncode == 2
+    assert "none.jsonl' does not exist; expected a manifest" in done.stderr
+    (tmp_path / "bad.jsonl").write_text("{")
+    assert run_command(*given, str(tmp_path / "bad.jsonl")).returncode == 1
+    assert not (tmp_path / "out").exists()
