@@ -66,10 +66,11 @@ def losses_of(trainer: Any) -> list[float]:
 
 def test_accumulated_batches_are_one_large_batch(make_trainer: Train, model: Any, tmp_path: Path) -> None:
     large, small = model, copy.deepcopy(model)
-    whole = make_trainer(large, batch_seconds=60.0)
+    # Adam makes much of gradients that are 0 but for rounding, as those of biases of keys.
+    whole = make_trainer(large, batch_seconds=60.0, optim="sgd")
     assert [len(batch) for batch in whole.get_train_dataloader().batch_sampler] == [6]  # type: ignore[union-attr]
     whole.train()
-    pieces = make_trainer(small, batch_seconds=4.7, gradient_accumulation_steps=3)
+    pieces = make_trainer(small, batch_seconds=4.7, gradient_accumulation_steps=3, optim="sgd")
     sizes = [len(batch) for batch in pieces.get_train_dataloader().batch_sampler]  # type: ignore[union-attr]
     assert sum(sizes) == 6
     assert len(sizes) == 3
@@ -77,7 +78,7 @@ def test_accumulated_batches_are_one_large_batch(make_trainer: Train, model: Any
     pieces.train()
     np.testing.assert_allclose(losses_of(pieces), losses_of(whole), rtol=1e-5)
     for name, value in large.state_dict().items():
-        torch.testing.assert_close(small.state_dict()[name], value, rtol=1e-3, atol=3e-5, msg=name)
+        torch.testing.assert_close(small.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("is_killed_in_an_epoch", [True, False])
