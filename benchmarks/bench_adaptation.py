@@ -1,8 +1,9 @@
 """
 What does fine-tuning on a few minutes of a new voice give, with LoRA and with all weights?
 
-The demonstration checkpoint learns a voice of espeak-ng that is unlike those it was trained with (a whisper), from strings
-of spoken digits, and is tested on other strings of it, and on the voice `en-us`, which it knows, for what it forgets.
+The demonstration checkpoint learns a voice of espeak-ng that is unlike those it was trained with (a whisper), from
+strings of spoken digits, and is tested on other strings of it, and on the voice `en-us`, which it knows, for what it
+forgets.
 Both heads of the hybrid are trained, the transducer is measured.
 
     python benchmarks/bench_adaptation.py
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,9 +24,11 @@ from typing import Any
 import torch
 
 from common.csv_files import write_rows
-from common.folders import RESULTS
-from digit_data import DIGIT_WORDS, SAMPLING_RATE, synthesize
+from common.folders import RESULTS, ROOT
 from transformers_fastconformer import FinetuneOptions, LoraOptions, finetune, load_model, transcribe_waveforms
+
+# Voices of espeak-ng are those of the scripts that made the checkpoint.
+sys.path.insert(0, str(ROOT / "tools"))
 
 KNOWN_VOICE = "en-us"
 METHODS: dict[str, LoraOptions | None] = {"full": None, "lora": LoraOptions(rank=16)}
@@ -32,6 +36,8 @@ METHODS: dict[str, LoraOptions | None] = {"full": None, "lora": LoraOptions(rank
 
 def speak(voice: str, count: int, seed: int) -> list[dict[str, Any]]:
     """Rows of strings of one to six digits."""
+    from digit_data import DIGIT_WORDS, SAMPLING_RATE, synthesize
+
     generator = random.Random(seed)
     rows = []
     for _ in range(count):
@@ -61,10 +67,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=RESULTS / "adaptation_float32_cpu.csv")
     arguments = parser.parse_args()
-    tests = {
-        "new": speak(arguments.voice, arguments.test_clips, 1000),
-        "known": speak(KNOWN_VOICE, arguments.test_clips, 1001),
-    }
+    voices = {"new": arguments.voice, "known": KNOWN_VOICE}
+    tests = {name: speak(voice, arguments.test_clips, 1000) for name, voice in voices.items()}
     rows: list[dict[str, Any]] = []
     for method in arguments.methods:
         for learning_rate in arguments.learning_rates or [None]:
