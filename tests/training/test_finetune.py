@@ -81,9 +81,9 @@ def test_a_run_that_was_killed_goes_on_by_itself(rows: Any, tmp_path: Path) -> N
 def test_a_folder_of_another_run_is_refused(rows: Any, tmp_path: Path) -> None:
     for step in (1, 3):  # before the first checkpoint the options may change
         with pytest.raises(KeyboardInterrupt):
-            run(rows, tmp_path / "out", callbacks=[Killed(step)], learning_rate=step * 1e-5)
+            run(rows, tmp_path / "out", callbacks=[Killed(step)], learning_rate=step * 1e-3)
     with pytest.raises(
-        ValueError, match=r"holds a run with learning_rate=3e-05; expected the same options, found lea"
+        ValueError, match=r"holds a run with learning_rate=0\.003; expected the same options, found lea"
     ):
         run(rows, tmp_path / "out", learning_rate=1e-5)
     (tmp_path / "other").mkdir()

@@ -116,6 +116,8 @@ def finetune(
         eval_clips, eval_report = filter_clips(undecoded(eval_rows, options.form), *arguments)
     if options.lora is not None:
         trained, parameters = add_lora(model, options.lora)
+        for adapter in trained.peft_config.values():
+            adapter.base_model_name_or_path = ""  # or each checkpoint asks the Hub for the model's vocabulary
     else:
         freeze_parts(model, options.freeze)
         trained, parameters = model, count_parameters(model)
