@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--voice", default="en-us+whisperf")
     parser.add_argument("--clips", type=int, default=120)
     parser.add_argument("--test_clips", type=int, default=60)
-    parser.add_argument("--max_steps", type=int, default=100)
+    parser.add_argument("--max_steps", type=int, default=60)
     parser.add_argument("--batch_seconds", type=float, default=30.0)
     parser.add_argument("--learning_rates", type=float, nargs="*", help="to compare; default: that of the method")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
