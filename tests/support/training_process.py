@@ -1,4 +1,4 @@
-"""One process of a training run on a CPU: `python training_process.py OUTPUT STEPS BATCH_SECONDS ACCUMULATION [fsdp]`.
+"""One process of a training run on a CPU: `python training_process.py OUTPUT STEPS BATCH_SECONDS ACCUMULATION`.
 
 The number of processes and which one this is stand in the environment, as `accelerate launch` sets them. The first
 writes its losses, and the evaluation before and after, as JSON to OUTPUT.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -28,7 +27,7 @@ TEXTS = ("three one", "four one five", "nine", "two", "six five three", "eight n
 
 
 def main() -> None:
-    output, steps, batch_seconds, accumulation, *rest = sys.argv[1:]
+    output, steps, batch_seconds, accumulation = sys.argv[1:]
     torch.set_num_threads(1)
     speech = torch.cat([torch.from_numpy(read_audio(path)) for path in CLIP_PATHS]).numpy()
     waveforms = [speech[2000 * place : 2000 * place + 9600 + 3200 * place] for place in range(len(TEXTS))]
@@ -39,12 +38,6 @@ def main() -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    options: dict[str, Any] = {}
-    if rest == ["fsdp"]:
-        options = {
-            "fsdp": True,
-            "fsdp_config": {"fsdp_version": 2, "transformer_layer_cls_to_wrap": ["FastConformerBlock"]},
-        }
     arguments = TrainingArguments(
         str(Path(output).with_suffix("")),
         max_steps=int(steps),
@@ -56,18 +49,16 @@ def main() -> None:
         report_to=[],
         use_cpu=True,
         disable_tqdm=True,
-        **options,
     )
     processor = FastConformerProcessor.from_pretrained(CHECKPOINT_PATH)
     trainer = FastConformerTrainer(model, arguments, processor, clips, clips, batch_seconds=float(batch_seconds))
-    before = trainer.evaluate() if not rest else {}
+    before = trainer.evaluate()
     trainer.train()
-    trainer.args.prediction_loss_only = bool(rest)
     after = trainer.evaluate()
     if trainer.is_world_process_zero():
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         names = ("eval_loss", "eval_wer", "eval_cer")
-        evaluations = [{name: found[name] for name in names if name in found} for found in (before, after)]
+        evaluations = [{name: found[name] for name in names} for found in (before, after)]
         Path(output).write_text(json.dumps({"losses": losses, "evaluations": evaluations}))
 
 

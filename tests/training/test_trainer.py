@@ -147,7 +147,9 @@ def test_adapters_learn_with_the_lean_loss(make_trainer: Train, model: Any) -> N
             assert torch.equal(parameter, before[name]), name
 
 
-def test_refusals(make_trainer: Train, model: Any, rows: list[dict[str, Any]]) -> None:
+def test_refusals(
+    make_trainer: Train, model: Any, rows: list[dict[str, Any]], clips: TrainingClips, tmp_path: Path
+) -> None:
     trainer = make_trainer(model)
     trainer.train_dataset = trainer.eval_dataset = rows  # type: ignore[assignment]
     with pytest.raises(ValueError, match="train_dataset is list; expected TrainingClips"):
@@ -156,5 +158,9 @@ def test_refusals(make_trainer: Train, model: Any, rows: list[dict[str, Any]]) -
         trainer.evaluate()
     with pytest.raises(ValueError, match="batch_seconds=0 is not supported"):
         make_trainer(model, batch_seconds=0)
+    sharded = TrainingArguments(str(tmp_path), **OPTIONS)
+    sharded.fsdp = True  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="prediction_loss_only=False is not supported with fsdp"):
+        FastConformerTrainer(model, sharded, trainer.processing_class, eval_dataset=clips)
     with pytest.raises(ValueError, match="ctc_loss_reduction='sum' is not supported"):
         make_trainer(build_model("ctc", ctc_loss_reduction="sum"))

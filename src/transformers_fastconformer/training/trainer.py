@@ -50,8 +50,8 @@ class FastConformerTrainer(Trainer):
         kwargs: Further arguments of `Trainer`.
 
     Raises:
-        ValueError: for several GPUs in one process, and for a configuration whose losses are sums over clips, or are
-            reduced in two ways.
+        ValueError: for several GPUs in one process; for error rates with FSDP; and for a configuration whose losses
+            are sums over clips, or are reduced in two ways.
     """
 
     def __init__(
@@ -69,6 +69,11 @@ class FastConformerTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         require(args.n_gpu <= 1, "n_gpu", args.n_gpu, "1: start a process for each GPU with `accelerate launch`")
+        if args.fsdp and eval_dataset is not None and not args.prediction_loss_only:
+            raise ValueError(
+                "prediction_loss_only=False is not supported with fsdp, whose weights are there in the forward pass "
+                "only; expected True, or no eval_dataset."
+            )
         self._count_items = _choose_count(model.config)
         eval_seconds = 2 * batch_seconds if eval_batch_seconds is None else eval_batch_seconds
         for name, value in (("batch_seconds", batch_seconds), ("eval_batch_seconds", eval_seconds)):
