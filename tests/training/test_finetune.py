@@ -62,8 +62,9 @@ class Killed(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def test_a_run_that_was_killed_goes_on_by_itself(rows: Any, tmp_path: Path) -> None:
-    options = {"freeze": ("encoder.layers.0-2",), "batch_seconds": 30.0}
+@pytest.mark.parametrize("trained", [{"freeze": ("encoder.layers.0-2",)}, {"lora": LoraOptions(rank=2)}], ids=str)
+def test_a_run_that_was_killed_goes_on_by_itself(rows: Any, tmp_path: Path, trained: dict[str, Any]) -> None:
+    options = {**trained, "batch_seconds": 30.0}
     unbroken = run(rows, tmp_path / "unbroken", rows, **options)
     with pytest.raises(KeyboardInterrupt):
         run(rows, tmp_path / "out", rows, callbacks=[Killed(3)], **options)
@@ -76,6 +77,11 @@ def test_a_run_that_was_killed_goes_on_by_itself(rows: Any, tmp_path: Path) -> N
         assert torch.equal(value, weights[1][name]), name
     with pytest.raises(ValueError, match="holds a run that is finished; expected a new folder"):
         run(rows, tmp_path / "out", rows, **options)
+
+
+def test_a_run_that_gets_no_better_ends(rows: Any, tmp_path: Path) -> None:
+    result = run(rows, tmp_path / "out", rows, max_steps=8, early_stopping=1, learning_rate=1e-9)
+    assert [point.step for point in result.curve] == [0, 2, 4]
 
 
 def test_a_folder_of_another_run_is_refused(rows: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -275,7 +276,8 @@ def finetune(
         )
     finally:
         progress.close()
-    _report(result)
+    if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first tells
+        _report(result)
     reports = [report for report in (result.train_report, result.eval_report) if report is not None]
     if any(UNREADABLE in report.counts() for report in reports):
         raise typer.Exit(ExitCode.INPUTS_FAILED)
