@@ -13,8 +13,9 @@ class FastConformerDataCollator:
     """
     Make a batch of rows, for `Trainer` or a `DataLoader`.
 
-    Features are computed here, in the workers of the `DataLoader` if it has some: for a model of 114 million parameters
-    they take 0.4 % of the processor time of a training step (and less for larger ones). Texts become labels by the processor, padded with -100.
+    Features are computed here, in the workers of the `DataLoader` if it has some: for a model of 114 million
+    parameters they take 0.4 % of the processor time of a training step, and less for larger ones. Texts become labels
+    by the processor, padded with -100.
 
     Args:
         processor ([`FastConformerProcessor`]): The model's.
