@@ -70,21 +70,27 @@ def main() -> None:
     voices = {"new": arguments.voice, "known": KNOWN_VOICE}
     tests = {name: speak(voice, arguments.test_clips, 1000) for name, voice in voices.items()}
     rows: list[dict[str, Any]] = []
-    for method in arguments.methods:
-        for learning_rate in arguments.learning_rates or [None]:
-            for seed in arguments.seeds:
-                rows.append(run(method, learning_rate, seed, arguments, tests))
+    model, processor = load_model("demo", device="cpu", dtype="float32")
+    before = {name: measure(model, processor, clips) for name, clips in tests.items()}
+    for seed in arguments.seeds:
+        for method in arguments.methods:
+            for learning_rate in arguments.learning_rates or [None]:
+                rows.append(run(method, learning_rate, seed, arguments, tests, before))
                 print(rows[-1], flush=True)
                 write_rows(arguments.output, rows)
     print(f"written to {arguments.output}")
 
 
 def run(
-    method: str, learning_rate: float | None, seed: int, arguments: argparse.Namespace, tests: dict[str, Any]
+    method: str,
+    learning_rate: float | None,
+    seed: int,
+    arguments: argparse.Namespace,
+    tests: dict[str, Any],
+    before: dict[str, float],
 ) -> dict[str, Any]:
     """Row of one adaptation: its own clips, order and adapters."""
     model, processor = load_model("demo", device="cpu", dtype="float32")
-    before = {name: measure(model, processor, clips) for name, clips in tests.items()}
     with tempfile.TemporaryDirectory() as folder:
         options = FinetuneOptions(
             folder,

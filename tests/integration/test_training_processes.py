@@ -62,11 +62,11 @@ def test_two_processes_have_the_losses_of_one_that_accumulates(tmp_path: Path) -
 
 
 def test_two_processes_that_share_the_weights_have_the_losses_of_one(tmp_path: Path) -> None:
-    """Torch's `fully_shard`, which Accelerate offers on GPUs only: the lean loss reads weights that are gathered."""
+    """Torch's `fully_shard`, which Accelerate offers on GPUs only: gathered weights reach loss and LSTM."""
     losses = {}
     for num_processes in (1, 2):
         output = tmp_path / f"{num_processes}.json"
-        run_together(SUPPORT / "sharded_process.py", num_processes, output)
+        run_together(SUPPORT / "sharded_process.py", num_processes, "tdt_hybrid", output)
         losses[num_processes] = json.loads(output.read_text())
     assert len(set(losses[1])) == 3
     assert losses[2] == pytest.approx(losses[1], rel=1e-4)

@@ -1,4 +1,4 @@
-"""One process of a training run whose weights are shared out by `fully_shard`: `python sharded_process.py OUTPUT`.
+"""One process of a training run whose weights `fully_shard` shares out: `python sharded_process.py KIND OUTPUT`.
 
 Each of two processes has two of the four clips, a single one has all. The first writes the losses of three steps.
 """
@@ -24,8 +24,8 @@ def main() -> None:
     torch.set_num_threads(1)
     num_processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     model = build_model(
-        "tdt_hybrid", conv_norm_type="layer_norm", decoder_dropout=0.0, joint_dropout=0.0, dropout=0.0,
-        activation_dropout=0.0, attention_dropout=0.0, dropout_pre_encoder=0.0,
+        sys.argv[1], conv_norm_type="layer_norm", dropout=0.0, activation_dropout=0.0, attention_dropout=0.0,
+        dropout_pre_encoder=0.0, **({} if sys.argv[1] == "ctc" else {"decoder_dropout": 0.0, "joint_dropout": 0.0}),
     ).train()  # fmt: skip
     if num_processes > 1:
         dist.init_process_group("gloo")
@@ -49,7 +49,7 @@ def main() -> None:
             dist.all_reduce(loss)
         losses.append(float(loss))
     if rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps(losses))
+        Path(sys.argv[2]).write_text(json.dumps(losses))
     if num_processes > 1:
         dist.destroy_process_group()
 

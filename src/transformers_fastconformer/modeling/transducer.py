@@ -67,8 +67,20 @@ class FastConformerLSTMPredictionNetwork(nn.Module):
         Returns:
             (batch, tokens, decoder_hidden_size) and the state after the last token.
         """
+        _renew_weights(self.lstm)
         output, state = self.lstm(self.embedding(tokens), state)
         return self.dropout(output), state
+
+
+def _renew_weights(lstm: nn.LSTM) -> None:
+    """
+    Let an LSTM compute with the parameters that it has, of which torch keeps a list.
+
+    `fully_shard` (FSDP) puts gathered weights in the place of the parameters, past the list: the LSTM would go on with
+    its first weights, and never learn.
+    """
+    if not torch.compiler.is_compiling() and lstm._flat_weights[0] is not getattr(lstm, lstm._flat_weights_names[0]):
+        lstm._flat_weights = [getattr(lstm, name) for name in lstm._flat_weights_names]
 
 
 class FastConformerStatelessPredictionNetwork(nn.Module):
