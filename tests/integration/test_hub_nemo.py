@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from digits import CLASSES, CTC_LOSS_WEIGHT, OTHER_CTC_LOSS_WEIGHT, PUBLISHED_NAME, SPARE_FILES, SPOKEN, transcribe
+from digits import (
+    CLASSES,
+    CTC_LOSS_WEIGHT,
+    FEW_CLASSES,
+    OTHER_CTC_LOSS_WEIGHT,
+    PUBLISHED_NAME,
+    SPARE_FILES,
+    SPOKEN,
+    transcribe,
+)
 from hub_server import READ_TOKEN, WRITE_TOKEN, Fault, HubServer, call_again_if_cut, judge_card, read_card
 from huggingface_hub import constants
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, BertConfig, BertModel, pipeline
@@ -45,7 +54,7 @@ def test_every_auto_class_loads_by_name(client: HubServer, nemo_bytes: bytes, mo
 
     # A second time nothing is fetched; by the commit or offline nothing is even asked.
     client.forget_requests()
-    for auto_class in CLASSES:
+    for auto_class in FEW_CLASSES:
         auto_class.from_pretrained(PUBLISHED_NAME)
     assert downloads(client) == 0
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -131,7 +140,7 @@ def test_cache_dir_and_local_files_only(client: HubServer, nemo_bytes: bytes, tm
     assert [request.path for request in client.requests if "adapter_config.json" not in request.path] == []
     assert type(AutoModel.from_pretrained("org/nemo", **here)) is FastConformerModel
     client.forget_requests()
-    for auto_class, expected in CLASSES.items():
+    for auto_class, expected in FEW_CLASSES.items():
         assert type(auto_class.from_pretrained("org/nemo", local_files_only=True, **here)) is expected
         with pytest.raises(OSError, match=r"org/nemo|connect|local"):  # in the usual place there is nothing
             auto_class.from_pretrained("org/nemo", local_files_only=True)
@@ -147,7 +156,7 @@ def test_subfolder_and_several_archives(client: HubServer, nemo_bytes: bytes, ot
         with pytest.raises(ValueError, match=r"org/nemo.*a\.nemo, b\.nemo.*'org/nemo/a\.nemo'"):
             auto_class.from_pretrained("org/nemo")
     assert client.count("GET", ".nemo") == 0
-    for auto_class, expected in CLASSES.items():
+    for auto_class, expected in FEW_CLASSES.items():
         assert type(auto_class.from_pretrained("org/nemo", subfolder="deep/er")) is expected
         assert type(auto_class.from_pretrained("org/nemo/a.nemo")) is expected
     assert ctc_loss_weight(subfolder="deep/er") == OTHER_CTC_LOSS_WEIGHT
@@ -221,7 +230,7 @@ def test_a_server_that_is_slow_or_gone(client: HubServer, nemo_bytes: bytes, oth
 def test_a_folder_in_our_format_wins(client: HubServer, converted_folder: Path, nemo_bytes: bytes) -> None:
     files = {path.name: path.read_bytes() for path in converted_folder.iterdir()}
     client.add_repository("org/both", {**files, "model.nemo": nemo_bytes})
-    for auto_class, expected in CLASSES.items():
+    for auto_class, expected in FEW_CLASSES.items():
         assert type(auto_class.from_pretrained("org/both")) is expected
     assert client.count("GET", "model.nemo") == 0
 

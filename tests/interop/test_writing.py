@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from interop_cases import (
+    BETWEEN,
     PROMPTS,
     STREAMING,
     TRANSDUCERS,
@@ -38,7 +39,9 @@ from transformers_fastconformer.interop.writing import export_to_transformers
 from transformers_fastconformer.nemo.tokenizers import character_tokenizer
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in BETWEEN else []) for name in WRITTEN]
+)
 def test_writing_gives_our_numbers(name: str, tmp_path: Path) -> None:
     kind, overrides, head = WRITTEN[name]
     symbols = {"max_symbols_per_step": 3} if "rnnt" in kind or "tdt" in kind else {}

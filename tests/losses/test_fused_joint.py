@@ -311,7 +311,7 @@ def losses_at_real_size(
     )
 
 
-@pytest.mark.parametrize("sharpness", [0.1, 1.0, 8.0])
+@pytest.mark.parametrize("sharpness", [0.1, pytest.param(1.0, marks=pytest.mark.slow), 8.0])
 @pytest.mark.parametrize("durations", [None, [0, 1, 2, 3, 4]], ids=str)
 def test_float32_agrees_with_float64(durations: list[int] | None, sharpness: float) -> None:
     """Nodes that the backward pass leaves out change no more than rounding does, from flat to sharp outputs."""
@@ -327,8 +327,15 @@ def test_float32_agrees_with_float64(durations: list[int] | None, sharpness: flo
         assert float((gradient - expected).abs().max()) <= bound
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("is_autocast", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "is_autocast"),
+    [
+        (torch.bfloat16, True),
+        (torch.float16, False),
+        pytest.param(torch.bfloat16, False, marks=pytest.mark.slow),
+        pytest.param(torch.float16, True, marks=pytest.mark.slow),
+    ],
+)
 def test_sixteen_bits(dtype: torch.dtype, is_autocast: bool) -> None:
     """The joint network is rounded as its module rounds it, all else is float32: the error is the full form's."""
     durations = [0, 1, 2, 3, 4]

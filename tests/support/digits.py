@@ -54,6 +54,11 @@ CLASSES: dict[Any, type] = {
     AutoProcessor: FastConformerProcessor,
 }
 
+# One of each kind of thing that is loaded; where all classes go the same way, these stand for them.
+FEW_CLASSES: dict[Any, type] = {
+    auto_class: CLASSES[auto_class] for auto_class in (AutoModelForTDT, AutoConfig, AutoProcessor)
+}
+
 
 def transcribe(model: Any, processor: FastConformerProcessor) -> str:
     """The text of the first clip."""

@@ -55,6 +55,16 @@ WRITTEN: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "multitask": ("multitask", {}, None),
     "multitask, gelu": ("multitask", {"decoder_activation": "gelu", "num_decoder_layers": 1}, None),
 }
+# Cases each part of which another one has too.
+BETWEEN = (
+    "model",
+    "factor 2",
+    "rnnt",
+    "rnnt, narrow joint",
+    "transducer of a streaming hybrid",
+    "ctc of an rnnt hybrid",
+    "multitask, gelu",
+)
 # Of a Canary that their class can be.
 MULTITASK: dict[str, Any] = {
     "decoder_hidden_size": 32,

@@ -19,7 +19,7 @@ STREAMING_CHECKPOINT_PATH = _FOLDER / "streaming" / "fastconformer-digits-stream
 #: Two clips by espeak-ng, 16 kHz mono 16-bit.
 CLIP_PATHS = (_FOLDER / "clip-en.wav", _FOLDER / "clip-en-us.wav")
 
-#: NeMo's outputs for each clip, stage by stage, and their origin: `nemo.reference.load_stage_outputs` reads them.
+#: NeMo's outputs for each clip, stage by stage, and their origin: `nemo.stage_outputs.load_stage_outputs` reads them.
 EXPECTATIONS_PATH = _FOLDER / "expectations.safetensors"
 
 #: The same of the streaming checkpoint: a batch for each attention context and clip, named `clip-en.wav [56, 13]`.
