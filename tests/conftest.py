@@ -16,7 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # No test asks the network; those of the Hub have a server of their own. Before huggingface_hub is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import torch
 import transformers
+
+# Kernels in Triton run in its interpreter where there is no GPU. Before Triton is imported, which reads it then.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Where Transformers' loggers, and with them ours, pass on what they are told; `caplog` listens there.
 transformers.utils.logging.enable_propagation()

@@ -4,6 +4,9 @@ The forward pass computes the joint slice by slice, over the valid nodes of each
 normaliser and the log-probabilities that leave it. The sum over all alignments turns these into posteriors: of the
 blank, of the next label and of each duration, which with the normaliser are all that a node keeps for the backward
 pass. That one computes the slices again and adds up the gradients of frames, predictions, weight and bias.
+
+On a CUDA device with Triton the nodes of all clips are packed, and kernels do what stands between the matrix products
+(`packed_joint`); what stands here is the form for every device, and the reference.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..kernels.triton_choice import takes_triton
 from ..validation import is_number, require
 from .joint_slices import (
     Area,
@@ -24,11 +28,14 @@ from .joint_slices import (
     JointGradients,
     JointNetwork,
     JointSlices,
+    NodePosteriors,
+    NodeScores,
     count_rows,
     list_areas,
     list_band_areas,
 )
 from .lattice import check_durations, check_targets, fill_padding, reduce_losses, sum_alignments
+from .packed_joint import differentiate_packed_nodes, score_packed_nodes
 
 # A node whose posterior is below this share of the rounding of 1 is left out of the backward pass: all that it could
 # change in a gradient is far below what rounding changes.
@@ -150,7 +157,7 @@ def _compute(
 ) -> Tensor:
     num_tokens = network.num_outputs - lattice.num_durations
     _check_network(network, targets)
-    check_targets(
+    lengths = check_targets(
         *("frames", network.frames, targets, encoder_lengths, target_lengths, lattice.blank_id, num_tokens, reduction)
     )
     require(is_number(lattice.clamp) and lattice.clamp >= 0, "clamp", lattice.clamp, "a number of 0 or more")
@@ -166,6 +173,7 @@ def _compute(
         padded_targets,
         encoder_lengths,
         target_lengths,
+        lengths,
         lattice,
     )
     if lattice.fastemit_lambda:
@@ -200,32 +208,24 @@ class _FusedJointLosses(torch.autograd.Function):
         targets: Tensor,
         encoder_lengths: Tensor,
         target_lengths: Tensor,
+        lengths: tuple[list[int], list[int]],  # the same on the host
         lattice: _Lattice,
     ) -> Tensor:
         network = JointNetwork(frames, predictions, weight, bias, form)
-        rows = count_rows(network)
-        slices = JointSlices(network, rows)
-        shape = (frames.shape[0], frames.shape[1], predictions.shape[1])
-        normalizers, blank, labels = torch.zeros(3, *shape, dtype=slices.dtype, device=frames.device)
-        durations = torch.zeros(*shape, lattice.num_durations, dtype=slices.dtype, device=frames.device)
-        num_tokens = weight.shape[0] - lattice.num_durations
         with torch.autocast(frames.device.type, enabled=False):
-            for area in list_areas(encoder_lengths.tolist(), target_lengths.tolist(), rows):
-                outputs = slices.compute(area)  # (outputs, rows)
-                tokens = outputs[:num_tokens]
-                blank_outputs = tokens[lattice.blank_id].clone()
-                label_outputs = tokens.gather(0, _label_index(targets, area))[0]
-                normalizer = _sum_exponents(tokens)
-                normalizers[area.of_nodes] = normalizer.view(area.shape)
-                blank[area.of_nodes] = (blank_outputs - normalizer).view(area.shape)
-                labels[area.of_nodes] = (label_outputs - normalizer).view(area.shape)
-                if lattice.num_durations:
-                    log_probs = outputs[num_tokens:].log_softmax(0)  # (durations, rows)
-                    durations[area.of_nodes] = log_probs.t().view(*area.shape, -1)
-        del slices
+            if takes_triton(frames):
+                num_nodes = sum(count * (labels + 1) for count, labels in zip(*lengths, strict=True))
+                arguments = targets, encoder_lengths, target_lengths, num_nodes
+                scores = score_packed_nodes(network, *arguments, lattice.blank_id, lattice.num_durations)
+            else:
+                scores = _score_nodes(network, targets, *lengths, lattice)
+        normalizers, blank, labels, durations = scores
+        del scores
         blank_arcs, label_arcs = blank[..., None], labels[:, :, :-1, None]
         if lattice.num_durations:
-            blank_arcs = blank_arcs - lattice.sigma + durations[..., lattice.blank_outputs]
+            of_outputs = [durations[..., index] for index in lattice.blank_outputs]
+            blank_arcs = blank_arcs - lattice.sigma + torch.stack(of_outputs, dim=-1)
+            del of_outputs
             label_arcs = label_arcs - lattice.sigma + durations[:, :, :-1]
         del blank, labels, durations
         need_posteriors = any(ctx.needs_input_grad[:4])
@@ -244,46 +244,97 @@ class _FusedJointLosses(torch.autograd.Function):
             of_durations = None
             if lattice.num_durations:
                 of_durations = of_labels.clone()
-                of_durations[..., lattice.blank_outputs] += of_blanks
-            ctx.save_for_backward(
-                *(frames, predictions, weight, bias, targets, normalizers),
-                *(of_blanks.sum(-1), of_labels.sum(-1), of_durations),
-            )
+                for place, index in enumerate(lattice.blank_outputs):  # a list as an index waits for the device
+                    of_durations[..., index] += of_blanks[..., place]
+            posteriors = NodePosteriors(of_blanks.sum(-1), of_labels.sum(-1), of_durations)
+            ctx.save_for_backward(frames, predictions, weight, bias, targets, normalizers, *posteriors)
             ctx.form, ctx.lattice = form, lattice
         return -sums.log_likelihood
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        frames, predictions, weight, bias, targets, normalizers, of_blanks, of_labels, of_durations = ctx.saved_tensors
-        lattice: _Lattice = ctx.lattice
+        frames, predictions, weight, bias, targets, normalizers, *saved = ctx.saved_tensors
+        posteriors, lattice = NodePosteriors(*saved), ctx.lattice
         network = JointNetwork(frames, predictions, weight, bias, ctx.form)
-        rows = count_rows(network)
-        slices = JointSlices(network, rows)
-        gradients = JointGradients(slices, ctx.needs_input_grad[:4])
-        num_tokens = weight.shape[0] - lattice.num_durations
-        totals = of_blanks + of_labels  # (batch, frames, nodes)
-        first_nodes, end_nodes = _find_bands(totals)
+        # Nodes of values that are not finite count too, so that a loss without a value has no gradient either.
+        totals = posteriors.blanks + posteriors.labels  # (batch, frames, nodes)
+        is_visited = ~(totals <= torch.finfo(totals.dtype).eps * _POSTERIOR_SHARE) & (gradient != 0)[:, None, None]
+        wants = ctx.needs_input_grad[:4]
         with torch.autocast(frames.device.type, enabled=False):
-            for clip, scale in enumerate(gradient.tolist()):
-                if scale == 0:
-                    continue
-                for area in list_band_areas(clip, first_nodes[clip], end_nodes[clip], rows):
-                    total = totals[area.of_nodes].flatten()
-                    outputs = slices.compute(area)
-                    tokens = outputs[:num_tokens]
-                    tokens.sub_(normalizers[area.of_nodes].flatten() - total.log()).exp_()
-                    tokens[lattice.blank_id] -= of_blanks[area.of_nodes].flatten()
-                    tokens.scatter_add_(0, _label_index(targets, area), -of_labels[area.of_nodes].reshape(1, -1))
-                    if lattice.clamp > 0.0:
-                        tokens.clamp_(-lattice.clamp, lattice.clamp)
-                    if lattice.num_durations:
-                        posteriors = of_durations[area.of_nodes].flatten(0, 1).t()  # (durations, rows)
-                        outputs[num_tokens:] = outputs[num_tokens:].softmax(0) * total - posteriors
-                    gradients.add(area, outputs, scale)
-        results = (gradients.frames, gradients.predictions, gradients.weight, gradients.bias)
+            if takes_triton(frames):
+                arguments = normalizers, posteriors, is_visited, gradient, wants
+                results = differentiate_packed_nodes(network, targets, lattice.blank_id, lattice.clamp, *arguments)
+            else:
+                results = _differentiate_nodes(
+                    network, targets, lattice, normalizers, posteriors, is_visited, gradient, wants
+                )
         of_inputs = (None if result is None else result.to(frames.dtype) for result in results)
-        return *of_inputs, None, None, None, None, None
+        return *of_inputs, None, None, None, None, None, None
+
+
+def _score_nodes(
+    network: JointNetwork,
+    targets: Tensor,
+    encoder_lengths: Sequence[int],
+    target_lengths: Sequence[int],
+    lattice: _Lattice,
+) -> NodeScores:
+    """Scores of all valid nodes; targets: (batch, targets + 1)."""
+    rows = count_rows(network)
+    slices = JointSlices(network, rows)
+    frames = network.frames
+    shape = (*frames.shape[:2], network.predictions.shape[1])
+    normalizers, blank, labels = torch.zeros(3, *shape, dtype=slices.dtype, device=frames.device)
+    durations = torch.zeros(*shape, lattice.num_durations, dtype=slices.dtype, device=frames.device)
+    num_tokens = network.num_outputs - lattice.num_durations
+    for area in list_areas(encoder_lengths, target_lengths, rows):
+        outputs = slices.compute(area)  # (outputs, rows)
+        tokens = outputs[:num_tokens]
+        blank_outputs = tokens[lattice.blank_id].clone()
+        label_outputs = tokens.gather(0, _label_index(targets, area))[0]
+        normalizer = _sum_exponents(tokens)
+        normalizers[area.of_nodes] = normalizer.view(area.shape)
+        blank[area.of_nodes] = (blank_outputs - normalizer).view(area.shape)
+        labels[area.of_nodes] = (label_outputs - normalizer).view(area.shape)
+        if lattice.num_durations:
+            log_probs = outputs[num_tokens:].log_softmax(0)  # (durations, rows)
+            durations[area.of_nodes] = log_probs.t().view(*area.shape, -1)
+    return NodeScores(normalizers, blank, labels, durations)
+
+
+def _differentiate_nodes(
+    network: JointNetwork,
+    targets: Tensor,
+    lattice: _Lattice,
+    normalizers: Tensor,
+    posteriors: NodePosteriors,
+    is_visited: Tensor,
+    scales: Tensor,
+    wants: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of frames, predictions, weight and bias from the nodes to visit, (batch, frames, nodes)."""
+    rows = count_rows(network)
+    slices = JointSlices(network, rows)
+    gradients = JointGradients(slices, wants)
+    num_tokens = network.num_outputs - lattice.num_durations
+    first_nodes, end_nodes, factors = _find_bands(is_visited, scales)
+    for clip, factor in enumerate(factors):
+        for area in list_band_areas(clip, first_nodes[clip], end_nodes[clip], rows):
+            of_blanks, of_labels = posteriors.blanks[area.of_nodes].flatten(), posteriors.labels[area.of_nodes].flatten()
+            total = of_blanks + of_labels
+            outputs = slices.compute(area)
+            tokens = outputs[:num_tokens]
+            tokens.sub_(normalizers[area.of_nodes].flatten() - total.log()).exp_()
+            tokens[lattice.blank_id] -= of_blanks
+            tokens.scatter_add_(0, _label_index(targets, area), -of_labels[None])
+            if lattice.clamp > 0.0:
+                tokens.clamp_(-lattice.clamp, lattice.clamp)
+            if posteriors.durations is not None:
+                of_durations = posteriors.durations[area.of_nodes].flatten(0, 1).t()  # (durations, rows)
+                outputs[num_tokens:] = outputs[num_tokens:].softmax(0) * total - of_durations
+            gradients.add(area, outputs, factor)
+    return gradients.frames, gradients.predictions, gradients.weight, gradients.bias
 
 
 def _label_index(targets: Tensor, area: Area) -> Tensor:
@@ -298,11 +349,14 @@ def _sum_exponents(tokens: Tensor) -> Tensor:
     return tokens.sub_(top).exp_().sum(0).log_().add_(top)
 
 
-def _find_bands(totals: Tensor) -> tuple[list[list[int]], list[list[int]]]:
-    """First and end of the nodes to visit for each clip and frame; totals (batch, frames, nodes)."""
-    # Nodes of values that are not finite count too, so that a loss without a value has no gradient either.
-    is_visited = ~(totals <= torch.finfo(totals.dtype).eps * _POSTERIOR_SHARE)
-    nodes = torch.arange(1, totals.shape[2] + 1, dtype=torch.int64, device=totals.device)
-    end = (is_visited * nodes).amax(-1)
-    first = totals.shape[2] - (is_visited * nodes.flip(0)).amax(-1)
-    return first.tolist(), end.tolist()
+def _find_bands(is_visited: Tensor, scales: Tensor) -> tuple[list[list[int]], list[list[int]], list[float]]:
+    """First and end of the nodes to visit for each clip and frame, and the factors of the clips, on the host."""
+    num_nodes = is_visited.shape[2]
+    nodes = torch.arange(1, num_nodes + 1, dtype=torch.int64, device=is_visited.device)
+    end = (is_visited * nodes).amax(-1)  # (batch, frames)
+    first = num_nodes - (is_visited * nodes.flip(0)).amax(-1)
+    # One copy from the device in place of three; the counts are far below what a float holds exactly.
+    found = torch.cat([first, end, scales[:, None]], dim=1).tolist()
+    num_frames = is_visited.shape[1]
+    bands = [[int(node) for node in row[:-1]] for row in found]
+    return [row[:num_frames] for row in bands], [row[num_frames:] for row in bands], [row[-1] for row in found]

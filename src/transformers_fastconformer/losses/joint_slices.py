@@ -101,6 +101,23 @@ class JointNetwork:
         return self.weight.shape[0]
 
 
+class NodeScores(NamedTuple):
+    """What the outputs of a joint network come to at every node; values at padding mean nothing."""
+
+    normalizers: Tensor  # (batch, frames, nodes), log of the sum of exponents of the tokens
+    blank: Tensor  # (batch, frames, nodes), log-probability
+    labels: Tensor  # (batch, frames, nodes), of the next label
+    durations: Tensor  # (batch, frames, nodes, durations), log-probabilities
+
+
+class NodePosteriors(NamedTuple):
+    """Probability that an alignment leaves a node by a blank, by the next label, and by an arc of each duration."""
+
+    blanks: Tensor  # (batch, frames, nodes)
+    labels: Tensor  # (batch, frames, nodes)
+    durations: Tensor | None  # (batch, frames, nodes, durations)
+
+
 def count_rows(network: JointNetwork) -> int:
     """Rows of a slice; those of a single frame may be more."""
     slice_bytes = SLICE_BYTES.get(network.frames.device.type, SLICE_BYTES_ELSEWHERE)

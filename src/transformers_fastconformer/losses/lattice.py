@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..kernels.triton_choice import takes_triton
+
 REDUCTIONS = ("mean_batch", "mean", "mean_volume", "sum", "none")
 
 
@@ -123,6 +125,20 @@ def sum_alignments(
         label_durations: Frames by which each kind of label arc moves on.
         need_posteriors: True to compute the posteriors too; those of an impossible clip are zero.
     """
+    if takes_triton(blank_arcs):
+        from ..kernels.cuda import transducer_lattice
+
+        return AlignmentSums(
+            *transducer_lattice.sum_alignments(
+                blank_arcs,
+                label_arcs,
+                encoder_lengths,
+                target_lengths,
+                blank_durations,
+                label_durations,
+                need_posteriors,
+            )
+        )
     frames, nodes = blank_arcs.shape[1], blank_arcs.shape[2]
     blank_arcs, label_arcs = _mask_impossible_arcs(
         blank_arcs,
@@ -280,8 +296,14 @@ def check_targets(
     blank_id: int,
     tokens: int,
     reduction: str,
-) -> None:
-    """Refuse targets, lengths, ids and reductions that do not fit `source`, a tensor (batch, frames, ...)."""
+) -> tuple[list[int], list[int]]:
+    """
+    Refuse targets, lengths, ids and reductions that do not fit `source`, a tensor (batch, frames, ...).
+
+    Returns:
+        Encoder lengths and target lengths. All that is asked of a device is asked at once, since each answer is a wait
+        for it.
+    """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r} is not supported; expected one of {', '.join(REDUCTIONS)}.")
     batch, frames = frames_of_clips.shape[:2]
@@ -296,19 +318,19 @@ def check_targets(
             raise ValueError(f"{name} has dtype {value.dtype}; expected integers.")
     if not 0 <= blank_id < tokens:
         raise ValueError(f"blank_id={blank_id} is outside the {tokens} tokens of {source}.")
-    for name, lengths, limit in (
-        ("encoder_lengths", encoder_lengths, frames),
-        ("target_lengths", target_lengths, targets.shape[1]),
-    ):
-        if batch and (int(lengths.min()) < 0 or int(lengths.max()) > limit):
-            raise ValueError(f"{name}={lengths.tolist()}; expected values from 0 to {limit}.")
-    within = torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]
+    within = torch.arange(targets.shape[1], dtype=torch.int64, device=targets.device) < target_lengths[:, None]
     wrong = within & ((targets < 0) | (targets >= tokens) | (targets == blank_id))
-    if bool(wrong.any()):
+    *lengths, has_wrong_ids = torch.cat([encoder_lengths, target_lengths, wrong.any()[None]]).tolist()
+    limits = {"encoder_lengths": (lengths[:batch], frames), "target_lengths": (lengths[batch:], targets.shape[1])}
+    for name, (values, limit) in limits.items():
+        if batch and (min(values) < 0 or max(values) > limit):
+            raise ValueError(f"{name}={values}; expected values from 0 to {limit}.")
+    if has_wrong_ids:
         raise ValueError(
             f"targets holds {targets[wrong].unique().tolist()}; expected ids from 0 to {tokens - 1} other than the "
             f"blank {blank_id} (padding beyond target_lengths may hold anything)."
         )
+    return lengths[:batch], lengths[batch:]
 
 
 def reduce_losses(losses: Tensor, target_lengths: Tensor, reduction: str) -> Tensor:
