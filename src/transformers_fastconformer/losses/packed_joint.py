@@ -38,7 +38,7 @@ class _PackedSlices:
         )
         self.num_rows = count_rows(network)
         self.hidden_buffer = frames.new_empty(self.num_rows, frames.shape[2])
-        self.output_buffer = frames.new_empty(self.num_rows, network.num_outputs)
+        self.output_buffer = self.outputs.new_buffer(self.num_rows)
 
     def compute(self, rows: Tensor) -> Iterator[tuple[int, int, Tensor, Tensor]]:
         """First and end of each slice of rows, the head's input and the outputs without bias, both by row."""

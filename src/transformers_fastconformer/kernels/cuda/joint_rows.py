@@ -31,6 +31,8 @@ from torch import Tensor
 # Elements that a program holds at a time, and classes of a tile of the softmax.
 TILE = 2048
 MAX_CLASSES = 1024
+# Elements that the rows of a slice of outputs are aligned to: 32 bytes in 16 bits.
+ALIGNMENT = 16
 # Columns of a program that works on joint hidden states.
 MAX_COLUMNS = 128
 ACTIVATION_NUMBERS = {"relu": 0, "tanh": 1, "sigmoid": 2}
@@ -58,6 +60,15 @@ def _is_kept(row, column, seed, threshold):
 
 
 @triton.jit
+def _round(values, dtype: tl.constexpr):
+    """Values in a dtype of as many bits or fewer, to the nearest."""
+    if dtype.primitive_bitwidth < values.dtype.primitive_bitwidth:
+        return values.to(dtype, fp_downcast_rounding="rtne")
+    else:
+        return values
+
+
+@triton.jit
 def _activate(sums, activation: tl.constexpr):
     if activation == 0:
         return tl.maximum(sums, 0.0, propagate_nan=tl.PropagateNan.ALL)
@@ -79,8 +90,8 @@ def _load_activations(
     of_frames = tl.load(frames + frame * size + column, mask=mask, other=0.0)
     of_predictions = tl.load(predictions + prediction * size + column, mask=mask, other=0.0)
     precise = tl.float64 if frames.dtype.element_ty == tl.float64 else tl.float32
-    sums = (of_frames.to(precise) + of_predictions.to(precise)).to(frames.dtype.element_ty).to(precise)
-    return _activate(sums, activation).to(frames.dtype.element_ty).to(precise)
+    sums = _round(of_frames.to(precise) + of_predictions.to(precise), frames.dtype.element_ty).to(precise)
+    return _round(_activate(sums, activation), frames.dtype.element_ty).to(precise)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_frames", "num_nodes", "seed", "threshold"])
@@ -108,9 +119,9 @@ def _hidden_kernel(
     values = _load_activations(frames, predictions, row, column, mask, num_frames, num_nodes, size, activation)
     if has_dropout:
         is_kept = _is_kept(row, column, seed.to(tl.uint32), threshold.to(tl.uint32))
-        factor = tl.full((), scale, hidden.dtype.element_ty).to(values.dtype)
+        factor = _round(tl.full((), scale, values.dtype), hidden.dtype.element_ty).to(values.dtype)
         values = tl.where(is_kept, values * factor, values * 0.0)
-    tl.store(hidden + index * size + column, values.to(hidden.dtype.element_ty), mask=mask)
+    tl.store(hidden + index * size + column, _round(values, hidden.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_frames", "num_nodes"])
@@ -129,26 +140,36 @@ def _statistics_kernel(
     blank_id: tl.constexpr,
     num_tokens: tl.constexpr,
     num_durations: tl.constexpr,
+    row_stride: tl.constexpr,
     block_rows: tl.constexpr,
     block_classes: tl.constexpr,
+    block_rest: tl.constexpr,
     block_durations: tl.constexpr,
 ):
     precise = normalizers.dtype.element_ty
     index = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
     is_row = index < num_rows
     row = tl.load(rows + index, mask=is_row, other=0)
-    outputs += index * (num_tokens + num_durations)
+    outputs += index * row_stride
     top = tl.full((block_rows,), -3.0e38, precise)
-    total = tl.zeros((block_rows, block_classes), precise)
-    for first in range(0, num_tokens, block_classes):
+    totals = tl.zeros((block_rows, block_classes), precise)
+    for first in range(0, num_tokens // block_classes * block_classes, block_classes):
         token = first + tl.arange(0, block_classes)[None, :]
-        is_token = token < num_tokens
-        values = tl.load(outputs[:, None] + token, mask=is_row[:, None] & is_token, other=float("-inf")).to(precise)
-        values += tl.load(bias + token, mask=is_token, other=0.0).to(precise)
+        values = tl.load(outputs[:, None] + token, mask=is_row[:, None], other=0.0).to(precise)
+        values += tl.load(bias + token).to(precise)
         higher = tl.maximum(top, tl.max(values, 1))
-        total = total * tl.exp(top - higher)[:, None] + tl.exp(values - higher[:, None])
+        totals = totals * tl.exp(top - higher)[:, None] + tl.exp(values - higher[:, None])
         top = higher
-    log_total = tl.log(tl.sum(total, 1))
+    total = tl.sum(totals, 1)
+    if num_tokens % block_classes != 0:
+        token = num_tokens // block_classes * block_classes + tl.arange(0, block_rest)[None, :]
+        is_token = token < num_tokens
+        rest = tl.load(outputs[:, None] + token, mask=is_row[:, None] & is_token, other=float("-inf")).to(precise)
+        rest += tl.load(bias + token, mask=is_token, other=0.0).to(precise)
+        higher = tl.maximum(top, tl.max(rest, 1))
+        total = total * tl.exp(top - higher) + tl.sum(tl.exp(rest - higher[:, None]), 1)
+        top = higher
+    log_total = tl.log(total)
     blank = tl.load(outputs + blank_id, mask=is_row, other=0.0).to(precise) + tl.load(bias + blank_id).to(precise)
     label_id = tl.load(label_ids + row // num_nodes // num_frames * num_nodes + row % num_nodes, mask=is_row, other=0)
     label = tl.load(outputs + label_id, mask=is_row, other=0.0).to(precise)
@@ -168,6 +189,22 @@ def _statistics_kernel(
         tl.store(durations + row[:, None] * num_durations + duration, values, mask=mask)
 
 
+@triton.jit
+def _differentiate_tokens(
+    outputs, bias, token, mask, bias_mask, of_row, blank_id: tl.constexpr, clamp: tl.constexpr, precise: tl.constexpr
+):
+    """Replace a tile of outputs by its gradient."""
+    subtracted, of_blank, of_label, label_id, scale = of_row
+    values = tl.load(outputs, mask=mask, other=0.0).to(precise) + tl.load(bias, mask=bias_mask).to(precise)
+    values = tl.exp(values - subtracted)
+    values -= tl.where(token == blank_id, of_blank, 0.0)
+    values -= tl.where(token == label_id, of_label, 0.0)
+    if clamp > 0:
+        limit = tl.full((), clamp, precise)
+        values = tl.clamp(values, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(outputs, _round(values * scale, outputs.dtype.element_ty), mask=mask)
+
+
 @triton.jit(do_not_specialize=["num_rows", "num_frames", "num_nodes"])
 def _gradient_kernel(
     outputs,  # overwritten by their gradients
@@ -185,9 +222,11 @@ def _gradient_kernel(
     blank_id: tl.constexpr,
     num_tokens: tl.constexpr,
     num_durations: tl.constexpr,
+    row_stride: tl.constexpr,
     clamp: tl.constexpr,
     block_rows: tl.constexpr,
     block_classes: tl.constexpr,
+    block_rest: tl.constexpr,
     block_durations: tl.constexpr,
 ):
     precise = normalizers.dtype.element_ty
@@ -202,29 +241,27 @@ def _gradient_kernel(
     # exp(output - normaliser) * total
     subtracted = tl.load(normalizers + row, mask=is_row, other=0.0) - tl.log(tl.where(is_row, total, 1.0))
     label_id = tl.load(label_ids + clip * num_nodes + row % num_nodes, mask=is_row, other=0)
-    outputs += index * (num_tokens + num_durations)
+    outputs += index * row_stride
     if num_durations > 0:
         duration = tl.arange(0, block_durations)[None, :]
         is_duration = duration < num_durations
-        mask = is_row & is_duration
-        values = tl.load(outputs + num_tokens + duration, mask=mask, other=float("-inf")).to(precise)
-        values += tl.load(bias + num_tokens + duration, mask=is_duration, other=0.0).to(precise)
-        values = tl.exp(values - tl.max(values, 1)[:, None])
-        values = values / tl.sum(values, 1)[:, None] * total
-        values -= tl.load(of_durations + row * num_durations + duration, mask=mask, other=0.0)
-        tl.store(outputs + num_tokens + duration, (values * scale).to(outputs.dtype.element_ty), mask=mask)
-    for first in range(0, num_tokens, block_classes):
+        is_output = is_row & is_duration
+        shares = tl.load(outputs + num_tokens + duration, mask=is_output, other=float("-inf")).to(precise)
+        shares += tl.load(bias + num_tokens + duration, mask=is_duration, other=0.0).to(precise)
+        shares = tl.exp(shares - tl.max(shares, 1)[:, None])
+        shares = shares / tl.sum(shares, 1)[:, None] * total
+        shares -= tl.load(of_durations + row * num_durations + duration, mask=is_output, other=0.0)
+        tl.store(outputs + num_tokens + duration, _round(shares * scale, outputs.dtype.element_ty), mask=is_output)
+    of_row = subtracted, of_blank, of_label, label_id, scale
+    for first in range(0, num_tokens // block_classes * block_classes, block_classes):
         token = first + tl.arange(0, block_classes)[None, :]
-        mask = is_row & (token < num_tokens)
-        values = tl.load(outputs + token, mask=mask, other=0.0).to(precise)
-        values += tl.load(bias + token, mask=token < num_tokens, other=0.0).to(precise)
-        values = tl.exp(values - subtracted)
-        values -= tl.where(token == blank_id, of_blank, 0.0)
-        values -= tl.where(token == label_id, of_label, 0.0)
-        if clamp > 0:
-            limit = tl.full((), clamp, precise)
-            values = tl.clamp(values, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
-        tl.store(outputs + token, (values * scale).to(outputs.dtype.element_ty), mask=mask)
+        _differentiate_tokens(outputs + token, bias + token, token, is_row, None, of_row, blank_id, clamp, precise)
+    if num_tokens % block_classes != 0:
+        token = num_tokens // block_classes * block_classes + tl.arange(0, block_rest)[None, :]
+        is_token = token < num_tokens
+        _differentiate_tokens(
+            *(outputs + token, bias + token, token, is_row & is_token, is_token, of_row, blank_id, clamp, precise)
+        )
 
 
 @triton.jit(do_not_specialize=["first_row", "end_row", "num_frames", "num_nodes", "seed", "threshold"])
@@ -270,9 +307,9 @@ def _frame_sum_kernel(
                 gradient = gradient * values * (1.0 - values)
             if has_dropout:
                 is_kept = _is_kept(row, column, seed.to(tl.uint32), threshold.to(tl.uint32))
-                factor = tl.full((), scale, frames.dtype.element_ty).to(values.dtype)
+                factor = _round(tl.full((), scale, values.dtype), frames.dtype.element_ty).to(values.dtype)
                 gradient = tl.where(is_kept, gradient * factor, gradient * 0.0)
-            tl.store(place, gradient.to(hidden_gradients.dtype.element_ty), mask=mask)
+            tl.store(place, _round(gradient, hidden_gradients.dtype.element_ty), mask=mask)
             total += tl.where(mask, gradient, 0.0)
         place = frame_gradients + frame * size + column
         before = tl.load(place, mask=column < size, other=0.0)
@@ -408,16 +445,25 @@ class OutputRows:
         self.bias, self.label_ids = bias, label_ids
         self.sizes = num_frames, label_ids.shape[1]
         num_tokens = bias.shape[0] - num_durations
-        block_classes = min(triton.next_power_of_2(num_tokens), MAX_CLASSES)
+        # Tiles without a mask on classes, which are read 16 bytes at a time, and the rest.
+        block_classes = min(1 << (num_tokens.bit_length() - 1), MAX_CLASSES)
         self.block_rows = max(TILE // block_classes, 1)
+        self.num_outputs = bias.shape[0]
+        self.row_stride = triton.cdiv(self.num_outputs, ALIGNMENT) * ALIGNMENT
         self.constants = {
             "blank_id": blank_id,
             "num_tokens": num_tokens,
             "num_durations": num_durations,
+            "row_stride": self.row_stride,
             "block_rows": self.block_rows,
             "block_classes": block_classes,
+            "block_rest": triton.next_power_of_2(max(num_tokens % block_classes, 1)),
             "block_durations": triton.next_power_of_2(max(num_durations, 1)),
         }
+
+    def new_buffer(self, num_rows: int) -> Tensor:
+        """A buffer of outputs, (num_rows, outputs), whose rows are aligned: products and loads are fast only then."""
+        return self.bias.new_empty(num_rows, self.row_stride)[:, : self.num_outputs]
 
     def write_statistics(
         self, outputs: Tensor, rows: Tensor, normalizers: Tensor, blanks: Tensor, labels: Tensor, durations: Tensor
@@ -426,7 +472,7 @@ class OutputRows:
         Write what the lattice and the backward pass need of each row.
 
         Args:
-            outputs: (rows, outputs).
+            outputs: (rows, outputs), of a `new_buffer`.
             rows: Places in (batch, frames, nodes), (rows,) in int64.
             normalizers: (batch, frames, nodes), written at the rows as the following: log of the sum of exponents.
             blanks: Log-probability of the blank.
@@ -453,7 +499,7 @@ class OutputRows:
         Replace outputs by the gradient of the loss with respect to them.
 
         Args:
-            outputs: (rows, outputs), overwritten.
+            outputs: (rows, outputs), of a `new_buffer`, overwritten.
             rows: Places in (batch, frames, nodes), (rows,) in int64.
             scales: Factors of the clips, (batch,), applied after the clamp.
             normalizers: (batch, frames, nodes), as the following: from `write_statistics`.

@@ -20,8 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Places of a diagonal times arcs that a program holds at a time, and nodes times arcs of a program of posteriors.
+# Places of a diagonal times arcs that a program holds at a time, and nodes times arcs of a program of posteriors: with
+# more, the registers of a thread do not suffice.
 TILE = 1024
+POSTERIOR_TILE = 512
 
 
 @triton.jit
@@ -209,7 +211,7 @@ def sum_alignments(
     blank_posteriors, label_posteriors = torch.empty_like(blank_arcs), torch.empty_like(label_arcs)
     num_nodes = batch * max_frames * max_nodes
     if num_nodes:
-        block_nodes = max(TILE // block_arcs, 1)
+        block_nodes = max(POSTERIOR_TILE // block_arcs, 1)
         _posterior_kernel[(triton.cdiv(num_nodes, block_nodes),)](
             *(blank_posteriors, label_posteriors, sums, log_likelihoods, *arcs),
             *(num_nodes, max_frames, max_nodes - 1),
