@@ -321,7 +321,10 @@ def _differentiate_nodes(
     first_nodes, end_nodes, factors = _find_bands(is_visited, scales)
     for clip, factor in enumerate(factors):
         for area in list_band_areas(clip, first_nodes[clip], end_nodes[clip], rows):
-            of_blanks, of_labels = posteriors.blanks[area.of_nodes].flatten(), posteriors.labels[area.of_nodes].flatten()
+            of_blanks, of_labels = (
+                posteriors.blanks[area.of_nodes].flatten(),
+                posteriors.labels[area.of_nodes].flatten(),
+            )
             total = of_blanks + of_labels
             outputs = slices.compute(area)
             tokens = outputs[:num_tokens]

@@ -2,7 +2,7 @@
 
 The nodes to visit, of all clips, are packed into one list, without padding and, in the backward pass, without those
 that hardly any alignment crosses; a slice is a stretch of that list. Outputs are held by row, (rows, outputs). The
-matrix products are torch's, everything between them is a kernel of `kernels.cuda.joint_rows`. The host waits for the
+matrix products are torch's, everything between them is a kernel of `kernels.cuda`. The host waits for the
 device once, to learn how many nodes the backward pass visits.
 """
 
@@ -21,14 +21,15 @@ class _PackedSlices:
     """Buffers of a slice, and the outputs in them."""
 
     def __init__(self, network: JointNetwork, label_ids: Tensor, blank_id: int, num_durations: int) -> None:
-        from ..kernels.cuda.joint_rows import JointRows, OutputRows
+        from ..kernels.cuda.joint_hidden import HiddenRows
+        from ..kernels.cuda.joint_outputs import OutputRows
 
         frames = network.frames
         self.weight = network.weight
         self.dtype = torch.float64 if frames.dtype == torch.float64 else torch.float32
         self.is_rounded = frames.dtype != self.dtype
         form = network.form
-        self.inputs = JointRows(
+        self.inputs = HiddenRows(
             frames.contiguous(),
             network.predictions.contiguous(),
             *(form.activation, form.dropout, form.dropout_seed or 0),

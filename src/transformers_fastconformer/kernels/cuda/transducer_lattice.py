@@ -89,9 +89,9 @@ def _sum_kernel(
             is_arc = _is_arc(frame, node, lands_on, goes_to, is_label, num_frames, num_targets)
             is_arc = is_arc & is_place & (arc < num_arcs)
             row = clip * max_frames + frame
-            scores = _load_arcs(
-                blank_arcs, label_arcs, row * max_nodes + node, row * max_targets + node, arc, num_blanks, num_arcs, is_arc
-            )
+            at_node = row * max_nodes + node
+            at_label = row * max_targets + node
+            scores = _load_arcs(blank_arcs, label_arcs, at_node, at_label, arc, num_blanks, num_arcs, is_arc)
             before = tl.load(sums + (i_before + j_before) * max_nodes + j_before, mask=is_arc, other=float("-inf"))
             scores += before
             top = tl.max(scores, 1)
