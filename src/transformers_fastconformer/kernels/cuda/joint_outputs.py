@@ -25,8 +25,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .rounding import round_to
-
 # Elements that a program holds at a time, and classes of a tile of the softmax.
 TILE = 2048
 MAX_CLASSES = 1024
@@ -112,7 +110,7 @@ def _differentiate_tokens(
     if clamp > 0:
         limit = tl.full((), clamp, precise)
         values = tl.clamp(values, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
-    tl.store(outputs, round_to(values * scale, outputs.dtype.element_ty), mask=mask)
+    tl.store(outputs, (values * scale).to(outputs.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_frames", "num_nodes"])
@@ -161,7 +159,7 @@ def _gradient_kernel(
         shares = tl.exp(shares - tl.max(shares, 1)[:, None])
         shares = shares / tl.sum(shares, 1)[:, None] * total
         shares -= tl.load(of_durations + row * num_durations + duration, mask=is_output, other=0.0)
-        tl.store(outputs + num_tokens + duration, round_to(shares * scale, outputs.dtype.element_ty), mask=is_output)
+        tl.store(outputs + num_tokens + duration, (shares * scale).to(outputs.dtype.element_ty), mask=is_output)
     of_row = subtracted, of_blank, of_label, label_id, scale
     for first in range(0, num_tokens // block_classes * block_classes, block_classes):
         token = first + tl.arange(0, block_classes)[None, :]
