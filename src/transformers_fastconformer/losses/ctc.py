@@ -68,8 +68,11 @@ def split_labels(labels: Tensor, batch_size: int, blank_id: int, padding_id: int
     if labels.ndim != 2 or labels.shape[0] != batch_size:
         raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({batch_size}, tokens), a row a clip.")
     is_token = (labels >= 0) & (labels != blank_id) & (labels != padding_id)
-    if bool(((labels > blank_id) & is_token).any()):
+    has_wrong_id = ((labels > blank_id) & is_token).any()
+    has_gap = (is_token[:, 1:] & ~is_token[:, :-1]).any()
+    problems: list[bool] = torch.stack([has_wrong_id, has_gap]).tolist()  # one wait for the device
+    if problems[0]:
         raise ValueError(f"labels hold the id {int(labels.max())}; expected ids below {blank_id}, -100 for padding.")
-    if bool((is_token[:, 1:] & ~is_token[:, :-1]).any()):
+    if problems[1]:
         raise ValueError("labels have padding between their tokens; expected it after them.")
     return labels.masked_fill(~is_token, 0), is_token.sum(dim=-1)

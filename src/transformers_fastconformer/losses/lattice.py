@@ -189,10 +189,11 @@ def _mask_impossible_arcs(
     node = torch.arange(nodes, device=device)[None, None, :, None]
     last_frame = encoder_lengths[:, None, None, None]
     last_node = target_lengths[:, None, None, None]
-    lands = frame + torch.tensor(blank_durations, dtype=torch.int64, device=device)
+    # Durations stay numbers: a tensor of them would be a copy to the device, which waits for it.
+    lands = torch.cat([frame + duration for duration in blank_durations], dim=-1)
     keep = (lands < last_frame) & (node <= last_node) | (lands == last_frame) & (node == last_node)
     blank_arcs = blank_arcs.masked_fill(~keep, -torch.inf)
-    lands = frame + torch.tensor(label_durations, dtype=torch.int64, device=device)
+    lands = torch.cat([frame + duration for duration in label_durations], dim=-1)
     label_arcs = label_arcs.masked_fill(~((lands < last_frame) & (node < last_node)), -torch.inf)
     return blank_arcs, label_arcs
 

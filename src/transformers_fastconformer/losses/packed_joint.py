@@ -121,7 +121,7 @@ def differentiate_packed_nodes(
     # In 16 bits the gradients of outputs are rounded, so loss scaling comes after the products, as far as it is
     # the same for all clips.
     largest = scales.abs().amax() if len(scales) else scales.new_zeros(())
-    shares = scales / torch.where(largest == 0, 1.0, largest)
+    shares = scales / largest.masked_fill(largest == 0, 1.0)
     hidden_gradient_buffer = torch.empty_like(slices.hidden_buffer) if wants[0] or wants[1] else None
     arguments = shares.contiguous(), normalizers, posteriors.blanks, posteriors.labels, posteriors.durations, clamp
     for first, end, hidden, outputs in slices.compute(rows):
@@ -158,7 +158,7 @@ def pack_rows(is_row: Tensor, count: int) -> tuple[Tensor, Tensor]:
     is_row = is_row.flatten()
     rows_before = F.pad(is_row.cumsum(0, dtype=torch.int32), (1, 0))
     # All others are written to one place after the end.
-    index = torch.where(is_row, rows_before[:-1], count).long()
+    index = rows_before[:-1].masked_fill(~is_row, count).long()
     rows = torch.empty(count + 1, dtype=torch.int64, device=is_row.device)
     rows.scatter_(0, index, torch.arange(len(is_row), dtype=torch.int64, device=is_row.device))
     return rows[:count], rows_before
