@@ -5,9 +5,11 @@ One step is forward and backward from projected frames and predictions: the join
 loss, and the gradients of frames, predictions, weight and bias. Each system runs in a process of its own, which
 measures its first step (seconds, and resident memory above the inputs at most) and then further ones; the rounds take
 turns. `products` are the three matrix products of the joint network over all nodes, in slices as `ours_lean` has them.
-torchaudio has RNN-T only.
+torchaudio has RNN-T only. On a CUDA device `ours_lean` is the same plain form and `ours_triton` the one that is taken
+there by itself, with packed rows and kernels in Triton; the peak is that of the allocator of torch.
 
     python benchmarks/bench_loss.py
+    python benchmarks/bench_loss.py --device cuda
 
 transformers and torchaudio take part where they are installed; `--path` adds a folder with packages, such as that of
 `pip install --no-deps --target FOLDER torchaudio`.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,14 +34,16 @@ from common.folders import RESULTS
 from common.machine import GIB, MIB, name_machine, reset_peak
 from common.processes import run_limited
 from common.timing import minimum_and_median, seconds_of, take_turns
+from transformers_fastconformer.kernels.triton_choice import SWITCH
 from transformers_fastconformer.losses import JointNetwork, fused_rnnt_loss, fused_tdt_loss, rnnt_loss, tdt_loss
 from transformers_fastconformer.losses.joint_slices import count_rows
 
 BATCH, FRAMES, LABELS, SIZE = 4, 250, 60, 640
 DURATIONS = [0, 1, 2, 3, 4]
+ON_CUDA_ONLY = "ours_triton"
 SYSTEMS = {
-    "tdt": ["products", "ours_lean", "ours_full", "transformers"],
-    "rnnt": ["products", "ours_lean", "ours_full", "torchaudio"],
+    "tdt": ["products", ON_CUDA_ONLY, "ours_lean", "ours_full", "transformers"],
+    "rnnt": ["products", ON_CUDA_ONLY, "ours_lean", "ours_full", "torchaudio"],
 }
 COLUMNS = (
     *("loss", "vocabulary", "batch", "frames", "labels", "system", "seconds_min", "seconds_median", "steps"),
@@ -49,17 +54,16 @@ COLUMNS = (
 class Case:
     """Inputs of a step, the same in every process."""
 
-    def __init__(self, loss: str, vocabulary: int) -> None:
+    def __init__(self, loss: str, vocabulary: int, device: str) -> None:
         generator = torch.Generator().manual_seed(0)
         self.loss, self.blank_id = loss, vocabulary
         outputs = vocabulary + 1 + (len(DURATIONS) if loss == "tdt" else 0)
         shapes = ((BATCH, FRAMES, SIZE), (BATCH, LABELS + 1, SIZE), (outputs, SIZE), (outputs,))
         self.inputs = [torch.randn(*shape, generator=generator) for shape in shapes]
         self.inputs[2] /= SIZE**0.5
-        for tensor in self.inputs:
-            tensor.requires_grad_()
-        self.targets = torch.randint(0, vocabulary, (BATCH, LABELS), generator=generator)
-        self.lengths = torch.full((BATCH,), FRAMES), torch.full((BATCH,), LABELS)
+        self.inputs = [tensor.to(device).requires_grad_() for tensor in self.inputs]
+        self.targets = torch.randint(0, vocabulary, (BATCH, LABELS), generator=generator).to(device)
+        self.lengths = tuple(torch.full((BATCH,), count, device=device) for count in (FRAMES, LABELS))
 
     def step(self, loss_of: Callable[[Case], Tensor]) -> float:
         """Forward and backward; the value of the loss."""
@@ -106,15 +110,18 @@ def multiply(case: Case) -> None:
     """The matrix products of forward and backward over all nodes, slice by slice."""
     weight = case.inputs[2].detach()
     rows = count_rows(JointNetwork(*case.inputs))
-    hidden, outputs = torch.ones(rows, SIZE), torch.ones(len(weight), rows)
+    hidden, outputs = weight.new_ones(rows, SIZE), weight.new_ones(len(weight), rows)
     weight_gradient, hidden_gradient = torch.zeros_like(weight), torch.empty_like(hidden)
     for _ in range(-(-BATCH * FRAMES * (LABELS + 1) // rows)):
         torch.mm(weight, hidden.t(), out=outputs)
         torch.mm(outputs, hidden, out=weight_gradient)
         torch.mm(outputs.t(), weight, out=hidden_gradient)
+    if weight.is_cuda:
+        torch.cuda.synchronize()
 
 
 LOSSES: dict[str, Callable[[Case], Tensor]] = {
+    ON_CUDA_ONLY: ours_lean,
     "ours_lean": ours_lean,
     "ours_full": ours_full,
     "transformers": transformers,
@@ -122,10 +129,15 @@ LOSSES: dict[str, Callable[[Case], Tensor]] = {
 }
 
 
+def read_cuda_peak() -> int:
+    return torch.cuda.max_memory_allocated()
+
+
 def work(options: argparse.Namespace) -> dict[str, Any]:
     """Measure one system in this process."""
     torch.set_num_threads(options.threads)
-    case = Case(options.loss, options.vocabulary)
+    os.environ[SWITCH] = "1" if options.worker == ON_CUDA_ONLY else "0"
+    case = Case(options.loss, options.vocabulary, options.device)
     if options.worker == "products":
         return {"seconds": [seconds_of(lambda: multiply(case)) for _ in range(options.steps)]}
     loss_of = LOSSES[options.worker]
@@ -135,7 +147,12 @@ def work(options: argparse.Namespace) -> dict[str, Any]:
     except (ImportError, OSError) as error:  # not installed, or built for another torch
         return {"missing": str(error)}
     values: list[float] = []
-    before, read_peak = reset_peak()
+    if options.device == "cuda":
+        case.step(loss_of)  # kernels are compiled
+        for tensor in case.inputs:
+            tensor.grad = None
+        torch.cuda.reset_peak_memory_stats()
+    before, read_peak = reset_peak() if options.device == "cpu" else (torch.cuda.memory_allocated(), read_cuda_peak)
     seconds = [seconds_of(lambda: values.append(case.step(loss_of)))]
     peak = read_peak() - before
     seconds += [seconds_of(lambda: values.append(case.step(loss_of))) for _ in range(options.steps - 1)]
@@ -147,9 +164,12 @@ def measure(options: argparse.Namespace, loss: str, vocabulary: int) -> list[dic
     seconds: dict[str, list[float]] = {}
     answers: dict[str, dict[str, Any]] = {}
     systems = [system for system in SYSTEMS[loss] if not options.systems or system in options.systems]
+    if options.device == "cpu" and ON_CUDA_ONLY in systems:
+        systems.remove(ON_CUDA_ONLY)
     for _, system in take_turns(systems, options.rounds, is_alternating=True):
         command = [sys.executable, str(Path(__file__)), "--worker", system, "--loss", loss]
         command += ["--vocabulary", str(vocabulary), "--threads", str(options.threads), "--steps", str(options.steps)]
+        command += ["--device", options.device]
         for path in options.path:
             command += ["--path", str(path)]
         answer = run_limited(command, int(options.memory_gib * GIB), options.most_seconds)
@@ -162,10 +182,15 @@ def measure(options: argparse.Namespace, loss: str, vocabulary: int) -> list[dic
         answer = answers[system]
         row: dict[str, Any] = {"loss": loss, "vocabulary": vocabulary, "batch": BATCH, "frames": FRAMES}
         row |= {"labels": LABELS, "system": system, "note": answer.get("error", answer.get("missing", ""))}
-        row |= {"torch": torch.__version__, "threads": options.threads, "machine": name_machine()}
+        row |= {"torch": torch.__version__, "threads": options.threads, "machine": name_machine(options.device)}
         if seconds[system]:
             best, median = minimum_and_median(seconds[system])
-            row |= {"seconds_min": f"{best:.2f}", "seconds_median": f"{median:.2f}", "steps": len(seconds[system])}
+            digits = 2 if options.device == "cpu" else 5
+            row |= {
+                "seconds_min": f"{best:.{digits}f}",
+                "seconds_median": f"{median:.{digits}f}",
+                "steps": len(seconds[system]),
+            }
             if seconds.get("ours_lean"):
                 row["time_over_ours"] = f"{best / min(seconds['ours_lean']):.2f}"
         if answer["peak_mib"]:
@@ -186,7 +211,8 @@ def main() -> None:
     parser.add_argument("--memory-gib", type=float, default=12.0, help="at which a process is ended")
     parser.add_argument("--most-seconds", type=float, default=600.0, help="after which a process is ended")
     parser.add_argument("--path", nargs="*", type=Path, default=[], help="folders with further packages")
-    parser.add_argument("--output", type=Path, default=RESULTS / "loss_float32_cpu.csv")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path, help="by default the results of the device")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--loss", help=argparse.SUPPRESS)
     parser.add_argument("--vocabulary", type=int, help=argparse.SUPPRESS)
@@ -195,11 +221,12 @@ def main() -> None:
     if options.worker:
         print(json.dumps(work(options)))
         return
+    output = options.output or RESULTS / f"loss_float32_{options.device}.csv"
     rows: list[dict[str, Any]] = []
     for vocabulary in options.vocabularies:
         for loss in options.losses:
             rows += measure(options, loss, vocabulary)
-            write_rows(options.output, rows, COLUMNS)
+            write_rows(output, rows, COLUMNS)
 
 
 if __name__ == "__main__":
