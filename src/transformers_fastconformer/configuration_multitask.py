@@ -78,6 +78,8 @@ class FastConformerMultitaskConfig(FastConformerConfig):
         prompt_defaults (`dict[str, Any]`, *optional*): Values of slots that are not said.
         prompt_token_ids (`dict[str, int]`, *optional*):
             Every token `<|...|>` of the checkpoint but those of times, and its id.
+        has_timestamps_model (`bool`, defaults to `False`):
+            The checkpoint carries a CTC model in the folder `timestamps_model`, by which words get their times.
         kwargs: Those of [`FastConformerConfig`].
     """
 
@@ -122,6 +124,7 @@ class FastConformerMultitaskConfig(FastConformerConfig):
     prompt_format: str = "canary2"
     prompt_defaults: dict[str, Any] | None = None
     prompt_token_ids: dict[str, int] | None = None
+    has_timestamps_model: bool = False
     is_encoder_decoder: bool = True
     use_cache: bool = True
 

@@ -14,6 +14,7 @@ import torch
 from transformers_fastconformer.audio.clips import check_samples, mono_clip, pad_clips, read_clips, take_channels
 from transformers_fastconformer.audio.files import find_file, load_waveform
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+from transformers_fastconformer.inference.clip_features import FrontEnd
 from transformers_fastconformer.inference.file import transcribe_waveforms
 from transformers_fastconformer.inference.hf_pipeline import FastConformerSpeechRecognitionPipeline
 from transformers_fastconformer.inference.loading import load_model
@@ -52,7 +53,7 @@ def doors(recognizer: FastConformerSpeechRecognitionPipeline) -> dict[str, Calla
             load_waveform({"array": clip, "sampling_rate": RATE}, RATE, "Clip 0")
         ),
         "pipeline": lambda clip: (
-            prepare_clip(recognizer.preprocess((0, clip))[0], recognizer.processor, Path(), None)
+            prepare_clip(recognizer.preprocess((0, clip))[0], FrontEnd(recognizer.processor), Path(), None)
             .features[0]
             .input_features
         ),

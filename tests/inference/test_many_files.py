@@ -18,6 +18,7 @@ import transformers_fastconformer.inference.recognition as recognition_module
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.inference.clip_features import FrontEnd
 from transformers_fastconformer.inference.file import transcribe_waveforms
 from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.inference.many_files import Finished, pack_clips, transcribe_clips
@@ -92,13 +93,13 @@ def test_clips_are_sorted_a_few_at_a_time(worker: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_reading_is_ahead_but_not_far(worker: Any, monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
-    real_extract, num_read, ahead = reading_module.extract_clip, [], []
+    real_extract, num_read, ahead = FrontEnd.extract, [], []
 
     def extract(*arguments: Any) -> Any:
         num_read.append(threading.current_thread().name)
         return real_extract(*arguments)
 
-    monkeypatch.setattr(reading_module, "extract_clip", extract)
+    monkeypatch.setattr(FrontEnd, "extract", extract)
     clips = [AudioClip(str(CLIP_PATHS[number % 2])) for number in range(30)]
     options = TranscriptionOptions(batch_size=2, num_workers=num_workers)
     for number, _ in enumerate(transcribe_clips([worker], clips, options)):

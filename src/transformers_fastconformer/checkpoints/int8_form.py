@@ -12,6 +12,7 @@ import torch
 from ..kernels.int8_linear import round_weight, weight_scale
 from ..modeling.int8_config import FastConformerInt8Config
 from ..modeling.int8_quantizer import STORED_DTYPES, find_stored_linears
+from ..modeling.multitask_times import TIMES_FOLDER
 from .files import CARD_FILE, CONFIG_FILE, read_json
 from .model_classes import ARCHITECTURES, CONFIG_CLASSES, build_without_memory
 from .output_folder import check_output, written_as_one
@@ -20,7 +21,7 @@ from .store import cache_folder, cached_conversion, check_space
 from .stored_tensors import StoredTensors, main_dtype
 
 # Raised when this module gives other files for the same input than before.
-INT8_FORM = 1
+INT8_FORM = 2
 WEIGHT = ".weight"
 INT8_PART, SCALE_PART = (f".{part}" for part in STORED_DTYPES)
 CARD_SECTION = """
@@ -90,6 +91,8 @@ def write_int8_checkpoint(
         for path in source.iterdir():
             if path.is_file() and path.name not in {*weight_files, CONFIG_FILE}:
                 shutil.copyfile(path, folder / path.name)
+        if (source / TIMES_FOLDER).is_dir():
+            write_int8_checkpoint(source / TIMES_FOLDER, folder / TIMES_FOLDER, max_shard_size=max_shard_size)
         card = folder / CARD_FILE
         if card.is_file():
             card.write_text(card.read_text(encoding="utf-8").rstrip() + "\n" + CARD_SECTION, encoding="utf-8")
@@ -126,7 +129,7 @@ def cached_int8_folder(folder: str | os.PathLike[str], source: str | os.PathLike
     folder = Path(folder)
 
     def convert(target: Path) -> None:
-        check_space(target.parent, sum(path.stat().st_size for path in folder.iterdir()) // 2, str(source))
+        check_space(target.parent, sum(path.stat().st_size for path in folder.rglob("*")) // 2, str(source))
         write_int8_checkpoint(folder, target, overwrite=True)
 
     digest = hashlib.sha256(f"int8 {INT8_FORM} {folder.name}".encode()).hexdigest()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCTC
 
 from ..decoding.forced_alignment import align_tokens, count_needed_frames
 from ..decoding.timestamps import Span
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
-from ..modeling.int8_config import FastConformerInt8Config, is_int8_config
-from ..nemo.convert import TIMES_FOLDER
+from ..modeling.multitask_times import CarriedTimesModel
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_fastconformer import FastConformerTokenizer
 
@@ -24,49 +20,40 @@ from ..tokenization_fastconformer import FastConformerTokenizer
 PUNCTUATION = frozenset(",.!?")
 
 
+@dataclass(frozen=True)
 class Aligner:
     """
-    The model that aligns the words of a multitask checkpoint, whose weights are loaded when they are first needed.
+    The model that times the words of a multitask model, ready for its windows.
 
     Args:
-        folder: Its folder.
-        processor: The processor of the multitask model.
-
-    Raises:
-        ValueError: for a model whose frames do not last as long as those of the multitask model.
+        times_model: The model.
+        extractor: Its feature extractor; None where it is equal to that of the multitask model.
+        mel_frames_per_encoder_frame: Its mel frames of an encoder frame.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], processor: FastConformerProcessor) -> None:
-        self.folder = Path(folder)
-        self.processor: FastConformerProcessor = FastConformerProcessor.from_pretrained(self.folder)
-        of_frames = [_samples_of_frame(item) for item in (self.processor, processor)]
-        if of_frames[0] != of_frames[1]:
+    times_model: CarriedTimesModel
+    extractor: FastConformerFeatureExtractor | None
+    mel_frames_per_encoder_frame: int
+
+    @classmethod
+    def of(cls, times_model: CarriedTimesModel, processor: FastConformerProcessor) -> Aligner:
+        """
+        The aligner of a multitask model with this processor.
+
+        Raises:
+            ValueError: for a model whose frames do not last as long as those of the multitask model.
+        """
+        extractor, mel_frames = times_model.feature_extractor, times_model.config.mel_frames_per_encoder_frame
+        found = (extractor.hop_length * mel_frames, extractor.sampling_rate)
+        own = processor.feature_extractor
+        expected = (own.hop_length * processor.subsampling_factor, own.sampling_rate)
+        if found != expected:
             raise ValueError(
-                f"{self.folder} has frames of {of_frames[0]} (samples, samples a second); expected {of_frames[1]}, "
-                "as the model has whose words it aligns."
+                f"{times_model.folder} has frames of {found} (samples, samples a second); expected {expected}, as the "
+                "model has whose words it aligns."
             )
-        extractor = self.processor.feature_extractor
-        is_same = extractor.to_dict() == processor.feature_extractor.to_dict()
-        #: Its feature extractor; None where it is equal to that of the multitask model.
-        self.extractor: FastConformerFeatureExtractor | None = None if is_same else extractor
-        self._model: Any = None
-        self._lock = threading.Lock()
-
-    def load(self, model: Any) -> Any:
-        """The model of times, on the device and with weights of the type of a multitask model."""
-        with self._lock:
-            if self._model is None:
-                is_int8 = is_int8_config(getattr(model.config, "quantization_config", None))
-                options = {"quantization_config": FastConformerInt8Config()} if is_int8 else {}
-                self._model = AutoModelForCTC.from_pretrained(self.folder, dtype=model.dtype, **options).eval()
-            return self._model.to(model.device)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The state without the model and its lock, which a copy makes anew."""
-        return {**self.__dict__, "_model": None, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        is_same = extractor.to_dict() == own.to_dict()
+        return cls(times_model, None if is_same else extractor, mel_frames)
 
     @torch.no_grad()
     def align(
@@ -85,13 +72,13 @@ class Aligner:
         Returns:
             Words with encoder frames from the start of each window; none where the text cannot be aligned.
         """
-        loaded = self.load(model)
+        loaded = self.times_model.load(model)
         batch = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(loaded.device)
         lengths = torch.tensor(list(mel_lengths), dtype=torch.int64, device=loaded.device)
         output = loaded(batch, input_lengths=lengths)
         log_probs = output.logits.float().log_softmax(dim=-1).cpu()  # (windows, frames, classes)
         return [
-            align_words(log_probs[row, :count], text, self.processor.tokenizer, language)
+            align_words(log_probs[row, :count], text, self.times_model.tokenizer, language)
             for row, (count, text) in enumerate(zip(output.encoder_lengths.tolist(), texts, strict=True))
         ]
 
@@ -132,16 +119,3 @@ def align_words(
         stop = tokens[count - 1].stop_frame if count else tokens[0].start_frame
         spans.append(Span(word, tokens[0].start_frame, stop))
     return spans
-
-
-def find_aligner(folder: str | os.PathLike[str] | None, processor: FastConformerProcessor) -> Aligner | None:
-    """Find the model of times that a folder with a checkpoint holds; None where it holds none."""
-    if folder is None or not (path := Path(folder) / TIMES_FOLDER).is_dir():
-        return None
-    return Aligner(path, processor)
-
-
-def _samples_of_frame(processor: FastConformerProcessor) -> tuple[int, int]:
-    """Samples of an encoder frame, and samples a second."""
-    extractor = processor.feature_extractor
-    return extractor.hop_length * processor.subsampling_factor, extractor.sampling_rate

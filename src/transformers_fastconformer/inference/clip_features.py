@@ -9,6 +9,7 @@ are never in memory as a whole: for ten hours at 128 mels they would take 2.3 an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 
 from ..audio.feature_normalization import FeatureStatistics
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
+from ..processing_fastconformer import FastConformerProcessor
 
 # Mel frames of a clip that is held in memory, 22 minutes at the usual hop: 67 MB at 128 mels. The features of such a
 # clip are those of the feature extractor to the last bit.
@@ -62,7 +64,6 @@ class StreamedFeatures:
         channels: As in [`AudioFile.blocks`].
         num_samples: Samples of the clip at the model's rate.
         statistics: Statistics of its log-mel features, for their normalisation.
-        to_align: As in [`ClipFeatures`], held in memory.
     """
 
     def __init__(
@@ -72,7 +73,6 @@ class StreamedFeatures:
         channels: str | int,
         num_samples: int,
         statistics: FeatureStatistics | None,
-        to_align: ClipFeatures | None = None,
     ) -> None:
         self.feature_extractor = feature_extractor
         self.audio = audio
@@ -80,7 +80,8 @@ class StreamedFeatures:
         self.num_samples = num_samples
         self.mel_length = feature_extractor.log_mel.mel_length(num_samples)
         self.statistics = statistics
-        self.to_align = to_align
+        #: As in [`ClipFeatures`], held in memory.
+        self.to_align: ClipFeatures | None = None
         self._restart()
 
     def _restart(self) -> None:
@@ -135,29 +136,56 @@ def log_mel_blocks(
     yield log_mels, state.num_samples
 
 
-def extract_clip(
-    feature_extractor: FastConformerFeatureExtractor,
-    waveform: np.ndarray,
-    aligning_extractor: FastConformerFeatureExtractor | None = None,
-) -> ClipFeatures:
+@dataclass(frozen=True)
+class FrontEnd:
     """
-    Features of one whole clip at the model's rate, on the CPU; they do not depend on the batch of the clip.
+    Samples of clips to all the features that a transcription needs, made once for the model and the options.
 
     Args:
-        feature_extractor: The model's.
-        waveform: (samples,).
-        aligning_extractor: That of the model that aligns the words, where it is another one.
+        processor: The model's.
+        to_align: Feature extractor of the model that times the words, where it is another one than the model's.
     """
-    to_align = None if aligning_extractor is None else extract_clip(aligning_extractor, waveform)
+
+    processor: FastConformerProcessor
+    to_align: FastConformerFeatureExtractor | None = None
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the samples, in Hz."""
+        return self.processor.feature_extractor.sampling_rate
+
+    def extract(self, waveform: np.ndarray) -> ClipFeatures:
+        """Features of one whole clip, (samples,)."""
+        features = extract_clip(self.processor.feature_extractor, waveform)
+        if self.to_align is None:
+            return features
+        return features._replace(to_align=extract_clip(self.to_align, waveform))
+
+    def open(self, audio: AudioSource, channels: str | int = "mix") -> tuple[ClipFeatures | StreamedFeatures, int]:
+        """
+        Features of an audio file and the number of its samples, as `open_clip` has them.
+
+        Those for the model that times the words are held in memory whatever the length.
+        """
+        # First: of a pipe the features are read as they are asked for.
+        to_align = None if self.to_align is None else _hold_clip(self.to_align, audio, channels)
+        clip, num_samples = open_clip(self.processor.feature_extractor, audio, channels)
+        if isinstance(clip, ClipFeatures):
+            return clip._replace(to_align=to_align), num_samples
+        clip.to_align = to_align
+        return clip, num_samples
+
+
+def extract_clip(feature_extractor: FastConformerFeatureExtractor, waveform: np.ndarray) -> ClipFeatures:
+    """Features of one whole clip (samples,) at the model's rate, on the CPU; its batch does not change them."""
     features = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
-    return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]), to_align)
+    return ClipFeatures(features["input_features"][0], int(features["input_lengths"][0]))
 
 
 def open_clip(
     feature_extractor: FastConformerFeatureExtractor,
     audio: AudioSource,
     channels: str | int = "mix",
-    aligning_extractor: FastConformerFeatureExtractor | None = None,
 ) -> tuple[ClipFeatures | StreamedFeatures, int]:
     """
     Features of an audio file and the number of its samples at the model's rate.
@@ -168,13 +196,10 @@ def open_clip(
         feature_extractor: The model's.
         audio: The file.
         channels: As in [`AudioFile.blocks`].
-        aligning_extractor: That of the model that aligns the words, where it is another one. Its features are held in
-            memory whatever the length.
 
     Raises:
         ValueError: for what is not audio, see [`AudioFile.blocks`].
     """
-    to_align = None if aligning_extractor is None else _hold_clip(aligning_extractor, audio, channels)
     held: list[torch.Tensor] | None = []
     statistics: FeatureStatistics | None = None
     num_frames = 0
@@ -189,11 +214,11 @@ def open_clip(
         if num_frames > MAX_HELD_FRAMES:
             held = None
     if held is None:
-        return StreamedFeatures(feature_extractor, audio, channels, num_samples, statistics, to_align), num_samples
+        return StreamedFeatures(feature_extractor, audio, channels, num_samples, statistics), num_samples
     whole = torch.cat(held, dim=1)
     held.clear()
     mel_length = feature_extractor.log_mel.mel_length(num_samples)
-    return ClipFeatures(feature_extractor.log_mel.finish_clip(whole, mel_length), mel_length, to_align), num_samples
+    return ClipFeatures(feature_extractor.log_mel.finish_clip(whole, mel_length), mel_length), num_samples
 
 
 def _hold_clip(

@@ -15,8 +15,8 @@ from ..frames import seconds_from_samples
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require
-from .clip_features import AudioSource, extract_clip, open_clip
-from .multitask import choose_aligning_extractor, choose_levels, is_multitask, prepare_prompt
+from .clip_features import AudioSource
+from .multitask_plan import choose_front_end, is_multitask, plan_multitask
 from .options import TranscriptionOptions
 from .pause_cuts import plan_cuts
 from .recognition import recognize
@@ -73,8 +73,7 @@ def check_options(
     model.check_decoding(options.decoding)
     if is_multitask(model):
         plan_cuts(options.chunking, processor.frame_seconds, mel_frames)
-        choose_levels(model, processor, options)
-        prepare_prompt(model, processor, options)
+        plan_multitask(model, processor, options)
     else:
         check_strategy(config, processor.frame_seconds, options.chunking)
     check_voice_activity(options.voice_activity)
@@ -147,9 +146,7 @@ def _transcribe_whole(
     channel: int | str,
     on_progress: SecondsDone,
 ) -> Transcript:
-    clip, num_samples = open_clip(
-        processor.feature_extractor, audio, channel, choose_aligning_extractor(model, options)
-    )
+    clip, num_samples = choose_front_end(model, processor, options).open(audio, channel)
     duration_seconds = seconds_from_samples(num_samples, processor.feature_extractor.sampling_rate)
     chosen = choose_strategy(model, clip.mel_length, processor.frame_seconds, options)
 
@@ -214,8 +211,8 @@ def transcribe_waveforms(
         sources = [SampleSource(waveform, sampling_rate) for waveform in waveforms]
         return [transcribe_source(model, processor, source, options) for source in sources]
     mono = [load_waveform(waveform, sampling_rate, f"Clip {place}") for place, waveform in enumerate(waveforms)]
-    aligning_extractor = choose_aligning_extractor(model, options)
-    clips = [extract_clip(processor.feature_extractor, waveform, aligning_extractor) for waveform in mono]
+    front_end = choose_front_end(model, processor, options)
+    clips = [front_end.extract(waveform) for waveform in mono]
     mel_length = max((clip.mel_length for clip in clips), default=0)
     num_clips = min(options.batch_size, max(len(clips), 1))
     chosen = choose_strategy(model, mel_length, processor.frame_seconds, options, num_clips)

@@ -25,7 +25,6 @@ from transformers.utils import logging
 
 from ..audio.clips import is_rate_and_samples
 from ..audio.files import find_file
-from ..checkpoint_sources import resolve_checkpoint
 from ..configuration_fastconformer import FastConformerConfig
 from ..decoding.options import DecodingOptions
 from ..modeling.generation import refuse_other_results
@@ -33,11 +32,10 @@ from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..processing_outputs import TIMESTAMP_LEVELS
 from ..validation import require
-from .aligner import find_aligner
 from .file import check_options
 from .loading import NotOursError, choose_head, load_recognizer
 from .many_files import BATCHES_AHEAD, Finished, transcribe_clips
-from .multitask import is_multitask
+from .multitask_plan import is_multitask
 from .options import ChunkOptions, TranscriptionOptions
 from .reading import AudioClip
 
@@ -112,9 +110,6 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
     ) -> None:
         model = choose_head(model, head).eval()
         processor = _find_processor(model, tokenizer, feature_extractor, processor, local_files_only)
-        if is_multitask(model) and model.aligner is None and model.name_or_path:
-            resolved = resolve_checkpoint(model.name_or_path, type(model), {"local_files_only": local_files_only})
-            model.aligner = find_aligner(resolved or model.name_or_path, processor)
         super().__init__(
             model,
             tokenizer=processor.tokenizer,

@@ -30,7 +30,6 @@ from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT, Fas
 from ..nemo.locate import is_hub_name, refuse_other_paths
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require, require_choice
-from .aligner import find_aligner
 
 logger = logging.get_logger(__name__)
 
@@ -116,8 +115,6 @@ def load_model(
             f"(--model {DEMONSTRATION_NAME})."
         ) from error
     model: Any = choose_head(stored, head).eval().to(device)
-    if isinstance(model, FastConformerForMultitask):
-        model.aligner = find_aligner(resolved or source, processor)
     return model, processor
 
 

@@ -29,7 +29,7 @@ from .clip_features import ClipFeatures
 from .estimates import estimate_one_pass_bytes
 from .file import check_options, transcribe_source
 from .free_memory import available_bytes
-from .multitask import choose_aligning_extractor
+from .multitask_plan import choose_front_end
 from .options import TranscriptionOptions
 from .reading import (
     CLIP_ERRORS,
@@ -235,15 +235,13 @@ def _transcribe_packs(
     on_progress: Progress,
 ) -> Generator[Finished, None, None]:
     model, processor = workers[0]
-    aligning_extractor = choose_aligning_extractor(model, options)
+    front_end = choose_front_end(model, processor, options)
     max_ahead = BATCHES_AHEAD * options.batch_size * len(workers) if options.num_workers else 0
     readers = Readers(options.num_workers)
     with TemporaryFolder() as folder, closing(readers):
 
         def submit(clip: AudioClip) -> Future[Prepared]:
-            return readers.submit(
-                lambda: prepare_clip(clip, processor, folder, options.voice_activity, aligning_extractor)
-            )
+            return readers.submit(lambda: prepare_clip(clip, front_end, folder, options.voice_activity))
 
         prepared = prepare_packs(packs, submit, max_ahead)
         if len(workers) == 1:

@@ -14,108 +14,17 @@ from typing import Any, NamedTuple
 import torch
 
 from ..decoding.confidence import aggregate_confidence
-from ..decoding.options import DecodingOptions
-from ..decoding.prompts import FLAGS, FORMATS, fill_prompt, prompt_ids
 from ..decoding.timestamps import Span
-from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..modeling.outputs import FastConformerGenerateOutput
-from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription, timestamp_levels
-from ..processing_multitask import MULTITASK, MULTITASK_LEVELS, multitask_levels
+from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription
+from ..processing_multitask import MULTITASK, MULTITASK_LEVELS
 from ..validation import require_count
 from .aligner import Aligner
 from .clip_features import ClipFeatures, StreamedFeatures
+from .multitask_plan import MultitaskPlan, plan_multitask
 from .options import TranscriptionOptions
 from .overlaps import HeardWindow, HeardWord, join_windows
 from .pause_cuts import CutRules, PauseWindow, cut_at_pauses
-
-
-def is_multitask(model: Any) -> bool:
-    """Tell a model with a prompted decoder from the others."""
-    return getattr(model, "decoder_type", None) == MULTITASK
-
-
-def is_translation(model: Any, options: DecodingOptions) -> bool:
-    """Tell translation from transcription."""
-    return fill_prompt(model.config, options.prompt)["task"] == "translate"
-
-
-def choose_aligner(model: Any, options: TranscriptionOptions) -> Aligner | None:
-    """
-    The model by which words get their times; None where no times are asked for, for translations, for checkpoints
-    without one, and where decoding is asked for time tokens by name.
-    """
-    aligner: Aligner | None = getattr(model, "aligner", None) if is_multitask(model) else None
-    if aligner is None or not timestamp_levels(options.timestamps) or options.decoding.timestamps:
-        return None
-    return None if is_translation(model, options.decoding) else aligner
-
-
-def choose_aligning_extractor(model: Any, options: TranscriptionOptions) -> FastConformerFeatureExtractor | None:
-    """The feature extractor of the model of `choose_aligner`, where it is not the model's own."""
-    aligner = choose_aligner(model, options)
-    return None if aligner is None else aligner.extractor
-
-
-def has_word_times(model: Any, processor: FastConformerProcessor, options: DecodingOptions) -> bool:
-    """Tell a model that can be asked for time tokens next to each word of a transcription."""
-    config = model.config
-    has_slot = "timestamps" in FORMATS[config.prompt_format] and FLAGS["timestamps"][0] in (
-        config.prompt_token_ids or {}
-    )
-    is_wanted = options.timestamps is not False and not is_translation(model, options)
-    return has_slot and processor.tokenizer.has_time_tokens and is_wanted
-
-
-def choose_levels(model: Any, processor: FastConformerProcessor, options: TranscriptionOptions) -> tuple[str, ...]:
-    """
-    Levels of times that a multitask model has, of those asked for: words and segments where it writes time tokens, and
-    segments, which are windows, elsewhere.
-
-    Raises:
-        ValueError: for a level by name that the model does not have.
-    """
-    asked = options.timestamps
-    levels = multitask_levels(timestamp_levels(asked), is_all=asked is True)
-    is_aligned = choose_aligner(model, options) is not None
-    if "word" not in levels or is_aligned or has_word_times(model, processor, options.decoding):
-        return levels
-    if asked is not True:
-        reason = "a translation" if is_translation(model, options.decoding) else "a model without time tokens"
-        raise ValueError(
-            f"timestamps={asked!r} is not supported for {reason}, whose words have no times; expected 'segment', True "
-            "or False."
-        )
-    return tuple(level for level in levels if level != "word")
-
-
-def prepare_prompt(
-    model: Any, processor: FastConformerProcessor, options: TranscriptionOptions
-) -> tuple[DecodingOptions, list[int]]:
-    """
-    Options of decoding with the ids of the context and the request for time tokens filled in, and the ids of the
-    prompt.
-
-    Raises:
-        ValueError: for options that the model or its tokenizer does not have.
-    """
-    decoding = options.decoding
-    values = fill_prompt(model.config, decoding.prompt)
-    tokenizer = processor.tokenizer
-    target = tokenizer.language_of_text(values["target_lang"])
-    if tokenizer.language_spans and target not in tokenizer.languages_of_text:
-        raise ValueError(
-            f"target_lang={values['target_lang']!r} is not supported by this model; expected one of "
-            f"{tokenizer.languages_of_text}."
-        )
-    changes: dict[str, Any] = {}
-    if isinstance(decoding.context, str):
-        changes["context"] = tuple(tokenizer.context_ids(decoding.context, values["target_lang"])) or None
-    if choose_aligner(model, options) is not None:
-        changes["timestamps"] = False
-    elif choose_levels(model, processor, options) and has_word_times(model, processor, decoding):
-        changes["timestamps"] = True
-    decoding = replace(decoding, **changes)
-    return decoding, prompt_ids(model.config, decoding.prompt)
 
 
 class _Job(NamedTuple):
@@ -178,12 +87,9 @@ def transcribe_multitask(
     """
     require_count("batch_size", batch_size)
     model.check_decoding(options.decoding)
-    decoding, prompt = prepare_prompt(model, processor, options)
-    levels = choose_levels(model, processor, options)
-    aligner = choose_aligner(model, options)
-    is_timed = bool(decoding.timestamps) or aligner is not None
+    plan = plan_multitask(model, processor, options)
     joined = [_Joined() for _ in clips]
-    jobs = _list_jobs(model, clips, rules, aligner)
+    jobs = _list_jobs(model, clips, rules, plan.aligner)
     batch: list[_Job] = []
     while (job := next(jobs, None)) is not None or batch:
         if job is not None:
@@ -191,13 +97,13 @@ def transcribe_multitask(
             if len(batch) < batch_size:
                 continue
         for done, transcription in zip(
-            batch, _transcribe_batch(model, processor, batch, decoding, prompt, options, aligner), strict=True
+            batch, _transcribe_batch(model, processor, batch, plan, options.skip_special_tokens), strict=True
         ):
-            _add(joined[done.clip], done.window, transcription, is_timed)
+            _add(joined[done.clip], done.window, transcription, plan.has_word_times)
         batch = []
         if on_frames is not None:
             on_frames([clip.num_frames for clip in joined])
-    return [_finish(processor, clip, levels, decoding, is_timed) for clip in joined]
+    return [_finish(processor, clip, plan) for clip in joined]
 
 
 def _list_jobs(
@@ -219,7 +125,7 @@ def _cut_to_align(clip: ClipFeatures | StreamedFeatures, window: PauseWindow, al
     """Features of a window for the model of times."""
     assert aligner is not None
     assert clip.to_align is not None
-    mel_frames = aligner.processor.subsampling_factor
+    mel_frames = aligner.mel_frames_per_encoder_frame
     stop = clip.to_align.mel_length + 1 if window.is_last else window.stop * mel_frames
     return clip.to_align.rows(window.start * mel_frames, stop)
 
@@ -228,10 +134,8 @@ def _transcribe_batch(
     model: Any,
     processor: FastConformerProcessor,
     batch: Sequence[_Job],
-    decoding: DecodingOptions,
-    prompt: Sequence[int],
-    options: TranscriptionOptions,
-    aligner: Aligner | None,
+    plan: MultitaskPlan,
+    skip_special_tokens: bool,
 ) -> list[FastConformerTranscription]:
     """Texts of some windows, with times that count from the start of each."""
     rows = torch.nn.utils.rnn.pad_sequence([job.rows for job in batch], batch_first=True).to(model.device)
@@ -242,25 +146,25 @@ def _transcribe_batch(
     hypotheses, _ = model.decode_frames(
         encoded.last_hidden_state,
         encoded.encoder_lengths,
-        decoding,
-        prompt_ids=list(prompt),
+        plan.decoding,
+        prompt_ids=list(plan.prompt),
         padded_lengths=encoded.padded_lengths,
     )
-    output = FastConformerGenerateOutput.of(hypotheses, encoded.encoder_lengths, MULTITASK, decoding)
+    output = FastConformerGenerateOutput.of(hypotheses, encoded.encoder_lengths, MULTITASK, plan.decoding)
     transcriptions: Any = processor.batch_decode(
         output,
-        skip_special_tokens=options.skip_special_tokens,
+        skip_special_tokens=skip_special_tokens,
         timestamps=list(MULTITASK_LEVELS),
-        confidence=decoding.confidence is not None,
+        confidence=plan.decoding.confidence is not None,
     )
-    if aligner is None:
+    if plan.aligner is None:
         return transcriptions
-    spans_of_windows = aligner.align(
+    spans_of_windows = plan.aligner.align(
         model,
         [job.rows_to_align for job in batch],
         [job.rows_to_align.shape[0] - int(job.window.is_last) for job in batch],
         [transcription.text or "" for transcription in transcriptions],
-        fill_prompt(model.config, decoding.prompt)["target_lang"],
+        plan.target_lang,
     )
     return [
         _with_times(processor, transcription, spans)
@@ -330,28 +234,27 @@ def _list_words(transcription: FastConformerTranscription, window: PauseWindow, 
 def _finish(
     processor: FastConformerProcessor,
     joined: _Joined,
-    levels: Sequence[str],
-    decoding: DecodingOptions,
-    is_timed: bool,
+    plan: MultitaskPlan,
 ) -> FastConformerTranscription:
+    levels, confidence = plan.levels, plan.decoding.confidence
     if joined.whole is not None:
         found = joined.whole.timestamps or {}
         return replace(joined.whole, timestamps={level: found[level] for level in levels} or None)
     assert joined.last is not None  # a clip without frames has a window too
     words = [*joined.words, *joined.last.words]
-    if is_timed:
+    if plan.has_word_times:
         spans = [Span(word.text, word.start_offset or 0, word.end_offset or 0) for word in words]
         segments = processor.segment_words(spans)
     else:
         spans, segments = [], _segments_of_windows(joined, words)
     items = {"word": spans, "segment": segments}
     fields: dict[str, Any] = {}
-    if decoding.confidence is not None:
+    if confidence is not None:
         known = [word.confidence for word in words if word.confidence is not None]
         are_known = len(known) == len(words)
         fields = {
             "word_confidences": known if are_known else None,
-            "confidence": aggregate_confidence(known, decoding.confidence.aggregation) if are_known else None,
+            "confidence": aggregate_confidence(known, confidence.aggregation) if are_known else None,
         }
     return FastConformerTranscription(
         text=" ".join(word.text for word in words),

@@ -23,10 +23,8 @@ from ..audio.downloads import is_url, named
 from ..audio.files import AudioFile, find_file, load_waveform
 from ..audio.parts import read_header, read_part
 from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, VoiceActivityOptions
-from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
-from ..processing_fastconformer import FastConformerProcessor
 from ..validation import is_number, reading
-from .clip_features import AudioSource, ClipFeatures, extract_clip
+from .clip_features import AudioSource, ClipFeatures, FrontEnd
 from .file import SampleSource
 from .speech_parts import ClipSpeech, extract_parts, find_speech
 
@@ -154,20 +152,18 @@ class Prepared(NamedTuple):
 
 def prepare_clip(
     clip: AudioClip,
-    processor: FastConformerProcessor,
+    front_end: FrontEnd,
     folder: Path,
     voice_activity: VoiceActivityOptions | None,
-    aligning_extractor: FastConformerFeatureExtractor | None = None,
 ) -> Prepared:
     """
     Read a short clip; of a long one nothing is kept in memory.
 
     Args:
         clip: The clip.
-        processor: Processor of the model that transcribes it.
+        front_end: What computes features for the model that transcribes it.
         folder: Folder for temporary files.
         voice_activity: Options for finding speech; None: everything is transcribed.
-        aligning_extractor: As in `extract_clip`.
 
     Raises:
         ValueError: for what is not audio; messages name the clip.
@@ -176,7 +172,7 @@ def prepare_clip(
         MemoryError: when it does not fit into memory.
     """
     try:
-        return _prepare(clip, processor, folder, voice_activity, aligning_extractor)
+        return _prepare(clip, front_end, folder, voice_activity)
     except CLIP_ERRORS as error:
         raise name_clip(error, clip) from error
     except Exception as error:  # whatever else a decoder throws, but for a package that is missing
@@ -186,26 +182,25 @@ def prepare_clip(
 
 def _prepare(
     clip: AudioClip,
-    processor: FastConformerProcessor,
+    front_end: FrontEnd,
     folder: Path,
     voice_activity: VoiceActivityOptions | None,
-    aligning_extractor: FastConformerFeatureExtractor | None = None,
 ) -> Prepared:
-    sampling_rate = processor.feature_extractor.sampling_rate
+    sampling_rate = front_end.sampling_rate
     file = find_file(clip.source)
     if not clip.is_whole and not isinstance(file, str | os.PathLike):
         raise ValueError(f"offset and duration of {clip.name} are not supported; expected those of a file by name.")
     if file is None:
         samples = SampleSource(clip.source, sampling_rate, clip.name)
-        return _prepare_source(samples, clip.channel, processor, voice_activity, aligning_extractor=aligning_extractor)
+        return _prepare_source(samples, clip.channel, front_end, voice_activity)
     if clip.is_whole:
         audio = AudioFile(file)
         length = None if clip.is_remote else measure_clip(clip)
-        return _prepare_source(audio, clip.channel, processor, voice_activity, audio.close, length, aligning_extractor)
+        return _prepare_source(audio, clip.channel, front_end, voice_activity, audio.close, length)
     waveform = read_part(os.fspath(file), sampling_rate, clip.channel, clip.start_seconds, clip.seconds)
     if waveform.shape[0] <= PACKED_SECONDS * sampling_rate:
         part: Any = SampleSource(waveform, sampling_rate, clip.name)
-        return _prepare_source(part, "mix", processor, voice_activity, aligning_extractor=aligning_extractor)
+        return _prepare_source(part, "mix", front_end, voice_activity)
     # On the disk: several such parts may wait for the model.
     path = _write_audio([waveform], sampling_rate, folder, clip.name)
     return Prepared(waveform.shape[0] / sampling_rate, None, source=AudioFile(path), close=lambda: os.unlink(path))
@@ -214,13 +209,12 @@ def _prepare(
 def _prepare_source(
     audio: AudioSource,
     channel: int | str,
-    processor: FastConformerProcessor,
+    front_end: FrontEnd,
     voice_activity: VoiceActivityOptions | None,
     close: Callable[[], None] = lambda: None,
     seconds: float | None = None,
-    aligning_extractor: FastConformerFeatureExtractor | None = None,
 ) -> Prepared:
-    sampling_rate = processor.feature_extractor.sampling_rate
+    sampling_rate = front_end.sampling_rate
     is_long = False
     try:
         if seconds is not None and seconds > PACKED_SECONDS:
@@ -237,10 +231,10 @@ def _prepare_source(
         waveform = np.concatenate(held)
         seconds = num_samples / sampling_rate
         if voice_activity is None:
-            return Prepared(seconds, [extract_clip(processor.feature_extractor, waveform, aligning_extractor)])
+            return Prepared(seconds, [front_end.extract(waveform)])
         samples: Any = {"raw": waveform, "sampling_rate": sampling_rate}
-        speech = find_speech(processor, [load_waveform(samples, DETECTOR_SAMPLING_RATE)], voice_activity)
-        return Prepared(seconds, list(extract_parts(processor, [waveform], speech.parts, aligning_extractor)), speech)
+        speech = find_speech(front_end.processor, [load_waveform(samples, DETECTOR_SAMPLING_RATE)], voice_activity)
+        return Prepared(seconds, list(extract_parts(front_end, [waveform], speech.parts)), speech)
     finally:
         if not is_long:
             close()

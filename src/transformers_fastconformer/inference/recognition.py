@@ -8,7 +8,8 @@ from typing import Any
 from ..processing_fastconformer import FastConformerProcessor
 from ..processing_outputs import FastConformerTranscription
 from .chunked import Clip, transcribe_features
-from .multitask import is_multitask, transcribe_multitask
+from .multitask import transcribe_multitask
+from .multitask_plan import is_multitask
 from .options import TranscriptionOptions
 from .strategy import ChosenStrategy
 

@@ -14,13 +14,12 @@ from ..audio.voice_activity import (
     detect_speech,
     plan_parts,
 )
-from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..frames import samples_from_encoder_frames
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..processing_outputs import FastConformerTranscription, timestamp_levels
-from .clip_features import AudioSource, ClipFeatures, extract_clip
-from .multitask import choose_aligning_extractor
+from .clip_features import AudioSource, ClipFeatures, FrontEnd
+from .multitask_plan import choose_front_end
 from .options import TranscriptionOptions
 from .recognition import recognize
 from .strategy import ChosenStrategy, choose_strategy
@@ -55,24 +54,22 @@ def find_speech(
 
 
 def extract_parts(
-    processor: FastConformerProcessor,
+    front_end: FrontEnd,
     blocks: Iterable[np.ndarray],
     parts: Sequence[SpeechPart],
-    aligning_extractor: FastConformerFeatureExtractor | None = None,
 ) -> Iterator[ClipFeatures]:
     """
     Features of each part, computed as for a clip of its own, while they are asked for.
 
     Args:
-        processor: The model's.
+        front_end: What computes features.
         blocks: All samples of the recording, (samples,) a block, at the model's rate.
         parts: Parts in order, without overlap.
-        aligning_extractor: As in `extract_clip`.
 
     Raises:
         ValueError: for a recording that has become shorter than it was.
     """
-    source = iter(blocks)
+    source, processor = iter(blocks), front_end.processor
     position, held = 0, np.zeros(0, dtype=np.float32)  # `held` begins with sample `position` of the recording
     hop_samples = processor.feature_extractor.hop_length
     for part in parts:
@@ -90,7 +87,7 @@ def extract_parts(
                 f"The audio ends before sample {start} at the model's rate, where speech was found; expected a file "
                 "that does not change while it is read."
             )
-        yield extract_clip(processor.feature_extractor, waveform, aligning_extractor)
+        yield front_end.extract(waveform)
 
 
 def group_parts(
@@ -157,7 +154,7 @@ def transcribe_speech(
         on_frame: Called with the encoder frame up to which the recording is done.
     """
     blocks = audio.blocks(processor.feature_extractor.sampling_rate, channel)
-    features = extract_parts(processor, blocks, speech.parts, choose_aligning_extractor(chosen.model, options))
+    features = extract_parts(choose_front_end(chosen.model, processor, options), blocks, speech.parts)
     transcriptions: list[FastConformerTranscription] = []
     for group in group_parts(speech.parts, options.batch_size, options.batch_seconds, processor.frame_seconds):
 

@@ -16,7 +16,7 @@ from ..modeling.recognizer import FastConformerRecognizer
 from .chunk_plan import WindowPlan, plan_windows
 from .estimates import LOCAL_BAND_FRAMES, estimate_encoder_work, estimate_one_pass_bytes
 from .free_memory import available_bytes
-from .multitask import is_multitask
+from .multitask_plan import is_multitask
 from .options import ChunkOptions, TranscriptionOptions
 from .pause_cuts import CutRules, plan_cuts
 

@@ -41,6 +41,7 @@ from .multitask_generation import (
     split_arguments,
 )
 from .multitask_networks import derive_attention_decoder
+from .multitask_times import TIMES_FOLDER, CarriedTimesModel, find_times_model
 from .outputs import (
     FastConformerEncoderOutput,
     FastConformerGenerateOutput,
@@ -65,8 +66,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
 
     config_class: Any = FastConformerMultitaskConfig
     decoder_type = "multitask"
-    # Set by whoever loads a checkpoint with a model that times the words; it is no part of this one.
-    aligner: Any = None
+    # The model that times the words, in checkpoints that carry one; its parameters are not among this one's.
+    times_model: CarriedTimesModel | None = None
     decoding_options = frozenset({"language", "confidence", *PROMPT_OPTIONS})
 
     def __init__(self, config: FastConformerMultitaskConfig) -> None:
@@ -80,6 +81,28 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         self.decoder = FastConformerMultitaskDecoder(config)
         self.token_head = FastConformerTokenHead(config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load as all models of this package, with the model of times that the checkpoint carries."""
+        options = dict(kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if pretrained_model_name_or_path is not None:
+            model.times_model = find_times_model(pretrained_model_name_or_path, cls, model.config, options)
+        return loaded
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Save as all models, with the model of times in a folder of its own."""
+        self.config.has_timestamps_model = self.times_model is not None
+        if self.times_model is not None and kwargs.get("is_main_process", True):
+            self.times_model.save_into(save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _get_files_timestamps(self, working_dir: Any) -> dict[str, float]:
+        """Times of the files that an upload leaves out unless they change; the model of times is written before."""
+        found: dict[str, float] = super()._get_files_timestamps(working_dir)
+        return {name: time for name, time in found.items() if name != TIMES_FOLDER}
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw weights like all models; the bias of the head starts at zero."""

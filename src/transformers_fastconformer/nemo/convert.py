@@ -20,6 +20,7 @@ from ..checkpoints.safetensors_writer import TensorEntry, parse_bytes, write_che
 from ..checkpoints.stored_tensors import main_dtype
 from ..configuration_multitask import FastConformerMultitaskConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
+from ..modeling.multitask_times import TIMES_FOLDER
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import reading, require_choice
 from .archive import CONFIG_MEMBER, NemoArchive
@@ -40,7 +41,6 @@ logger = logging.get_logger(__name__)
 # and its folder next to the model.
 TIMES_PREFIX = "timestamps_asr_"
 TIMES_MODEL = f"{TIMES_PREFIX}model"
-TIMES_FOLDER = "timestamps_model"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -231,6 +231,7 @@ def convert_archive(
             # The model that NeMo finds the times of words with is a checkpoint of its own.
             if nemo_config.get("restore_timestamps_model", True):
                 convert_archive(found, folder / TIMES_FOLDER, options, hub_options, TIMES_PREFIX)
+                mapped.config.has_timestamps_model = True
             del parts_left_out[TIMES_MODEL]
         card = describe_conversion(
             mapped,
