@@ -44,7 +44,8 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
 )
 LIGHT_LAYERS = 4
 LIGHT_PACKAGES = {"torch", "numpy", "transformers", "tokenizers"}
-LIGHT_MODULES = {"huggingface_hub.dataclasses"}
+# Parts of a package that Transformers itself needs.
+LIGHT_MODULES = {"huggingface_hub.dataclasses", "huggingface_hub.snapshot_download"}
 # What a light module may import inside a function only.
 IN_FUNCTIONS = {
     "audio.decoders": {"soundfile", "av"},

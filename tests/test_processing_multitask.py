@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sentencepiece_models import train_sentencepiece_model
@@ -12,6 +14,7 @@ from transformers_fastconformer.feature_extraction_fastconformer import FastConf
 from transformers_fastconformer.modeling.outputs import FastConformerGenerateOutput
 from transformers_fastconformer.nemo.tokenizers import aggregate_tokenizer, sentencepiece_tokenizer
 from transformers_fastconformer.processing_fastconformer import FastConformerProcessor
+from transformers_fastconformer.processing_multitask import word_of_each_token
 
 PROMPT_SYMBOLS = (
     "<|startoftranscript|>",
@@ -86,3 +89,85 @@ def test_classes_that_pad_the_head_of_a_multitask_model_are_no_tokens(multitask:
     assert found.text == "the dog"
     assert len(found.token_ids) == len(found.token_confidences) == output.sequences.shape[1] - 2
     assert found.word_confidences == [0.5, 0.5]
+
+
+def prompted(processor: FastConformerProcessor, learns_prompt: bool) -> FastConformerProcessor:
+    tokenizer = sentencepiece_tokenizer(
+        train_sentencepiece_model(user_defined_symbols=(*PROMPT_SYMBOLS, "<|pnc|>", "<|transcribe|>"), vocab_size=150)
+    )
+    if processor.tokenizer.text_rule == "aggregate":
+        language = sentencepiece_tokenizer(train_sentencepiece_model())
+        tokenizer = aggregate_tokenizer({"spl_tokens": tokenizer, "en": language})
+    return FastConformerProcessor(
+        FastConformerFeatureExtractor(), tokenizer, prompt_format="canary", learns_prompt=learns_prompt
+    )
+
+
+CLIPS = [np.zeros(16000, dtype=np.float32), np.zeros(8000, dtype=np.float32)]
+
+
+@pytest.mark.parametrize("learns_prompt", [True, False])
+def test_transcripts_become_labels_and_decoder_tokens(
+    multitask: FastConformerProcessor, learns_prompt: bool, tmp_path: Path
+) -> None:
+    prompted(multitask, learns_prompt).save_pretrained(tmp_path)
+    processor = FastConformerProcessor.from_pretrained(tmp_path)
+    tokenizer = processor.tokenizer
+    batch = processor(CLIPS, text=["the lazy dog", "the"], language="en", sampling_rate=16000)
+    assert set(batch) == {"input_features", "attention_mask", "input_lengths", "labels", "decoder_input_ids"}
+    options = {"language": "en"} if tokenizer.text_rule == "aggregate" else {}
+    symbols = ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|en|>", "<|pnc|>"]
+    prompt = [tokenizer.prompt_token_id(symbol) for symbol in symbols]
+    if tokenizer.text_rule != "aggregate":
+        prompt = [tokenizer.prompt_token_ids["▁"], *prompt]
+    for text, inputs, labels in zip(
+        ("the lazy dog", "the"), batch["decoder_input_ids"].tolist(), batch["labels"].tolist(), strict=True
+    ):
+        answer = tokenizer(text, **options).input_ids
+        count = len(prompt) + len(answer)
+        assert inputs[:count] == [*prompt, *answer]
+        assert labels[len(prompt) - 1 : count] == [*answer, tokenizer.eos_token_id]
+        assert labels[: len(prompt) - 1] == (prompt[1:] if learns_prompt else [-100] * (len(prompt) - 1))
+        assert set(inputs[count:]) <= {tokenizer.pad_token_id}
+        assert set(labels[count:]) <= {-100}
+    padded = processor(CLIPS, text=["the", "the"], text_kwargs={"padding": "max_length", "max_length": 40})
+    assert padded["labels"].shape == padded["decoder_input_ids"].shape == (2, 40)
+
+
+def test_time_tokens_of_transcripts_are_tokens(multitask: FastConformerProcessor) -> None:
+    processor = prompted(multitask, False)
+    tokenizer = processor.tokenizer
+    options = {"language": "en"} if tokenizer.text_rule == "aggregate" else {}
+    batch = processor(CLIPS[:1], text=["<|3|> the <|8|><|9|> dog <|14|>"])
+    times = [tokenizer.prompt_token_id(f"<|{frame}|>") for frame in (3, 8, 9, 14)]
+    the, dog = (tokenizer(word, **options).input_ids for word in ("the", "dog"))
+    expected = [times[0], *the, times[1], times[2], *dog, times[3], tokenizer.eos_token_id]
+    assert [label for label in batch["labels"][0].tolist() if label != -100] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source_lang": "fr"}, "source_lang='fr' is not supported by this model"),
+        ({"context": "so"}, "context='so' is not supported by prompts of the format 'canary'"),
+        ({"text_kwargs": {"truncation": True, "max_length": 3}}, "text_kwargs has truncation; expected some of"),
+        ({"text_kwargs": {"max_length": 30}}, "max_length=30 is not supported; expected None without padding"),
+        ({"text_kwargs": {"padding": "max_length", "max_length": 3}}, "max_length=3 is not supported"),
+    ],
+)
+def test_bad_prompts_of_labels_are_refused(
+    multitask: FastConformerProcessor, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        prompted(multitask, True)(CLIPS[:1], text=["the"], **options)
+    with pytest.raises(ValueError, match="source_lang='en' is not supported; expected audio and text"):
+        prompted(multitask, True)(CLIPS[:1], source_lang="en")
+
+
+def test_tokens_know_their_word(multitask: FastConformerProcessor) -> None:
+    tokenizer = multitask.tokenizer
+    options = {"language": "en"} if tokenizer.text_rule == "aggregate" else {}
+    rows = tokenizer(["the", "lazy", "dogs."], **options).input_ids
+    ids = [token_id for row in rows for token_id in row]
+    assert word_of_each_token(tokenizer, ids) == [word for word, row in enumerate(rows) for _ in row]
+    assert word_of_each_token(tokenizer, []) == []

@@ -11,6 +11,7 @@ from transformers import BatchEncoding, BatchFeature, ProcessorMixin
 
 from .checkpoint_sources import LoadsFromSources
 from .decoding.confidence import aggregate_confidence, word_confidences
+from .decoding.prompts import FORMATS
 from .decoding.timestamps import (
     SEGMENT_SEPARATORS,
     Span,
@@ -22,8 +23,16 @@ from .decoding.timestamps import (
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .frames import seconds_from_encoder_frames
 from .modeling.outputs import FastConformerGenerateOutput
-from .processing_labels import encode_labels, join_arguments
-from .processing_multitask import MULTITASK, multitask_levels, text_of_multitask, words_of_time_tokens
+from .processing_labels import encode_labels, join_arguments, prompted_length
+from .processing_multitask import (
+    MULTITASK,
+    PROMPT_ARGUMENTS,
+    PromptWriter,
+    TrainingTokens,
+    multitask_levels,
+    text_of_multitask,
+    words_of_time_tokens,
+)
 from .processing_outputs import (
     ClipOutput,
     FastConformerTranscription,
@@ -49,6 +58,10 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         word_separator (`str`, defaults to `" "`): Text that parts words where the vocabulary has no word marks.
         segment_separators (`list[str]`, *optional*): Endings of a segment; full stop, question and exclamation mark.
         segment_gap_frames (`int`, *optional*): Encoder frames of silence that end a segment too.
+        prompt_format (`str`, *optional*): Of a multitask model: format of its prompts, `"canary"` or `"canary2"`.
+        prompt_defaults (`dict[str, Any]`, *optional*): Of a multitask model: values of slots that are not said.
+        learns_prompt (`bool`, defaults to `True`): Of a multitask model: labels hold the tokens of the prompt; False:
+            they are -100 there, as where NeMo's configuration has `use_loss_mask_for_prompt`.
     """
 
     def __init__(
@@ -59,6 +72,9 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         word_separator: str = " ",
         segment_separators: Sequence[str] = SEGMENT_SEPARATORS,
         segment_gap_frames: int | None = None,
+        prompt_format: str | None = None,
+        prompt_defaults: Mapping[str, Any] | None = None,
+        learns_prompt: bool = True,
     ):
         require_count("subsampling_factor", subsampling_factor)
         require(isinstance(word_separator, str), "word_separator", word_separator, "a text")
@@ -66,6 +82,11 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         require(is_list, "segment_separators", segment_separators, "a list of texts")
         is_gap = segment_gap_frames is None or is_number(segment_gap_frames)
         require(is_gap, "segment_gap_frames", segment_gap_frames, "a number of frames or None")
+        require_choice("prompt_format", prompt_format, (None, *FORMATS))
+        require_choice("learns_prompt", learns_prompt, (True, False))
+        self.prompt_format = prompt_format
+        self.prompt_defaults = None if prompt_defaults is None else dict(prompt_defaults)
+        self.learns_prompt = learns_prompt
         self.subsampling_factor = subsampling_factor
         self.word_separator = word_separator
         self.segment_separators = list(segment_separators)
@@ -92,19 +113,26 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         """
         Features of `audio`, with the `labels` of `text` next to them; or only the ids of `text`.
 
+        For a multitask model `text` becomes two tables, of which forward needs both: `decoder_input_ids`, prompt and
+        text, and `labels`, for each of them the token after it, up to the end of the text. So nothing is shifted any
+        more. (Of `labels` on their own forward would make the decoder's tokens, by a shift to the right; where the
+        prompt is left out of the loss, it is not in the labels.)
+
         Args:
             audio: What the feature extractor takes: arrays, tensors, lists of either.
             text (`str` or `list[str]`, *optional*): The transcripts.
             sampling_rate (`int`, *optional*): Rate of `audio`, in Hz; it must be the model's.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; labels are then padded with -100. Default: `"pt"`
                 where there is audio, unless `padding` is `False`, and lists for text on its own.
-            language (`str`, *optional*): Language of `text`, for aggregate tokenizers.
+            language (`str`, *optional*): Language of `text`, for aggregate tokenizers; for a multitask model that of
+                the speech too.
             audio_kwargs (`dict`, *optional*): Further arguments of the feature extractor, such as `max_length` in
                 samples.
             text_kwargs (`dict`, *optional*): Further arguments of the tokenizer, such as `max_length` in tokens with
                 `truncation` or `padding="max_length"`.
             common_kwargs (`dict`, *optional*): Arguments of this call in a mapping.
-            kwargs: Further arguments of the feature extractor, or of the tokenizer where there is only text.
+            kwargs: Further arguments of the feature extractor, or of the tokenizer where there is only text; and for a
+                multitask model, with audio and text, those of [`PromptOptions`] (`source_lang`, `target_lang`...).
 
         Raises:
             ValueError: for neither of the two, for an empty list of texts, for more or fewer texts than clips, and
@@ -119,6 +147,11 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         named = {"sampling_rate": sampling_rate, "return_tensors": return_tensors, "language": language}
         given = {**{name: value for name, value in named.items() if value is not None}, **kwargs}
         given = join_arguments(given, "common_kwargs", common_kwargs)
+        prompt: dict[str, Any] = {}
+        if self.prompt_format is not None:
+            prompt = {name: given.pop(name) for name in PROMPT_ARGUMENTS if name in given}
+            is_used = audio is not None and text is not None
+            require(is_used or not prompt, next(iter(prompt), ""), next(iter(prompt.values()), None), "audio and text")
         language = given.pop("language", None)
         of_text = join_arguments({} if language is None else {"language": language}, "text_kwargs", text_kwargs)
         if audio is None:
@@ -149,16 +182,30 @@ class FastConformerProcessor(LoadsFromSources, ProcessorMixin):
         num_clips = len(features["input_features"])
         if len(texts) != num_clips:
             raise ValueError(f"text has {len(texts)} transcripts for {num_clips} clips of audio; expected one a clip.")
-        rows, longest = encode_labels(self.tokenizer, texts, of_text)
-        if return_tensors is not None:
-            rows = [row + [IGNORED_LABEL] * (longest - len(row)) for row in rows]
-        labels = BatchFeature({"labels": rows}, tensor_type=return_tensors)["labels"]
-        features["labels"] = labels.to(features["input_features"].device) if torch.is_tensor(labels) else labels
+        if self.prompt_format is None:
+            rows, longest = encode_labels(self.tokenizer, texts, of_text)
+            tables = {"labels": rows}
+        else:
+            written = PromptWriter(self, self.tokenizer, self.learns_prompt).write(texts, prompt)
+            tables = {name: [getattr(row, name) for row in written] for name in TrainingTokens._fields}
+            longest = prompted_length(tables["labels"], of_text)
+        padding_ids = {"labels": IGNORED_LABEL, "decoder_input_ids": self.tokenizer.pad_token_id}
+        for name, rows in tables.items():
+            if return_tensors is not None:
+                rows = [row + [padding_ids[name]] * (longest - len(row)) for row in rows]
+            table = BatchFeature({name: rows}, tensor_type=return_tensors)[name]
+            features[name] = table.to(features["input_features"].device) if torch.is_tensor(table) else table
         return features
 
     @property
+    def prompt_token_ids(self) -> dict[str, int]:
+        """Ids of the tokens that prompts are made of."""
+        return self.tokenizer.prompt_token_ids
+
+    @property
     def model_input_names(self) -> list[str]:
-        return [*self.feature_extractor.model_input_names, "labels"]
+        of_text = ["labels"] if self.prompt_format is None else ["decoder_input_ids", "labels"]
+        return [*self.feature_extractor.model_input_names, *of_text]
 
     def decode(
         self,

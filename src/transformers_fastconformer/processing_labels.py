@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .tokenization_fastconformer import FastConformerTokenizer
@@ -18,6 +18,8 @@ LABEL_OPTIONS = (
     "add_special_tokens",
     "return_tensors",
 )
+# With a prompt before them; a text that is cut off would have no end.
+PROMPTED_LABEL_OPTIONS = ("padding", "max_length", "return_tensors")
 
 
 def join_arguments(given: Mapping[str, Any], name: str, mapping: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -33,9 +35,7 @@ def encode_labels(
     tokenizer: FastConformerTokenizer, texts: list[str], options: Mapping[str, Any]
 ) -> tuple[list[list[int]], int]:
     """Ids of transcripts, and the length to which they are to be padded."""
-    unknown = sorted(set(options) - set(LABEL_OPTIONS))
-    if unknown:
-        raise ValueError(f"text_kwargs has {', '.join(unknown)}; expected some of {', '.join(LABEL_OPTIONS)}.")
+    _check_names(options, LABEL_OPTIONS)
     padding, max_length = options.get("padding"), options.get("max_length")
     require_choice("padding", padding, (None, True, "longest", "max_length", False))
     require_choice("padding_side", options.get("padding_side"), (None, "right"))
@@ -56,3 +56,24 @@ def encode_labels(
     assert max_length is not None
     require(longest <= max_length, "max_length", max_length, f"{longest} or more tokens, or truncation=True")
     return rows, max_length
+
+
+def prompted_length(rows: Sequence[Sequence[int]], options: Mapping[str, Any]) -> int:
+    """Length to which labels with a prompt before them are to be padded."""
+    _check_names({name: value for name, value in options.items() if value is not None}, PROMPTED_LABEL_OPTIONS)
+    padding, max_length = options.get("padding"), options.get("max_length")
+    require_choice("padding", padding, (None, True, "longest", "max_length", False))
+    longest = max(map(len, rows))
+    if padding != "max_length":
+        require(max_length is None, "max_length", max_length, "None without padding='max_length'")
+        return longest
+    require_count("max_length", max_length)
+    assert max_length is not None
+    require(longest <= max_length, "max_length", max_length, f"{longest} or more tokens")
+    return max_length
+
+
+def _check_names(options: Mapping[str, Any], accepted: Sequence[str]) -> None:
+    unknown = sorted(set(options) - set(accepted))
+    if unknown:
+        raise ValueError(f"text_kwargs has {', '.join(unknown)}; expected some of {', '.join(accepted)}.")

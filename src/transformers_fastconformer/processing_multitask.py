@@ -2,15 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+from .decoding.options import DecodingOptions
+from .decoding.prompts import PROMPT_OPTIONS, PromptFacts, fill_prompt, prompt_ids
 from .decoding.time_tokens import timed_words
 from .decoding.timestamps import Span
-from .tokenization_fastconformer import WORD_MARK, FastConformerTokenizer
+from .tokenization_fastconformer import IGNORED_LABEL, WORD_MARK, FastConformerTokenizer
 
 MULTITASK = "multitask"
+TIME_PATTERN = re.compile(r"(<\|\d+\|>)")
 # Levels of times that multitask models have.
 MULTITASK_LEVELS = ("word", "segment")
+
+
+# Arguments that say the prompt of transcripts.
+PROMPT_ARGUMENTS = (*PROMPT_OPTIONS, "language")
+
+
+class TrainingTokens(NamedTuple):
+    """
+    Tokens of a transcript for training: those that the decoder sees, and for each the one that it is to write next.
+
+    Args:
+        decoder_input_ids: The prompt and the text.
+        labels: The prompt without its first token, the text and the end; -100 for tokens that are not learned.
+    """
+
+    decoder_input_ids: list[int]
+    labels: list[int]
+
+
+class PromptWriter(NamedTuple):
+    """
+    Transcripts to the tokens that a multitask model is trained with, as NeMo 3.0's data sets have them.
+
+    Args:
+        facts: Format and defaults of the prompts.
+        tokenizer: The model's.
+        learns_prompt: The tokens of the prompt count in the loss.
+    """
+
+    facts: PromptFacts
+    tokenizer: FastConformerTokenizer
+    learns_prompt: bool
+
+    def write(self, texts: Sequence[str], arguments: Mapping[str, Any]) -> list[TrainingTokens]:
+        """
+        Tokens of each text after one prompt.
+
+        Args:
+            texts: The transcripts, which may hold time tokens, such as `"<|3|> the <|8|>"`.
+            arguments: Options of the prompt by name, see `PROMPT_ARGUMENTS`.
+
+        Raises:
+            ValueError: for options that the prompts of this model do not have.
+        """
+        options = DecodingOptions(**arguments).prompt
+        language = fill_prompt(self.facts, options)["target_lang"]
+        if isinstance(options.context, str):
+            options = replace(options, context=self.tokenizer.context_ids(options.context, language))
+        prompt = prompt_ids(self.facts, options)
+        of_prompt = prompt[1:] if self.learns_prompt else [IGNORED_LABEL] * (len(prompt) - 1)
+        written = []
+        for text in texts:
+            answer = self._encode(text, language)
+            written.append(TrainingTokens([*prompt, *answer], [*of_prompt, *answer, self.tokenizer.eos_token_id]))
+        return written
+
+    def _encode(self, text: str, language: str) -> list[int]:
+        """Ids of a text; between time tokens each word is one for itself."""
+        tokenizer = self.tokenizer
+        options = {"language": language} if tokenizer.text_rule == "aggregate" else {}
+        pieces = TIME_PATTERN.split(text)
+        if len(pieces) == 1:
+            return list(tokenizer(text, **options)["input_ids"])
+        ids: list[int] = []
+        for piece in pieces:
+            time_id = tokenizer.prompt_token_id(piece) if TIME_PATTERN.fullmatch(piece) else None
+            if time_id is not None:
+                ids.append(time_id)
+            else:
+                ids += [token_id for word in piece.split() for token_id in tokenizer(word, **options)["input_ids"]]
+        return ids
 
 
 def multitask_levels(levels: Sequence[str], is_all: bool) -> tuple[str, ...]:
@@ -37,6 +114,15 @@ def text_of_multitask(tokenizer: FastConformerTokenizer, token_ids: Sequence[int
     if words := words_of_time_tokens(tokenizer, token_ids, num_frames):
         return " ".join(word.text for word in words)
     return tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+
+
+def word_of_each_token(tokenizer: FastConformerTokenizer, token_ids: Sequence[int]) -> list[int]:
+    """Place of the word, among those that spaces part, that each token of a text without times belongs to."""
+    counts = [
+        len(tokenizer.decode(list(token_ids[: place + 1]), skip_special_tokens=True).split())
+        for place in range(len(token_ids))
+    ]
+    return [max(count - 1, 0) for count in counts]
 
 
 def words_of_time_tokens(

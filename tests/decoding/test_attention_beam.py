@@ -86,6 +86,7 @@ def test_texts_are_those_of_a_loop(seed: int, beam_size: int, alpha: float) -> N
         PADDING,
         beam_size,
         alpha,
+        score=lambda logits, tokens: logits.gather(1, tokens[:, None])[:, 0],
     )
     found = [
         row[:count].tolist() for row, count in zip(hypotheses.tokens, hypotheses.token_lengths.tolist(), strict=True)
@@ -101,3 +102,5 @@ def test_texts_are_those_of_a_loop(seed: int, beam_size: int, alpha: float) -> N
             before, last = whole[place : place + 2]
             value = scores[clip, place + 2, before, last].log_softmax(dim=0)[text[place]]
             assert math.isclose(float(hypotheses.log_probs[clip, place]), float(value), abs_tol=1e-5)
+            # Scores are of the row that each token of the best text was taken from.
+            assert hypotheses.scores[clip, place] == scores[clip, place + 2, before, last, text[place]]

@@ -89,7 +89,7 @@ def test_scores_are_those_of_the_tokens() -> None:
         torch.tensor([5, 5]),
         (END,),
         PADDING,
-        score=lambda logits: logits.argmax(dim=-1).float() / 10,
+        score=lambda logits, tokens: tokens.float() / 10,
     )
     assert hypotheses.scores is not None
     torch.testing.assert_close(hypotheses.scores, torch.tensor([[0.4, 0.0], [0.5, 0.6]]))

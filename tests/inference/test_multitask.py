@@ -47,6 +47,7 @@ class ScriptedModel:
     """
 
     decoder_type: ClassVar[str] = "multitask"
+    times_model = None
     device = torch.device("cpu")
     dtype = torch.float32
 
@@ -58,6 +59,7 @@ class ScriptedModel:
         self.config.prompt_token_ids = processor.tokenizer.prompt_token_ids
         self.prompts: list[list[int]] = []
         self.batches: list[list[int]] = []
+        self.num_placed = 0
 
     def check_decoding(self, decoding: DecodingOptions) -> None:
         fill_prompt(self.config, decoding.prompt)
@@ -78,6 +80,22 @@ class ScriptedModel:
         scores = None if decoding.confidence is None else torch.full(tokens.shape, 0.5)
         zeros = torch.zeros(tokens.shape)
         return Hypotheses(tokens, torch.tensor(list(map(len, rows))), zeros.long(), zeros, None, scores), None
+
+    def place_tokens(
+        self, frames: torch.Tensor, lengths: torch.Tensor, prompt_ids: Any, texts: list[list[int]]
+    ) -> list[list[int]]:
+        """The frame in the middle of the word of each token."""
+        self.num_placed += len(texts)
+        tokenizer = self.processor.tokenizer
+        options = {"language": "en"} if tokenizer.text_rule == "aggregate" else {}
+        places = []
+        for row, length, text in zip(frames, lengths.tolist(), texts, strict=True):
+            words = find_words(row[: 8 * length])
+            places.append(
+                [(start + stop) // 16 for word, start, stop in words for _ in tokenizer(word, **options).input_ids]
+            )
+            assert len(places[-1]) == len(text)
+        return places
 
     def _write(self, row: torch.Tensor, decoding: DecodingOptions) -> list[int]:
         tokenizer = self.processor.tokenizer
@@ -163,6 +181,40 @@ def test_windows_lose_and_double_no_word(kind: str, timestamps: bool, pause: int
     if timestamps:
         assert found.timestamps["word"] == whole.timestamps["word"]
         assert found.timestamps["segment"] == whole.timestamps["segment"]
+
+
+@pytest.mark.parametrize("options", [{"timestamps": False}, {"target_lang": "de"}, {"timestamps": True}])
+def test_words_are_placed_where_windows_without_times_overlap(options: dict[str, Any]) -> None:
+    model, processor = make("single", "canary2")
+    run(model, processor, [speak(NUMBERS, 24)], **options)
+    assert model.num_placed == 0  # windows meet in pauses
+    (found,) = run(model, processor, [speak(NUMBERS)], **options)
+    assert found.text == text_of(NUMBERS)
+    num_windows = sum(map(len, model.batches[-99:]))
+    assert (model.num_placed > 5) is (options.get("timestamps") is not True)
+    assert model.num_placed <= num_windows
+
+
+def test_two_texts_of_one_stretch_are_not_written_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = make("single", "canary2")
+    hear = find_words
+    windows: list[int] = []
+
+    def hear_otherwise(row: torch.Tensor) -> list[tuple[str, int, int]]:
+        # Windows take turns in two vocabularies, as translations may.
+        first = int(row[0, 1])
+        if first not in windows:
+            windows.append(first)
+        side = windows.index(first) % 2
+        return [(WORDS[(WORDS.index(word) % 5) + 5 * side], start, stop) for word, start, stop in hear(row)]
+
+    monkeypatch.setitem(globals(), "find_words", hear_otherwise)
+    clip = speak(NUMBERS)
+    clip.input_features[:, 1] = torch.arange(len(clip.input_features)).float()
+    clip.input_features[:, 2] = -clip.input_features[:, 1]  # the mean stays
+    (found,) = run(model, processor, [clip], timestamps=False)
+    assert len(windows) > 5
+    assert len(found.text.split()) == len(NUMBERS)
 
 
 def test_clips_of_a_batch_are_as_each_alone() -> None:

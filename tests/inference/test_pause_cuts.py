@@ -36,10 +36,11 @@ def test_windows_meet_in_pauses() -> None:
 
 def test_windows_overlap_where_nobody_pauses() -> None:
     assert windows_of(clip_of(250, [])) == [
-        PauseWindow(0, 100, 0, False),
-        PauseWindow(80, 180, 20, False),
+        PauseWindow(0, 100, 0, False, is_overlapped=True),
+        PauseWindow(80, 180, 20, False, is_overlapped=True),
         PauseWindow(160, 250, 20, True),
     ]
+    assert [window.has_overlap for window in windows_of(clip_of(250, [(70, 80)]))] == [False, True, True]
 
 
 def test_short_clips_are_whole() -> None:

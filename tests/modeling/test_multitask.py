@@ -11,6 +11,7 @@ from multitask_models import PROMPT, build_multitask, random_features
 from transformers import AutoModel, AutoModelForSpeechSeq2Seq
 
 from transformers_fastconformer import FastConformerForMultitask
+from transformers_fastconformer.decoding.token_places import place_tokens
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -207,3 +208,23 @@ def test_more_tokens_than_positions_are_refused() -> None:
 def test_labels_that_are_no_tokens_are_refused(labels: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_multitask()(**random_features(LENGTHS), labels=torch.tensor(labels))
+
+
+@torch.no_grad()
+def test_tokens_are_placed_by_the_attention_of_their_step() -> None:
+    model = build_multitask(3)
+    inputs = random_features(LENGTHS)
+    encoded = model.encode(**inputs)
+    texts = [[7, 8, 9, 7, 12], [], [20]]
+    found = model.place_tokens(encoded.last_hidden_state, encoded.encoder_lengths, PROMPT, texts)
+    for clip, text in enumerate(texts):
+        count = int(encoded.encoder_lengths[clip])
+        clip_encoded = model.encode(**alone(inputs, clip))
+        steps = []
+        for number in range(len(text)):
+            tokens = torch.tensor([PROMPT + text[:number]])
+            output = model(encoder_outputs=clip_encoded, decoder_input_ids=tokens, output_attentions=True)
+            steps.append(torch.cat(output.cross_attentions)[:, -1, :count])  # (heads, frames), of the last token
+        expected = place_tokens(torch.stack(steps, dim=1)).tolist() if steps else []
+        assert found[clip] == expected
+        assert len(found[clip]) == len(text)

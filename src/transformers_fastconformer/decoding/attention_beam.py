@@ -9,11 +9,11 @@ text ends also where the end is its first token.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 
-from .attention_greedy import DecoderState, Step, without_trailing_padding
+from .attention_greedy import DecoderState, Score, Step, without_trailing_padding
 from .hypotheses import Hypotheses
 
 # NeMo weighs the continuations of a text that has ended with it, all but the first.
@@ -39,6 +39,7 @@ def decode_attention_by_beams(
     padding_id: int,
     beam_size: int,
     length_penalty: float = 0.0,
+    score: Score | None = None,
 ) -> Hypotheses:
     """
     Find the best text of each clip among those that a beam holds.
@@ -47,15 +48,15 @@ def decode_attention_by_beams(
         step, state, prompts, max_new_tokens, end_ids, padding_id: As in `decode_attention_greedily`.
         beam_size: Texts of each clip.
         length_penalty: Exponent of the penalty.
+        score: Confidence in each token of the text that is found, where it is wanted.
 
     Returns:
         The hypotheses, without prompt and end.
     """
     batch_size, device = prompts.shape[0], prompts.device
     limits = max_new_tokens.tolist()
-    best: list[tuple[torch.Tensor, torch.Tensor]] = [
-        (prompts.new_empty(0), torch.empty(0, dtype=torch.float32, device=device)) for _ in range(batch_size)
-    ]
+    nothing = torch.empty(0, dtype=torch.float32, device=device)
+    best = [_Found(prompts.new_empty(0), nothing, nothing) for _ in range(batch_size)]
     clips = [clip for clip in range(batch_size) if limits[clip] > 0]
     if clips:
         rows = torch.tensor(clips, dtype=torch.int64, device=device)
@@ -63,7 +64,8 @@ def decode_attention_by_beams(
             state = state.select(rows)
         logits, state = step(prompts[rows], state)
         log_probs, tokens = _top(logits, beam_size)  # (clips, beam)
-        search = _Search(clips, tokens[..., None], log_probs[..., None], log_probs, prompts.shape[1])
+        search = _Search(clips, tokens[..., None], log_probs[..., None], log_probs, prompts.shape[1], score)
+        search.rate(logits.repeat_interleave(beam_size, dim=0))
         state = state.select(_repeat(len(clips), beam_size, device))
         ends = torch.tensor(sorted(end_ids), dtype=torch.int64, device=device)
         while True:
@@ -85,7 +87,15 @@ def decode_attention_by_beams(
             logits, state = step(search.texts[:, :, -1].flatten()[:, None], state)
             parents = search.extend(logits, ends, padding_id, length_penalty)
             state = state.reorder(parents)
-    return _collect(best, ends=end_ids, padding_id=padding_id, device=device)
+    return _collect(best, end_ids, padding_id, device, with_scores=score is not None)
+
+
+class _Found(NamedTuple):
+    """Tokens of a text, their log-probabilities, and the confidences in them or zeros, (tokens,) each."""
+
+    tokens: torch.Tensor
+    log_probs: torch.Tensor
+    confidences: torch.Tensor
 
 
 class _Search:
@@ -98,14 +108,26 @@ class _Search:
         log_probs: torch.Tensor,
         scores: torch.Tensor,
         prompt_tokens: int,
+        score: Score | None,
     ) -> None:
-        self.clips, self.prompt_tokens = clips, prompt_tokens
+        self.clips, self.prompt_tokens, self.score = clips, prompt_tokens, score
         self.texts, self.log_probs = texts, log_probs  # (clips, beam, tokens)
+        self.confidences = torch.zeros_like(log_probs)
         self.scores = scores  # (clips, beam)
 
     def select(self, rows: torch.Tensor) -> _Search:
         clips = [self.clips[row] for row in rows.tolist()]
-        return _Search(clips, self.texts[rows], self.log_probs[rows], self.scores[rows], self.prompt_tokens)
+        selected = _Search(
+            clips, self.texts[rows], self.log_probs[rows], self.scores[rows], self.prompt_tokens, self.score
+        )
+        selected.confidences = self.confidences[rows]
+        return selected
+
+    def rate(self, logits: torch.Tensor) -> None:
+        """Keep the confidences in the last tokens, by the scores (rows, classes) that each was taken from."""
+        if self.score is not None:
+            tokens = self.texts[..., -1]
+            self.confidences[..., -1] = self.score(logits, tokens.flatten()).view_as(tokens)
 
     def extend(self, logits: torch.Tensor, ends: torch.Tensor, padding_id: int, length_penalty: float) -> torch.Tensor:
         """Put the best continuations in the place of the texts; returns the rows that they continue."""
@@ -128,15 +150,19 @@ class _Search:
         new_log_probs = torch.where(is_ended, 0.0, found).flatten(1).gather(1, chosen)[..., None]
         self.texts = torch.cat([self.texts.gather(1, gathered), new], dim=2)
         self.log_probs = torch.cat([self.log_probs.gather(1, gathered), new_log_probs], dim=2)
+        self.confidences = torch.cat([self.confidences.gather(1, gathered), torch.zeros_like(new_log_probs)], dim=2)
         first = torch.arange(num_clips, dtype=torch.int64, device=logits.device)[:, None] * beam_size
-        return (first + parents).flatten()
+        rows = (first + parents).flatten()
+        if self.score is not None:
+            self.rate(logits[rows])
+        return rows
 
-    def best_of(self, row: int, ends: torch.Tensor, length_penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and log-probabilities of the best text of a clip."""
+    def best_of(self, row: int, ends: torch.Tensor, length_penalty: float) -> _Found:
+        """The best text of a clip."""
         count = self.texts.shape[2]
         penalties = self._penalties(ends, length_penalty) if count > 1 else self._penalty(count + 1, length_penalty)
         place = int((self.scores / penalties)[row].argmax())
-        return self.texts[row, place], self.log_probs[row, place]
+        return _Found(self.texts[row, place], self.log_probs[row, place], self.confidences[row, place])
 
     def _penalties(self, ends: torch.Tensor, length_penalty: float) -> torch.Tensor:
         """Penalty of each text, (clips, beam)."""
@@ -166,18 +192,21 @@ def _rows_of(clips: torch.Tensor, beam_size: int) -> torch.Tensor:
 
 
 def _collect(
-    best: list[tuple[torch.Tensor, torch.Tensor]], ends: Collection[int], padding_id: int, device: torch.device
+    best: list[_Found], ends: Collection[int], padding_id: int, device: torch.device, with_scores: bool
 ) -> Hypotheses:
     """Tokens before the first end of each text, in one table."""
     counts = []
-    for tokens, _ in best:
-        values = tokens.tolist()
+    for found in best:
+        values = found.tokens.tolist()
         counts.append(next((place for place, token in enumerate(values) if token in ends), len(values)))
     longest = max(counts, default=0)
     table = torch.full((len(best), longest), padding_id, dtype=torch.int64, device=device)
     log_probs = torch.zeros(len(best), longest, dtype=torch.float32, device=device)
-    for row, ((tokens, of_tokens), count) in enumerate(zip(best, counts, strict=True)):
-        table[row, :count], log_probs[row, :count] = tokens[:count], of_tokens[:count]
+    confidences = torch.zeros_like(log_probs)
+    for row, (found, count) in enumerate(zip(best, counts, strict=True)):
+        table[row, :count], log_probs[row, :count] = found.tokens[:count], found.log_probs[:count]
+        confidences[row, :count] = found.confidences[:count]
     lengths = torch.tensor(counts, dtype=torch.int64, device=device)
-    hypotheses = Hypotheses(table, lengths, torch.zeros_like(table), log_probs)
+    scores = confidences if with_scores else None
+    hypotheses = Hypotheses(table, lengths, torch.zeros_like(table), log_probs, None, scores)
     return without_trailing_padding(hypotheses, padding_id)

@@ -26,8 +26,8 @@ State = TypeVar("State", bound=DecoderState)
 # New tokens (clips, tokens) and the state before them to the scores of the next token, (clips, classes), before the
 # softmax, and the state after them.
 Step = Callable[[torch.Tensor, State], tuple[torch.Tensor, State]]
-# Scores (clips, classes) before the softmax to the confidences in the best classes, (clips,).
-Score = Callable[[torch.Tensor], torch.Tensor]
+# Scores (rows, classes) before the softmax and the tokens that were taken, (rows,), to confidences in these, (rows,).
+Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def decode_attention_greedily(
@@ -72,7 +72,7 @@ def decode_attention_greedily(
             found = best.tolist()
             count += 1
             log_probs = _log_probs_of(logits, best) if with_log_probs else None
-            scores = None if score is None else score(logits)
+            scores = None if score is None else score(logits, best)
             spoken = [row for row, token in enumerate(found) if token not in end_ids]
             emitted.append(
                 (

@@ -138,6 +138,30 @@ class TransducerScore:
         return transducer_confidence(logits, self.blank_id, self.options)
 
 
+@dataclass(frozen=True)
+class TokenScore:
+    """
+    Confidence in tokens that a decoder wrote, which in a search need not be the likeliest.
+
+    Args:
+        options: The measure; `"max_prob"` is of the probability of the token.
+    """
+
+    options: ConfidenceOptions
+
+    def __post_init__(self) -> None:
+        expected = "False for tokens without durations"
+        require(not self.options.include_durations, "include_durations", self.options.include_durations, expected)
+
+    def __call__(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Scores (n, classes) before the softmax and tokens (n,) to confidences, (n,)."""
+        log_probs = logits.float().log_softmax(dim=-1)
+        num_classes = log_probs.shape[-1]
+        if self.options.method == "max_prob":
+            log_probs = log_probs.gather(1, tokens[:, None])
+        return measure_confidence(log_probs, num_classes, self.options)
+
+
 def _aggregate_rows(values: torch.Tensor, aggregation: str) -> torch.Tensor:
     """(values, n) to (n,)."""
     if aggregation == "mean":

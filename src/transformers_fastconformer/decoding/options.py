@@ -10,6 +10,7 @@ from ..configuration_fastconformer import DECODING_STRATEGIES
 from ..validation import require, require_choice, require_count
 from .confidence import ConfidenceOptions
 from .prompts import PROMPT_OPTIONS, PromptOptions
+from .search import SearchOptions
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class DecodingOptions:
             transducers; None (default) is `config.decoding_strategy`.
         source_lang, target_lang, task, pnc, itn, timestamps, diarize, emotion, context: The prompt of multitask
             models, see [`PromptOptions`]; None (default) is the checkpoint's.
+        search: Beams or sampling of multitask models by Transformers' rules; None (default) is the search of the
+            checkpoint.
 
     Raises:
         ValueError: for a value that no model accepts; the message names the option.
@@ -49,6 +52,7 @@ class DecodingOptions:
     diarize: bool | None = None
     emotion: str | None = None
     context: str | Sequence[int] | None = None
+    search: SearchOptions | None = None
 
     def __post_init__(self) -> None:
         language = self.language
@@ -61,6 +65,8 @@ class DecodingOptions:
         require_choice("decoding_strategy", self.decoding_strategy, (*DECODING_STRATEGIES, None))
         is_known = self.confidence is None or isinstance(self.confidence, ConfidenceOptions)
         require(is_known, "confidence", self.confidence, "ConfidenceOptions or None")
+        is_search = self.search is None or isinstance(self.search, SearchOptions)
+        require(is_search, "search", self.search, "SearchOptions or None")
         object.__setattr__(self, "context", self.prompt.context)  # checked, and hashable
 
     @property

@@ -52,9 +52,17 @@ EMOTION_PATTERN = re.compile(r"<\|emo:([^|]+)\|>")
 class PromptFacts(Protocol):
     """The part of a configuration that prompts are made of; `FastConformerMultitaskConfig` has it."""
 
-    prompt_format: str
-    prompt_defaults: Any  # mappings, or None for empty ones
-    prompt_token_ids: Any
+    @property
+    def prompt_format(self) -> Any:
+        """One of `FORMATS`."""
+
+    @property
+    def prompt_defaults(self) -> Any:
+        """Values of slots that are not said, or None."""
+
+    @property
+    def prompt_token_ids(self) -> Any:
+        """Ids of the tokens that prompts are made of, or None."""
 
 
 @dataclass(frozen=True)

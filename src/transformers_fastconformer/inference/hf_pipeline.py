@@ -27,6 +27,7 @@ from ..audio.clips import is_rate_and_samples
 from ..audio.files import find_file
 from ..configuration_fastconformer import FastConformerConfig
 from ..decoding.options import DecodingOptions
+from ..decoding.search import SEARCH_OPTIONS, SearchOptions
 from ..modeling.generation import refuse_other_results
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
@@ -151,7 +152,8 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             voice_activity ([`VoiceActivityOptions`], *optional*): Find speech first and transcribe only that.
             batch_seconds (`float`, *optional*): Seconds of audio in one batch, at most.
             generate_kwargs (`dict`, *optional*): The options of [`DecodingOptions`] in one mapping, and others of
-                `generate` that ask for nothing else than what happens, such as `num_beams=1`.
+                `generate` that ask for nothing else than what happens, such as `num_beams=1`; for multitask models
+                also those of [`SearchOptions`], such as `num_beams=4`.
 
         Returns:
             `dict` for one clip, `list[dict]` for a list or tuple, else an iterator that reads as results are taken. A
@@ -189,15 +191,20 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         of_generate = options.pop("generate_kwargs", {})
         require(isinstance(of_generate, Mapping), "generate_kwargs", of_generate, "a mapping of names to values")
         if is_multitask(self.model):
-            of_prompt = {name: value for name, value in of_generate.items() if name in GENERATE_OPTIONS}
+            own = (*GENERATE_OPTIONS, *SEARCH_OPTIONS)
+            of_prompt = {name: value for name, value in of_generate.items() if name in own and value is not None}
             others = {name: value for name, value in of_generate.items() if name not in of_prompt}
             of_generate = {**of_prompt, **refuse_other_results(others, self.model.config.pad_token_id)}
         else:
             of_generate = refuse_other_results(of_generate, self.model.config.pad_token_id)
+        searched = {name: of_generate.pop(name) for name in SEARCH_OPTIONS if name in of_generate}
+        if searched:
+            of_generate["search"] = replace(of_generate.get("search") or SearchOptions(), **searched)
         unknown = sorted(map(str, set(of_generate) - set(GENERATE_OPTIONS)))
         if unknown:
             raise ValueError(
-                f"generate_kwargs has {', '.join(unknown)}; expected some of {', '.join(GENERATE_OPTIONS)}."
+                f"generate_kwargs has {', '.join(unknown)}; expected some of "
+                f"{', '.join((*GENERATE_OPTIONS, *SEARCH_OPTIONS))}."
             )
         for name, value in of_generate.items():
             if options.get(name) not in (None, value):
@@ -302,7 +309,8 @@ def _find_processor(
                 f"{' and '.join(missing)}: found None, and the model is of no checkpoint to load them from; expected "
                 "tokenizer and feature_extractor, or processor."
             )
-        return FastConformerProcessor(feature_extractor, tokenizer, config.mel_frames_per_encoder_frame)
+        prompts: dict[str, Any] = {name: getattr(config, name, None) for name in ("prompt_format", "prompt_defaults")}
+        return FastConformerProcessor(feature_extractor, tokenizer, config.mel_frames_per_encoder_frame, **prompts)
     if not isinstance(processor, FastConformerProcessor):
         raise ValueError(f"processor is a {type(processor).__name__}; expected a FastConformerProcessor.")
     if tokenizer is None and feature_extractor is None:
@@ -314,6 +322,9 @@ def _find_processor(
         processor.word_separator,
         processor.segment_separators,
         processor.segment_gap_frames,
+        processor.prompt_format,
+        processor.prompt_defaults,
+        processor.learns_prompt,
     )
 
 

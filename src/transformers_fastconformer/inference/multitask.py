@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import torch
 
 from ..decoding.confidence import aggregate_confidence
+from ..decoding.hypotheses import Hypotheses
 from ..decoding.timestamps import Span
 from ..modeling.outputs import FastConformerGenerateOutput
-from ..processing_fastconformer import FastConformerProcessor, FastConformerTranscription
-from ..processing_multitask import MULTITASK, MULTITASK_LEVELS
+from ..processing_fastconformer import FastConformerProcessor
+from ..processing_multitask import MULTITASK, MULTITASK_LEVELS, word_of_each_token
+from ..processing_outputs import FastConformerTranscription
 from ..validation import require_count
 from .aligner import Aligner
 from .clip_features import ClipFeatures, StreamedFeatures
@@ -34,6 +36,19 @@ class _Job(NamedTuple):
     window: PauseWindow
     rows: torch.Tensor
     rows_to_align: torch.Tensor
+
+
+class _Text(NamedTuple):
+    """
+    Text of a window.
+
+    Args:
+        transcription: The text, with times where the model has them.
+        places: About where each word is said, in encoder frames of the window; None: not known.
+    """
+
+    transcription: FastConformerTranscription
+    places: Sequence[int] | None = None
 
 
 @dataclass
@@ -96,10 +111,9 @@ def transcribe_multitask(
             batch.append(job)
             if len(batch) < batch_size:
                 continue
-        for done, transcription in zip(
-            batch, _transcribe_batch(model, processor, batch, plan, options.skip_special_tokens), strict=True
-        ):
-            _add(joined[done.clip], done.window, transcription, plan.has_word_times)
+        texts = _transcribe_batch(model, processor, batch, plan, options.skip_special_tokens)
+        for done, text in zip(batch, texts, strict=True):
+            _add(joined[done.clip], done.window, text, plan.has_word_times)
         batch = []
         if on_frames is not None:
             on_frames([clip.num_frames for clip in joined])
@@ -136,7 +150,7 @@ def _transcribe_batch(
     batch: Sequence[_Job],
     plan: MultitaskPlan,
     skip_special_tokens: bool,
-) -> list[FastConformerTranscription]:
+) -> list[_Text]:
     """Texts of some windows, with times that count from the start of each."""
     rows = torch.nn.utils.rnn.pad_sequence([job.rows for job in batch], batch_first=True).to(model.device)
     # The last window of a clip has a masked mel frame at its end.
@@ -158,7 +172,9 @@ def _transcribe_batch(
         confidence=plan.decoding.confidence is not None,
     )
     if plan.aligner is None:
-        return transcriptions
+        is_placed = [job.window.has_overlap and not plan.has_word_times for job in batch]
+        places = _place_words(model, processor, encoded, hypotheses, plan.prompt, is_placed)
+        return [_Text(*pair) for pair in zip(transcriptions, places, strict=True)]
     spans_of_windows = plan.aligner.align(
         model,
         [job.rows_to_align for job in batch],
@@ -167,9 +183,32 @@ def _transcribe_batch(
         plan.target_lang,
     )
     return [
-        _with_times(processor, transcription, spans)
+        _Text(_with_times(processor, transcription, spans))
         for transcription, spans in zip(transcriptions, spans_of_windows, strict=True)
     ]
+
+
+def _place_words(
+    model: Any,
+    processor: FastConformerProcessor,
+    encoded: Any,
+    hypotheses: Hypotheses,
+    prompt: Sequence[int],
+    is_placed: Sequence[bool],
+) -> list[list[int] | None]:
+    """About where each word of some windows is said, in encoder frames from the start of its window."""
+    chosen = [row for row, is_wanted in enumerate(is_placed) if is_wanted]
+    rows = torch.tensor(chosen, dtype=torch.int64, device=encoded.last_hidden_state.device)
+    counts = hypotheses.token_lengths.tolist()
+    texts = [hypotheses.tokens[row, : counts[row]].tolist() for row in chosen]
+    found = model.place_tokens(encoded.last_hidden_state[rows], encoded.encoder_lengths[rows], prompt, texts)
+    places: list[list[int] | None] = [None] * len(is_placed)
+    for row, text, frames in zip(chosen, texts, found, strict=True):
+        frames_of_words: dict[int, list[int]] = {}
+        for word, frame in zip(word_of_each_token(processor.tokenizer, text), frames, strict=True):
+            frames_of_words.setdefault(word, []).append(frame)
+        places[row] = [sum(frames) // len(frames) for frames in frames_of_words.values()]
+    return places
 
 
 def _with_times(
@@ -187,12 +226,12 @@ def _with_times(
 # Windows to clips
 
 
-def _add(joined: _Joined, window: PauseWindow, transcription: FastConformerTranscription, is_timed: bool) -> None:
+def _add(joined: _Joined, window: PauseWindow, text: _Text, is_timed: bool) -> None:
     """Add the text of the next window of a clip."""
     joined.num_frames = window.stop
     is_only = joined.last is None and window.is_last
-    joined.whole = transcription if is_only else None
-    heard = HeardWindow(_list_words(transcription, window, is_timed), window.start, window.stop)
+    joined.whole = text.transcription if is_only else None
+    heard = HeardWindow(_list_words(text, window, is_timed), window.start, window.stop)
     last = joined.last
     if last is None:
         joined.last, joined.borders = heard, [(0, window.start)]
@@ -201,8 +240,9 @@ def _add(joined: _Joined, window: PauseWindow, transcription: FastConformerTrans
     # What of the last window is in front of the join stays; the rest may still be changed by the window after.
     num_kept = _count_kept(last, words)
     joined.words += words[:num_kept]
-    joined.borders.append((len(joined.words), (last.stop + window.start) // 2))
-    joined.last = HeardWindow(words[num_kept:], window.start, window.stop)
+    border = (last.stop + window.start) // 2
+    joined.borders.append((len(joined.words), border))
+    joined.last = HeardWindow(words[num_kept:], border, window.stop)
 
 
 def _count_kept(last: HeardWindow, words: Sequence[HeardWord]) -> int:
@@ -213,8 +253,9 @@ def _count_kept(last: HeardWindow, words: Sequence[HeardWord]) -> int:
     return min(len(last.words), len(words))
 
 
-def _list_words(transcription: FastConformerTranscription, window: PauseWindow, is_timed: bool) -> list[HeardWord]:
-    """Words of a window with their times in the recording, where they are asked for, and confidences."""
+def _list_words(window_text: _Text, window: PauseWindow, is_timed: bool) -> list[HeardWord]:
+    """Words of a window with their times or places in the recording, where they are known, and confidences."""
+    transcription, places = window_text
     text = transcription.text or ""
     if is_timed:
         words = [
@@ -225,6 +266,8 @@ def _list_words(transcription: FastConformerTranscription, window: PauseWindow, 
             words = [HeardWord(text, window.start, window.stop)]  # the model wrote no times in this window
     else:
         words = [HeardWord(word) for word in text.split()]
+        if places is not None and len(places) == len(words):
+            words = [word._replace(place=window.start + place) for word, place in zip(words, places, strict=True)]
     confidences = transcription.word_confidences
     if confidences is not None and len(confidences) == len(words):
         return [word._replace(confidence=value) for word, value in zip(words, confidences, strict=True)]

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..decoding.options import DecodingOptions
 from ..decoding.prompts import FLAGS, FORMATS, fill_prompt, prompt_ids
-from ..processing_fastconformer import FastConformerProcessor, timestamp_levels
+from ..processing_fastconformer import FastConformerProcessor
 from ..processing_multitask import MULTITASK, multitask_levels
+from ..processing_outputs import timestamp_levels
 from .aligner import Aligner
 from .clip_features import FrontEnd
 from .options import TranscriptionOptions

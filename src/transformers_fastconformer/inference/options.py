@@ -8,6 +8,7 @@ from typing import Any
 
 from ..audio.voice_activity import VoiceActivityOptions
 from ..decoding.options import DecodingOptions
+from ..decoding.search import SEARCH_OPTIONS, SearchOptions
 from ..processing_outputs import timestamp_levels
 from ..validation import is_integer, is_number, require, require_choice, require_count
 
@@ -146,8 +147,9 @@ class TranscriptionOptions:
         )
         # Levels of times; a multitask model that writes time tokens is told to where some are asked for.
         of_decoding.remove("timestamps")
-        names = [name for name in (*own, *of_decoding, *of_chunking) if name not in ("decoding", "chunking")]
-        unknown = sorted(set(keywords) - {*names, *own})
+        wholes = ("decoding", "chunking", "search")
+        names = [name for name in (*own, *of_decoding, *SEARCH_OPTIONS, *of_chunking) if name not in wholes]
+        unknown = sorted(set(keywords) - {*names, *own, *of_decoding})
         if unknown:
             expected = ", ".join(names)
             raise ValueError(f"{', '.join(unknown)}: not an option of transcription; expected some of {expected}.")
@@ -156,6 +158,9 @@ class TranscriptionOptions:
             return {name: value for name, value in keywords.items() if name in chosen}
 
         options = replace(options, **pick(own))
+        if of_search := pick(SEARCH_OPTIONS):
+            search = keywords.get("search") or options.decoding.search or SearchOptions()
+            keywords = {**keywords, "search": replace(search, **of_search)}
         return replace(
             options,
             decoding=replace(options.decoding, **pick(of_decoding)),
@@ -165,6 +170,8 @@ class TranscriptionOptions:
     def describe(self) -> dict[str, Any]:
         """The options on which the text of a transcript depends, as plain values."""
         decoding = {name: value for name, value in self.decoding.asked_for().items() if name != "confidence"}
+        search = decoding.pop("search", None)
+        decoding |= {} if search is None else search.arguments
         described = {**asdict(self.chunking), "language": None, **decoding}
         if not self.skip_special_tokens:
             described["skip_special_tokens"] = False

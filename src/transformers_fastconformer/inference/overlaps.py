@@ -15,13 +15,15 @@ from typing import NamedTuple
 
 # Of an alignment: two words that are the same, two that are not, and a word that only one window has.
 MATCH, MISMATCH, GAP = 2.0, -1.0, -0.6
-# Without times: for each word that the overlap has more or less than its share of the window. Of text that is said
+# Without times: for each word that the overlap has more or less than expected. Of text that is said
 # again and again, digits for one, many alignments are good; as a word more is worth no more than that, the likeliest
 # length decides.
 UNEXPECTED = -2.0
 # Encoder frames by which the times of one word in two windows may differ.
 TIME_TOLERANCE_FRAMES = 8
-# Without times: words that the overlap may have, as a multiple of its share of the window, and some more.
+# The same for their places, which are rough.
+PLACE_TOLERANCE_FRAMES = 25
+# With neither: words that the overlap may have, as a multiple of its share of the window, and some more.
 MAX_DENSITY = 2.0
 EXTRA_WORDS = 4
 
@@ -34,12 +36,14 @@ class HeardWord(NamedTuple):
         text: The word.
         start_offset, end_offset: Encoder frames of the recording; None: not known.
         confidence: Confidence in it, where there is one.
+        place: Encoder frame of the recording around which it is said, for words without times; None: not known.
     """
 
     text: str
     start_offset: int | None = None
     end_offset: int | None = None
     confidence: float | None = None
+    place: int | None = None
 
 
 class HeardWindow(NamedTuple):
@@ -48,7 +52,7 @@ class HeardWindow(NamedTuple):
 
     Args:
         words: The words, in order.
-        start, stop: Encoder frames of the recording that the window has.
+        start, stop: Encoder frames of the recording that the words are of.
     """
 
     words: Sequence[HeardWord]
@@ -60,16 +64,19 @@ def join_windows(before: HeardWindow, after: HeardWindow) -> list[HeardWord]:
     """
     Join the words of two windows, of which the second may begin before the end of the first.
 
-    Without an overlap, and where the overlap has no word that both heard, all words are kept. With times those of the
-    first window up to the middle of the overlap are kept then, and those of the second after it.
+    Without an overlap all words are kept. Where the overlap has no word that both heard, those of the first window up
+    to its middle are kept and those of the second after it, by their times, by their places, or as if all words of a
+    window lasted equally long.
     """
     if after.start >= before.stop or not before.words or not after.words:
         return [*before.words, *after.words]
-    first_tail = _count_outside(before, after.start)
-    num_head = len(after.words) - _count_outside(_reverse(after), -before.stop)
+    tolerance = _find_tolerance(before.words, after.words)
+    first_tail, num_head = _find_overlap(before, after, tolerance)
     tail, head = before.words[first_tail:], after.words[:num_head]
-    share = (before.stop - after.start) / (after.stop - after.start)
-    pairs = _align(tail, head, share * len(after.words))
+    expected = len(after.words) * (before.stop - after.start) / (after.stop - after.start)
+    if tolerance is not None:
+        expected = float(sum(_middle(word) < before.stop for word in after.words))
+    pairs = _align(tail, head, expected, tolerance)
     if pairs:
         # The pair with the most words around it on both sides, within its own window.
         place = max(pairs, key=lambda pair: min(len(tail) - 1 - pair[0], pair[1]))
@@ -81,44 +88,54 @@ def join_windows(before: HeardWindow, after: HeardWindow) -> list[HeardWord]:
             *after.words[dropped:],
         ]
     middle = (after.start + before.stop) / 2
-    if _has_times(before.words) and _has_times(after.words):
-        return [
-            *(word for word in before.words if _middle(word) < middle),
-            *(word for word in after.words if _middle(word) >= middle),
-        ]
-    return [*before.words, *after.words]
+    earlier, later = (_list_middles(window, tolerance is not None) for window in (before, after))
+    return [
+        *(word for word, frame in zip(before.words, earlier, strict=True) if frame < middle),
+        *(word for word, frame in zip(after.words, later, strict=True) if frame >= middle),
+    ]
 
 
-def _has_times(words: Sequence[HeardWord]) -> bool:
-    return all(word.start_offset is not None and word.end_offset is not None for word in words)
+def _find_tolerance(before: Sequence[HeardWord], after: Sequence[HeardWord]) -> int | None:
+    """Frames by which one word may be said earlier or later in two windows; None: both do not know when it is."""
+    words = [*before, *after]
+    if all(word.start_offset is not None and word.end_offset is not None for word in words):
+        return TIME_TOLERANCE_FRAMES
+    return PLACE_TOLERANCE_FRAMES if all(word.place is not None for word in words) else None
+
+
+def _span(word: HeardWord) -> tuple[int, int]:
+    """First and last frame of a word, or twice its place."""
+    if word.start_offset is not None and word.end_offset is not None:
+        return word.start_offset, word.end_offset
+    assert word.place is not None
+    return word.place, word.place
 
 
 def _middle(word: HeardWord) -> float:
-    assert word.start_offset is not None
-    assert word.end_offset is not None
-    return (word.start_offset + word.end_offset) / 2
+    return sum(_span(word)) / 2
 
 
-def _reverse(window: HeardWindow) -> HeardWindow:
-    """The window as if time ran backwards."""
-    words = [
-        word._replace(
-            start_offset=None if word.end_offset is None else -word.end_offset,
-            end_offset=None if word.start_offset is None else -word.start_offset,
-        )
-        for word in reversed(window.words)
-    ]
-    return HeardWindow(words, -window.stop, -window.start)
+def _list_middles(window: HeardWindow, are_known: bool) -> list[float]:
+    """Frame around which each word of a window is said, or would be if all words lasted equally long."""
+    if are_known:
+        return [_middle(word) for word in window.words]
+    word_frames = (window.stop - window.start) / len(window.words)
+    return [window.start + (number + 0.5) * word_frames for number in range(len(window.words))]
 
 
-def _count_outside(window: HeardWindow, overlap_start: int) -> int:
-    """Number of the first words of a window that its overlap, which ends with it, surely does not have."""
-    words = window.words
-    if _has_times(words):
-        earliest = overlap_start - TIME_TOLERANCE_FRAMES
-        return next((place for place, word in enumerate(words) if (word.end_offset or 0) > earliest), len(words))
-    share = (window.stop - overlap_start) / (window.stop - window.start)
-    return max(len(words) - math.ceil(MAX_DENSITY * share * len(words)) - EXTRA_WORDS, 0)
+def _find_overlap(before: HeardWindow, after: HeardWindow, tolerance: int | None) -> tuple[int, int]:
+    """First word of the first window, and number of the first words of the second, that the overlap may have."""
+    if tolerance is not None:
+        earliest, latest = after.start - tolerance, before.stop + tolerance
+        ends, starts = [_span(word)[1] for word in before.words], [_span(word)[0] for word in after.words]
+        first = next((place for place, end in enumerate(ends) if end > earliest), len(ends))
+        num_late = next((place for place, start in enumerate(reversed(starts)) if start < latest), len(starts))
+        return first, len(starts) - num_late
+    counts = []
+    for window in (before, after):
+        share = (before.stop - after.start) / (window.stop - window.start)
+        counts.append(math.ceil(MAX_DENSITY * share * len(window.words)) + EXTRA_WORDS)
+    return max(len(before.words) - counts[0], 0), min(counts[1], len(after.words))
 
 
 def bare_word(text: str) -> str:
@@ -126,7 +143,9 @@ def bare_word(text: str) -> str:
     return "".join(c for c in text.casefold() if unicodedata.category(c)[0] not in "PS")
 
 
-def _align(tail: Sequence[HeardWord], head: Sequence[HeardWord], expected_words: float) -> list[tuple[int, int]]:
+def _align(
+    tail: Sequence[HeardWord], head: Sequence[HeardWord], expected_words: float, tolerance: int | None
+) -> list[tuple[int, int]]:
     """
     Places of the words that the end of one text and the beginning of another have in common.
 
@@ -140,13 +159,14 @@ def _align(tail: Sequence[HeardWord], head: Sequence[HeardWord], expected_words:
         scores[0][column], steps[0][column] = GAP * column, "head"
     for row in range(1, len(rows) + 1):
         for column in range(1, len(columns) + 1):
-            is_same = _is_same(rows[row - 1], columns[column - 1], tail[row - 1], head[column - 1])
+            distance = _distance(rows[row - 1], columns[column - 1], tail[row - 1], head[column - 1], tolerance)
+            gain = MISMATCH if distance is None else MATCH - distance
             scores[row][column], steps[row][column] = max(
-                (scores[row - 1][column - 1] + (MATCH if is_same else MISMATCH), "match" if is_same else "differ"),
+                (scores[row - 1][column - 1] + gain, "differ" if distance is None else "match"),
                 (scores[row - 1][column] + GAP, "tail"),
                 (scores[row][column - 1] + GAP, "head"),
             )
-    is_timed = _has_times(tail) and _has_times(head)
+    is_timed = tolerance == TIME_TOLERANCE_FRAMES
     row = len(rows)
     candidates = [column for column in range(len(columns) + 1) if scores[row][column] > 0]
     if not candidates:
@@ -164,9 +184,11 @@ def _align(tail: Sequence[HeardWord], head: Sequence[HeardWord], expected_words:
     return pairs[::-1] if is_sure else []
 
 
-def _is_same(row: str, column: str, before: HeardWord, after: HeardWord) -> bool:
+def _distance(row: str, column: str, before: HeardWord, after: HeardWord, tolerance: int | None) -> float | None:
+    """Part of the tolerance by which two words that are the same are apart; None: they are not the same."""
     if row != column or not row:
-        return False
-    if before.start_offset is None or after.start_offset is None:
-        return True
-    return abs(_middle(before) - _middle(after)) <= TIME_TOLERANCE_FRAMES
+        return None
+    if tolerance is None:
+        return 0.0
+    distance = abs(_middle(before) - _middle(after)) / tolerance
+    return distance if distance <= 1 else None

@@ -117,12 +117,19 @@ class PauseWindow(NamedTuple):
         stop: Frame after the last one.
         overlap_frames: First frames that the window before has too; 0 where both meet in a pause.
         is_last: It ends with the clip.
+        is_overlapped: The window after has its last frames too.
     """
 
     start: int
     stop: int
     overlap_frames: int
     is_last: bool
+    is_overlapped: bool = False
+
+    @property
+    def has_overlap(self) -> bool:
+        """True where it shares frames with a neighbour."""
+        return self.overlap_frames > 0 or self.is_overlapped
 
 
 def cut_at_pauses(
@@ -151,8 +158,10 @@ def cut_at_pauses(
         latest = min(rules.max_frames, max(num_frames - start - rules.min_frames // 3, rules.min_frames))
         cut = find_pause(levels, rules.min_frames * mel_frames, latest * mel_frames, heard)
         stop = start + (rules.max_frames if cut is None else round(cut / mel_frames))
-        yield PauseWindow(start, stop, overlap, False), rows[: (stop - start) * mel_frames]
-        overlap = rules.overlap_frames if cut is None else 0
+        next_overlap = rules.overlap_frames if cut is None else 0
+        window = PauseWindow(start, stop, overlap, False, is_overlapped=next_overlap > 0)
+        yield window, rows[: (stop - start) * mel_frames]
+        overlap = next_overlap
         start = stop - overlap
     yield PauseWindow(start, num_frames, overlap, True), clip.rows(start * mel_frames, clip.mel_length + 1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -82,8 +83,11 @@ class TransformersCheckpoint:
         extractor = self.read_feature_extractor()
         if extractor is None or self.tokenizer is None:
             return None
+        prompts: dict[str, Any] = {}
+        if isinstance(self.config, FastConformerMultitaskConfig):
+            prompts = {name: getattr(self.config, name) for name in ("prompt_format", "prompt_defaults")}
         return FastConformerProcessor(
-            extractor, self.tokenizer, subsampling_factor=self.config.mel_frames_per_encoder_frame
+            extractor, self.tokenizer, subsampling_factor=self.config.mel_frames_per_encoder_frame, **prompts
         )
 
     def read_state_dict(self) -> dict[str, torch.Tensor]:

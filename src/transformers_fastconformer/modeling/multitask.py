@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, Ge
 from ..configuration_multitask import FastConformerMultitaskConfig
 from ..decoding.attention_beam import decode_attention_by_beams
 from ..decoding.attention_greedy import decode_attention_greedily
-from ..decoding.confidence import TransducerScore
+from ..decoding.confidence import TokenScore
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..decoding.prompts import PROMPT_OPTIONS, PromptOptions, fill_prompt
 from ..decoding.prompts import prompt_ids as make_prompt_ids
+from ..decoding.token_places import place_tokens
 from ..kernels.forks import survive_forks
 from ..losses.smoothed_cross_entropy import IGNORED_LABEL, smoothed_cross_entropy
 from ..validation import require, shown
@@ -68,7 +70,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
     decoder_type = "multitask"
     # The model that times the words, in checkpoints that carry one; its parameters are not among this one's.
     times_model: CarriedTimesModel | None = None
-    decoding_options = frozenset({"language", "confidence", *PROMPT_OPTIONS})
+    decoding_options = frozenset({"language", "confidence", "search", *PROMPT_OPTIONS})
 
     def __init__(self, config: FastConformerMultitaskConfig) -> None:
         super().__init__(config)
@@ -212,7 +214,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
                 Keys and values of the tokens before, and of the frames; changed in place.
             labels (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
                 Token after each decoder token; -100 and `config.pad_token_id` are padding, and -100 in the place of
-                the prompt leaves it out of the loss.
+                the prompt leaves it out of the loss. The processor makes them together with `decoder_input_ids`. Those
+                of whole prompts may stand for themselves: the decoder's tokens are then made of them, one place later.
             use_cache (`bool`, *optional*, defaults to `config.use_cache` without labels): Return `past_key_values`.
             output_hidden_states (`bool`, *optional*): Return the states between layers; default: the configuration's.
             output_attentions (`bool`, *optional*):
@@ -382,9 +385,12 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             groups.setdefault(len(prompt), []).append(clip)
         limits = self._limit_tokens(padded_lengths, encoder_lengths, prompts, max_new_tokens)
         confidence = decoding.confidence
+        search = decoding.search
+        if search is not None:
+            require(beam_size is None, "beam_size", beam_size, "None next to options of a search")
+            check_num_beams(search.arguments, None, self.config.beam_size)
+            beam_size = 1
         beam_size = self.config.beam_size if beam_size is None else beam_size
-        is_greedy = confidence is None or beam_size == 1
-        require(is_greedy, "confidence", confidence, f"None in a beam search (beam_size={beam_size})")
         # Texts of a beam that have ended go on with the padding.
         has_padding = beam_size == 1 or self.config.pad_token_id is not None
         require(has_padding, "beam_size", beam_size, "1 without config.pad_token_id")
@@ -393,18 +399,53 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             "end_ids": self.config.end_token_ids,
             "padding_id": self.padding_id,
             "with_log_probs": with_log_probs,
-            "score": None if confidence is None else TransducerScore(self.config.vocab_size - 1, confidence),
+            "score": None if confidence is None else TokenScore(confidence),
         }
+        decode: Any = self._decode_group
+        if search is not None and not search.is_greedy:
+            decode = partial(self._search_group, search=search.arguments)
         parts = []
         for clips in groups.values():
             rows = torch.tensor(clips, dtype=torch.int64, device=last_hidden_state.device)
             tokens = torch.tensor([prompts[clip] for clip in clips], dtype=torch.int64, device=rows.device)
-            parts.append(
-                self._decode_group(last_hidden_state[rows], encoder_lengths[rows], tokens, limits[rows], **options)
-            )
+            parts.append(decode(last_hidden_state[rows], encoder_lengths[rows], tokens, limits[rows], **options))
         states_check.finish()
         clips = [clip for group in groups.values() for clip in group]
         return Hypotheses.concatenate(parts, self.padding_id).select(_inverse(clips)), None
+
+    @torch.no_grad()
+    def place_tokens(
+        self,
+        last_hidden_state: torch.Tensor,
+        encoder_lengths: torch.Tensor,
+        prompt_ids: Sequence[int],
+        texts: Sequence[Sequence[int]],
+    ) -> list[list[int]]:
+        """
+        Find about where the tokens of texts are said, by the decoder's attention over the frames.
+
+        Args:
+            last_hidden_state: (batch, frames, decoder_hidden_size), as `encode` returns it.
+            encoder_lengths: (batch,), frames of each clip that count.
+            prompt_ids: The prompt that was given to all clips.
+            texts: Tokens of each clip after it, without the end.
+
+        Returns:
+            For each clip an encoder frame for each token; they do not decrease.
+        """
+        places: list[list[int]] = []
+        # One by one: the probabilities of all layers are large.
+        for frames, count, text in zip(last_hidden_state, encoder_lengths.tolist(), texts, strict=True):
+            if not text:
+                places.append([])
+                continue
+            tokens = torch.tensor([[*prompt_ids, *text[:-1]]], dtype=torch.int64, device=frames.device)
+            states = self._decode_tokens(
+                tokens, None, frames[None, :count], encoder_lengths.new_tensor([count]), None, False, True
+            )
+            weights = torch.cat(states.cross_attentions)[:, len(prompt_ids) - 1 :]  # (heads, tokens, frames)
+            places.append(place_tokens(weights).tolist())
+        return places
 
     def _decode_group(
         self, frames: torch.Tensor, lengths: torch.Tensor, prompts: torch.Tensor, limits: torch.Tensor, **options: Any
@@ -420,9 +461,44 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         if beam_size == 1:
             return decode_attention_greedily(step, start, prompts, limits, **options)
         ends, penalty = (self.config.eos_token_id, self.config.pad_token_id), self.config.beam_length_penalty
+        ids = [end for end in ends if end is not None]
         return decode_attention_by_beams(
-            step, start, prompts, limits, [end for end in ends if end is not None], self.padding_id, beam_size, penalty
+            step, start, prompts, limits, ids, self.padding_id, beam_size, penalty, options["score"]
         )
+
+    def _search_group(
+        self,
+        frames: torch.Tensor,
+        lengths: torch.Tensor,
+        prompts: torch.Tensor,
+        limits: torch.Tensor,
+        search: dict[str, Any],
+        score: TokenScore | None,
+        with_log_probs: bool,
+        **others: Any,
+    ) -> Hypotheses:
+        """Decode clips whose prompts have one length by a search of Transformers."""
+        encoded = FastConformerMultitaskEncoderOutput(last_hidden_state=frames, encoder_lengths=lengths)
+        config = getattr(self, "generation_config", None)
+        tokens = generate_by_transformers(self, encoded, prompts.tolist(), limits, config, dict(search))
+        places = torch.arange(1, tokens.shape[1] + 1, dtype=torch.int64, device=tokens.device)
+        is_token = tokens != self.padding_id
+        counts = (is_token * places).amax(dim=1) if tokens.shape[1] else torch.zeros_like(limits)
+        zeros = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
+        log_probs, scores = zeros, None if score is None else zeros
+        if tokens.shape[1] and (with_log_probs or score is not None):
+            # What the search leaves of them is of all its texts: one more pass, over those that it found.
+            states = self._decode_tokens(
+                torch.cat([prompts, tokens[:, :-1]], dim=1), None, frames, lengths, None, False, False
+            )
+            written = states.last_hidden_state[:, prompts.shape[1] - 1 :]
+            logits = self.token_head(written, self.decoder.embedding.weight).flatten(0, 1)
+            is_text = places <= counts[:, None]
+            of_tokens = logits.float().log_softmax(dim=-1).gather(1, tokens.flatten()[:, None])
+            log_probs = of_tokens.view_as(tokens).masked_fill(~is_text, 0.0)
+            if score is not None:
+                scores = score(logits, tokens.flatten()).view_as(tokens).masked_fill(~is_text, 0.0)
+        return Hypotheses(tokens, counts, torch.zeros_like(tokens), log_probs, None, scores)
 
     def _limit_tokens(
         self,
@@ -504,6 +580,11 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         options, arguments = split_arguments(kwargs)
         decoding = DecodingOptions.of(decoding, options)
         self.check_decoding(decoding)
+        for name, value in ({} if decoding.search is None else decoding.search.arguments).items():
+            if arguments.setdefault(name, value) not in (None, value):
+                raise ValueError(f"{name}={arguments[name]!r} contradicts decoding, which has {value!r}.")
+            arguments[name] = value
+        decoding = replace(decoding, search=None)
         if decoding.confidence is not None and not return_dict_in_generate:
             raise ValueError("confidence needs return_dict_in_generate=True; found only token ids asked for.")
         if prompt_ids is None:

@@ -31,6 +31,7 @@ from .locate import FoundArchive, require_archive
 from .model_card import describe_conversion, read_source_card
 from .multitask_weights import check_multitask_weights
 from .prompt_tokens import complete_vocabulary
+from .sections.multitask import PROMPT_MASK_KEY
 from .tokenizer_map import build_tokenizer, timestamp_options
 from .weight_map import FILTERBANK, WINDOW, check_counts, name_table
 from .weights import NemoWeights, TensorHeader
@@ -275,11 +276,19 @@ def _build_processor(
     tokenizer = build_tokenizer(nemo_config, archive.read_member, str(archive.source))
     complete_vocabulary(mapped.config, tokenizer, str(archive.source))
     check_vocabulary(tokenizer, mapped.config, str(archive.source))
+    prompts: dict[str, Any] = {}
+    if isinstance(mapped.config, FastConformerMultitaskConfig):
+        prompts = {
+            "prompt_format": mapped.config.prompt_format,
+            "prompt_defaults": mapped.config.prompt_defaults,
+            "learns_prompt": not nemo_config.get(PROMPT_MASK_KEY),
+        }
     return FastConformerProcessor(
         feature_extractor,
         tokenizer,
         subsampling_factor=mapped.config.mel_frames_per_encoder_frame,
         **timestamp_options(nemo_config),
+        **prompts,
     )
 
 

@@ -30,6 +30,7 @@ from .common import REPORTING, SHAPE, TRAINING, NemoReader, check_class
 from .decoding import PHRASE_KEYS
 from .prompt_defaults import read_prompt_defaults
 
+PROMPT_MASK_KEY = "use_loss_mask_for_prompt"
 # Sections of the configuration beyond those of every model; what is only of training stands in `config_map`.
 MULTITASK: dict[str, Row] = {
     "model_defaults": Read("MODEL_DEFAULTS", REQUIRED, check=section),
@@ -42,7 +43,7 @@ MULTITASK: dict[str, Row] = {
     "prompt_format": Read("map_multitask", REQUIRED),
     "prompt_defaults": Read("read_prompt_defaults", check=sequence),
     "label_smoothing": Drop("that of the loss is in its section"),
-    "use_loss_mask_for_prompt": Drop(TRAINING),
+    PROMPT_MASK_KEY: Drop("the processor makes labels"),
     "restore_timestamps_model": Drop("a model of times is told by its members in the archive"),
     "multitask_metrics_cfg": Drop(REPORTING),
     "context_len_for_AR_decoding": Drop("NeMo 3.0 goes by the prompt"),
