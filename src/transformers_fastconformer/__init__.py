@@ -24,6 +24,7 @@ from .configuration_multitask import FastConformerMultitaskConfig
 from .decoding.confidence import ConfidenceOptions
 from .decoding.options import DecodingOptions
 from .decoding.prompts import PromptOptions
+from .decoding.search import SearchOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .inference.file import transcribe_file, transcribe_waveforms
 from .inference.loading import load_model
@@ -155,6 +156,7 @@ __all__ = [
     "EngineOptions",
     "EngineWorker",
     "SavedStream",
+    "SearchOptions",
     "StreamFailedError",
     "StreamOptions",
     "StreamRefusedError",

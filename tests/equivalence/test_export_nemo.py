@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from balance import balance_classes
-from families import FAMILIES, Family, write_bert_base
+from families import FAMILIES, Family, balance_decoder, write_bert_base
 
 from transformers_fastconformer.checkpoint_sources import ORIGINAL_CONFIG_FILE
 from transformers_fastconformer.nemo.archive import NemoArchive
@@ -23,7 +23,9 @@ pytestmark = pytest.mark.nemo
 
 NUM_CLIPS = 2
 MAX_SAMPLES = 5 * 16000
-WITH_HEADS = [f for f in FAMILIES if f.architecture not in ("FastConformerModel", "FastConformerForMultitask")]
+WITH_HEADS = [family for family in FAMILIES if family.architecture != "FastConformerModel"]
+# NeMo's decoder has it and does not read it.
+NOT_READ = "transf_decoder._embedding.token_type_embedding.weight"
 # Kernels of later blocks, which act only where a speaker is chosen, are left out by the conversion.
 LEFT_OUT = ("spk_kernels.1.", "bg_spk_kernels.1.")
 
@@ -96,7 +98,10 @@ def test_family_comes_back(
     model = build_nemo_model(family.kind, **family.build)
     prompts = model.cfg.get("model_defaults", {}).get("prompt_dictionary", {})
     longest = max((clips[0] for clips in batches.values()), key=len)
-    balance_classes(model, longest, prompts.get(family.languages[0]))
+    if family.architecture == "FastConformerForMultitask":
+        balance_decoder(model)
+    else:
+        balance_classes(model, longest, prompts.get(family.languages[0]))
     model.save_to(str(archive))
     convert_nemo_checkpoint(archive, folder)
 
@@ -111,7 +116,8 @@ def test_family_comes_back(
     assert tensors_back.keys() == stored
     for name in stored:
         assert tensors[name].dtype == tensors_back[name].dtype
-        assert torch.equal(tensors[name], tensors_back[name]), name
+        if name != NOT_READ:
+            assert torch.equal(tensors[name], tensors_back[name]), name
 
     (folder / ORIGINAL_CONFIG_FILE).unlink()  # as after `save_pretrained`
     result = export_nemo(folder, built)

@@ -187,12 +187,31 @@ def test_windows_lose_and_double_no_word(kind: str, timestamps: bool, pause: int
 def test_words_are_placed_where_windows_without_times_overlap(options: dict[str, Any]) -> None:
     model, processor = make("single", "canary2")
     run(model, processor, [speak(NUMBERS, 24)], **options)
-    assert model.num_placed == 0  # windows meet in pauses
+    # Windows meet in pauses; sentences of a translation need places.
+    assert (model.num_placed > 0) is ("target_lang" in options)
+    model.num_placed = 0
     (found,) = run(model, processor, [speak(NUMBERS)], **options)
     assert found.text == text_of(NUMBERS)
     num_windows = sum(map(len, model.batches[-99:]))
     assert (model.num_placed > 5) is (options.get("timestamps") is not True)
     assert model.num_placed <= num_windows
+
+
+@pytest.mark.parametrize("numbers", [NUMBERS, NUMBERS[:20]])
+def test_sentences_of_a_translation_are_segments(numbers: list[int]) -> None:
+    model, processor = make("single", "canary2")
+    processor.segment_separators = ["fox"]  # a word that ends sentences
+    (found,) = run(model, processor, [speak(numbers, 24)], target_lang="de")
+    segments = found.timestamps["segment"]
+    assert " ".join(item["segment"] for item in segments) == found.text
+    assert len(segments) >= found.text.count("fox")
+    word_frames = (WORD_FRAMES + 24) / 8
+    said = 0
+    for item in segments:
+        # Half a pause and rounding.
+        assert abs(item["start_offset"] - said * word_frames) <= 4
+        said += len(item["segment"].split())
+    assert segments[-1]["end_offset"] == len(numbers) * 8
 
 
 def test_two_texts_of_one_stretch_are_not_written_both(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def test_times_cut_where_no_word_is_the_same() -> None:
     ("before", "after", "expected"),
     [
         ("a b c d e f", "g h i j k l", "a b c d e h i j k l"),  # the overlap is f and g, half of e and half of h
-        ("a b", "g h i j k l m n o p q r s t u", "a b k l m n o p q r s t u"),
+        ("a b", "g h i j k l m n o p q r s t u", "a b j k l m n o p q r s t u"),
         ("a", "g", "a g"),
     ],
 )
@@ -91,7 +91,8 @@ def test_places_tell_words_that_are_far_apart() -> None:
     assert [word.text for word in join_windows(first, close)] == ["no", "so", "no", "so", "at", "last"]
     # Places of one window only are not read.
     blind = window("no so at last", 100, 300)
-    assert join_windows(first, blind) == join_windows(window("no so no so", 0, 200), blind)
+    of_both = join_windows(window("no so no so", 0, 200), blind)
+    assert [word.text for word in join_windows(first, blind)] == [word.text for word in of_both]
 
 
 def test_random_texts_with_rough_places_lose_and_double_nothing() -> None:

@@ -9,11 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from multitask_archives import SYMBOLS, fit_head, make_canary_config, make_canary_tensors, write_canary
+from multitask_archives import (
+    SYMBOLS,
+    fit_head,
+    make_canary_config,
+    make_canary_tensors,
+    write_canary,
+    write_timed_canary,
+)
 from transformers import pipeline
 from typer.testing import CliRunner
 
-from transformers_fastconformer import load_model, transcribe, transcribe_file
+from transformers_fastconformer import (
+    DecodingOptions,
+    SearchOptions,
+    convert_nemo_checkpoint,
+    load_model,
+    transcribe,
+    transcribe_file,
+)
 from transformers_fastconformer.cli.main import app
 from transformers_fastconformer.writers.formats import FORMATS
 
@@ -60,6 +74,58 @@ def test_every_door_gives_the_same_text(folder: Path, long_path: Path) -> None:
     result = recognize(str(long_path), return_timestamps=True)
     assert result["text"] == found.text
     assert [chunk["text"] for chunk in result["chunks"]] == [item["segment"] for item in found.timestamps["segment"]]
+
+
+def test_every_door_searches_alike(folder: Path, long_path: Path, tmp_path: Path) -> None:
+    model, processor = load_model(folder, device="cpu")
+    short = np.asarray(RNG.normal(0, 0.1, 3 * RATE), dtype=np.float32)
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "short.wav", short, RATE, subtype="FLOAT")
+    recognize = pipeline("automatic-speech-recognition", model=model, processor=processor)
+    texts = set()
+    for search in ({}, {"num_beams": 3}, {"num_beams": 2, "no_repeat_ngram_size": 2}):
+        expected = processor.batch_decode(model.generate(**processor(short, sampling_rate=RATE), **search))[0].strip()
+        texts.add(expected)
+        assert transcribe(short, (model, processor), timestamps=False, **search).text == expected
+        assert recognize(short, generate_kwargs=search)["text"] == expected
+        options = DecodingOptions(search=SearchOptions(**search))
+        assert transcribe(tmp_path / "short.wav", (model, processor), decoding=options).text == expected
+    assert len(texts) > 1
+    arguments = ["transcribe", str(tmp_path / "short.wav"), "--model", str(folder), "--device", "cpu"]
+    result = CliRunner().invoke(
+        app, [*arguments, "--num_beams", "3", "--format", "json", "--output_dir", str(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "short.json").read_text(encoding="utf-8"))
+    assert written["text"] == transcribe(short, (model, processor), num_beams=3).text
+    assert written["options"]["num_beams"] == 3
+    assert written["confidence"] is not None
+    with pytest.raises(ValueError, match=r"temperature=0\.5 is not supported; expected None without do_sample=True"):
+        recognize(short, generate_kwargs={"temperature": 0.5})
+    with pytest.raises(ValueError, match="generate_kwargs has num_beam; expected some of"):
+        recognize(short, generate_kwargs={"num_beam": 3})
+
+
+def test_beams_of_the_checkpoint_and_times_have_every_format(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        path = write_timed_canary(tmp_path / "timed.nemo")
+    convert_nemo_checkpoint(path, tmp_path / "timed")
+    config = json.loads((tmp_path / "timed" / "config.json").read_text())
+    (tmp_path / "timed" / "config.json").write_text(json.dumps(config | {"beam_size": 2}))
+    soundfile.write(tmp_path / "a.wav", RNG.normal(0, 0.1, 4 * RATE).astype(np.float32), RATE)
+    arguments = ["transcribe", str(tmp_path / "a.wav"), "--model", str(tmp_path / "timed"), "--device", "cpu"]
+    result = CliRunner().invoke(
+        app, [*arguments, "--format", ",".join(FORMATS), "--output_dir", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    assert {path.suffix[1:] for path in (tmp_path / "out").iterdir() if path.stem == "a"} >= set(FORMATS)
+
+
+def test_other_heads_refuse_a_search_by_name() -> None:
+    with pytest.raises(ValueError, match=r"search=SearchOptions.*is not supported by a model with a TDT head"):
+        transcribe("absent.wav", "demo", num_beams=3)
 
 
 def test_the_command_writes_every_format(folder: Path, long_path: Path, tmp_path: Path) -> None:

@@ -224,7 +224,8 @@ def test_tokens_are_placed_by_the_attention_of_their_step() -> None:
         for number in range(len(text)):
             tokens = torch.tensor([PROMPT + text[:number]])
             output = model(encoder_outputs=clip_encoded, decoder_input_ids=tokens, output_attentions=True)
-            steps.append(torch.cat(output.cross_attentions)[:, -1, :count])  # (heads, frames), of the last token
+            heads = torch.cat([of_layer[0] for of_layer in output.cross_attentions])
+            steps.append(heads[:, -1, :count])  # (heads, frames), of the last token
         expected = place_tokens(torch.stack(steps, dim=1)).tolist() if steps else []
         assert found[clip] == expected
         assert len(found[clip]) == len(text)

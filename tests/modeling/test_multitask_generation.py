@@ -10,6 +10,13 @@ from multitask_models import PROMPT, build_multitask, random_features
 from transformers import GenerationConfig
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
+from transformers_fastconformer import (
+    ConfidenceOptions,
+    DecodingOptions,
+    FastConformerForMultitask,
+    SearchOptions,
+)
+from transformers_fastconformer.decoding.confidence import measure_confidence
 from transformers_fastconformer.modeling.multitask_generation import cut_sequences
 
 LENGTHS = [160, 97, 56]
@@ -149,3 +156,102 @@ def test_a_cache_of_a_fixed_size_is_refused() -> None:
     model = build_multitask()
     with pytest.raises(ValueError, match="cache_implementation='static' is not supported; expected"):
         model.generate(**random_features(LENGTHS), prompt_ids=PROMPT, cache_implementation="static")
+
+
+SEARCHES: list[dict[str, Any]] = [
+    {"num_beams": 3},
+    {"num_beams": 4, "length_penalty": 0.2, "early_stopping": True},
+    {"no_repeat_ngram_size": 2},
+    {"repetition_penalty": 1.5},
+    {"do_sample": True, "temperature": 0.7, "top_k": 5},
+    {"num_beams": 1},
+]
+
+
+def scores_of(
+    model: FastConformerForMultitask, encoded: Any, texts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and confidences of the tokens of texts, by teacher forcing."""
+    tokens = torch.cat([torch.tensor([PROMPT] * len(texts)), texts], dim=1)
+    logits = model(encoder_outputs=encoded, decoder_input_ids=tokens).logits[:, len(PROMPT) - 1 : -1]
+    log_probs = logits.log_softmax(dim=-1)
+    of_tokens = log_probs.gather(2, texts[..., None])[..., 0]
+    return of_tokens, measure_confidence(log_probs, log_probs.shape[-1], ConfidenceOptions())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_search_of_options_is_that_of_arguments(search: dict[str, Any]) -> None:
+    model = build_multitask(beam_size=2)
+    inputs = random_features(LENGTHS)
+    encoded = model.encode(**inputs)
+    given = {"num_beams": 1, **search}
+    torch.manual_seed(1)
+    expected = model.generate(**inputs, prompt_ids=PROMPT, **given)
+    torch.manual_seed(1)
+    options = DecodingOptions(search=SearchOptions(**given), confidence=ConfidenceOptions())
+    found, _ = model.decode_frames(
+        encoded.last_hidden_state,
+        encoded.encoder_lengths,
+        options,
+        prompt_ids=PROMPT,
+        padded_lengths=encoded.padded_lengths,
+    )
+    assert torch.equal(found.tokens, expected)
+    log_probs, confidences = scores_of(model, encoded, found.tokens)
+    is_token = torch.arange(found.tokens.shape[1]) < found.token_lengths[:, None]
+    assert torch.equal(is_token, (found.tokens != model.config.pad_token_id))
+    torch.testing.assert_close(found.log_probs[is_token], log_probs[is_token], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.scores[is_token], confidences[is_token], atol=1e-4, rtol=1e-4)
+    assert not found.scores[~is_token].any()
+    torch.manual_seed(1)
+    again = model.generate(**inputs, prompt_ids=PROMPT, decoding=DecodingOptions(search=SearchOptions(**given)))
+    assert torch.equal(again, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["entropy", "max_prob"])
+def test_nemos_beams_have_confidences(method: str) -> None:
+    model = build_multitask(1, beam_size=3)
+    inputs = random_features(LENGTHS)
+    options = ConfidenceOptions(method=method)
+    output = model.generate(**inputs, prompt_ids=PROMPT, confidence=options, return_dict_in_generate=True)
+    log_probs, confidences = scores_of(model, model.encode(**inputs), output.sequences)
+    if method == "max_prob":
+        size = float(model.config.vocab_size) ** options.alpha
+        confidences = ((options.alpha * log_probs).exp() * size - 1) / (size - 1)
+    assert int(output.sequence_lengths.sum()) > 5
+    for row, count in enumerate(output.sequence_lengths.tolist()):
+        torch.testing.assert_close(
+            output.token_confidences[row, :count], confidences[row, :count], atol=1e-4, rtol=1e-4
+        )
+
+
+def test_contradictions_and_empty_batches_are_refused() -> None:
+    model = build_multitask(beam_size=2)
+    inputs = random_features(LENGTHS)
+    decoding = DecodingOptions(search=SearchOptions(num_beams=3))
+    with pytest.raises(ValueError, match="num_beams=2 contradicts decoding, which has 3"):
+        model.generate(**inputs, prompt_ids=PROMPT, decoding=decoding, num_beams=2)
+    encoded = model.encode(**inputs)
+    lacking = DecodingOptions(search=SearchOptions(repetition_penalty=2.0))
+    with pytest.raises(ValueError, match="num_beams=None is not supported; expected a number: this checkpoint"):
+        model.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths, lacking, prompt_ids=PROMPT)
+    none = {"input_features": torch.zeros(0, 98, 16), "input_lengths": torch.zeros(0, dtype=torch.int64)}
+    for call in (
+        lambda: model.generate(**none, prompt_ids=PROMPT),
+        lambda: model(**none, decoder_input_ids=torch.zeros(0, 3, dtype=torch.int64)),
+        lambda: model.encode(**none),
+        lambda: model.decode_frames(torch.zeros(0, 5, 24), torch.zeros(0, dtype=torch.int64), prompt_ids=PROMPT),
+    ):
+        with pytest.raises(ValueError, match="the number of clips=0 is not supported; expected 1 or more"):
+            call()
+
+
+def test_clips_without_frames_have_no_tokens() -> None:
+    model = build_multitask()
+    inputs = {"input_features": torch.zeros(2, 98, 16), "input_lengths": torch.tensor([0, 97])}
+    output = model.generate(**inputs, prompt_ids=PROMPT, return_dict_in_generate=True)
+    assert output.sequence_lengths.tolist()[0] == 0
+    beams = model.generate(**inputs, prompt_ids=PROMPT, num_beams=2)
+    assert set(beams[0].tolist()) <= {model.config.pad_token_id}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -50,16 +51,26 @@ def test_gradients_are_those_of_the_exact_model() -> None:
 
 
 @torch.no_grad()
-def test_a_saved_model_and_a_copy_are_exact(tmp_path: Path) -> None:
-    model = quantize_dynamic_int8(build_model("tdt").eval())
+def test_a_saved_model_is_exact_and_copies_keep_8_bits(tmp_path: Path) -> None:
+    exact_model = build_model("tdt").eval()
+    model = quantize_dynamic_int8(copy.deepcopy(exact_model))
+    assert not is_int8(exact_model)
     features = make_features([48])
-    model.encode(features)  # its 8-bit weights exist
-    twin = copy.deepcopy(model)
-    assert not is_int8(twin)
+    rounded = model.encode(features).last_hidden_state  # its 8-bit weights exist
+    deep, pickled, shallow = copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.copy(model)
+    for twin in (deep, pickled, shallow):
+        assert is_int8(twin)
+        assert torch.equal(twin.encode(features).last_hidden_state, rounded)
+    for twin in (deep, pickled):
+        remove_int8(twin)
+        assert not is_int8(twin)
+        assert is_int8(model)
+    torch.save(model, tmp_path / "whole.pt")
+    assert is_int8(torch.load(tmp_path / "whole.pt", weights_only=False))
     model.save_pretrained(tmp_path)
     loaded = FastConformerForTDT.from_pretrained(tmp_path).eval()
     assert not is_int8(loaded)
-    exact = twin.encode(features).last_hidden_state
+    exact = exact_model.encode(features).last_hidden_state
     assert torch.equal(loaded.encode(features).last_hidden_state, exact)
     assert not torch.equal(model.encode(features).last_hidden_state, exact)
 

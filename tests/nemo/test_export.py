@@ -9,15 +9,29 @@ from typing import Any
 
 import pytest
 import torch
+from multitask_archives import (
+    fit_head,
+    make_canary_config,
+    make_canary_tensors,
+    write_canary,
+    write_timed_canary,
+)
 from nemo_archives import KINDS, make_front_end
 from safetensors.torch import load_file
 
-from transformers_fastconformer import FastConformerModel, FastConformerProcessor, export_nemo
+from transformers_fastconformer import (
+    FastConformerForMultitask,
+    FastConformerModel,
+    FastConformerProcessor,
+    export_nemo,
+)
 from transformers_fastconformer.checkpoint_sources import ORIGINAL_CONFIG_FILE
 from transformers_fastconformer.checkpoints.model_classes import ARCHITECTURES
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+from transformers_fastconformer.modeling.multitask_times import TIMES_FOLDER
 from transformers_fastconformer.nemo.archive import NemoArchive
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.nemo.weight_map import TOKEN_TYPES
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -197,4 +211,68 @@ def test_refusals(make_archive: Callable[..., Path], tmp_path: Path) -> None:
     FastConformerModel.from_pretrained(folder).save_pretrained(tmp_path / "encoder")
     with pytest.raises(ValueError, match="model_type='fastconformer' is not supported by the export to NeMo"):
         export_nemo(tmp_path / "encoder", tmp_path / "back.nemo")
+    assert not (tmp_path / "back.nemo").exists()
+
+
+@pytest.mark.parametrize("is_aggregate", [True, False])
+@pytest.mark.parametrize("prompt_format", ["canary", "canary2"])
+def test_a_canary_comes_back(tmp_path: Path, is_aggregate: bool, prompt_format: str) -> None:
+    config = fit_head(make_canary_config(is_aggregate)) | {"prompt_format": prompt_format}
+    if prompt_format == "canary":
+        config["prompt_defaults"] = [{"role": "user", "slots": {"source_lang": "en", "task": "asr", "pnc": "no"}}]
+    tensors = make_canary_tensors(config)
+    folder = tmp_path / "ours"
+    convert_nemo_checkpoint(write_canary(tmp_path / "a.nemo", config, tensors), folder)
+    result = export_nemo(folder, tmp_path / "back.nemo")
+    assert result.is_config_kept
+    assert result.nemo_class == "EncDecMultiTaskModel"
+    with NemoArchive(tmp_path / "back.nemo") as archive, archive.open_weights(tmp_path) as weights:
+        found = weights.read()
+        assert archive.read_config() == config
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor) or name == TOKEN_TYPES
+    # Without the configuration that was kept, and with other options, one is made.
+    (folder / ORIGINAL_CONFIG_FILE).unlink()
+    processor = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps(processor | {"learns_prompt": False}))
+    assert not export_nemo(folder, tmp_path / "built.nemo").is_config_kept
+    again = tmp_path / "again"
+    convert_nemo_checkpoint(tmp_path / "built.nemo", again)
+    before, after = (json.loads((item / "config.json").read_text()) for item in (folder, again))
+    assert after == before
+    assert FastConformerProcessor.from_pretrained(again).learns_prompt is False
+    assert read(tmp_path / "built.nemo")[0]["use_loss_mask_for_prompt"] is True
+
+
+def test_the_model_of_times_goes_into_the_archive(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        path = write_timed_canary(tmp_path / "a.nemo")
+    folder = convert_nemo_checkpoint(path, tmp_path / "ours").output_dir
+    model = FastConformerForMultitask.from_pretrained(folder)
+    for number, source in enumerate((folder, model)):
+        processor = None if number == 0 else FastConformerProcessor.from_pretrained(folder)
+        back = tmp_path / f"back{number}.nemo"
+        result = export_nemo(source, back, processor=processor)
+        assert "timestamps_asr_model_config.yaml" in result.members
+        again = convert_nemo_checkpoint(back, tmp_path / f"again{number}").output_dir
+        for part in ("", TIMES_FOLDER):
+            files = [load_file(item / part / "model.safetensors") for item in (folder, again)]
+            assert files[0].keys() == files[1].keys()
+            assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+    model.times_model = None
+    model.config.has_timestamps_model = False
+    export_nemo(model, tmp_path / "without.nemo", processor=FastConformerProcessor.from_pretrained(folder))
+    assert "timestamps_asr_model_config.yaml" not in NemoArchive(tmp_path / "without.nemo").member_names
+
+
+def test_a_canary_that_nemo_has_no_form_for_is_refused(tmp_path: Path) -> None:
+    config = fit_head(make_canary_config())
+    folder = convert_nemo_checkpoint(write_canary(tmp_path / "a.nemo", config), tmp_path / "ours").output_dir
+    ours = json.loads((folder / "config.json").read_text())
+    changed = ours | {"decoding_strategy": "greedy", "beam_size": 3}
+    (folder / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=r"NeMo has no form for beam_size=3 \(it would be 1\)"):
+        export_nemo(folder, tmp_path / "back.nemo")
     assert not (tmp_path / "back.nemo").exists()

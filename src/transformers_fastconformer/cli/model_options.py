@@ -95,6 +95,15 @@ ContextOption = Annotated[
     str | None,
     typer.Option(help="Text that went before, as a help; for prompts with a context.", rich_help_panel=PROMPT_PANEL),
 ]
+NumBeamsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num_beams",
+        min=1,
+        help="Texts that a beam search of a multitask model holds; 1: greedy. Default: the search of the checkpoint.",
+        rich_help_panel=PROMPT_PANEL,
+    ),
+]
 DtypeOption = Annotated[
     Precision,
     typer.Option(

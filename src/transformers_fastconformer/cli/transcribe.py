@@ -11,6 +11,7 @@ import typer
 from ..audio.voice_activity import VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
 from ..decoding.options import DecodingOptions
+from ..decoding.search import SearchOptions
 from ..inference.loading import AUTO_DEVICE
 from ..inference.options import ChunkOptions, TranscriptionOptions
 from ..temporary_files import TemporaryFolder
@@ -24,6 +25,7 @@ from .model_options import (
     ItnOption,
     LanguageOption,
     ModelOption,
+    NumBeamsOption,
     PncOption,
     Precision,
     SourceLangOption,
@@ -179,6 +181,7 @@ def transcribe(
     pnc: PncOption = None,
     itn: ItnOption = None,
     context: ContextOption = None,
+    num_beams: NumBeamsOption = None,
     chunk_length_s: ChunkLengthSOption = None,
     stride_length_s: StrideLengthSOption = None,
     vad: VadOption = False,
@@ -238,6 +241,7 @@ def transcribe(
                 pnc=pnc,
                 itn=itn,
                 context=context,
+                search=None if num_beams is None else SearchOptions(num_beams=num_beams),
             ),
             chunking=ChunkOptions(strategy.value, chunk_length_s, stride_length_s),
             timestamps=any(name in TIMED_FORMATS for name in chosen),

@@ -7,6 +7,7 @@ A clip that is longer than the model was trained for is cut into windows (`pause
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -172,7 +173,9 @@ def _transcribe_batch(
         confidence=plan.decoding.confidence is not None,
     )
     if plan.aligner is None:
-        is_placed = [job.window.has_overlap and not plan.has_word_times for job in batch]
+        # For joins, and for sentences of texts whose words have no times.
+        is_wanted = not plan.has_word_times
+        is_placed = [is_wanted and (job.window.has_overlap or bool(plan.levels)) for job in batch]
         places = _place_words(model, processor, encoded, hypotheses, plan.prompt, is_placed)
         return [_Text(*pair) for pair in zip(transcriptions, places, strict=True)]
     spans_of_windows = plan.aligner.align(
@@ -280,16 +283,18 @@ def _finish(
     plan: MultitaskPlan,
 ) -> FastConformerTranscription:
     levels, confidence = plan.levels, plan.decoding.confidence
-    if joined.whole is not None:
-        found = joined.whole.timestamps or {}
-        return replace(joined.whole, timestamps={level: found[level] for level in levels} or None)
     assert joined.last is not None  # a clip without frames has a window too
     words = [*joined.words, *joined.last.words]
+    if joined.whole is not None:
+        found = dict(joined.whole.timestamps or {})
+        if levels and not plan.has_word_times:
+            found["segment"] = processor.timed_items("segment", _segments_of_windows(processor, joined, words))
+        return replace(joined.whole, timestamps={level: found[level] for level in levels} or None)
     if plan.has_word_times:
         spans = [Span(word.text, word.start_offset or 0, word.end_offset or 0) for word in words]
         segments = processor.segment_words(spans)
     else:
-        spans, segments = [], _segments_of_windows(joined, words)
+        spans, segments = [], _segments_of_windows(processor, joined, words)
     items = {"word": spans, "segment": segments}
     fields: dict[str, Any] = {}
     if confidence is not None:
@@ -307,11 +312,29 @@ def _finish(
     )
 
 
-def _segments_of_windows(joined: _Joined, words: Sequence[HeardWord]) -> list[Span]:
-    """One segment for each window that has words, from where it meets the one before to where it meets the next."""
-    segments = []
+def _segments_of_windows(processor: FastConformerProcessor, joined: _Joined, words: Sequence[HeardWord]) -> list[Span]:
+    """
+    Segments of words without times: the sentences of each window.
+
+    The first begins where the window meets the one before and the last ends where it meets the next; between two
+    sentences the border is in the middle of the places of their words.
+    """
+    segments: list[Span] = []
     ends = [*joined.borders[1:], (len(words), joined.num_frames)]
     for (first, start), (last, stop) in zip(joined.borders, ends, strict=True):
-        if first < last:
-            segments.append(Span(" ".join(word.text for word in words[first:last]), start, stop))
+        of_window = words[first:last]
+        if not of_window:
+            continue
+        places = [word.place for word in of_window if word.place is not None]
+        if len(places) < len(of_window):
+            segments.append(Span(" ".join(word.text for word in of_window), start, stop))
+            continue
+        placed = [Span(word.text, place, place) for word, place in zip(of_window, places, strict=True)]
+        sentences = processor.segment_words(placed)
+        middles = [
+            min(max((one.end_offset + other.start_offset) // 2, start), stop)
+            for one, other in itertools.pairwise(sentences)
+        ]
+        for sentence, (begin, end) in zip(sentences, itertools.pairwise([start, *middles, stop]), strict=True):
+            segments.append(Span(sentence.text, begin, end))
     return segments

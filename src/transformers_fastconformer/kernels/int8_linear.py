@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -261,22 +260,23 @@ class Int8Linear(nn.Module):
         return {**self.__dict__, "_packed": None}
 
 
-_layers: WeakSet[nn.Module] = WeakSet()
+# Stands on a layer, so that copies have it, too.
+_MARK = "_multiplies_in_8_bits"
 _weights: ParameterCache[Int8Weight] = ParameterCache()
 
 
 def use_int8(layer: nn.Linear, is_used: bool) -> None:
     """Say that a layer is to be multiplied in 8 bits, or no longer."""
     if is_used:
-        _layers.add(layer)
+        setattr(layer, _MARK, True)
     else:
-        _layers.discard(layer)
+        vars(layer).pop(_MARK, None)
         _weights.drop(layer)
 
 
 def uses_int8(layer: nn.Module) -> bool:
     """True after `use_int8` was said of a layer."""
-    return bool(_layers) and layer in _layers
+    return _MARK in vars(layer)
 
 
 def int8_weight_of(layer: nn.Linear) -> Int8Weight:

@@ -150,6 +150,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         Arguments are those of `forward`. A `language` belongs to the prompt and is refused here; a `cache`, of live
         streams, too.
         """
+        require(input_features.shape[0] > 0, "the number of clips", input_features.shape[0], "1 or more")
         check_language(self.config, language)
         require(cache is None, "cache", cache, "None: this model does not stream")
         encoded: Any = self.encoder(
@@ -376,6 +377,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             The hypotheses, without prompt and end, and None.
         """
         require(state is None, "state", state, "None: an attention decoder decodes whole clips")
+        num_clips = last_hidden_state.shape[0]
+        require(num_clips > 0, "the number of clips", num_clips, "1 or more")
         said = decoding if prompt_ids is None else DEFAULT_DECODING  # ids were made of what the options say
         prompts = self.read_prompts(prompt_ids, last_hidden_state.shape[0], said)
         states_check = FiniteCheck("last_hidden_state", last_hidden_state, encoder_lengths, OVERFLOW_HINT)
@@ -443,8 +446,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             states = self._decode_tokens(
                 tokens, None, frames[None, :count], encoder_lengths.new_tensor([count]), None, False, True
             )
-            weights = torch.cat(states.cross_attentions)[:, len(prompt_ids) - 1 :]  # (heads, tokens, frames)
-            places.append(place_tokens(weights).tolist())
+            weights = torch.cat([of_layer[0] for of_layer in states.cross_attentions])  # (heads, tokens, frames)
+            places.append(place_tokens(weights[:, len(prompt_ids) - 1 :]).tolist())
         return places
 
     def _decode_group(

@@ -25,8 +25,9 @@ def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerP
     made from them at the first call, take a quarter of their memory in float32 besides, and are made anew when the
     parameters have changed (a change of single values through `.data` may go unseen: take 8 bits back and on again).
     A CPU that does not multiply 8-bit numbers itself (x86 without VNNI) computes the same bits in the time of float32.
-    A copy of the model computes as before, and so does this one in training, with gradients, under autocast and in
-    graphs of `torch.compile` and `torch.export`.
+    Copies of the model, by `copy` or `pickle`, do so too; a checkpoint that it saves has its floating weights. It
+    computes as before in training, with gradients, under autocast and in graphs of `torch.compile` and
+    `torch.export`.
 
     Args:
         model: Any model of this package, on a CPU, in float32 or bfloat16.

@@ -10,7 +10,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 
@@ -41,12 +41,28 @@ def check_archive_path(path: Path, overwrite: bool) -> None:
         raise ValueError(f"output={str(path)!r} exists; expected a new file, or a request to overwrite.")
 
 
+class ModelMembers(NamedTuple):
+    """
+    A model in an archive.
+
+    Args:
+        config_text: Its `model_config.yaml`.
+        artifacts: The other small members by name.
+        entries: Names, shapes and types of the weights, in the order to write.
+        fetch: Gives a tensor by its name.
+        prefix: Text before the names of configuration and weights, of a model that is bundled with another one.
+    """
+
+    config_text: bytes
+    artifacts: Mapping[str, bytes]
+    entries: Sequence[TensorEntry]
+    fetch: Callable[[str], torch.Tensor]
+    prefix: str = ""
+
+
 def write_archive(
     path: Path,
-    config_text: bytes,
-    artifacts: Mapping[str, bytes],
-    entries: Sequence[TensorEntry],
-    fetch: Callable[[str], torch.Tensor],
+    models: Sequence[ModelMembers],
     overwrite: bool = False,
     check: Callable[[Path], None] = lambda written: None,
 ) -> None:
@@ -55,10 +71,7 @@ def write_archive(
 
     Args:
         path: The file to make.
-        config_text: Its `model_config.yaml`.
-        artifacts: The other small members by name.
-        entries: Names, shapes and types of the weights, in the order to write.
-        fetch: Gives a tensor by its name.
+        models: The model, and those that are bundled with it.
         overwrite: Replace a file at `path`.
         check: Called with the finished file before it is moved into place; an error in it leaves nothing.
     """
@@ -68,8 +81,9 @@ def write_archive(
         written = temporary / path.name
         try:
             with open(written, "w+b") as file:
-                _write_members(file, [(CONFIG_MEMBER, config_text), *artifacts.items()])
-                _write_weights(file, entries, fetch)
+                _write_members(file, _list_members(models))
+                for model in models:
+                    _write_weights(file, model)
                 file.write(bytes(2 * BLOCK_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
@@ -82,6 +96,16 @@ def write_archive(
         written.replace(path)
 
 
+def _list_members(models: Sequence[ModelMembers]) -> list[tuple[str, bytes]]:
+    """The small members of all models, those of the same name and content once."""
+    members: dict[str, bytes] = {}
+    for model in models:
+        for name, content in ((f"{model.prefix}{CONFIG_MEMBER}", model.config_text), *model.artifacts.items()):
+            if members.setdefault(name, content) != content:
+                raise ValueError(f"the member {name} is another file in two models; expected names of their own.")
+    return list(members.items())
+
+
 def _write_members(file: IO[bytes], members: Iterable[tuple[str, bytes]]) -> None:
     for name, content in members:
         file.write(_header(name, len(content)))
@@ -89,17 +113,17 @@ def _write_members(file: IO[bytes], members: Iterable[tuple[str, bytes]]) -> Non
         file.write(bytes(-len(content) % BLOCK_BYTES))
 
 
-def _write_weights(file: IO[bytes], entries: Sequence[TensorEntry], fetch: Callable[[str], torch.Tensor]) -> None:
+def _write_weights(file: IO[bytes], model: ModelMembers) -> None:
     """Write the weights where they will lie; their header, which has their size, comes last."""
-    start = file.tell()
-    file.write(bytes(len(_header(WEIGHTS_MEMBER, 0))))
+    start, name = file.tell(), f"{model.prefix}{WEIGHTS_MEMBER}"
+    file.write(bytes(len(_header(name, 0))))
     member = _FilePart(file)
-    write_state_dict(member, entries, fetch)  # type: ignore[arg-type]
+    write_state_dict(member, model.entries, model.fetch)  # type: ignore[arg-type]
     num_bytes = member.seek(0, os.SEEK_END)
     file.write(bytes(-num_bytes % BLOCK_BYTES))
     end = file.tell()
     file.seek(start)
-    file.write(_header(WEIGHTS_MEMBER, num_bytes))
+    file.write(_header(name, num_bytes))
     file.seek(end)
 
 

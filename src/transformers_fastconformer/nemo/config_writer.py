@@ -18,8 +18,10 @@ from ..configuration_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..processing_fastconformer import FastConformerProcessor
+from .multitask_writer import multitask_fillers, multitask_sections
 from .sections.decoding import TIME_DEFAULTS
 from .sections.loss import DEFAULT_LOSS, write_gradient_options, write_reduction
 from .sections.spec_augment import write_spec_augment
@@ -135,6 +137,8 @@ def _told(parts: ModelParts) -> Section:
         told["spec_augment"] = spec_augment
     if parts.tokenizer_section is not None:
         told["tokenizer"] = parts.tokenizer_section
+    if isinstance(config, FastConformerMultitaskConfig):
+        return told | multitask_sections(config, processor)
     if parts.tokenizer_section is None or parts.heads != "ctc":
         told["labels"] = list(parts.tokens)
     if config.has_speaker_kernel:
@@ -168,6 +172,10 @@ def _told(parts: ModelParts) -> Section:
 def _fillers(parts: ModelParts) -> Section:
     """What NeMo wants besides, and what only matters to training."""
     config, heads = parts.config, parts.heads
+    preprocessor = {"_target_": f"{MODULES}.AudioToMelSpectrogramPreprocessor", "dither": 1e-5}
+    encoder = {"_target_": f"{MODULES}.ConformerEncoder", "pos_emb_max_len": 5000}
+    if isinstance(config, FastConformerMultitaskConfig):
+        return {"preprocessor": preprocessor, "encoder": encoder, **multitask_fillers(config)}
     is_character_model = parts.tokenizer_section is None
     name = MODEL_CLASSES[heads, is_character_model]
     if config.has_speaker_kernel:
@@ -176,8 +184,8 @@ def _fillers(parts: ModelParts) -> Section:
         name = PROMPTED_CLASSES[heads]
     fillers: Section = {
         "target": f"{MODELS}.{name}",
-        "preprocessor": {"_target_": f"{MODULES}.AudioToMelSpectrogramPreprocessor", "dither": 1e-5},
-        "encoder": {"_target_": f"{MODULES}.ConformerEncoder", "pos_emb_max_len": 5000},
+        "preprocessor": preprocessor,
+        "encoder": encoder,
     }
     head = {"_target_": f"{MODULES}.ConvASRDecoder"}
     if isinstance(config, FastConformerCTCConfig):

@@ -31,28 +31,39 @@ from ..configuration_fastconformer import (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
 )
+from ..configuration_multitask import FastConformerMultitaskConfig
 from ..configuration_training import TRAINING_FIELDS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
+from ..modeling.multitask_times import TIMES_FOLDER
 from ..modeling.pretrained import FastConformerPreTrainedModel
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require, shown
 from .adapters import check_adapters
 from .archive import CONFIG_MEMBER, NemoArchive
-from .archive_writer import check_archive_path, write_archive
+from .archive_writer import ModelMembers, check_archive_path, write_archive
 from .config_map import map_config
 from .config_text import read_config_text, write_config_text
 from .config_writer import ModelParts, Section, build_nemo_config
+from .convert import TIMES_PREFIX
 from .description import check_vocabulary
 from .front_end import build_feature_extractor
+from .multitask_writer import TIMES_KEY, added_tensors, name_tokenizer_class
+from .prompt_tokens import complete_vocabulary
 from .sections.common import class_of
+from .sections.multitask import PROMPT_MASK_KEY
 from .sections.speaker_kernels import MULTI_TALKER_CLASS
 from .tokenizer_map import build_tokenizer, timestamp_options
 from .tokenizer_writer import describe_tokenizer, write_tokenizer
-from .weight_map import FILTERBANK, WINDOW, name_table
+from .weight_map import FILTERBANK, TIED_HEAD, TOKEN_EMBEDDING, WINDOW, name_table
 
 logger = logging.get_logger(__name__)
 
-EXPORTED_CONFIGS = (FastConformerCTCConfig, FastConformerRNNTConfig, FastConformerTDTConfig)
+EXPORTED_CONFIGS = (
+    FastConformerCTCConfig,
+    FastConformerRNNTConfig,
+    FastConformerTDTConfig,
+    FastConformerMultitaskConfig,
+)
 # Options without a key in NeMo: the first are of training, the others of the folder that holds them.
 NOT_IN_NEMO = (
     "apply_spec_augment",
@@ -61,6 +72,9 @@ NOT_IN_NEMO = (
     "transducer_zero_infinity",
     "pad_token_id",
 )
+# Told by the tensors and members of the archive, or ours only.
+OF_ARCHIVE = ("decoder_positions_dtype", "has_timestamps_model", "is_encoder_decoder", "use_cache")
+OF_FRAMES_LAYERS = "transformer_encoder"
 EMBEDDING = "decoder.prediction.embed.weight"
 
 
@@ -112,36 +126,117 @@ def export_nemo(
     path = Path(output)
     check_archive_path(path, overwrite)
     ours = open_our_checkpoint(source, processor)
-    name = str(ours.folder or "the model")
-    parts_processor = _check_source(ours, name)
+    times_folder = _times_folder(source, ours)
     kept = _original_config(original, source, ours.folder)
+    models = [_plan_model(ours, kept, has_times_model=times_folder is not None)]
+    if times_folder is not None:
+        times = open_our_checkpoint(times_folder)
+        models.append(_plan_model(times, _original_config(None, times_folder, times.folder), prefix=TIMES_PREFIX))
+
+    def check(written: Path) -> None:
+        for model in models:
+            with NemoArchive(written, model.prefix) as archive:
+                model.check(archive)
+
+    write_archive(path, [model.members for model in models], overwrite, check)
+    first = models[0]
+    logger.info(f"{first.name} is written as {first.written['target']} to {path}.")
+    return NemoExportResult(
+        path,
+        class_of(first.written["target"]),
+        first.is_kept,
+        len(first.members.entries),
+        list(dict.fromkeys(name for model in models for name in (model.config_member, *model.members.artifacts))),
+    )
+
+
+@dataclass(frozen=True)
+class _PlannedModel:
+    """
+    A model that is to be written.
+
+    Args:
+        name: Its name in messages.
+        ours: The model.
+        processor: Its processor.
+        written: NeMo's configuration.
+        is_kept: It is the one that the conversion kept.
+        front_end: Window and filters.
+        members: Its members of the archive.
+    """
+
+    name: str
+    ours: OurCheckpoint
+    processor: FastConformerProcessor
+    written: Section
+    is_kept: bool
+    front_end: Mapping[str, torch.Tensor]
+    members: ModelMembers
+
+    @property
+    def prefix(self) -> str:
+        return self.members.prefix
+
+    @property
+    def config_member(self) -> str:
+        return f"{self.prefix}{CONFIG_MEMBER}"
+
+    def check(self, archive: NemoArchive) -> None:
+        """Read the configuration back and refuse one that says something else."""
+        names = [entry.name for entry in self.members.entries]
+        found = _find_differences(
+            archive.read_config(),
+            self.ours.config,
+            self.processor,
+            archive.read_member,
+            self.front_end,
+            names,
+            self.name,
+        )
+        _refuse_differences(found, self.name)
+
+
+def _plan_model(
+    ours: OurCheckpoint, kept: Section | None, has_times_model: bool = False, prefix: str = ""
+) -> _PlannedModel:
+    """Plan the configuration, the files and the weights of a model."""
+    name = str(ours.folder or "the model")
+    processor = _check_source(ours, name)
     sources, dtypes = _plan_weights(ours, name)
-    front_end = _front_end(parts_processor.feature_extractor)
+    front_end = _front_end(processor.feature_extractor)
     nemo_names = [*front_end, *sources]
-    config, artifacts, is_kept = _choose_config(ours.config, parts_processor, kept, front_end, nemo_names, name)
+    config, artifacts, is_kept = _choose_config(ours.config, processor, kept, front_end, nemo_names, name)
     _cut_blank_row(config, sources, ours)
-    entries = [TensorEntry(key, tuple(tensor.shape), tensor.dtype) for key, tensor in front_end.items()]
+    computed = dict(front_end)
+    if isinstance(ours.config, FastConformerMultitaskConfig):
+        computed |= added_tensors(ours.config, config)
+        sources[TIED_HEAD], dtypes[TIED_HEAD] = sources[TOKEN_EMBEDDING], dtypes[TOKEN_EMBEDDING]
+        if has_times_model != config.get(TIMES_KEY, True):
+            config[TIMES_KEY] = has_times_model
+    entries = [TensorEntry(key, tuple(tensor.shape), tensor.dtype) for key, tensor in computed.items()]
     entries += [TensorEntry(key, target.shape, dtypes[key]) for key, (_, target) in sources.items()]
 
     def fetch(nemo_name: str) -> torch.Tensor:
-        if nemo_name in front_end:
-            return front_end[nemo_name]
+        if nemo_name in computed:
+            return computed[nemo_name]
         stored, target = sources[nemo_name]
         tensor = ours.tensors.read(stored)
         if nemo_name == EMBEDDING:
             tensor = tensor[: target.shape[0]]
         return target.form.to_theirs(tensor, target.shape)
 
-    def check(written: Path) -> None:
-        with NemoArchive(written) as archive:
-            found = _find_differences(
-                archive.read_config(), ours.config, parts_processor, archive.read_member, front_end, nemo_names, name
-            )
-        _refuse_differences(found, name)
+    members = ModelMembers(write_config_text(config), artifacts, entries, fetch, prefix)
+    return _PlannedModel(name, ours, processor, config, is_kept, front_end, members)
 
-    write_archive(path, write_config_text(config), artifacts, entries, fetch, overwrite, check)
-    logger.info(f"{name} is written as {config['target']} to {path}.")
-    return NemoExportResult(path, class_of(config["target"]), is_kept, len(entries), [CONFIG_MEMBER, *artifacts])
+
+def _times_folder(source: Any, ours: OurCheckpoint) -> Path | None:
+    """The folder of the model of times that a Canary carries."""
+    if not getattr(ours.config, "has_timestamps_model", False):
+        return None
+    if ours.folder is not None:
+        return ours.folder / TIMES_FOLDER
+    times_model = getattr(source, "times_model", None)
+    return None if times_model is None else times_model.folder
 
 
 def _check_source(ours: OurCheckpoint, name: str) -> FastConformerProcessor:
@@ -151,7 +246,7 @@ def _check_source(ours: OurCheckpoint, name: str) -> FastConformerProcessor:
         accepted = [config_class.model_type for config_class in EXPORTED_CONFIGS]
         raise ValueError(
             f"{name}: model_type={config.model_type!r} is not supported by the export to NeMo; expected one of "
-            f"{accepted}, that is a model with a CTC or a transducer head."
+            f"{accepted}, that is a model with a head."
         )
     if getattr(config, "quantization_config", None):
         raise ValueError(
@@ -266,6 +361,8 @@ def _choose_config(
     found: list[str] = []
     for original, is_kept in candidates:
         section, artifacts = write_tokenizer(processor.tokenizer, (original or {}).get("tokenizer"))
+        if section is not None and isinstance(config, FastConformerMultitaskConfig):
+            section = name_tokenizer_class(section, processor.tokenizer.text_rule == "aggregate")
         if is_kept:
             assert original is not None
             written = dict(original)
@@ -311,7 +408,15 @@ def _find_differences(
     if type(mapped.config) is not type(config):
         return [f"model_type={config.model_type!r} (it would be {mapped.config.model_type!r})"]
     found = []
-    for option in OPTIONS[type(config)]:
+    tokenizer = build_tokenizer(written, read_artifact, name)
+    options = OPTIONS[type(config)]
+    if isinstance(config, FastConformerMultitaskConfig):
+        complete_vocabulary(mapped.config, tokenizer, name)
+        if not config.num_transformer_encoder_layers:  # nothing reads their shape
+            options = tuple(option for option in options if OF_FRAMES_LAYERS not in option)
+        if processor.learns_prompt == bool(written.get(PROMPT_MASK_KEY)):
+            found.append(f"learns_prompt={processor.learns_prompt} (it would be {not processor.learns_prompt})")
+    for option in options:
         value, read = _comparable(option, config), _comparable(option, mapped.config)
         if value != read:
             found.append(f"{option}={shown(value)} (it would be {shown(read)})")
@@ -322,7 +427,7 @@ def _find_differences(
         for option, value in extractor.items()
         if have.get(option) != value
     ]
-    read_tokenizer = describe_tokenizer(build_tokenizer(written, read_artifact, name))
+    read_tokenizer = describe_tokenizer(tokenizer)
     found += [
         f"tokenizer.{option}={shown(value)} (it would be {shown(read_tokenizer[option])})"
         for option, value in describe_tokenizer(processor.tokenizer).items()
@@ -341,7 +446,11 @@ def _options_of(config_class: type[FastConformerConfig]) -> tuple[str, ...]:
     kinds = (FastConformerConfig, *TRAINING_FIELDS)
     classes = [base for base in reversed(config_class.__mro__) if issubclass(base, kinds)]
     names = dict.fromkeys(name for base in classes for name in get_annotations(base))
-    return tuple(name for name in names if name not in (*NOT_IN_NEMO, "model_type"))
+    left_out: tuple[str, ...] = NOT_IN_NEMO
+    if issubclass(config_class, FastConformerMultitaskConfig):
+        # The padding is one of its tokens.
+        left_out = (*(name for name in left_out if name != "pad_token_id"), *OF_ARCHIVE)
+    return tuple(name for name in names if name not in (*left_out, "model_type"))
 
 
 OPTIONS: dict[type[FastConformerConfig], tuple[str, ...]] = {

@@ -169,6 +169,7 @@ def _transformer_rows(theirs: str, ours: str, parts: Mapping[str, str]) -> tuple
 
 TOKEN_EMBEDDING = "transf_decoder._embedding.token_embedding.weight"
 POSITION_TABLE = "transf_decoder._embedding.position_embedding.pos_enc"
+TOKEN_TYPES = "transf_decoder._embedding.token_type_embedding.weight"
 TIED_HEAD = "log_softmax.mlp.layer0.weight"
 MULTITASK: tuple[Row, ...] = (
     Map("encoder_decoder_proj.{p}", "encoder_proj.{p}"),
@@ -181,7 +182,7 @@ MULTITASK: tuple[Row, ...] = (
     Map(TOKEN_EMBEDDING, "decoder.embedding.weight"),
     Map("transf_decoder._embedding.position_embedding.weight", "decoder.position_embedding.weight"),
     Check(POSITION_TABLE, "sinusoids, computed", by="check_multitask_weights"),
-    Drop("transf_decoder._embedding.token_type_embedding.weight", "NeMo's decoder does not read it"),
+    Drop(TOKEN_TYPES, "NeMo's decoder does not read it"),
     Map("transf_decoder._embedding.layer_norm.{p}", "decoder.norm_embedding.{p}"),
     *_transformer_rows(
         "transf_decoder._decoder",
