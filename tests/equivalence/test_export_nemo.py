@@ -15,6 +15,7 @@ from families import FAMILIES, Family, balance_decoder, write_bert_base
 from transformers_fastconformer.checkpoint_sources import ORIGINAL_CONFIG_FILE
 from transformers_fastconformer.nemo.archive import NemoArchive
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+from transformers_fastconformer.nemo.converted_runner import ConvertedRunner
 from transformers_fastconformer.nemo.export import export_nemo
 from transformers_fastconformer.nemo.reference import NemoRunner
 from transformers_fastconformer.nemo.stage_outputs import StageOutputs
@@ -98,7 +99,9 @@ def test_family_comes_back(
     model = build_nemo_model(family.kind, **family.build)
     prompts = model.cfg.get("model_defaults", {}).get("prompt_dictionary", {})
     longest = max((clips[0] for clips in batches.values()), key=len)
-    if family.architecture == "FastConformerForMultitask":
+    is_multitask = family.architecture == "FastConformerForMultitask"
+    if is_multitask:
+        model.cfg.decoding.strategy = family.strategy
         balance_decoder(model)
     else:
         balance_classes(model, longest, prompts.get(family.languages[0]))
@@ -119,6 +122,7 @@ def test_family_comes_back(
         if name != NOT_READ:
             assert torch.equal(tensors[name], tensors_back[name]), name
 
+    prompt_ids = ConvertedRunner(folder).prompt_ids if is_multitask else None
     (folder / ORIGINAL_CONFIG_FILE).unlink()  # as after `save_pretrained`
     result = export_nemo(folder, built)
     assert not result.is_config_kept
@@ -129,7 +133,8 @@ def test_family_comes_back(
         assert restored.heads == original.heads
         for language in family.languages:
             for name, waveforms in batches.items():
+                options = {"strategy": family.strategy, "language": language, "prompt_ids": prompt_ids}
                 assert_equal(
-                    original.run(name, waveforms, strategy=family.strategy, language=language),
-                    restored.run(name, waveforms, strategy=family.strategy, language=language),
+                    original.run(name, waveforms, **options),
+                    restored.run(name, waveforms, **options),
                 )

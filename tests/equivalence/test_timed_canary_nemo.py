@@ -50,7 +50,7 @@ def test_words_and_segments_have_nemos_times(build_nemo_model: Callable[..., Any
     soundfile = pytest.importorskip("soundfile")
     rng = np.random.default_rng(0)
     paths = []
-    for number, seconds in enumerate((6, 5)):
+    for number, seconds in enumerate((14, 12)):
         paths.append(str(tmp_path / f"{number}.wav"))
         soundfile.write(paths[-1], rng.normal(0, 0.1, seconds * RATE).astype(np.float32), RATE, subtype="FLOAT")
     times = build_nemo_model("ctc")

@@ -262,6 +262,7 @@ DECODING_ONLY: dict[str, Drop] = {
     "max_generation_delta": Drop("theirs writes until the end or max_length"),
     "decoding_strategy": Drop("the ends of texts are in generation_config.json"),
     "prompt_defaults": Drop("they are in the template of prompts"),
+    "has_timestamps_model": Drop("theirs has no model of times"),
     "beam_size": Drop("theirs searches by other rules, see num_beams"),
     "beam_length_penalty": Drop("theirs searches by other rules, see length_penalty"),
 }

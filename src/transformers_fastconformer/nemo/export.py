@@ -211,8 +211,8 @@ def _plan_model(
     if isinstance(ours.config, FastConformerMultitaskConfig):
         computed |= added_tensors(ours.config, config)
         sources[TIED_HEAD], dtypes[TIED_HEAD] = sources[TOKEN_EMBEDDING], dtypes[TOKEN_EMBEDDING]
-        if has_times_model != config.get(TIMES_KEY, True):
-            config[TIMES_KEY] = has_times_model
+        if has_times_model and not config.get(TIMES_KEY, True):
+            config[TIMES_KEY] = True
     entries = [TensorEntry(key, tuple(tensor.shape), tensor.dtype) for key, tensor in computed.items()]
     entries += [TensorEntry(key, target.shape, dtypes[key]) for key, (_, target) in sources.items()]
 
