@@ -177,3 +177,48 @@ def test_empty_and_silent_clips_have_a_text(folder: Path) -> None:
         assert isinstance(found.text, str)
         assert (samples > 100) or found.text == ""
     assert set(SYMBOLS) >= {"<|en|>", "<|de|>"}
+
+
+def test_bad_prompts_are_refused_alike_at_every_door(folder: Path, tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    model, processor = load_model(folder, device="cpu")
+    silence = np.zeros(RATE, dtype=np.float32)
+    soundfile.write(tmp_path / "silence.wav", silence, RATE)
+    features = processor(silence, sampling_rate=RATE)
+    recognize = pipeline("automatic-speech-recognition", model=model, processor=processor)
+    bad = {"source_lang": "xx"}
+    for call in (
+        lambda: transcribe(silence, (model, processor), **bad),
+        lambda: transcribe_file(model, processor, tmp_path / "silence.wav", **bad),
+        lambda: recognize(silence, generate_kwargs=bad),
+        lambda: model.generate(**features, **bad),
+        lambda: processor(silence, text="so", sampling_rate=RATE, **bad),
+    ):
+        with pytest.raises(
+            ValueError, match=r"source_lang='xx' is not supported by this model; expected one of \['de'"
+        ):
+            call()
+    arguments = ["transcribe", str(tmp_path / "silence.wav"), "--model", str(folder), "--source_lang", "xx"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code != 0
+    assert "expected one of ['de', 'en']" in " ".join(f"{result.output} {result.exception}".split())
+
+
+def test_empty_clips_are_alike_at_every_door(folder: Path, tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    model, processor = load_model(folder, device="cpu")
+    recognize = pipeline("automatic-speech-recognition", model=model, processor=processor)
+    tiny = np.zeros(1, dtype=np.float32)
+    soundfile.write(tmp_path / "tiny.wav", tiny, RATE)
+    assert transcribe_file(model, processor, tmp_path / "tiny.wav").text == ""
+    assert recognize(tiny) == {"text": ""}
+    assert recognize(tiny, return_timestamps=True) == {"text": "", "chunks": []}
+    assert processor.batch_decode(model.generate(**processor(tiny, sampling_rate=RATE))) == [""]
+    assert transcribe(tiny, (model, processor), num_beams=2).text == ""
+    for call in (
+        lambda: transcribe(tiny[:0], (model, processor)),
+        lambda: recognize(tiny[:0]),
+        lambda: processor(tiny[:0], sampling_rate=RATE),
+    ):
+        with pytest.raises(ValueError, match="empty"):
+            call()
