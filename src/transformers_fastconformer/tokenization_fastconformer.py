@@ -371,6 +371,11 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         """Languages of an aggregate tokenizer, without its part of tokens of prompts."""
         return [span.language for span in self.language_spans if span.language != PROMPT_PART or not self._prompt_ids]
 
+    @property
+    def language_parts(self) -> dict[str, FastConformerTokenizer]:
+        """The tokenizer of each language of an aggregate, in the order of the ids; none for others."""
+        return dict(self._language_tokenizers)
+
     def language_of_text(self, language: str | None) -> str | None:
         """Name of the part of an aggregate tokenizer for a language; multitask models take `"en"` for `"en-US"`."""
         region = REGION_OF_LANGUAGE.get(language or "") if self._prompt_ids else None
