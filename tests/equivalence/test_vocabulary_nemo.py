@@ -21,7 +21,7 @@ from transformers_fastconformer.training.vocabulary import replace_tokenizer
 pytestmark = pytest.mark.nemo
 
 TEXTS = ["Über den Fluss führt die schöne Brücke.", "Der Fluss ist schön, über ihm schwebt ein Vogel."] * 3
-KINDS = ("ctc", "rnnt", "tdt", "hybrid_rnnt", "hybrid_tdt")
+KINDS = ("ctc", "rnnt", "tdt", "hybrid_rnnt_ctc", "hybrid_tdt_ctc")
 NUM_CLIPS = 2
 
 
@@ -59,8 +59,8 @@ def clips(speech_batches: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     ("kind", "change", "build"),
     [
         *((kind, extended, {}) for kind in KINDS),
-        ("hybrid_tdt", replaced, {}),
-        ("hybrid_tdt", joined, {}),
+        ("hybrid_tdt_ctc", replaced, {}),
+        ("hybrid_tdt_ctc", joined, {}),
         ("ctc", replaced, {"tokenizer": "char"}),
         ("tdt", one_of, {"tokenizer": two_languages_tokenizer}),
     ],

@@ -302,7 +302,7 @@ def test_other_ids_of_generation_are_refused() -> None:
 
 def test_a_multitask_model_without_its_prompts_is_refused(tmp_path: Path) -> None:
     model, processor = load_model(write_canary(tmp_path / "canary.nemo", make_canary_config()), device="cpu")
-    with pytest.raises(ValueError, match="tokenizer lacks [0-9]+ tokens of the prompts of a multitask model"):
+    with pytest.raises(ValueError, match=r"tokenizer lacks [0-9]+ tokens of the prompts of a multitask model"):
         replace_tokenizer(model, processor, character_tokenizer(list(OLD)))
 
 

@@ -1,10 +1,11 @@
-"""Byte-pair encoding (Sennrich et al., 2016) taken up where a vocabulary ends: further merges of the pieces of words."""
+"""Byte-pair encoding (Sennrich et al., 2016) taken up where a vocabulary ends: further merges of pieces of words."""
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import pairwise
 
 Pair = tuple[str, str]
 MIN_COUNT = 2  # a pair that occurs once is no pattern
@@ -85,7 +86,7 @@ class _Words:
 
     def _note(self, number: int, sign: int) -> set[Pair]:
         """Add the pairs of a word to the counts, or take them away."""
-        pairs = list(zip(self._words[number], self._words[number][1:], strict=False))
+        pairs = list(pairwise(self._words[number]))
         for pair in pairs:
             self._pairs[pair] += sign * self._counts[number]
             if sign > 0:

@@ -133,15 +133,15 @@ def extend_tokenizer(
     Add pieces to a tokenizer for text that it was not made for: another language, the words of a trade.
 
     All pieces stay, those of a tokenizer of one vocabulary with the same ids; new ones come after them. First come
-    the characters that have no piece, the frequent ones first; then, for BPE, the merges that training on `texts` would
-    go on with, and for unigram models the likeliest pieces of `texts`.
+    the characters that have no piece, the frequent ones first; then, for BPE, the merges that training on `texts`
+    would go on with, and for unigram models the likeliest pieces of `texts`.
 
     Args:
         tokenizer ([`FastConformerTokenizer`]): The tokenizer, which is not changed.
         texts: Transcripts of the new kind.
         num_new_pieces (`int`): Pieces to add.
-        language (`str`, *optional*): For aggregate tokenizers, the language of `texts`: the part that is extended, or a
-            new one of `num_new_pieces` pieces, trained on `texts`.
+        language (`str`, *optional*): For aggregate tokenizers, the language of `texts`: the part that is extended,
+            or a new one of `num_new_pieces` pieces, trained on `texts`.
 
     Returns:
         The new tokenizer. [`replace_tokenizer`] gives it to a model.
@@ -213,8 +213,8 @@ def join_tokenizers(parts: Mapping[str, FastConformerTokenizer]) -> FastConforme
 def _check_number(new: Sequence[str], num_new_pieces: int) -> None:
     if len(new) < num_new_pieces:
         raise ValueError(
-            f"num_new_pieces={num_new_pieces} is not supported: the texts give {len(new)} new pieces; expected at most "
-            "that many, or more text."
+            f"num_new_pieces={num_new_pieces} is not supported: the texts give {len(new)} new pieces; expected at "
+            "most that many, or more text."
         )
 
 

@@ -89,9 +89,9 @@ def replace_tokenizer(
     Give a model and its processor another tokenizer; both are changed in place.
 
     Pieces are compared by their text with the mark of a word's beginning, and in aggregates by their language. Rows of
-    pieces that stay are kept to the last bit in the prediction network, the joint network, the CTC head and the decoder
-    of a multitask model; those of the blank and of the durations always. Make optimisers afterwards: the parameters are
-    new. All checks come before the first change.
+    pieces that stay are kept to the last bit in the prediction network, the joint network, the CTC head and the
+    decoder of a multitask model; those of the blank and of the durations always. Make optimisers afterwards: the
+    parameters are new. All checks come before the first change.
 
     Args:
         model: A model of this package with a head: CTC, RNN-T, TDT, a hybrid (both heads), or multitask.
@@ -103,8 +103,9 @@ def replace_tokenizer(
         A [`VocabularyChange`], which says which pieces stayed, came and went.
 
     Raises:
-        ValueError: for a model without a head or with adapters, for layers in 8 bits, for parameters that others share,
-            for a tokenizer that is not that of the model, and for a multitask model without the tokens of its prompts.
+        ValueError: for a model without a head or with adapters, for layers in 8 bits, for parameters that others
+            share, for a tokenizer that is not that of the model, and for a multitask model without the tokens of its
+            prompts.
     """
     config = _check(model, processor, tokenizer)
     old_tokenizer = processor.tokenizer
