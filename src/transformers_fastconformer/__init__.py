@@ -26,6 +26,8 @@ from .decoding.options import DecodingOptions
 from .decoding.prompts import PromptOptions
 from .decoding.search import SearchOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
+from .inference.evaluation import EvaluatedFile, EvaluationReport, ScoringOptions, evaluate
+from .inference.evaluation_data import DataOptions
 from .inference.file import transcribe_file, transcribe_waveforms
 from .inference.loading import load_model
 from .inference.many_files import Finished, transcribe_clips
@@ -75,6 +77,9 @@ from .training.lora import LoraOptions, add_lora, merge_lora
 from .training.metrics import WordErrors
 from .training.options import FinetuneOptions
 from .training.training_clips import RowForm, TrainingClips
+from .training.tokenizers import extend_tokenizer, join_tokenizers, train_tokenizer
+from .training.vocabulary import VocabularyChange, replace_tokenizer
+from .training.word_errors import ErrorCounts, ErrorRate, TextErrors, WordEdit, score_texts
 from .version import __version__
 from .writers.formats import format_transcript
 from .writers.record import TranscriptRecord
@@ -102,6 +107,21 @@ __all__ = [
     "freeze_parts",
     "merge_lora",
     "open_clips",
+    "DataOptions",
+    "ErrorCounts",
+    "ErrorRate",
+    "EvaluatedFile",
+    "EvaluationReport",
+    "ScoringOptions",
+    "TextErrors",
+    "VocabularyChange",
+    "WordEdit",
+    "evaluate",
+    "extend_tokenizer",
+    "join_tokenizers",
+    "replace_tokenizer",
+    "score_texts",
+    "train_tokenizer",
     "SubtitleRules",
     "TranscriptRecord",
     "format_transcript",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transformers_fastconformer.cli import transcribe_inputs as module
+from transformers_fastconformer.audio import manifests
 from transformers_fastconformer.cli.exit_codes import InputError
 from transformers_fastconformer.cli.transcribe_inputs import AudioInput, find_inputs
 
@@ -188,7 +188,7 @@ def test_what_is_no_manifest_is_one_error(find: Any, folder: Path, monkeypatch: 
         "'empty.json' is empty",
         "'missing.json' does not exist",
     ]
-    monkeypatch.setattr(module, "MAX_LINE_CHARACTERS", 64)
+    monkeypatch.setattr(manifests, "MAX_LINE_CHARACTERS", 64)
     (folder / "long.jsonl").write_text(
         '{"audio_filepath": "in/a.wav"}\n{"x": "' + "y" * 300 + '"}\n{"audio_filepath": "b"}'
     )

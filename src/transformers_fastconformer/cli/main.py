@@ -17,6 +17,7 @@ from .convert import convert
 from .demo import demo
 from .doctor import doctor
 from .errors import say, show_error
+from .evaluate import evaluate
 from .exit_codes import ExitCode, exit_code_of
 from .export_nemo import export_nemo
 from .finetune import finetune
@@ -39,6 +40,7 @@ app.command()(convert)
 app.command()(inspect)
 app.command()(export_nemo)
 app.command()(finetune)
+app.command()(evaluate)
 app.command()(demo)
 app.command()(doctor)
 app.add_typer(cache, name="cache")

@@ -3,52 +3,43 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
-import stat
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, BinaryIO, NoReturn
-from urllib.parse import unquote, urlsplit
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from ..audio.downloads import copy_stream, download_audio, is_url, local_path
+from ..audio.folders import find_audio, kind_of_path
+from ..audio.manifests import (
+    MANIFEST_FORM,
+    MANIFEST_SUFFIXES,
+    ManifestLine,
+    name_line,
+    name_path,
+    parse_json_line,
+    parse_whole_json,
+    path_of_url,
+    read_lines,
+    read_manifest_line,
+)
 from ..audio.parts import read_header
 from ..inference.many_files import AudioClip
-from ..validation import is_number
 from ..writers.formats import OUTPUT_FORMATS
 from ..writers.json import PACKAGE_NAME
 from .errors import say
-from .exit_codes import InputError
+from .exit_codes import InputError, failing_as_input
 
 STANDARD_INPUT = "-"
 STANDARD_INPUT_LABEL = "the standard input"
-MANIFEST_SUFFIXES = (".json", ".jsonl")
 # Ending of the file with the lines of a manifest that is not whole yet.
 UNFINISHED_SUFFIX = ".part"
-MANIFEST_FORM = "a manifest, one JSON object a line with 'audio_filepath'"
-# Longer lines, and larger files of other JSON, are not read to their end to find out what they are.
-MAX_LINE_CHARACTERS = 2**24
-BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-# Files that are taken from folders: audio, and videos, whose sound is transcribed.
-AUDIO_SUFFIXES = (
-    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd"),
-    *(".caf", ".w64", ".rf64", ".sph", ".voc"),
-    *(".m4a", ".m4b", ".aac", ".wma", ".amr", ".webm", ".mka"),
-    *(".mp4", ".m4v", ".mov", ".mkv", ".avi", ".3gp", ".3g2", ".wmv", ".flv", ".ts", ".mpg", ".mpeg", ".ogv"),
-)
 CHANNELS = ("mix", "each")
 # Endings of outputs that are neither audio nor manifests.
 TEXT_SUFFIXES = tuple(
     suffix for row in OUTPUT_FORMATS.values() if (suffix := f".{row.suffix}") not in MANIFEST_SUFFIXES
-)
-# What a path may be that is not a file, in words.
-KINDS = (
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
 )
 
 
@@ -88,11 +79,7 @@ class AudioInput:
     @property
     def line_name(self) -> str | None:
         """Name of its line of a manifest in messages."""
-        return None if self.manifest_path is None else _name_line(self.manifest_path, self.row)
-
-
-def _name_line(manifest_path: str, row: int) -> str:
-    return f"{manifest_path!r}, line {row + 1}"
+        return None if self.manifest_path is None else name_line(self.manifest_path, self.row)
 
 
 def parse_channel(text: str) -> str | int:
@@ -215,19 +202,14 @@ def _with_names_apart(found: Sequence[AudioInput]) -> list[AudioInput]:
 
 def _full_name(item: AudioInput) -> str:
     """Name of an input with the ending of its file, which comes before what tells its part and channel."""
-    path = PurePosixPath(_path_of_url(item.file)) if item.is_remote else PurePath(item.file)
+    path = PurePosixPath(path_of_url(item.file)) if item.is_remote else PurePath(item.file)
     folder, slash, name = item.name.rpartition("/")
     if not path.suffix or not name.startswith(path.stem):
         return item.name
     return f"{folder}{slash}{path.stem}{path.suffix}{name.removeprefix(path.stem)}"
 
 
-def _path_of_url(url: str) -> str:
-    return unquote(urlsplit(url).path)
-
-
 def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
-    argument = local_path(argument)
     argument = local_path(argument)
     if argument == STANDARD_INPUT:
         if sys.stdin is None:
@@ -235,7 +217,7 @@ def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
         path = _spool(sys.stdin.buffer, STANDARD_INPUT_LABEL, temporary_folder)
         yield AudioInput(AudioClip(path, label=STANDARD_INPUT_LABEL), STANDARD_INPUT, "stdin", is_stream=True)
     elif is_url(argument):
-        name = PurePosixPath(_path_of_url(argument)).stem
+        name = PurePosixPath(path_of_url(argument)).stem
         yield AudioInput(AudioClip(argument), argument, name or urlsplit(argument).netloc)
     elif os.path.isdir(argument):
         yield from _find_in_folder(argument)
@@ -243,7 +225,7 @@ def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
         yield from _read_manifest(argument)
     elif not os.path.lexists(argument) and glob.has_magic(argument):
         yield from _find_by_pattern(argument)
-    elif (kind := _kind_of(argument)) == "a pipe":
+    elif (kind := kind_of_path(argument)) == "a pipe":
         with open(argument, "rb") as pipe:
             path = _spool(pipe, repr(argument), temporary_folder)
         yield AudioInput(AudioClip(path, label=repr(argument)), argument, Path(argument).stem, is_stream=True)
@@ -251,15 +233,6 @@ def _find(argument: str, temporary_folder: Path) -> Iterator[AudioInput]:
         raise InputError(f"{argument!r} is {kind}; expected an audio file.")
     else:
         yield AudioInput(AudioClip(argument), argument, Path(argument).stem)
-
-
-def _kind_of(path: str) -> str | None:
-    """The kind of a path that is neither a file nor a folder, in words; None for these, and where nothing is."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return None
-    return next((kind for is_kind, kind in KINDS if is_kind(mode)), None)
 
 
 def _pass_over(path: str, kind: str) -> None:
@@ -279,38 +252,16 @@ def _spool(stream: BinaryIO, label: str, temporary_folder: Path) -> str:
 def _find_in_folder(folder: str) -> Iterator[AudioInput]:
     """Find audio in a folder and the folders in it, except hidden ones; links to folders are followed, each once."""
     is_empty = True
-    for parent, names in _walk(folder):
-        for name in names:
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in AUDIO_SUFFIXES:
-                continue
-            path = os.path.join(parent, name)
-            if (kind := _kind_of(path)) is not None:
-                _pass_over(path, kind)
-                continue
-            is_empty = False
-            yield AudioInput(AudioClip(path), path, _name_below(path, folder))
+    with failing_as_input():
+        paths = list(find_audio(folder))
+    for path in paths:
+        if (kind := kind_of_path(path)) is not None:
+            _pass_over(path, kind)
+            continue
+        is_empty = False
+        yield AudioInput(AudioClip(path), path, _name_below(path, folder))
     if is_empty:
         raise InputError(f"{folder!r} has no audio in it; expected files such as *.wav, *.mp3 or *.mp4.")
-
-
-def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Each folder with the names of its files, those that links lead to after the others."""
-    visited: set[tuple[int, int]] = set()
-    waiting = [folder]
-    while waiting:
-        for parent, folders, files in os.walk(waiting.pop(0), onerror=_raise):
-            found = os.stat(parent)
-            if (found.st_dev, found.st_ino) in visited:
-                folders.clear()
-                continue
-            visited.add((found.st_dev, found.st_ino))
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            waiting += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
-            yield parent, sorted(files)
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise InputError(f"{error.filename!r} cannot be read: {error.strerror}; expected a folder.") from error
 
 
 def _find_by_pattern(pattern: str) -> Iterator[AudioInput]:
@@ -320,7 +271,7 @@ def _find_by_pattern(pattern: str) -> Iterator[AudioInput]:
     if not paths:
         raise InputError(f"{pattern!r} matches no file.")
     for path in paths:
-        if (kind := _kind_of(path)) is not None:
+        if (kind := kind_of_path(path)) is not None:
             _pass_over(path, kind)
         else:
             name = _name_below(path, os.path.join(*parts[:fixed]) if fixed else ".")
@@ -338,15 +289,12 @@ def _read_manifest(path: str) -> Iterator[AudioInput]:
     A line that is not accepted is a clip with an error. What is not a manifest at all is one error, and transcripts
     that this package wrote are passed over, so that `transcribe *` can be run again.
     """
-    if not os.path.exists(path):
-        raise InputError(f"{path!r} does not exist; expected {MANIFEST_FORM}.")
-    if (kind := _kind_of(path)) is not None:
-        raise InputError(f"{path!r} is {kind}; expected {MANIFEST_FORM}.")
-    entries = [(row, line, _parse_line(line)) for row, line in _lines_of(path)]
+    with failing_as_input():
+        entries = [(row, line, parse_json_line(line)) for row, line in read_lines(path)]
     if not entries:
         raise InputError(f"{path!r} is empty; expected {MANIFEST_FORM}.")
     is_manifest = len(entries) == 1 or any(isinstance(entry, dict) for _, _, entry in entries)
-    content = None if is_manifest else _parse_whole(path)
+    content = None if is_manifest else parse_whole_json(path)
     transcripts = [content] if content is not None else [entry for _, _, entry in entries]
     if all(map(_is_transcript, transcripts)):
         say(f"{path!r} is a transcript that this package wrote: it is passed over.")
@@ -354,52 +302,13 @@ def _read_manifest(path: str) -> Iterator[AudioInput]:
     if not is_manifest:
         raise InputError(f"{path!r} is not a manifest; expected {MANIFEST_FORM}.")
     for row, line, entry in entries:
-        where = _name_line(path, row)
+        found = read_manifest_line(line, entry, path, row)
         try:
-            yield _read_entry(line, entry, where, Path(path), row)
-        except Exception as error:
-            manifest = entry if isinstance(entry, dict) else {}
+            yield _input_of_line(found, path)
+        except ValueError as error:
+            where = found.where
             told = error if isinstance(error, InputError) else InputError(f"{where}: {error}")
-            yield AudioInput(AudioClip(path, label=where), where, where, manifest, path, row, told)
-
-
-def _lines_of(path: str) -> Iterator[tuple[int, str]]:
-    """Lines that are not empty, with their numbers. Bytes that are not UTF-8 are kept, since they may be a name's."""
-    with open(path, "rb") as file:
-        start = file.read(4)
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8")
-    errors = "replace" if encoding == "utf-16" else "surrogateescape"
-    with open(path, encoding=encoding, errors=errors) as text:
-        row = 0
-        while line := text.readline(MAX_LINE_CHARACTERS):
-            rest = line
-            while len(rest) == MAX_LINE_CHARACTERS and not rest.endswith("\n"):
-                rest = text.readline(MAX_LINE_CHARACTERS)
-            if line.strip():
-                yield row, line
-            row += 1
-
-
-def _parse_line(text: str) -> Any:
-    """The JSON value of a text, or the error that it has."""
-
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not a value of JSON")
-
-    if len(text) >= MAX_LINE_CHARACTERS:
-        return ValueError(f"it has more than {MAX_LINE_CHARACTERS} characters")
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        return error
-
-
-def _parse_whole(path: str) -> dict[str, Any] | list[Any] | None:
-    """The JSON object or list that a file is as a whole, over several lines; None if it is not one."""
-    if os.path.getsize(path) > MAX_LINE_CHARACTERS:
-        return None
-    found = _parse_line("".join(line for _, line in _lines_of(path)))
-    return found if isinstance(found, dict | list) else None
+            yield AudioInput(AudioClip(path, label=where), where, where, found.entry, path, row, told)
 
 
 def _is_transcript(content: Any) -> bool:
@@ -408,37 +317,18 @@ def _is_transcript(content: Any) -> bool:
     return isinstance(package, dict) and package.get("name") == PACKAGE_NAME and "audio_filepath" not in content
 
 
-def _read_entry(line: str, entry: Any, where: str, manifest: Path, row: int) -> AudioInput:
-    expected = "expected a JSON object with 'audio_filepath'"
-    if isinstance(entry, Exception):
-        raise InputError(f"{where} is not JSON; {expected}. {entry}")
-    if not isinstance(entry, dict) or not isinstance(entry.get("audio_filepath"), str) or not entry["audio_filepath"]:
-        raise InputError(f"{where}: found {line.strip()[:80]!r}; {expected}.")
-    audio = entry["audio_filepath"]
-    times: dict[str, float | None] = {}
-    for name in ("offset", "duration"):
-        value = entry.get(name)
-        if value is not None and not is_number(value):
-            raise InputError(f"{where}: {name}={repr(value)[:40]} is not supported; expected seconds.")
-        times[name] = None if value is None else float(value)
-    start_seconds, seconds = times["offset"] or 0.0, times["duration"]
-    source = local_path(audio)
-    is_remote = is_url(audio)
-    below = PurePosixPath(_path_of_url(audio) if is_remote else source)
-    if not below.name:
-        raise InputError(f"{where}: audio_filepath={audio!r} names no file; expected the path of an audio file.")
-    if not (is_remote or os.path.isabs(source)):
-        # The path as written if that file exists, else from the manifest's folder (NeMo 3.0.0, `get_full_path`).
-        source = source if os.path.isfile(source) else str(manifest.parent / source)
-    if (kind := None if is_remote else _kind_of(source)) is not None:
-        raise InputError(f"{where}: {audio!r} is {kind}; expected an audio file.")
-    clip = AudioClip(source, start_seconds=start_seconds, seconds=seconds)
+def _input_of_line(line: ManifestLine, path: str) -> AudioInput:
+    if line.error is not None:
+        raise InputError(str(line.error))
+    clip = AudioClip(line.source, start_seconds=line.start_seconds, seconds=line.seconds)
     # Full paths, and those that lead out of a folder, cannot name files below the output folder.
+    audio = line.entry["audio_filepath"]
+    below = name_path(audio)
     name = below.stem if below.is_absolute() or ".." in below.parts else str(below.with_suffix(""))
-    if times["offset"] is not None:
-        name += f"_{start_seconds:g}"
-        name += "" if seconds is None else f"-{start_seconds + seconds:g}"
-    return AudioInput(clip, audio, name, entry, str(manifest), row)
+    if line.entry.get("offset") is not None:
+        name += f"_{line.start_seconds:g}"
+        name += "" if line.seconds is None else f"-{line.start_seconds + line.seconds:g}"
+    return AudioInput(clip, audio, name, line.entry, path, line.row)
 
 
 def _each_channel(item: AudioInput, temporary_folder: Path) -> Iterator[AudioInput]:

@@ -69,10 +69,7 @@ def transcribe(
         ImportError: when an extra is needed and not installed; the message holds the command.
     """
     options = TranscriptionOptions.of(options, keywords)
-    if isinstance(model, str | os.PathLike):
-        worker = load_model(model, head, device, dtype)
-    else:
-        worker = _check_loaded(model, head, device, dtype)
+    worker = choose_worker(model, head, device, dtype)
     check_options(*worker, options)
     is_many = isinstance(audio, list | tuple | Generator) and not is_rate_and_samples(audio)
     clips = [
@@ -88,10 +85,12 @@ def transcribe(
     return [transcripts[place] for place in range(len(clips))] if is_many else transcripts[0]
 
 
-def _check_loaded(
+def choose_worker(
     model: Any, head: str, device: str, dtype: str
 ) -> tuple[FastConformerRecognizer, FastConformerProcessor]:
-    """A model that is loaded already, with the head that is wanted."""
+    """A checkpoint by name, loaded, or a model that is loaded already, with the head that is wanted."""
+    if isinstance(model, str | os.PathLike):
+        return load_model(model, head, device, dtype)
     is_pair = isinstance(model, tuple) and len(model) == 2
     if not (is_pair and isinstance(model[0], PreTrainedModel) and isinstance(model[1], FastConformerProcessor)):
         raise ValueError(

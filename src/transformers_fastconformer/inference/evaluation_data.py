@@ -1,0 +1,221 @@
+"""Recordings with what is said in them: manifests, folders with texts, and data sets of the Hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..audio.folders import find_audio, kind_of_path
+from ..audio.manifests import MANIFEST_SUFFIXES, ManifestLine, read_manifest
+from ..checkpoints.hub import is_hub_id
+from ..validation import require, require_count
+from .reading import AudioClip
+
+INSTALL_COMMAND = "pip install 'transformers-fastconformer[train]'"
+# LibriSpeech's form: in each folder a file with the name of a recording and its text on each line.
+TRANSCRIPTS_SUFFIX = ".trans.txt"
+TEXT_SUFFIX = ".txt"
+PREDICTION_COLUMN = "pred_text"  # NeMo's name of what was found
+EXPECTED_DATA = (
+    "a manifest (.jsonl, .json), a folder of audio with texts, the name of a data set on the Hub, or rows with audio "
+    "and text"
+)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """
+    How to read data.
+
+    Args:
+        text_column: Name of the text that was said.
+        audio_column: Name of the audio in a data set.
+        split: Part of a data set of the Hub.
+        subset: Configuration of a data set of the Hub, such as a language.
+        limit: Most recordings, the first ones; None: all.
+    """
+
+    text_column: str = "text"
+    audio_column: str = "audio"
+    split: str = "test"
+    subset: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("text_column", "audio_column", "split"):
+            value = getattr(self, name)
+            require(isinstance(value, str) and value != "", name, value, "a name")
+        require(self.subset is None or isinstance(self.subset, str), "subset", self.subset, "a name or None")
+        if self.limit is not None:
+            require_count("limit", self.limit)
+
+
+@dataclass(frozen=True)
+class SpokenText:
+    """
+    A recording and what is said in it.
+
+    Args:
+        name: Name of the recording.
+        reference: The text that was said; None where it is not known.
+        open_clip: Gives the audio, when its turn comes; None for a text without a recording.
+        hypothesis: A text that was found before.
+        error: Reason why it cannot be used.
+    """
+
+    name: str
+    reference: str | None
+    open_clip: Callable[[], AudioClip] | None = None
+    hypothesis: str | None = None
+    error: ValueError | None = None
+
+
+def read_data(data: Any, options: DataOptions | None = None) -> list[SpokenText]:
+    """
+    Find recordings and what is said in them, without reading audio.
+
+    Args:
+        data: Path of a manifest as NeMo has it, one JSON object a line with `audio_filepath` and the text, and
+            `offset` and `duration` for a part; a folder of audio, with a `.txt` of the same name next to each file or
+            LibriSpeech's `*.trans.txt`; the name of a data set on the Hub; or rows, mappings with audio and text, such
+            as a `datasets.Dataset`.
+        options: Columns, split and limit.
+
+    Returns:
+        The recordings. One without a text, or with a bad line, has an error.
+
+    Raises:
+        ValueError: for anything else, and for data without recordings.
+        ImportError: for a data set of the Hub when `datasets` is not installed; the message holds the command.
+    """
+    options = options or DataOptions()
+    found = list(islice(_read(data, options), options.limit))
+    if not found:
+        raise ValueError(f"data={str(data)[:200]!r} holds no recordings; expected {EXPECTED_DATA}.")
+    return found
+
+
+def _read(data: Any, options: DataOptions) -> Iterator[SpokenText]:
+    if isinstance(data, str | os.PathLike):
+        name = os.fspath(data)
+        if os.path.isdir(name):
+            return _read_folder(name)
+        if name.lower().endswith(MANIFEST_SUFFIXES):
+            return (_of_line(line, options) for line in read_manifest(name))
+        if not os.path.exists(name) and is_hub_id(name):
+            return _read_rows(_load_data_set(name, options), options)
+        raise ValueError(f"data={name!r} is not supported; expected {EXPECTED_DATA}.")
+    require(isinstance(data, Iterable) and not isinstance(data, Mapping), "data", type(data).__name__, EXPECTED_DATA)
+    return _read_rows(data, options)
+
+
+def _of_line(line: ManifestLine, options: DataOptions) -> SpokenText:
+    name = str(line.entry.get("audio_filepath", line.where))
+    part = [] if line.entry.get("offset") is None else [f"{line.start_seconds:g}"]
+    part += [f"{line.start_seconds + line.seconds:g}"] if part and line.seconds is not None else []
+    name += f" [{'-'.join(part)}]" if part else ""
+    reference = line.entry.get(options.text_column)
+    hypothesis = line.entry.get(PREDICTION_COLUMN)
+    error = line.error
+    for column, value in ((options.text_column, reference), (PREDICTION_COLUMN, hypothesis)):
+        if error is None and not isinstance(value, str | None):
+            error = ValueError(f"{line.where}: {column}={str(value)[:40]!r} is not supported; expected text.")
+    if error is not None:
+        return SpokenText(name, None, error=error)
+
+    def open_clip() -> AudioClip:
+        return AudioClip(line.source, start_seconds=line.start_seconds, seconds=line.seconds)
+
+    return _checked(SpokenText(name, reference, open_clip, hypothesis), f"{line.where} has no {options.text_column!r}")
+
+
+def _checked(item: SpokenText, problem: str) -> SpokenText:
+    """The recording, with an error where its text is not known."""
+    if item.reference is not None:
+        return item
+    return SpokenText(item.name, None, error=ValueError(f"{problem}; expected the text that is said."))
+
+
+def _read_folder(folder: str) -> Iterator[SpokenText]:
+    listed: dict[str, dict[str, str]] = {}
+    for path in find_audio(folder):
+        parent, stem = os.path.split(os.path.splitext(path)[0])
+        if parent not in listed:
+            listed[parent] = _read_transcripts(parent)
+        reference = listed[parent].get(stem)
+        if reference is None:
+            reference = _read_text(os.path.join(parent, stem + TEXT_SUFFIX))
+        name = os.path.relpath(path, folder)
+        if (kind := kind_of_path(path)) is not None:
+            yield SpokenText(name, None, error=ValueError(f"{path!r} is {kind}; expected an audio file."))
+            continue
+
+        def open_clip(path: str = path) -> AudioClip:
+            return AudioClip(path)
+
+        problem = f"{path!r} has neither a {stem + TEXT_SUFFIX!r} next to it nor a line in a *{TRANSCRIPTS_SUFFIX}"
+        yield _checked(SpokenText(name, reference, open_clip), problem)
+
+
+def _read_transcripts(folder: str) -> dict[str, str]:
+    """Texts by the names of recordings, from LibriSpeech's files of a folder."""
+    texts = {}
+    for path in sorted(Path(folder).glob(f"*{TRANSCRIPTS_SUFFIX}")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name, _, text = line.partition(" ")
+            texts[name] = text.strip()
+    return texts
+
+
+def _read_text(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
+        return None
+
+
+def _load_data_set(name: str, options: DataOptions) -> Any:
+    """A data set of the Hub, whose audio is not decoded by it."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"The data set {name} needs datasets: {INSTALL_COMMAND}") from error
+    return datasets.load_dataset(name, options.subset, split=options.split)
+
+
+def _read_rows(rows: Any, options: DataOptions) -> Iterator[SpokenText]:
+    column = options.audio_column
+    columns = getattr(rows, "column_names", None)
+    if columns is not None:
+        import datasets
+
+        for wanted, option in ((column, "audio_column"), (options.text_column, "text_column")):
+            require(wanted in columns, option, wanted, f"one of {columns}")
+        if isinstance((rows.features or {}).get(column), datasets.Audio):
+            # The files as they are, which our own reader decodes, as in every other command.
+            rows = rows.cast_column(column, datasets.Audio(decode=False))
+    can_be_asked = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
+    texts = rows.remove_columns([column]) if can_be_asked and columns is not None else rows
+    for number, row in enumerate(texts):
+        require(isinstance(row, Mapping), f"data[{number}]", row, f"a mapping with {options.text_column!r}")
+        reference = row.get(options.text_column)
+        if not isinstance(reference, str | None):
+            raise ValueError(f"data[{number}]: {options.text_column}={reference!r} is not supported; expected text.")
+        kept = None if can_be_asked else row.get(column)
+
+        def open_clip(number: int = number, kept: Any = kept) -> AudioClip:
+            audio = rows[number][column] if kept is None else kept
+            return AudioClip(audio, label=f"recording {number}")
+
+        problem = f"data[{number}] has no {options.text_column!r}"
+        yield _checked(SpokenText(_name_row(row, number), reference, open_clip), problem)
+
+
+def _name_row(row: Mapping[str, Any], number: int) -> str:
+    """A name that the row has, or its number."""
+    named = (row.get(key) for key in ("id", "file", "path", "audio_filepath"))
+    return next((value for value in named if isinstance(value, str) and value), str(number))
