@@ -258,6 +258,7 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Not supported: the vocabulary is the tokenizer's, and the blank is the class after its last token."""
         raise ValueError(
-            f"resize_token_embeddings is not supported by {type(self).__name__}; expected the vocabulary that the "
-            "checkpoint was trained with. For another one build a model from a configuration with its vocab_size."
+            f"resize_token_embeddings is not supported by {type(self).__name__}; expected replace_tokenizer(model, "
+            "processor, tokenizer), which keeps the rows of pieces that stay, or a model from a configuration with "
+            "another vocab_size."
         )
