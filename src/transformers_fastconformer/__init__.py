@@ -27,7 +27,7 @@ from .decoding.prompts import PromptOptions
 from .decoding.search import SearchOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .inference.evaluation import EvaluatedFile, EvaluationReport, ScoringOptions, evaluate
-from .inference.evaluation_data import DataOptions
+from .inference.evaluation_data import EvaluationDataOptions
 from .inference.file import transcribe_file, transcribe_waveforms
 from .inference.loading import load_model
 from .inference.many_files import Finished, transcribe_clips
@@ -107,7 +107,7 @@ __all__ = [
     "freeze_parts",
     "merge_lora",
     "open_clips",
-    "DataOptions",
+    "EvaluationDataOptions",
     "ErrorCounts",
     "ErrorRate",
     "EvaluatedFile",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from transformers_fastconformer.demonstration import CLIP_PATHS
-from transformers_fastconformer.inference.evaluation_data import DataOptions, SpokenText, read_data
+from transformers_fastconformer.inference.evaluation_data import EvaluationDataOptions, SpokenText, read_data
 
 
 @pytest.fixture
@@ -48,12 +48,12 @@ def test_manifests(folder: Path) -> None:
     assert "line 3 has no 'text'; expected the text that is said" in str(without.error)
     assert "line 4: text='3' is not supported; expected text" in str(number.error)
     assert "line 5: found" in str(bad.error)
-    assert len(read_data(path, DataOptions(limit=2))) == 2
+    assert len(read_data(path, EvaluationDataOptions(limit=2))) == 2
 
 
 def test_another_column_of_text(folder: Path) -> None:
     path = write(folder / "m.jsonl", {"audio_filepath": "a.wav", "text": "One.", "plain": "one", "pred_text": "two"})
-    (item,) = read_data(path, DataOptions(text_column="plain"))
+    (item,) = read_data(path, EvaluationDataOptions(text_column="plain"))
     assert (item.reference, item.hypothesis) == ("one", "two")
 
 
@@ -94,8 +94,8 @@ def test_data_sets_whose_audio_is_not_decoded(folder: Path, monkeypatch: pytest.
         return made
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    options = DataOptions(text_column="transcription", split="validation", subset="en_us")
-    items = read_data("google/fleurs", options)
+    options = EvaluationDataOptions(text_column="transcription", split="validation")
+    items = read_data("google/fleurs:en_us", options)
     assert asked == [(("google/fleurs", "en_us"), {"split": "validation"})]
     assert [item.reference for item in items] == ["one", "two"]
     assert source_of(items[1])["path"] == str(folder / "b.wav")
@@ -130,6 +130,6 @@ def test_what_is_no_data_is_refused(data: Any, message: str, tmp_path: Path, mon
 
 def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="limit=0 is not supported"):
-        DataOptions(limit=0)
+        EvaluationDataOptions(limit=0)
     with pytest.raises(ValueError, match="split='' is not supported; expected a name"):
-        DataOptions(split="")
+        EvaluationDataOptions(split="")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +23,7 @@ from ..inference.evaluation import (
     join_hypotheses,
     score_hypotheses,
 )
-from ..inference.evaluation_data import DataOptions, SpokenText, read_data
+from ..inference.evaluation_data import EvaluationDataOptions, SpokenText, read_data
 from ..inference.loading import AUTO_DEVICE
 from ..inference.options import ChunkOptions, TranscriptionOptions
 from ..inference.reading import measure_clip
@@ -44,7 +46,7 @@ from .model_options import (
 )
 from .transcribe import BatchSecondsOption, BatchSizeOption, DeviceOption, NumWorkersOption, Strategy, StrategyOption
 from .transcribe_progress import TranscriptionProgress
-from .transcribe_run import Checkpoint
+from .transcribe_run import HEADER_THREADS, Checkpoint
 
 DATA_PANEL = "Data"
 SCORING_PANEL = "Scoring"
@@ -62,7 +64,7 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         help="Manifest (.jsonl: audio_filepath, text, and offset and duration of parts), folder of audio with texts "
-        "(.txt next to each file, or *.trans.txt), or data set of the Hub.",
+        "(.txt next to each file, or *.trans.txt), or data set of the Hub (name, or name:configuration).",
         rich_help_panel=DATA_PANEL,
     ),
 ]
@@ -75,9 +77,6 @@ HypothesesOption = Annotated[
     ),
 ]
 SplitOption = Annotated[str, typer.Option(help="Split of a data set of the Hub.", rich_help_panel=DATA_PANEL)]
-SubsetOption = Annotated[
-    str | None, typer.Option(help="Configuration of a data set of the Hub.", rich_help_panel=DATA_PANEL)
-]
 TextColumnOption = Annotated[
     str, typer.Option("--text_column", help="Name of the text that was said.", rich_help_panel=DATA_PANEL)
 ]
@@ -114,7 +113,6 @@ def evaluate(
     model: ModelOption = None,
     hypotheses: HypothesesOption = None,
     split: SplitOption = "test",
-    subset: SubsetOption = None,
     text_column: TextColumnOption = "text",
     audio_column: AudioColumnOption = "audio",
     limit: LimitOption = None,
@@ -144,7 +142,7 @@ def evaluate(
     A recording that cannot be read, or has no text, is named at the end and is in no rate; the exit code is then 1.
     """
     scoring = ScoringOptions(normalizer.value, resamples, seed)
-    data_options = DataOptions(text_column, audio_column, split, subset, limit)
+    data_options = EvaluationDataOptions(text_column, audio_column, split, limit)
     for path in output or ():
         check_report_path(path)
     check_scoring(scoring)
@@ -173,7 +171,7 @@ def evaluate(
         checkpoint = Checkpoint(model, head.value, device, dtype.value)
         with failing_as_input():
             items = read_data(data, data_options)
-        report = _transcribe(checkpoint, items, options, scoring)
+        report = _transcribe(checkpoint, items, options, scoring, is_local=os.path.exists(data))
     for path in output or ():
         report.save_files(path)
     if as_json:
@@ -188,7 +186,9 @@ def evaluate(
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
-def _score(data: str | None, hypotheses: Path, data_options: DataOptions, scoring: ScoringOptions) -> EvaluationReport:
+def _score(
+    data: str | None, hypotheses: Path, data_options: EvaluationDataOptions, scoring: ScoringOptions
+) -> EvaluationReport:
     with failing_as_input():
         items = read_data(str(hypotheses) if data is None else data, data_options)
         if data is not None:
@@ -197,9 +197,20 @@ def _score(data: str | None, hypotheses: Path, data_options: DataOptions, scorin
 
 
 def _transcribe(
-    checkpoint: Checkpoint, items: Sequence[SpokenText], options: TranscriptionOptions, scoring: ScoringOptions
+    checkpoint: Checkpoint,
+    items: Sequence[SpokenText],
+    options: TranscriptionOptions,
+    scoring: ScoringOptions,
+    is_local: bool,
 ) -> EvaluationReport:
     workers = checkpoint.load()
-    lengths = [None if item.open_clip is None else measure_clip(item.open_clip()) for item in items]
+    lengths: list[float | None] = [None] * len(items)
+    if is_local:  # a data set would give its audio twice
+        with ThreadPoolExecutor(HEADER_THREADS) as pool:
+            lengths = list(pool.map(_measure, items))
     with TranscriptionProgress(lengths, Console(stderr=True).is_terminal) as progress:
-        return evaluate_items(workers, items, options, scoring, progress.update, lengths)
+        return evaluate_items(workers, items, options, scoring, progress.update, lengths if is_local else None)
+
+
+def _measure(item: SpokenText) -> float | None:
+    return None if item.open_clip is None else measure_clip(item.open_clip())

@@ -30,7 +30,7 @@ from ..training.word_errors import (
     score_texts,
 )
 from ..validation import require, require_choice, require_count
-from .evaluation_data import PREDICTION_COLUMN, DataOptions, SpokenText, read_data
+from .evaluation_data import PREDICTION_COLUMN, EvaluationDataOptions, SpokenText, read_data
 from .loading import AUTO_DEVICE, DEFAULT_MODEL
 from .many_files import Progress, transcribe_clips
 from .options import TranscriptionOptions
@@ -208,7 +208,7 @@ def evaluate(
     device: str = AUTO_DEVICE,
     dtype: str = "auto",
     options: TranscriptionOptions | None = None,
-    data_options: DataOptions | None = None,
+    data_options: EvaluationDataOptions | None = None,
     scoring: ScoringOptions | None = None,
     on_progress: Progress | None = None,
     **keywords: Any,
@@ -224,10 +224,10 @@ def evaluate(
     Args:
         model (`str`, `Path` or what [`load_model`] returns): A checkpoint by name, or a loaded one.
         data: A manifest (`.jsonl`), a folder of audio with texts, the name of a data set on the Hub, or rows with
-            audio and text, see [`DataOptions`].
+            audio and text, see [`EvaluationDataOptions`].
         head, device, dtype (`str`): For a checkpoint by name, as in [`load_model`].
         options ([`TranscriptionOptions`], *optional*): How to transcribe.
-        data_options ([`DataOptions`], *optional*): How to read the data.
+        data_options ([`EvaluationDataOptions`], *optional*): How to read the data.
         scoring ([`ScoringOptions`], *optional*): How to compare texts.
         on_progress (*optional*): Called with the number of a recording, from 0, and the seconds of it that are done.
         keywords: Fields of [`TranscriptionOptions`], [`DecodingOptions`] and [`ChunkOptions`] by name.
@@ -337,7 +337,7 @@ def join_hypotheses(items: Sequence[SpokenText], path: str | os.PathLike[str]) -
     """
     require(str(path).lower().endswith(MANIFEST_SUFFIXES), "hypotheses", str(path), "a .jsonl or .json file")
     found: dict[str, str | None] = {}
-    for item in read_data(path, DataOptions(text_column=PREDICTION_COLUMN)):
+    for item in read_data(path, EvaluationDataOptions(text_column=PREDICTION_COLUMN)):
         require(item.name not in found, "hypotheses", item.name, "each recording once")
         found[item.name] = item.hypothesis
     return [SpokenText(item.name, item.reference, item.open_clip, found.get(item.name), item.error) for item in items]

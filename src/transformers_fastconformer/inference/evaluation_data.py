@@ -27,7 +27,7 @@ EXPECTED_DATA = (
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class EvaluationDataOptions:
     """
     How to read data.
 
@@ -35,21 +35,18 @@ class DataOptions:
         text_column: Name of the text that was said.
         audio_column: Name of the audio in a data set.
         split: Part of a data set of the Hub.
-        subset: Configuration of a data set of the Hub, such as a language.
         limit: Most recordings, the first ones; None: all.
     """
 
     text_column: str = "text"
     audio_column: str = "audio"
     split: str = "test"
-    subset: str | None = None
     limit: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("text_column", "audio_column", "split"):
             value = getattr(self, name)
             require(isinstance(value, str) and value != "", name, value, "a name")
-        require(self.subset is None or isinstance(self.subset, str), "subset", self.subset, "a name or None")
         if self.limit is not None:
             require_count("limit", self.limit)
 
@@ -74,14 +71,15 @@ class SpokenText:
     error: ValueError | None = None
 
 
-def read_data(data: Any, options: DataOptions | None = None) -> list[SpokenText]:
+def read_data(data: Any, options: EvaluationDataOptions | None = None) -> list[SpokenText]:
     """
     Find recordings and what is said in them, without reading audio.
 
     Args:
         data: Path of a manifest as NeMo has it, one JSON object a line with `audio_filepath` and the text, and
             `offset` and `duration` for a part; a folder of audio, with a `.txt` of the same name next to each file or
-            LibriSpeech's `*.trans.txt`; the name of a data set on the Hub; or rows, mappings with audio and text, such
+            LibriSpeech's `*.trans.txt`; the name of a data set on the Hub, with a configuration after a
+            colon (`"google/fleurs:en_us"`); or rows, mappings with audio and text, such
             as a `datasets.Dataset`.
         options: Columns, split and limit.
 
@@ -92,28 +90,29 @@ def read_data(data: Any, options: DataOptions | None = None) -> list[SpokenText]
         ValueError: for anything else, and for data without recordings.
         ImportError: for a data set of the Hub when `datasets` is not installed; the message holds the command.
     """
-    options = options or DataOptions()
+    options = options or EvaluationDataOptions()
     found = list(islice(_read(data, options), options.limit))
     if not found:
         raise ValueError(f"data={str(data)[:200]!r} holds no recordings; expected {EXPECTED_DATA}.")
     return found
 
 
-def _read(data: Any, options: DataOptions) -> Iterator[SpokenText]:
+def _read(data: Any, options: EvaluationDataOptions) -> Iterator[SpokenText]:
     if isinstance(data, str | os.PathLike):
         name = os.fspath(data)
         if os.path.isdir(name):
             return _read_folder(name)
         if name.lower().endswith(MANIFEST_SUFFIXES):
             return (_of_line(line, options) for line in read_manifest(name))
-        if not os.path.exists(name) and is_hub_id(name):
-            return _read_rows(_load_data_set(name, options), options)
+        repository, _, configuration = name.partition(":")
+        if not os.path.exists(name) and is_hub_id(repository):
+            return _read_rows(_load_data_set(repository, configuration or None, options), options)
         raise ValueError(f"data={name!r} is not supported; expected {EXPECTED_DATA}.")
     require(isinstance(data, Iterable) and not isinstance(data, Mapping), "data", type(data).__name__, EXPECTED_DATA)
     return _read_rows(data, options)
 
 
-def _of_line(line: ManifestLine, options: DataOptions) -> SpokenText:
+def _of_line(line: ManifestLine, options: EvaluationDataOptions) -> SpokenText:
     name = str(line.entry.get("audio_filepath", line.where))
     part = [] if line.entry.get("offset") is None else [f"{line.start_seconds:g}"]
     part += [f"{line.start_seconds + line.seconds:g}"] if part and line.seconds is not None else []
@@ -178,16 +177,16 @@ def _read_text(path: str) -> str | None:
         return None
 
 
-def _load_data_set(name: str, options: DataOptions) -> Any:
+def _load_data_set(name: str, configuration: str | None, options: EvaluationDataOptions) -> Any:
     """A data set of the Hub, whose audio is not decoded by it."""
     try:
         import datasets
     except ImportError as error:
         raise ImportError(f"The data set {name} needs datasets: {INSTALL_COMMAND}") from error
-    return datasets.load_dataset(name, options.subset, split=options.split)
+    return datasets.load_dataset(name, configuration, split=options.split)
 
 
-def _read_rows(rows: Any, options: DataOptions) -> Iterator[SpokenText]:
+def _read_rows(rows: Any, options: EvaluationDataOptions) -> Iterator[SpokenText]:
     column = options.audio_column
     columns = getattr(rows, "column_names", None)
     if columns is not None:
