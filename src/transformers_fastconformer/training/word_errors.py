@@ -204,8 +204,8 @@ def _score(jiwer: Any, reference: str, hypothesis: str) -> TextErrors:
         # Versions of jiwer before 4 take no reference without words.
         found = hypothesis.split()
         edits = tuple(WordEdit("", word) for word in found)
-        counts = [ErrorCounts(insertions=number) for number in (len(found), len(hypothesis))]
-        return TextErrors(reference, hypothesis, *counts, edits)
+        counts = ErrorCounts(insertions=len(found))
+        return TextErrors(reference, hypothesis, counts, ErrorCounts(insertions=len(hypothesis)), edits)
     return TextErrors(reference, hypothesis, _counts_of(words), _counts_of(characters), tuple(_edits_of(words)))
 
 
