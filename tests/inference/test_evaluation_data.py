@@ -39,8 +39,9 @@ def test_manifests(folder: Path) -> None:
         {"audio_filepath": "b.wav"},
         {"audio_filepath": "b.wav", "text": 3},
         {"text": "four"},
+        {"audio_filepath": "b.wav", "text": "five", "duration": 0},
     )
-    first, part, without, number, bad = read_data(path)
+    first, part, without, number, bad, short = read_data(path)
     assert (first.name, first.reference, source_of(first)) == ("a.wav", "one", str(folder / "a.wav"))
     assert (part.name, part.reference) == ("b.wav [0.5-1.5]", "")
     assert part.open_clip is not None
@@ -48,6 +49,7 @@ def test_manifests(folder: Path) -> None:
     assert "line 3 has no 'text'; expected the text that is said" in str(without.error)
     assert "line 4: text='3' is not supported; expected text" in str(number.error)
     assert "line 5: found" in str(bad.error)
+    assert "line 6: duration=0.0 of" in str(short.error)
     assert len(read_data(path, EvaluationDataOptions(limit=2))) == 2
 
 
@@ -62,6 +64,8 @@ def test_folders_with_a_text_next_to_each_file(folder: Path) -> None:
     a, b = read_data(folder)
     assert (a.name, a.reference, a.error, source_of(a)) == ("a.wav", "one two", None, str(folder / "a.wav"))
     assert b.reference is None
+    (folder / "b.txt").write_bytes(b"\xff\xfe\xfa")
+    assert "b.txt cannot be read" in str(read_data(folder)[1].error)
     assert "b.wav' has neither a 'b.txt' next to it nor a line in a *.trans.txt" in str(b.error)
 
 

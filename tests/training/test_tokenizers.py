@@ -133,6 +133,13 @@ def test_an_extended_tokenizer_is_sentencepieces(kind: str) -> None:
         assert tokenizer(text)["input_ids"] == processor.encode(text)
 
 
+def test_characters_of_symbols_get_no_piece() -> None:
+    old = sentencepiece_tokenizer(train_sentencepiece_model(user_defined_symbols=SYMBOLS))
+    assert "<" not in pieces_of(extend_tokenizer(old, ["ö <EOU>", "ö <EOB>"], 1))
+    with pytest.raises(ValueError, match="the texts give 1 new pieces"):
+        extend_tokenizer(old, ["ö <EOU>"], 2)
+
+
 def test_extending_twice_adds_twice() -> None:
     old = sentencepiece_tokenizer(train_sentencepiece_model())
     once = extend_tokenizer(old, GERMAN, 12)

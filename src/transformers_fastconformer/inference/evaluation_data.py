@@ -12,7 +12,7 @@ from typing import Any
 from ..audio.folders import find_audio, kind_of_path
 from ..audio.manifests import MANIFEST_SUFFIXES, ManifestLine, read_manifest
 from ..checkpoints.hub import is_hub_id
-from ..validation import require, require_count
+from ..validation import reading, require, require_count
 from .reading import AudioClip
 
 INSTALL_COMMAND = "pip install 'transformers-fastconformer[train]'"
@@ -78,9 +78,8 @@ def read_data(data: Any, options: EvaluationDataOptions | None = None) -> list[S
     Args:
         data: Path of a manifest as NeMo has it, one JSON object a line with `audio_filepath` and the text, and
             `offset` and `duration` for a part; a folder of audio, with a `.txt` of the same name next to each file or
-            LibriSpeech's `*.trans.txt`; the name of a data set on the Hub, with a configuration after a
-            colon (`"google/fleurs:en_us"`); or rows, mappings with audio and text, such
-            as a `datasets.Dataset`.
+            LibriSpeech's `*.trans.txt`; the name of a data set on the Hub, with a configuration after a colon
+            (`"google/fleurs:en_us"`); or rows, mappings with audio and text, such as a `datasets.Dataset`.
         options: Columns, split and limit.
 
     Returns:
@@ -125,11 +124,12 @@ def _of_line(line: ManifestLine, options: EvaluationDataOptions) -> SpokenText:
             error = ValueError(f"{line.where}: {column}={str(value)[:40]!r} is not supported; expected text.")
     if error is not None:
         return SpokenText(name, None, error=error)
-
-    def open_clip() -> AudioClip:
-        return AudioClip(line.source, start_seconds=line.start_seconds, seconds=line.seconds)
-
-    return _checked(SpokenText(name, reference, open_clip, hypothesis), f"{line.where} has no {options.text_column!r}")
+    try:
+        clip = AudioClip(line.source, start_seconds=line.start_seconds, seconds=line.seconds)
+    except ValueError as refusal:
+        return SpokenText(name, None, error=ValueError(f"{line.where}: {refusal}"))
+    problem = f"{line.where} has no {options.text_column!r}"
+    return _checked(SpokenText(name, reference, lambda: clip, hypothesis), problem)
 
 
 def _checked(item: SpokenText, problem: str) -> SpokenText:
@@ -145,12 +145,15 @@ def _read_folder(folder: str) -> Iterator[SpokenText]:
         parent, stem = os.path.split(os.path.splitext(path)[0])
         if parent not in listed:
             listed[parent] = _read_transcripts(parent)
-        reference = listed[parent].get(stem)
-        if reference is None:
-            reference = _read_text(os.path.join(parent, stem + TEXT_SUFFIX))
         name = os.path.relpath(path, folder)
-        if (kind := kind_of_path(path)) is not None:
-            yield SpokenText(name, None, error=ValueError(f"{path!r} is {kind}; expected an audio file."))
+        reference = listed[parent].get(stem)
+        try:
+            if (kind := kind_of_path(path)) is not None:
+                raise ValueError(f"{path!r} is {kind}; expected an audio file.")
+            if reference is None:
+                reference = _read_text(os.path.join(parent, stem + TEXT_SUFFIX))
+        except ValueError as error:
+            yield SpokenText(name, None, error=error)
             continue
 
         def open_clip(path: str = path) -> AudioClip:
@@ -164,7 +167,7 @@ def _read_transcripts(folder: str) -> dict[str, str]:
     """Texts by the names of recordings, from LibriSpeech's files of a folder."""
     texts = {}
     for path in sorted(Path(folder).glob(f"*{TRANSCRIPTS_SUFFIX}")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in (_read_text(str(path)) or "").splitlines():
             name, _, text = line.partition(" ")
             texts[name] = text.strip()
     return texts
@@ -172,7 +175,8 @@ def _read_transcripts(folder: str) -> dict[str, str]:
 
 def _read_text(path: str) -> str | None:
     try:
-        return Path(path).read_text(encoding="utf-8-sig").strip()
+        with reading(path, "text in UTF-8"):
+            return Path(path).read_text(encoding="utf-8-sig").strip()
     except FileNotFoundError:
         return None
 

@@ -249,9 +249,11 @@ class _Model:
 
     def add_characters(self, texts: Sequence[str], max_pieces: int) -> list[str]:
         """Give characters of texts a piece that have none; the pieces."""
-        counts = Counter(
-            character for text in self._normalize(texts) for character in text if character not in self._pieces
-        )
+        normalized = self._normalize(texts)
+        for piece in self._proto.pieces:
+            if piece.type == piece.USER_DEFINED:
+                normalized = [text.replace(piece.piece, "") for text in normalized]
+        counts = Counter(character for text in normalized for character in text if character not in self._pieces)
         new = [character for character, _ in _by_frequency(counts)][:max_pieces]
         lowest = self._lowest_score()
         for number, character in enumerate(new):
