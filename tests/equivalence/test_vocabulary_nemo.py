@@ -30,7 +30,7 @@ def extended(tokenizer: FastConformerTokenizer) -> FastConformerTokenizer:
 
 
 def replaced(tokenizer: FastConformerTokenizer) -> FastConformerTokenizer:
-    return train_tokenizer(TEXTS, 45, "unigram")
+    return train_tokenizer(TEXTS, 32, "unigram")
 
 
 def joined(tokenizer: FastConformerTokenizer) -> FastConformerTokenizer:
