@@ -54,3 +54,20 @@ def test_names_of_files_are_kept(tmp_path: Path) -> None:
 
 def test_characters_have_no_section() -> None:
     assert write_tokenizer(character_tokenizer(["a", "b"])) == (None, {})
+
+
+def test_a_section_of_another_kind_is_not_kept(tmp_path: Path) -> None:
+    """Its keys name files that the new archive lacks, which NeMo asks for."""
+    single, joined = MAKERS["bpe"](tmp_path / "single"), MAKERS["aggregate"](tmp_path / "joined")
+    section, _ = write_tokenizer(single)
+    joined_section, _ = write_tokenizer(joined)
+    assert section is not None
+    assert joined_section is not None
+    assert write_tokenizer(joined, {**section, "model_path": "nemo:gone.model"})[0] == joined_section
+    assert (
+        write_tokenizer(single, {**joined_section, "langs": {"en": {"model_path": "nemo:gone.model"}}})[0] == section
+    )
+    of_part = {"type": "wpe", "vocab_path": "nemo:gone.txt", "hf_kwargs": {"unk_token": "[UNK]"}}
+    found, artifacts = write_tokenizer(joined, {"type": "agg", "langs": {"en": of_part}})
+    assert found == joined_section
+    assert not any("gone" in name for name in artifacts)

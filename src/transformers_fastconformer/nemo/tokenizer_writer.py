@@ -15,6 +15,7 @@ from .sentencepiece_writer import list_pieces, write_sentencepiece
 
 MODEL_KEY, VOCABULARY_KEY, PIECES_KEY = "model_path", "vocab_path", "spe_tokenizer_vocab"
 FILE_NAMES = {MODEL_KEY: "tokenizer.model", VOCABULARY_KEY: "vocab.txt", PIECES_KEY: "tokenizer.vocab"}
+TYPES = {"sentencepiece": "bpe", "wordpiece": "wpe", "aggregate": "agg"}  # NeMo's, by our rules of text
 UNKNOWN_WORDPIECE = "[UNK]"
 LOWERCASING_MODEL = "bert-base-uncased"
 
@@ -36,8 +37,8 @@ def write_tokenizer(
         ValueError: for a tokenizer that NeMo has no kind for.
     """
     artifacts: dict[str, bytes] = {}
-    original = original if isinstance(original, Mapping) else {}
     rule = tokenizer.text_rule
+    original = _of_same_kind(original, rule)
     if rule == "character":
         return None, artifacts
     if rule != "aggregate":
@@ -53,6 +54,12 @@ def write_tokenizer(
     return {"dir": None, **original, "type": "agg", "langs": languages}, artifacts
 
 
+def _of_same_kind(original: Any, rule: str) -> Mapping[str, Any]:
+    """The section that a tokenizer was read from; empty where it is of another kind, whose keys name other files."""
+    is_same = isinstance(original, Mapping) and str(original.get("type")).lower() == TYPES.get(rule)
+    return original if is_same else {}
+
+
 def _write_single(
     tokenizer: FastConformerTokenizer,
     original: Mapping[str, Any],
@@ -60,6 +67,7 @@ def _write_single(
     is_part: bool = False,
 ) -> dict[str, Any]:
     """The section of a tokenizer of one vocabulary; its files are added to `artifacts`."""
+    original = _of_same_kind(original, tokenizer.text_rule)
     tokens = tokenizer.vocabulary_tokens(range(tokenizer.blank_token_id))
     state = json.loads(tokenizer.complete_backend().to_str())
     vocabulary = "".join(f"{token}\n" for token in tokens).encode("utf-8")
