@@ -90,7 +90,7 @@ def choose_worker(
 ) -> tuple[FastConformerRecognizer, FastConformerProcessor]:
     """A checkpoint by name, loaded, or a model that is loaded already, with the head that is wanted."""
     if isinstance(model, str | os.PathLike):
-        return load_model(model, head, device, dtype)
+        return load_model(model if isinstance(model, str) else Path(model), head, device, dtype)
     is_pair = isinstance(model, tuple) and len(model) == 2
     if not (is_pair and isinstance(model[0], PreTrainedModel) and isinstance(model[1], FastConformerProcessor)):
         raise ValueError(

@@ -100,10 +100,10 @@ def _find_kept(old: Sequence[Piece], new: Sequence[Piece]) -> list[int | None]:
     kept: list[int | None] = [None] * len(new)
     taken = set()
     for place, piece in enumerate(new):
-        number = numbers.get(piece)
-        if number is not None and number not in taken:
-            kept[place] = number
-            taken.add(number)
+        same = numbers.get(piece)
+        if same is not None and same not in taken:
+            kept[place] = same
+            taken.add(same)
     for place, piece in enumerate(new):
         if kept[place] is None:
             for number in alike.get(piece[:2], ()):

@@ -128,8 +128,9 @@ def replace_tokenizer(
         old = getattr(layer.module, layer.attribute)
         setattr(layer.module, layer.attribute, nn.Parameter(value, requires_grad=old.requires_grad))
         _resize(layer.module, value.shape[0], changed)
-    if hasattr(getattr(model, "decoder", None), "blank_token_id"):
-        model.decoder.blank_token_id = changed.blank_token_id
+    decoder: Any = getattr(model, "decoder", None)
+    if hasattr(decoder, "blank_token_id"):
+        decoder.blank_token_id = changed.blank_token_id
     for name in ("vocab_size", "blank_token_id", "num_tokens", "prompt_token_ids", *ROLES):
         if hasattr(changed, name):
             setattr(config, name, getattr(changed, name))
@@ -221,7 +222,7 @@ def _new_values(layer: _Layer, rows: PieceRows, old: Any, new: Any) -> torch.Ten
     # After the tokens: the blank and the durations, or the classes that pad a multitask model's.
     rest = values[num_old:]
     if isinstance(new, FastConformerMultitaskConfig):
-        num_padding = new.vocab_size - new.num_tokens
+        num_padding = new.vocab_size - len(rows.kept)
         padding = (rest if len(rest) else values).float().mean(0, keepdim=True).to(values.dtype)
         rest = padding.expand(num_padding, *values.shape[1:])
     result = values.new_empty((len(rows.kept) + len(rest), *values.shape[1:]))
