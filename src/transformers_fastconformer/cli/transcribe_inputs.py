@@ -252,14 +252,13 @@ def _spool(stream: BinaryIO, label: str, temporary_folder: Path) -> str:
 def _find_in_folder(folder: str) -> Iterator[AudioInput]:
     """Find audio in a folder and the folders in it, except hidden ones; links to folders are followed, each once."""
     is_empty = True
-    with failing_as_input():
-        paths = list(find_audio(folder))
-    for path in paths:
-        if (kind := kind_of_path(path)) is not None:
-            _pass_over(path, kind)
-            continue
-        is_empty = False
-        yield AudioInput(AudioClip(path), path, _name_below(path, folder))
+    with failing_as_input():  # what was found before a folder that cannot be read is kept
+        for path in find_audio(folder):
+            if (kind := kind_of_path(path)) is not None:
+                _pass_over(path, kind)
+                continue
+            is_empty = False
+            yield AudioInput(AudioClip(path), path, _name_below(path, folder))
     if is_empty:
         raise InputError(f"{folder!r} has no audio in it; expected files such as *.wav, *.mp3 or *.mp4.")
 
