@@ -76,8 +76,8 @@ from .training.freezing import freeze_parts
 from .training.lora import LoraOptions, add_lora, merge_lora
 from .training.metrics import WordErrors
 from .training.options import FinetuneOptions
-from .training.training_clips import RowForm, TrainingClips
 from .training.tokenizers import extend_tokenizer, join_tokenizers, train_tokenizer
+from .training.training_clips import RowForm, TrainingClips
 from .training.vocabulary import VocabularyChange, replace_tokenizer
 from .training.word_errors import ErrorCounts, ErrorRate, TextErrors, WordEdit, score_texts
 from .version import __version__
