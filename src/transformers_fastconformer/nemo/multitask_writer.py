@@ -60,7 +60,10 @@ def multitask_sections(config: FastConformerMultitaskConfig, processor: FastConf
 def multitask_fillers(config: FastConformerMultitaskConfig) -> Section:
     """What NeMo wants besides, and what only matters to training."""
     modules = "nemo.collections.asr.modules.transformer"
+    # Its greedy search reads both without a default.
+    greedy: Section = {"decoding": {"greedy": {"temperature": None, "n_samples": 1}}}
     return {
+        **(greedy if config.decoding_strategy == "greedy" else {}),
         "target": MULTITASK_CLASS,
         "model_defaults": {"lm_enc_hidden": config.decoder_hidden_size},
         "transf_encoder": {"_target_": f"{modules}.transformer_encoders.TransformerEncoder", "mask_future": False},
