@@ -389,6 +389,29 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
                 return span.language
         return None
 
+    def part_of_language(self, language: str | None) -> tuple[FastConformerTokenizer, int]:
+        """Tokenizer of the texts of a language, and the id of its first token; without parts it is this one."""
+        if self.text_rule != "aggregate":
+            return self, 0
+        name = self.language_of_text(language)
+        require_choice("language", name, tuple(self.languages_of_text))
+        assert name is not None
+        return self._language_tokenizers[name], next(
+            span.start for span in self.language_spans if span.language == name
+        )
+
+    @property
+    def unknown_token_ids(self) -> frozenset[int]:
+        """Ids that stand for what the vocabulary cannot write."""
+        if self.text_rule != "aggregate":
+            return frozenset(() if self.unk_token_id is None else (self.unk_token_id,))
+        starts = {span.language: span.start for span in self.language_spans}
+        return frozenset(
+            token_id + starts[language]
+            for language, part in self._language_tokenizers.items()
+            for token_id in part.unknown_token_ids
+        )
+
     def piece_text(self, token_ids: Sequence[int]) -> str:
         """Text of tokens without blanks, before spaces in front of punctuation and language tags are deleted."""
         text, state = self.extend_piece_text(token_ids, PieceTextState())

@@ -177,6 +177,7 @@ def ctc_confidence(
     frame_indices: torch.Tensor,
     token_lengths: torch.Tensor,
     options: ConfidenceOptions,
+    labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Confidence in the tokens of greedy CTC decoding, taken over the frames in which a token is the best class.
@@ -187,6 +188,7 @@ def ctc_confidence(
         frame_indices: (batch, tokens), first frame of each token.
         token_lengths: (batch,).
         options: The measure and the aggregation.
+        labels: (batch, frames), class of each frame, where it is not the best one.
 
     Returns:
         (batch, tokens), 0 in the padding.
@@ -195,7 +197,7 @@ def ctc_confidence(
         raise ValueError("include_durations=True is not supported; expected False for CTC, which has no durations.")
     batch_size, num_frames, num_classes = log_probs.shape
     found = measure_confidence(log_probs.float(), num_classes, options)  # (batch, frames)
-    best = log_probs.argmax(dim=-1)
+    best = log_probs.argmax(dim=-1) if labels is None else labels
     result = found.new_zeros(frame_indices.shape)
     if not frame_indices.numel():
         return result

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from .confidence import ConfidenceOptions, ctc_confidence
 from .hypotheses import Hypotheses, TokenTable
 from .state import CTCState
+from .token_scorer import TokenScorer
 
 
 def ctc_greedy_decode(
-    log_probs: torch.Tensor, encoder_lengths: torch.Tensor, blank_id: int, padding_id: int
+    log_probs: torch.Tensor,
+    encoder_lengths: torch.Tensor,
+    blank_id: int,
+    padding_id: int,
+    labels: torch.Tensor | None = None,
 ) -> Hypotheses:
     """
     Take the best class of each frame, merge repetitions, drop blanks; for the whole batch at once, without a loop.
@@ -20,9 +26,10 @@ def ctc_greedy_decode(
         encoder_lengths: (batch,), frames that count.
         blank_id: Class of the blank.
         padding_id: Fills `tokens` after the last one.
+        labels: (batch, frames), class of each frame as `choose_ctc_labels` gives it; None: the best one.
     """
     batch_size, num_frames = log_probs.shape[:2]
-    best = _find_best(log_probs)  # (batch, frames)
+    best = _find_best(log_probs) if labels is None else labels  # (batch, frames)
     best_log_probs = log_probs.gather(2, best[..., None])[..., 0]
     previous = torch.nn.functional.pad(best, (1, 0), value=blank_id)[:, :num_frames]
     frames = torch.arange(num_frames, device=best.device).expand(batch_size, -1)
@@ -36,6 +43,75 @@ def ctc_greedy_decode(
     )
 
 
+def choose_ctc_labels(
+    log_probs: torch.Tensor,
+    encoder_lengths: torch.Tensor,
+    blank_id: int,
+    scorer: TokenScorer,
+    scorer_states: np.ndarray,
+    last_labels: np.ndarray,
+) -> torch.Tensor:
+    """
+    Class of each frame with the scores of phrases or a language model, by the rules of NeMo 3.0.
+
+    Where the best class is the blank or that of the frame before, it stays. Elsewhere a new token begins, and the
+    scores decide which: any but that of the frame before (`GreedyBatchedCTCInfer`). Only these frames are looked at, and each clip goes from
+    one to the next on its own.
+
+    Args:
+        log_probs: (batch, frames, classes).
+        encoder_lengths: (batch,), frames that count.
+        blank_id: Class of the blank, the last one.
+        scorer: The scores.
+        scorer_states: (batch, kinds), states before these frames; they are moved on in place.
+        last_labels: (batch,), class of the frame before these, the blank at the start.
+
+    Returns:
+        (batch, frames)
+    """
+    batch_size, num_frames = log_probs.shape[:2]
+    labels = _find_best(log_probs).cpu().numpy().copy()  # (batch, frames)
+    lengths = encoder_lengths.cpu().numpy()
+    # Frames in which a token begins, if the frame before has the best class: the next of them from each frame on.
+    begins = labels != blank_id
+    begins[:, 1:] &= labels[:, 1:] != labels[:, :-1]
+    places = np.where(begins, np.arange(num_frames), num_frames)
+    following = np.full((batch_size, num_frames + 2), num_frames, dtype=np.int64)
+    following[:, :num_frames] = np.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1]
+    time, last = np.zeros(batch_size, dtype=np.int64), last_labels.copy()
+    clips = np.arange(batch_size)
+    while len(clips):
+        # `last` is the class of the frame before, which need not be the best one there.
+        now = time[clips]
+        here = labels[clips, np.minimum(now, num_frames - 1)] if num_frames else now
+        is_new = (now < num_frames) & (here != blank_id) & (here != last[clips])
+        now = np.where(is_new, now, following[clips, now + 1])
+        is_inside = now < lengths[clips]
+        clips, now = clips[is_inside], now[is_inside]
+        if not len(clips):
+            break
+        # Beyond the first frame the class of the frame before is the best one.
+        before = np.where(now > time[clips], labels[clips, now - 1], last[clips])
+        rows = _rows_of(log_probs, clips, now)
+        fused = rows.astype(np.float32)
+        scorer.add_scores(fused[:, :blank_id], scorer_states[clips])
+        repeats = before != blank_id
+        fused[np.flatnonzero(repeats), before[repeats]] = -np.inf
+        tokens = fused[:, :blank_id].argmax(axis=1)
+        labels[clips, now] = tokens
+        scorer_states[clips] = scorer.step_rows(scorer_states[clips], tokens)
+        last[clips], time[clips] = tokens, now + 1
+    return torch.from_numpy(labels).to(log_probs.device)
+
+
+def _rows_of(log_probs: torch.Tensor, clips: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """(n, classes) of some frames, on the host."""
+    if log_probs.device.type == "cpu" and log_probs.dtype == torch.float32:
+        return log_probs.detach().numpy()[clips, frames]
+    index = (torch.from_numpy(clips).to(log_probs.device), torch.from_numpy(frames).to(log_probs.device))
+    return log_probs[index].float().cpu().numpy()
+
+
 def ctc_decode_frames(
     log_probs: torch.Tensor,
     encoder_lengths: torch.Tensor,
@@ -43,6 +119,7 @@ def ctc_decode_frames(
     padding_id: int,
     confidence: ConfidenceOptions | None = None,
     state: CTCState | None = None,
+    scorer: TokenScorer | None = None,
 ) -> tuple[Hypotheses, CTCState]:
     """
     Decode like `ctc_greedy_decode` from where an earlier call ended: a token on both sides of the border is one token.
@@ -54,6 +131,7 @@ def ctc_decode_frames(
         padding_id: As in `ctc_greedy_decode`.
         confidence: Measure of the confidences that are returned as `scores`; None: no confidences.
         state: State that an earlier call returned for the frames before these; None at the start of the clips.
+        scorer: Scores of phrases or a language model, see `choose_ctc_labels`.
 
     Returns:
         The tokens that begin in these frames, with frames counted from the first one given, and the state for the
@@ -66,11 +144,24 @@ def ctc_decode_frames(
         rows = [torch.cat([last, row]) for last, row in zip(state.last_frames, rows, strict=True)]
         joined = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, frames, classes)
         joined_lengths = torch.tensor([row.shape[0] for row in rows], dtype=torch.int64, device=log_probs.device)
-    found = ctc_greedy_decode(joined, joined_lengths, blank_id, padding_id)
+    labels, scorer_states = None, None
+    if scorer is not None:
+        labels, scorer_states = _choose_on(log_probs, encoder_lengths, joined_lengths, blank_id, scorer, state)
+    found = ctc_greedy_decode(joined, joined_lengths, blank_id, padding_id, labels)
     if confidence is not None:
-        scores = ctc_confidence(joined, joined_lengths, found.frame_indices, found.token_lengths, confidence)
+        scores = ctc_confidence(joined, joined_lengths, found.frame_indices, found.token_lengths, confidence, labels)
         found = found._replace(scores=scores)
-    last_frames = tuple(_frames_to_keep(row, blank_id, confidence).clone() for row in rows)
+    kept = [
+        _count_frames_to_keep(row, None if labels is None else labels[clip, : row.shape[0]], blank_id, confidence)
+        for clip, row in enumerate(rows)
+    ]
+    last_frames = tuple(row[row.shape[0] - count :].clone() for row, count in zip(rows, kept, strict=True))
+    last_labels: tuple[torch.Tensor, ...] = ()
+    if labels is not None:
+        last_labels = tuple(
+            labels[clip, row.shape[0] - count : row.shape[0]].clone()
+            for clip, (row, count) in enumerate(zip(rows, kept, strict=True))
+        )
     revised_scores = None
     if state is not None:
         num_before = torch.tensor(
@@ -78,7 +169,32 @@ def ctc_decode_frames(
         )
         revised_scores = _scores_of_first(found, num_before)
         found = _drop_before(found, num_before, padding_id)
-    return found, CTCState(last_frames, revised_scores)
+    return found, CTCState(last_frames, revised_scores, last_labels, scorer_states)
+
+
+def _choose_on(
+    log_probs: torch.Tensor,
+    encoder_lengths: torch.Tensor,
+    joined_lengths: torch.Tensor,
+    blank_id: int,
+    scorer: TokenScorer,
+    state: CTCState | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Class of each frame, those that the state kept before the new ones, and the states of the scores after them."""
+    batch_size = log_probs.shape[0]
+    kept = () if state is None else state.labels
+    last = [int(labels[-1]) if len(labels) else blank_id for labels in kept] or [blank_id] * batch_size
+    states = scorer.enter(None if state is None else state.scorer_states, batch_size)
+    last_labels = np.array(last, dtype=np.int64)
+    labels = choose_ctc_labels(log_probs, encoder_lengths, blank_id, scorer, states, last_labels)
+    if state is not None:
+        rows = [
+            torch.cat([before, row[:length]])
+            for before, row, length in zip(kept, labels, encoder_lengths.tolist(), strict=True)
+        ]
+        labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=blank_id)
+        assert [len(row) for row in rows] == joined_lengths.tolist()
+    return labels, scorer.leave(states, log_probs.device)
 
 
 def _scores_of_first(found: Hypotheses, first_frames: torch.Tensor) -> torch.Tensor | None:
@@ -106,13 +222,14 @@ def _drop_before(found: Hypotheses, first_frames: torch.Tensor, padding_id: int)
     )
 
 
-def _frames_to_keep(log_probs: torch.Tensor, blank_id: int, confidence: ConfidenceOptions | None) -> torch.Tensor:
+def _count_frames_to_keep(
+    log_probs: torch.Tensor, labels: torch.Tensor | None, blank_id: int, confidence: ConfidenceOptions | None
+) -> int:
     """The last of (frames, classes); for confidences, also all frames before it that have the same token."""
-    best = [] if confidence is None else log_probs.argmax(dim=-1).tolist()
+    best = [] if confidence is None else (log_probs.argmax(dim=-1) if labels is None else labels).tolist()
     if not best or best[-1] == blank_id:
-        return log_probs[-1:]
-    repetitions = next((count for count, token in enumerate(reversed(best)) if token != best[-1]), len(best))
-    return log_probs[-repetitions:]
+        return min(1, log_probs.shape[0])
+    return next((count for count, token in enumerate(reversed(best)) if token != best[-1]), len(best))
 
 
 def _find_best(log_probs: torch.Tensor) -> torch.Tensor:

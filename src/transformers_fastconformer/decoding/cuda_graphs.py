@@ -17,6 +17,7 @@ import torch
 
 from .hypotheses import Hypotheses, TokenTable
 from .state import TransducerState
+from .token_scorer import TokenScorer
 from .transducer_greedy import JointFunction, PredictFunction
 from .transducer_label_looping import ScoreFunction
 
@@ -81,6 +82,7 @@ class MaskedLoop:
         start_state: State of the prediction network at a start, for its shapes, with any batch.
         looks_per_round: Frames that a clip may look at for its next token before the prediction network runs.
         strategy: As in `transducer_greedy_decode`.
+        scorer: As in `transducer_greedy_decode`; its automata stay the same as long as the loop lives.
     """
 
     def __init__(
@@ -97,11 +99,13 @@ class MaskedLoop:
         start_state: tuple[torch.Tensor, ...],
         looks_per_round: int,
         strategy: str,
+        scorer: TokenScorer | None = None,
     ) -> None:
         device = template.device
         self.predict, self.joint, self.blank_id, self.score = predict, joint, blank_id, score
         self.durations = None if durations is None else torch.tensor(durations, dtype=torch.int64, device=device)
         self.max_symbols, self.looks_per_round = max_symbols_per_step, looks_per_round
+        self.scorer = scorer
         self.leaves_full_frames_late = strategy == "greedy" and durations is not None
         self.batch_size, self.num_frames = batch_size, num_frames
 
@@ -115,6 +119,7 @@ class MaskedLoop:
         self.predictor_state = tuple(
             part.new_zeros(part.shape[0], batch_size, *part.shape[2:]) for part in start_state
         )
+        self.scorer_states = integers(batch_size, 0 if scorer is None else scorer.num_kinds)
         # Tokens that each round of a replay emitted, (rounds, batch); the blank stands for no token.
         self.tokens = integers(ROUNDS_PER_REPLAY, batch_size)
         self.emitted_at, self.emitted_durations = torch.zeros_like(self.tokens), torch.zeros_like(self.tokens)
@@ -130,6 +135,7 @@ class MaskedLoop:
         time: torch.Tensor,
         prediction: torch.Tensor,
         predictor_state: tuple[torch.Tensor, ...],
+        scorer_states: torch.Tensor | None = None,
     ) -> None:
         """Put a batch into the buffers; clips that only fill them up have no frames."""
         count, num_frames = frames.shape[:2]
@@ -140,6 +146,8 @@ class MaskedLoop:
         self.symbols.zero_()
         for part, values in zip(self.predictor_state, predictor_state, strict=True):
             part[:, :count] = values
+        if scorer_states is not None:
+            self.scorer_states[:count] = scorer_states
 
     def run_rounds(self) -> None:
         """Find every clip's next token, `ROUNDS_PER_REPLAY` times."""
@@ -150,11 +158,16 @@ class MaskedLoop:
     def _run_round(self, number: int) -> None:
         tokens = self.tokens[number].fill_(self.blank_id)
         searching = self.time < self.lengths
+        # A clip's states stay what they are until it finds a token.
+        added = None if self.scorer is None else self.scorer.scores(self.scorer_states)  # (batch, tokens)
         for _ in range(self.looks_per_round):
             rows = self.first_rows + self.time.clamp(max=self.num_frames - 1)
             logits = self.joint(self.frames.index_select(0, rows), self.prediction)
             token_logits = logits[:, : self.blank_id + 1]
             best = token_logits.argmax(dim=-1)
+            if added is not None:
+                fused = (token_logits[:, : self.blank_id].float() + added).argmax(dim=-1)
+                best = torch.where(best == self.blank_id, best, fused)
             is_token = searching & (best != self.blank_id)
             if self.durations is None:
                 lasting = (best == self.blank_id).to(torch.int64)
@@ -183,6 +196,10 @@ class MaskedLoop:
             self.symbols *= jump == 0
             searching = searching & ~is_token & (self.time < self.lengths)
         emitted = tokens != self.blank_id
+        if self.scorer is not None:
+            # The blank is not a token of the scores; its clips keep their states.
+            after = self.scorer.step(self.scorer_states, torch.where(emitted, tokens, 0))
+            self.scorer_states.copy_(torch.where(emitted[:, None], after, self.scorer_states))
         output, state = self.predict(tokens, self.predictor_state)
         self.prediction.copy_(torch.where(emitted[:, None], output, self.prediction))
         for part, new_part in zip(self.predictor_state, state, strict=True):
@@ -230,6 +247,7 @@ def transducer_masked_decode(
     score: ScoreFunction | None = None,
     graphs: GraphCache | None = None,
     strategy: str = "greedy_batch",
+    scorer: TokenScorer | None = None,
 ) -> tuple[Hypotheses, TransducerState]:
     """
     Decode like `transducer_greedy_decode`, without waiting for the device in each step.
@@ -250,6 +268,8 @@ def transducer_masked_decode(
             `graphs`, objects that compute the same must be equal, since captured loops are found by them.
         graphs: Captured loops of these networks, on a CUDA device; None runs the same loop without graphs.
         strategy: As in `transducer_greedy_decode`.
+        scorer: As in `transducer_greedy_decode`. With automata of their own for the clips, which change from call to
+            call, the loop runs without graphs.
 
     Returns:
         The hypotheses, and the state for the frames that follow. Frame indices count from the start of this call.
@@ -280,15 +300,24 @@ def transducer_masked_decode(
             predictor_state,
             looks,
             strategy,
+            scorer,
         )
 
+    scorer_states = None
+    if scorer is not None:
+        graphs = graphs if scorer.is_shared else None
+        start = scorer.enter(None if state is None else state.scorer_states, batch_size)
+        scorer_states = torch.from_numpy(start).to(device)
+    arguments = (encoder_frames, lengths, time, prediction, predictor_state, scorer_states)
     if graphs is None:
-        rounds, next_state = _run(build(), encoder_frames, lengths, time, prediction, predictor_state)
+        rounds, next_state = _run(build(), *arguments)
     else:
         key = (*sizes, encoder_frames.dtype, str(device), looks, max_symbols_per_step, strategy, score)
+        # The loop holds the scorer, so that no other automata get these ids while it is kept.
+        key = key if scorer is None else (*key, scorer.identity)
         with graphs.lock:
             loop = graphs.find(key) or _capture(build(), key, graphs)
-            rounds, next_state = _run(loop, encoder_frames, lengths, time, prediction, predictor_state)
+            rounds, next_state = _run(loop, *arguments)
     return _collect(rounds, batch_size, blank_id, padding_id, durations is not None, encoder_frames), next_state
 
 
@@ -317,9 +346,10 @@ def _run(
     time: torch.Tensor,
     prediction: torch.Tensor,
     predictor_state: tuple[torch.Tensor, ...],
+    scorer_states: torch.Tensor | None,
 ) -> tuple[Rounds, TransducerState]:
     count = frames.shape[0]
-    loop.load(frames, lengths, time, prediction, predictor_state)
+    loop.load(frames, lengths, time, prediction, predictor_state, scorer_states)
     rounds: Rounds = []
     is_cuda = frames.device.type == "cuda"
     flags: list[tuple[torch.Tensor, torch.cuda.Event | None]] = []
@@ -347,6 +377,9 @@ def _run(
         predictor_state=tuple(part[:, :count].clone() for part in loop.predictor_state),
         predictor_output=loop.prediction[:count].clone(),
         frames_ahead=loop.time[:count] - lengths,
+        scorer_states=None
+        if loop.scorer is None
+        else loop.scorer.leave(loop.scorer_states[:count].cpu().numpy(), frames.device),
     )
     return rounds, state
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 from ..configuration_fastconformer import DECODING_STRATEGIES
-from ..validation import require, require_choice, require_count
+from ..validation import is_number, require, require_choice, require_count
 from .confidence import ConfidenceOptions
+from .phrase_boosting import CompiledPhrases, PhraseBoosting
 from .prompts import PROMPT_OPTIONS, PromptOptions
 from .search import SearchOptions
+from .token_automaton import TokenAutomaton
+from .token_scorer import TokenScorer
+
+# Weight that NeMo's authors give for language models.
+LANGUAGE_MODEL_WEIGHT = 0.2
+
+Boosting = PhraseBoosting | CompiledPhrases
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,10 @@ class DecodingOptions:
         confidence: Measure of the confidences that are returned; None (default): confidences are not returned.
         decoding_strategy: `"greedy_batch"` or `"greedy"`, NeMo's rules for a frame that has that many tokens, for
             transducers; None (default) is `config.decoding_strategy`.
+        boosting: Phrases that decoding prefers: [`PhraseBoosting`], what `compile_phrases` makes of it, or a list with
+            one of these or None for each clip; None (default): nothing.
+        language_model: A [`NgramLanguageModel`] whose scores are added to the model's; None (default): nothing.
+        language_model_weight: Weight of its scores (NeMo: `ngram_lm_alpha`); None (default): 0.2.
         source_lang, target_lang, task, pnc, itn, timestamps, diarize, emotion, context: The prompt of multitask
             models, see [`PromptOptions`]; None (default) is the checkpoint's.
         search: Beams or sampling of multitask models by Transformers' rules; None (default) is the search of the
@@ -43,6 +56,9 @@ class DecodingOptions:
     max_symbols_per_step: int | None = None
     confidence: ConfidenceOptions | None = None
     decoding_strategy: str | None = None
+    boosting: Boosting | Sequence[Boosting | None] | None = None
+    language_model: Any = None
+    language_model_weight: float | None = None
     source_lang: str | None = None
     target_lang: str | None = None
     task: str | None = None
@@ -67,7 +83,50 @@ class DecodingOptions:
         require(is_known, "confidence", self.confidence, "ConfidenceOptions or None")
         is_search = self.search is None or isinstance(self.search, SearchOptions)
         require(is_search, "search", self.search, "SearchOptions or None")
+        self._check_scores()
         object.__setattr__(self, "context", self.prompt.context)  # checked, and hashable
+
+    def _check_scores(self) -> None:
+        boosting = self.boosting
+        if isinstance(boosting, list | tuple):
+            boosting = tuple(boosting)
+            object.__setattr__(self, "boosting", boosting)
+        each = boosting if isinstance(boosting, tuple) else (boosting,)
+        is_known = len(each) > 0 and all(one is None or isinstance(one, Boosting) for one in each)
+        require(is_known, "boosting", boosting, "PhraseBoosting, one for each clip, or None")
+        model, weight = self.language_model, self.language_model_weight
+        is_model = model is None or isinstance(getattr(model, "automaton", None), TokenAutomaton)
+        require(is_model, "language_model", model, "a NgramLanguageModel or None")
+        is_weight = weight is None or (is_number(weight) and weight > 0)
+        require(is_weight, "language_model_weight", weight, "a number above 0, or None")
+        if weight is not None and model is None:
+            raise ValueError(f"language_model_weight={weight} needs language_model; found None.")
+
+    def make_scorer(self, batch_size: int, vocab_size: int) -> TokenScorer | None:
+        """
+        The scores that are added to those of the model; None: there are none.
+
+        Args:
+            batch_size: Number of clips.
+            vocab_size: Number of tokens of the model, without the blank.
+
+        Raises:
+            ValueError: for phrases that are not compiled, for those or a language model of another vocabulary, and
+                for a list of another length than the batch.
+        """
+        automata: list[TokenAutomaton | list[TokenAutomaton]] = []
+        if isinstance(self.boosting, tuple):
+            nothing = _empty(vocab_size)
+            automata.append([nothing if one is None else _compiled(one) for one in self.boosting])
+        elif self.boosting is not None:
+            automata.append(_compiled(self.boosting))  # type: ignore[arg-type]
+        if self.language_model is not None:
+            automata.append(self.language_model.automaton.scaled(self.language_model_weight or LANGUAGE_MODEL_WEIGHT))
+        if not automata:
+            return None
+        scorer = TokenScorer(automata)
+        scorer.check(batch_size, vocab_size)
+        return scorer
 
     @property
     def prompt(self) -> PromptOptions:
@@ -120,6 +179,25 @@ class DecodingOptions:
             for field in fields(self)
             if getattr(self, field.name) != getattr(default, field.name)
         }
+
+    def describe(self) -> dict[str, Any]:
+        """The options that are not at their defaults as plain values; phrases and models by a hash."""
+        plain = {"boosting", "language_model"}
+        return {name: repr(value) if name in plain else value for name, value in self.asked_for().items()}
+
+
+def _compiled(boosting: Boosting) -> TokenAutomaton:
+    if isinstance(boosting, PhraseBoosting):
+        raise ValueError(
+            f"boosting={boosting!r} is not yet made of tokens; expected compile_phrases(boosting, tokenizer), since a "
+            "model has no tokenizer. transcribe, the pipeline and streams take it as it is."
+        )
+    return boosting.automaton
+
+
+@cache
+def _empty(vocab_size: int) -> TokenAutomaton:
+    return TokenAutomaton.empty(vocab_size)
 
 
 DEFAULT_DECODING = DecodingOptions()

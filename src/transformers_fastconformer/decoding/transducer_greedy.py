@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from .hypotheses import Hypotheses, TokenTable
 from .state import TransducerState
+from .token_scorer import TokenScorer
 
 PredictFunction = Callable[
     [torch.Tensor, "tuple[torch.Tensor, ...] | None"], "tuple[torch.Tensor, tuple[torch.Tensor, ...]]"
@@ -30,6 +32,7 @@ def transducer_greedy_decode(
     max_symbols_per_step: int | None = 10,
     state: TransducerState | None = None,
     strategy: str = "greedy_batch",
+    scorer: TokenScorer | None = None,
 ) -> tuple[Hypotheses, TransducerState]:
     """
     Decode in the readable loop: in each step every clip that has frames left looks at its own current frame.
@@ -54,6 +57,8 @@ def transducer_greedy_decode(
         max_symbols_per_step: Largest number of tokens on one frame; None: no limit.
         state: State returned for the frames before these; None at the start of a clip.
         strategy: `"greedy_batch"` or `"greedy"`.
+        scorer: Scores of phrases or a language model. As in NeMo 3.0 the model alone decides between blank and token;
+            where it is a token, the scores decide which. Durations and log-probabilities are the model's own.
 
     Returns:
         The hypotheses, and the state for the frames that follow. Frame indices count from the start of this call.
@@ -68,6 +73,7 @@ def transducer_greedy_decode(
         predictor_output, predictor_state = state.predictor_output.clone(), state.predictor_state
         time = state.frames_ahead.clone()
     symbols_on_frame = torch.zeros_like(time)  # a call leaves every frame that it decodes, so each call starts at 0
+    scorer_states = None if scorer is None else torch.from_numpy(_start(scorer, state, batch_size)).to(device)
     duration_values = None if durations is None else torch.tensor(durations, dtype=torch.int64, device=device)
 
     steps: list[tuple[torch.Tensor, ...]] = []
@@ -79,6 +85,9 @@ def transducer_greedy_decode(
         token_logits = logits[:, : blank_id + 1]
         best = token_logits.argmax(dim=-1)
         is_token = best != blank_id
+        if scorer is not None and scorer_states is not None:
+            fused = token_logits[:, :blank_id].float() + scorer.scores(scorer_states[clips])
+            best = torch.where(is_token, fused.argmax(dim=-1), best)
         if duration_values is None:
             jump = (~is_token).to(torch.int64)
         else:
@@ -95,6 +104,8 @@ def transducer_greedy_decode(
             log_probs = token_logits[is_token].float().log_softmax(dim=-1)
             token_log_probs = log_probs.gather(1, tokens[:, None])[:, 0]
             token_durations = tokens if duration_values is None else predicted_duration[is_token]
+            if scorer is not None and scorer_states is not None:
+                scorer_states[emitting] = scorer.step(scorer_states[emitting], tokens)
             steps.append((emitting, tokens, time[emitting], token_durations, token_log_probs))
             output, new_state = predict(tokens, tuple(part[:, emitting] for part in predictor_state))
             predictor_output = predictor_output.index_copy(0, emitting, output)
@@ -115,8 +126,15 @@ def transducer_greedy_decode(
         predictor_state=predictor_state,
         predictor_output=predictor_output,
         frames_ahead=time - encoder_lengths,
+        scorer_states=None
+        if scorer is None or scorer_states is None
+        else scorer.leave(scorer_states.cpu().numpy(), device),
     )
     return hypotheses, next_state
+
+
+def _start(scorer: TokenScorer, state: TransducerState | None, batch_size: int) -> np.ndarray:
+    return scorer.enter(None if state is None else state.scorer_states, batch_size)
 
 
 def _collect(

@@ -17,6 +17,7 @@ import torch
 
 from .hypotheses import Hypotheses, TokenTable
 from .state import TransducerState
+from .token_scorer import TokenScorer
 from .transducer_greedy import JointFunction, PredictFunction
 
 # Rows of logits that wait for their softmax, so that one call serves many tokens.
@@ -28,6 +29,8 @@ ROWS_PER_LOOK = 16
 SHARE_LEFT_LOOKING = 0.3
 # From this number of clips frames of TDT are projected only when looked at: with fewer, reading weights costs more.
 CLIPS_TO_PROJECT_LATE = 16
+
+FIRST_CLIP = np.zeros(1, dtype=np.int64)
 
 ScoreFunction = Callable[[torch.Tensor], torch.Tensor]
 ProjectFunction = Callable[[torch.Tensor], torch.Tensor]
@@ -47,6 +50,7 @@ def transducer_label_looping_decode(
     score: ScoreFunction | None = None,
     project: ProjectFunction | None = None,
     strategy: str = "greedy_batch",
+    scorer: TokenScorer | None = None,
 ) -> tuple[Hypotheses, TransducerState]:
     """
     Decode like `transducer_greedy_decode`, in as few and as large network calls as the rules allow.
@@ -70,6 +74,7 @@ def transducer_label_looping_decode(
         project: The joint network's projection of frames, (n, size) to (n, joint_hidden_size), where `encoder_frames`
             are not projected yet. TDT jumps over most frames: with many clips only those looked at are projected.
         strategy: As in `transducer_greedy_decode`.
+        scorer: As in `transducer_greedy_decode`.
 
     Returns:
         The hypotheses, and the state for the frames that follow. Frame indices count from the start of this call.
@@ -95,7 +100,11 @@ def transducer_label_looping_decode(
         max_symbols=max_symbols_per_step,
         leaves_full_frames_late=strategy == "greedy" and durations is not None,
         frames_per_look=frames_per_look,
-        emissions=_Emissions(blank_id, score),
+        emissions=_Emissions(blank_id, score, scorer is None),
+        scorer=scorer,
+        scorer_states=None
+        if scorer is None
+        else scorer.enter(None if state is None else state.scorer_states, batch_size),
     )
     decode = walk.one_clip if batch_size == 1 else walk.batch
     with torch.inference_mode():
@@ -111,6 +120,9 @@ def transducer_label_looping_decode(
         predictor_state=tuple(part.clone() for part in predictor_state),  # ordinary tensors again
         predictor_output=predictor_output.clone(),
         frames_ahead=torch.from_numpy(time - lengths).to(device),
+        scorer_states=None
+        if scorer is None or walk.scorer_states is None
+        else scorer.leave(walk.scorer_states, device),
     )
     return walk.emissions.collect(batch_size, padding_id, durations is not None, device), next_state
 
@@ -130,6 +142,8 @@ class _Walk:
         leaves_full_frames_late: bool,
         frames_per_look: int,
         emissions: _Emissions,
+        scorer: TokenScorer | None = None,
+        scorer_states: np.ndarray | None = None,
     ) -> None:
         self.frames = frames.contiguous()  # (batch, frames, joint_hidden_size), with `project` (batch, frames, size)
         self.project = project
@@ -141,12 +155,31 @@ class _Walk:
         self.leaves_full_frames_late = leaves_full_frames_late and max_symbols is not None
         self.frames_per_look = frames_per_look
         self.emissions = emissions
+        self.scorer = scorer
+        self.scorer_states = scorer_states  # (clips, kinds)
+        self.values = np.zeros((0, 0), dtype=np.float32)  # the last logits
+
+    def choose(self, clips: np.ndarray, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """
+        Tokens that clips emit, by the scores of phrases and language model, and the clips' states after them.
+
+        Args:
+            clips: (n,), their numbers.
+            tokens: (n,), the model's own.
+            rows: (n,), rows of the last logits that these tokens were read from.
+        """
+        if self.scorer is None or self.scorer_states is None:
+            return tokens
+        chosen = self.scorer.choose(self.values[rows, : self.blank_id], self.scorer_states[clips])
+        self.scorer_states[clips] = self.scorer.step_rows(self.scorer_states[clips], chosen)
+        return chosen
 
     def best_of(self, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Best token or blank of each row and its duration in frames, both (n,)."""
         if logits.dtype != torch.float32:
             logits = logits.float()
         values = logits.numpy() if logits.device.type == "cpu" else logits.cpu().numpy()
+        self.values = values
         best = values[:, : self.blank_id + 1].argmax(axis=1)
         if self.durations is None:
             return best, (best == self.blank_id).astype(np.int64)
@@ -174,6 +207,9 @@ class _Walk:
                 more = int(self.leaves_full_frames_late and jump > 0 and symbols + 1 >= max_symbols)
                 if token != blank_id:
                     row = time - first
+                    if self.scorer is not None:
+                        best[row : row + 1] = self.choose(FIRST_CLIP, best[row : row + 1], np.array([row]))
+                        token = int(best[row])
                     emissions.add_one(token, time, jump, logits[row : row + 1])
                     prediction, predictor_state = predict(
                         torch.from_numpy(best[row : row + 1]).to(frames.device), predictor_state
@@ -271,6 +307,8 @@ class _Walk:
                 is_token = tokens != blank_id
                 if is_token.any():
                     emitting = which[is_token]
+                    if self.scorer is not None:
+                        tokens[is_token] = self.choose(clip[is_token], tokens[is_token], here[is_token])
                     self.emissions.add(
                         clip[is_token], tokens[is_token], now[is_token], jump[is_token], logits, here[is_token]
                     )
@@ -309,8 +347,9 @@ class _Walk:
 class _Emissions:
     """Emitted tokens in the order of emission; scores are computed for many rows at once."""
 
-    def __init__(self, blank_id: int, score: ScoreFunction | None) -> None:
+    def __init__(self, blank_id: int, score: ScoreFunction | None, is_largest: bool = True) -> None:
         self.blank_id = blank_id
+        self.is_largest = is_largest  # each token is the best class of its row
         self.score = score
         self.clips: list[np.ndarray] = []
         self.tokens: list[np.ndarray] = []
@@ -360,8 +399,11 @@ class _Emissions:
         logits = (torch.cat(self.waiting) if len(self.waiting) > 1 else self.waiting[0]).float()
         tokens = torch.from_numpy(np.concatenate(self.waiting_tokens)).to(logits.device)
         token_logits = logits[:, : self.blank_id + 1]
-        largest = token_logits.gather(1, tokens[:, None])  # the token was chosen for it
-        self.log_probs.append(0.0 - (token_logits - largest).exp_().sum(dim=-1).log_())
+        own = token_logits.gather(1, tokens[:, None])
+        # Without a scorer the token was chosen for being the largest.
+        largest = own if self.is_largest else token_logits.amax(dim=-1, keepdim=True)
+        sums = (token_logits - largest).exp_().sum(dim=-1).log_()
+        self.log_probs.append(0.0 - sums if self.is_largest else (own - largest)[:, 0] - sums)
         if self.score is not None:
             self.scores.append(self.score(logits))
         self.waiting, self.waiting_tokens, self.num_waiting = [], [], 0

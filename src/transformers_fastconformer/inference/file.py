@@ -14,6 +14,7 @@ from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, check_voice_activity
 from ..frames import seconds_from_samples
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
+from ..tokenization_phrases import compile_decoding
 from ..validation import require
 from .clip_features import AudioSource
 from .multitask_plan import choose_front_end, is_multitask, plan_multitask
@@ -71,6 +72,11 @@ def check_options(
         f"{mel_frames}, the mel frames of an encoder frame of this model (config.mel_frames_per_encoder_frame)",
     )
     model.check_decoding(options.decoding)
+    boosting = options.decoding.boosting
+    is_shared = not isinstance(boosting, tuple)
+    require(is_shared, "boosting", boosting, "phrases for all recordings; a list for each is for generate")
+    compiled = compile_decoding(options.decoding, processor.tokenizer)
+    compiled.make_scorer(1, processor.tokenizer.blank_token_id)  # raises for those of another checkpoint
     if is_multitask(model):
         plan_cuts(options.chunking, processor.frame_seconds, mel_frames)
         plan_multitask(model, processor, options)

@@ -169,7 +169,7 @@ class TranscriptionOptions:
 
     def describe(self) -> dict[str, Any]:
         """The options on which the text of a transcript depends, as plain values."""
-        decoding = {name: value for name, value in self.decoding.asked_for().items() if name != "confidence"}
+        decoding = {name: value for name, value in self.decoding.describe().items() if name != "confidence"}
         search = decoding.pop("search", None)
         decoding |= {} if search is None else search.arguments
         described = {**asdict(self.chunking), "language": None, **decoding}

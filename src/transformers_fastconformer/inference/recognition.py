@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..processing_fastconformer import FastConformerProcessor
 from ..processing_outputs import FastConformerTranscription
+from ..tokenization_phrases import compile_decoding
 from .chunked import Clip, transcribe_features
 from .multitask import transcribe_multitask
 from .multitask_plan import is_multitask
@@ -36,6 +38,7 @@ def recognize(
         on_frames: Called with the encoder frames of each clip that are done.
     """
     batch_size = chosen.batch_size if batch_size is None else batch_size
+    options = replace(options, decoding=compile_decoding(options.decoding, processor.tokenizer))
     if is_multitask(chosen.model):
         return transcribe_multitask(chosen.model, processor, clips, chosen.cuts, batch_size, options, on_frames)
     output = transcribe_features(

@@ -83,6 +83,7 @@ class FastConformerCTCHead(FastConformerRecognizer):
             self.config.pad_token_id,
             decoding.confidence,
             state,
+            decoding.make_scorer(last_hidden_state.shape[0], self.config.blank_token_id),
         )
         logits_check.finish()
         return decoded

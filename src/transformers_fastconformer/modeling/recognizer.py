@@ -32,7 +32,9 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
     generation_config: GenerationConfig
     decoder_type: ClassVar[str]
     # Names of the options of decoding that the head reads; others are refused.
-    decoding_options: ClassVar[frozenset[str]] = frozenset({"language", "confidence"})
+    decoding_options: ClassVar[frozenset[str]] = frozenset(
+        {"language", "confidence", "boosting", "language_model", "language_model_weight"}
+    )
 
     @abstractmethod
     def encode(
@@ -132,9 +134,10 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
             generation_config (`GenerationConfig`, *optional*, defaults to that of the model):
                 Its entries count like the arguments of their names.
             kwargs: Fields of [`DecodingOptions`] one by one: `language`, `max_symbols_per_step`,
-                `decoding_strategy`, `confidence`; `max_new_tokens` (or `max_length`), the number of tokens after which
-                a clip ends; and what other models of Transformers take, as long as it asks for nothing else than
-                greedy decoding (`num_beams=1`, `do_sample=False`, `use_cache`). `labels` are not read.
+                `decoding_strategy`, `confidence`, `boosting`, `language_model`, `language_model_weight`;
+                `max_new_tokens` (or `max_length`), the number of tokens after which a clip ends; and what other models
+                of Transformers take, as long as it asks for nothing else than greedy decoding (`num_beams=1`,
+                `do_sample=False`, `use_cache`). `labels` are not read.
 
         Returns:
             Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].

@@ -260,7 +260,10 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
     """Base of RNN-T and TDT models, which differ in the loss and in the meaning of the joint network's classes."""
 
     decoder_type = "rnnt"
-    decoding_options = frozenset({"language", "max_symbols_per_step", "decoding_strategy", "confidence"})
+    decoding_options = FastConformerRecognizer.decoding_options | {
+        "max_symbols_per_step",
+        "decoding_strategy",
+    }
     # Measured: a token comes about every four frames, and the joint network takes four rows in the time of one.
     frames_per_look = 4
 
@@ -437,6 +440,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             "max_symbols_per_step": decoding.max_symbols_per_step or self.config.max_symbols_per_step,
             "strategy": decoding.decoding_strategy or self.config.decoding_strategy,
             "state": state,
+            "scorer": decoding.make_scorer(last_hidden_state.shape[0], self.config.blank_token_id),
             "score": None if confidence is None else TransducerScore(self.config.blank_token_id, confidence),
         }
         if last_hidden_state.device.type == "cuda" and networks.graphs is not None:

@@ -23,9 +23,11 @@ import torch
 from ..audio.feature_stream import FeatureStream, push_waveforms
 from ..audio.running_normalization import RunningNormalization
 from ..audio.voice_activity import SpeechProbabilities
+from ..decoding.phrase_boosting import CompiledPhrases
 from ..frames import encoder_frames_from_seconds
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
+from ..tokenization_phrases import compile_decoding, compile_phrases
 from ..validation import is_number, reading, require, require_count
 from .chunk_encoders import build_chunk_encoder
 from .endpointing import EndpointEvent, EndpointingOptions, VoiceEndpointing, VoiceState
@@ -80,7 +82,10 @@ class StreamingEngine:
         self._default_language = language if isinstance(language, str) else None
         self.encoder = build_chunk_encoder(model, self.options, processor.frame_seconds)
         self.model = self.encoder.model
-        decoding = replace(self.options.decoding, language=None)
+        decoding = compile_decoding(self.options.decoding, processor.tokenizer)
+        decoding.make_scorer(1, processor.tokenizer.blank_token_id)  # raises for those of another checkpoint
+        self._phrases: Any = decoding.boosting
+        decoding = replace(decoding, language=None, boosting=None)
         self._steps = StreamSteps(self.encoder, decoding, self._default_language)
         self.load_meter = Load()
         self._streams: dict[int, LiveStream] = {}
@@ -172,11 +177,17 @@ class StreamingEngine:
         decoding = replace(self.options.decoding, language=options.language or self._default_language)
         self.model.check_decoding(decoding)
         rules = self._rules_of(options.endpointing)
-        stream = LiveStream(row, options, rules, self._make_features(options))
+        stream = LiveStream(row, options, rules, self._make_features(options), self._phrases_of(options))
         if options.endpointing is not None and "voice_activity" in options.endpointing.kinds:
             sampling_rate = options.sampling_rate or self.processor.feature_extractor.sampling_rate
             stream.voice = (SpeechProbabilities(sampling_rate), VoiceEndpointing(options.endpointing), VoiceState())
         return stream
+
+    def _phrases_of(self, options: StreamOptions) -> CompiledPhrases | None:
+        if options.boosting is None:
+            return self._phrases
+        self.model.check_decoding(replace(self.options.decoding, boosting=options.boosting))
+        return compile_phrases(options.boosting, self.processor.tokenizer)
 
     def _make_features(self, options: StreamOptions) -> FeatureStream:
         return FeatureStream(
@@ -459,7 +470,7 @@ class StreamingEngine:
         if saved.decoder is not None:
             config: Any = self.model.config
             frames = torch.zeros(1, 1, config.output_size, dtype=self.model.dtype, device=self.model.device)
-            start = self._steps.find_start(frames)
+            start = self._steps.find_start(frames, self._phrases_of(saved.options) is not None)
             require(isinstance(saved.decoder, type(start)), "decoder", type(saved.decoder), type(start).__name__)
             found, expected = saved.decoder.describe(), start.describe()
             require(found == expected, "decoder", found, f"{expected}, as of this model")

@@ -9,6 +9,7 @@ import torch
 
 from ..audio.feature_stream import FeatureStream
 from ..audio.voice_activity import SpeechProbabilities
+from ..decoding.phrase_boosting import CompiledPhrases
 from .endpointing import VoiceEndpointing, VoiceState
 from .live_clock import LiveClock
 from .live_text import LiveText, LiveTextState
@@ -30,6 +31,7 @@ class LiveStream:
         options: Its options.
         text_rules: Those of its tokens.
         features: Samples to features, of the part of the stream since the last `commit`.
+        phrases: Phrases that its decoding prefers; None: none.
         pending: Features that no step has taken yet.
         decoder: State of decoding; None at the start.
         text: State of its text.
@@ -49,6 +51,7 @@ class LiveStream:
     options: StreamOptions
     text_rules: LiveText
     features: FeatureStream
+    phrases: CompiledPhrases | None = None
     pending: list[torch.Tensor] = field(default_factory=list)
     decoder: Any = None
     text: LiveTextState = field(default_factory=LiveTextState)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..audio.clips import check_channels
 from ..audio.running_normalization import RunningNormalization
 from ..decoding.options import DecodingOptions
+from ..decoding.phrase_boosting import PhraseBoosting
 from ..validation import is_number, require, require_choice, require_count
 from .endpointing import EndpointingOptions
 
@@ -87,6 +88,9 @@ class EngineOptions:
         require(isinstance(self.decoding, DecodingOptions), "decoding", self.decoding, "DecodingOptions")
         language = self.decoding.language
         require(language is None or isinstance(language, str), "language", language, "one code, or None")
+        boosting = self.decoding.boosting
+        is_shared = not isinstance(boosting, tuple)
+        require(is_shared, "boosting", boosting, "phrases for all streams; StreamOptions has those of one")
         is_known = self.normalization is None or isinstance(self.normalization, RunningNormalization)
         require(is_known, "normalization", self.normalization, "RunningNormalization or None")
 
@@ -101,6 +105,8 @@ class StreamOptions:
         channels: `"mix"` for the mean of the channels, or the number of one; None (default): as for `"mix"`.
         language: Code of the language, for checkpoints with prompts; None (default): that of the engine's options.
         endpointing: How ends of utterances are found; None (default): only the checkpoint's own event tokens.
+        boosting: Phrases that decoding of this stream prefers, in place of those of the engine's options; None
+            (default): those.
         name: Name of the stream in messages.
 
     Raises:
@@ -111,6 +117,7 @@ class StreamOptions:
     channels: str | int | None = None
     language: str | None = None
     endpointing: EndpointingOptions | None = None
+    boosting: PhraseBoosting | None = None
     name: str = "stream"
 
     def __post_init__(self) -> None:
@@ -122,3 +129,5 @@ class StreamOptions:
         require(is_code, "language", self.language, "the code of a language, or None")
         is_known = self.endpointing is None or isinstance(self.endpointing, EndpointingOptions)
         require(is_known, "endpointing", self.endpointing, "EndpointingOptions or None")
+        is_known = self.boosting is None or isinstance(self.boosting, PhraseBoosting)
+        require(is_known, "boosting", self.boosting, "PhraseBoosting or None")

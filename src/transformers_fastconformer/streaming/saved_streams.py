@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from ..decoding.phrase_boosting import PhraseBoosting
 from ..decoding.state import CTCState, TransducerState
 from ..decoding.words import GroupedWord, WordState, WordToken
 from ..modeling.encoder_cache import FastConformerEncoderCache
@@ -37,6 +38,7 @@ KINDS: dict[str, Any] = {
     for kind in (
         SavedStream,
         StreamOptions,
+        PhraseBoosting,
         EndpointingOptions,
         LiveTextState,
         TextState,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from ..decoding.options import DecodingOptions
+from ..decoding.state import with_phrase_states, without_phrase_states
 from .chunk_encoders import ChunkEncoder, EncodedChunk
 from .live_stream import LiveStream
 from .live_text import read_hypotheses
@@ -101,11 +103,11 @@ class StreamSteps:
         stream.shown = (found.tentative, found.tentative_words)
         return StreamUpdate(*found)
 
-    def find_start(self, frames: torch.Tensor) -> Any:
+    def find_start(self, frames: torch.Tensor, has_phrases: bool = False) -> Any:
         """State of decoding at the start of a stream, for encoder frames like these."""
         if self._start_state is None:
             _, self._start_state = self.model.decode_frames(frames[:1, :1], _to_tensor([0], frames), self.decoding)
-        return self._start_state
+        return with_phrase_states(self._start_state) if has_phrases else self._start_state
 
     def _decode(
         self, streams: Sequence[LiveStream], chunks: Sequence[EncodedChunk]
@@ -124,7 +126,18 @@ class StreamSteps:
         if not frames.shape[1]:
             frames = pad(frames, (0, 0, 0, 1))
         lengths = [chunk.frames.shape[0] for chunk in chunks]
-        states = [self.find_start(frames) if stream.decoder is None else stream.decoder for stream in streams]
+        phrases = [stream.phrases for stream in streams]
+        states = [
+            self.find_start(frames, stream.phrases is not None) if stream.decoder is None else stream.decoder
+            for stream in streams
+        ]
+        decoding = self.decoding
+        if has_phrases := any(one is not None for one in phrases):
+            is_shared = all(one is phrases[0] for one in phrases)
+            decoding = replace(decoding, boosting=phrases[0] if is_shared else tuple(phrases))
+            states = [
+                with_phrase_states(state) if own is None else state for own, state in zip(phrases, states, strict=True)
+            ]
         joined = type(states[0]).concatenate(states)
         if self.encoder.restarts:
             forgotten = [
@@ -135,20 +148,26 @@ class StreamSteps:
             ]
             if forgotten:
                 joined = self.model.restart_clips(joined, frames, forgotten)
-        hypotheses, joined = self.model.decode_frames(frames, _to_tensor(lengths, frames), self.decoding, joined)
+        hypotheses, joined = self.model.decode_frames(frames, _to_tensor(lengths, frames), decoding, joined)
         revised = getattr(joined, "revised_scores", None)
         scores = [math.nan] * len(streams) if revised is None else revised.tolist()
         following = None
         if any(chunk.following_frames.shape[0] for chunk in chunks):
             frames = pad_sequence([chunk.following_frames for chunk in chunks], batch_first=True)
             following_lengths = _to_tensor([chunk.following_frames.shape[0] for chunk in chunks], frames)
-            following, _ = self.model.decode_frames(frames, following_lengths, self.decoding, joined)
+            following, _ = self.model.decode_frames(frames, following_lengths, decoding, joined)
         firsts = [stream.decoded_frames for stream in streams]
+        after = [joined.select([place]) for place in range(len(streams))]
+        if has_phrases:
+            after = [
+                without_phrase_states(state) if own is None else state
+                for own, state in zip(phrases, after, strict=True)
+            ]
         return [
             _Decoded(
                 read_hypotheses(hypotheses, place, first),
                 None if following is None else read_hypotheses(following, place, first + num_frames),
-                joined.select([place]),
+                after[place],
                 None if math.isnan(score) else score,
             )
             for place, (first, num_frames, score) in enumerate(zip(firsts, lengths, scores, strict=True))
