@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from transformers_fastconformer.decoding.attention_greedy import decode_attention_greedily
+from transformers_fastconformer.decoding.phrase_boosting import PhraseBoosting, build_phrase_automaton
+from transformers_fastconformer.decoding.token_automaton import TokenAutomaton
+from transformers_fastconformer.decoding.token_scorer import TokenScorer
 
 END, PADDING, NUM_CLASSES = 1, 0, 12
 PROMPT = [3, 3, 3]
@@ -93,3 +96,49 @@ def test_scores_are_those_of_the_tokens() -> None:
     )
     assert hypotheses.scores is not None
     torch.testing.assert_close(hypotheses.scores, torch.tensor([[0.4, 0.0], [0.5, 0.6]]))
+
+
+def test_scores_of_phrases_are_added() -> None:
+    """To log-probabilities, each clip by its own state, also once others have left the batch."""
+    tree = build_phrase_automaton([([7, 8], 2)], PhraseBoosting(["x"], context_score=3.0), NUM_CLASSES - 2, 1.0)
+    said: list[tuple[int, ...]] = []
+
+    def flat(tokens: torch.Tensor, state: Script) -> tuple[torch.Tensor, Script]:
+        """Each clip would say its own token again and again; three other tokens come close."""
+        logits = torch.full((len(tokens), NUM_CLASSES), -9.0)
+        for row, text in enumerate(state.texts):
+            logits[row, text[0]] = 2.0
+            logits[row, 7] = 0.0 if text[0] == 4 else -9.0
+            logits[row, 8] = 0.0
+            said.append((text[0], int(tokens[row, -1])))
+        return logits, state
+
+    arguments = (torch.tensor([PROMPT] * 3), torch.tensor([1, 4, 4]), (END,), PADDING)
+    found = decode_attention_greedily(
+        flat, Script([[6], [4], [5]]), *arguments, with_log_probs=True, scorer=TokenScorer([tree]), end_id=END
+    )
+    assert found.tokens[0, :1].tolist() == [6]
+    assert found.tokens[1].tolist() == [7, 8, 7, 8]
+    assert found.tokens[2].tolist() == [5, 5, 5, 5]
+    own = torch.tensor([2.0, 0.0, 0.0]).log_softmax(dim=-1)[1]
+    assert float(found.log_probs[1, 0]) == pytest.approx(float(own), abs=1e-3)
+    each = TokenScorer([[TokenAutomaton.empty(NUM_CLASSES - 2), TokenAutomaton.empty(NUM_CLASSES - 2), tree]])
+    found = decode_attention_greedily(flat, Script([[6], [5], [4]]), *arguments, scorer=each, end_id=END)
+    assert found.tokens[1].tolist() == [5, 5, 5, 5]
+    assert found.tokens[2].tolist() == [7, 8, 7, 8]
+
+
+def test_the_end_is_raised_after_a_phrase() -> None:
+    """A decoder that would go on for ever ends after the phrase, as the end scores as much as any token and more."""
+    tree = build_phrase_automaton([([7, 8], 2)], PhraseBoosting(["x"], end_score=4.0), NUM_CLASSES, 1.0)
+
+    def endless(tokens: torch.Tensor, state: Script) -> tuple[torch.Tensor, Script]:
+        logits = torch.zeros(len(tokens), NUM_CLASSES)
+        logits[:, END] = -1.0
+        return logits, state
+
+    prompts, limits = torch.tensor([PROMPT]), torch.tensor([9])
+    found = decode_attention_greedily(
+        endless, Script([[0]]), prompts, limits, (END,), PADDING, scorer=TokenScorer([tree]), end_id=END
+    )
+    assert found.tokens.tolist() == [[7, 8]]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from decoding_loop import decode_ctc_clip
+from phrase_cases import random_tree
+from phrase_loop import choose_ctc_by_loop
 
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions, ctc_confidence
 from transformers_fastconformer.decoding.ctc import ctc_decode_frames, ctc_greedy_decode
+from transformers_fastconformer.decoding.state import CTCState
+from transformers_fastconformer.decoding.token_scorer import TokenScorer
 
 BLANK, PADDING = 4, 9
 
@@ -97,3 +101,49 @@ def test_frames_in_pieces_give_the_tokens_of_the_whole(sizes, is_confident):
         if is_confident:
             whole = ctc_confidence(log_probs, lengths, expected.frame_indices, expected.token_lengths, confidence)
             assert confidences[clip] == pytest.approx(whole[clip, :count].tolist(), abs=1e-6)
+
+
+def test_scores_of_phrases_choose_the_token_by_nemos_rule():
+    """Against a loop, in one call and cut anywhere, with a tree for each clip and one for all."""
+    generator = torch.Generator().manual_seed(1)
+    num_changed = 0
+    for case in range(60):
+        batch_size, num_frames = 1 + case % 4, 1 + case % 17
+        logits = torch.randn(batch_size, num_frames, BLANK + 1, generator=generator).mul(2)
+        logits[..., BLANK] += case % 3
+        # Neighbours alike, so that tokens go on.
+        log_probs = logits.repeat_interleave(2, dim=1).log_softmax(dim=-1)
+        lengths = torch.randint(0, 2 * num_frames + 1, (batch_size,), generator=generator)
+        pairs = [random_tree(case + clip, BLANK) for clip in range(batch_size)]
+        if case % 2:
+            pairs = pairs[:1] * batch_size
+        scorer = TokenScorer([pairs[0][0] if case % 2 else [tree for tree, _ in pairs]])
+        options = {"confidence": ConfidenceOptions(), "scorer": scorer}
+        whole, state = ctc_decode_frames(log_probs, lengths, BLANK, PADDING, **options)
+        cut = num_frames
+        first_lengths = lengths.clamp(max=cut)
+        first, middle = ctc_decode_frames(log_probs[:, :cut], first_lengths, BLANK, PADDING, **options)
+        middle = CTCState.concatenate([middle.select([clip]) for clip in range(batch_size)])
+        rest_lengths = lengths - first_lengths
+        rest, last = ctc_decode_frames(log_probs[:, cut:], rest_lengths, BLANK, PADDING, **options, state=middle)
+        assert torch.equal(last.scorer_states, state.scorer_states)
+        for clip, (_, truth) in enumerate(pairs):
+            rows = log_probs[clip, : int(lengths[clip])].tolist()
+            labels = choose_ctc_by_loop(rows, BLANK, lambda text, truth=truth: truth.scores(text, BLANK))
+            expected = [
+                (token, place)
+                for place, token in enumerate(labels)
+                if token != BLANK and labels[:place][-1:] != [token]
+            ]
+            count = int(whole.token_lengths[clip])
+            found = list(
+                zip(whole.tokens[clip, :count].tolist(), whole.frame_indices[clip, :count].tolist(), strict=True)
+            )
+            assert found == expected
+            num_changed += sum(int(log_probs[clip, frame].argmax()) != token for token, frame in expected)
+            joined = [
+                *first.tokens[clip, : first.token_lengths[clip]].tolist(),
+                *rest.tokens[clip, : rest.token_lengths[clip]].tolist(),
+            ]
+            assert joined == [token for token, _ in expected]
+    assert num_changed > 40

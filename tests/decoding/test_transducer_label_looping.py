@@ -11,13 +11,17 @@ import pytest
 import torch
 from models import BLANK as MODEL_BLANK
 from models import TRANSDUCERS, build_model
+from phrase_cases import random_tree
 from scripted_transducer import BLANK, DURATIONS, STRATEGIES, ScriptedTransducer, emissions_of
 from tolerances import DECODING
 from torch import nn
 from transducer_cases import assert_equal, assert_states_equal, random_cases, readable
 
+from transformers_fastconformer.decoding.cuda_graphs import transducer_masked_decode
 from transformers_fastconformer.decoding.hypotheses import Hypotheses
+from transformers_fastconformer.decoding.phrase_boosting import PhraseBoosting, build_phrase_automaton
 from transformers_fastconformer.decoding.state import TransducerState
+from transformers_fastconformer.decoding.token_scorer import TokenScorer
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
 from transformers_fastconformer.kernels.transducer_networks import Joint, LSTMPredictor, Projection
 from transformers_fastconformer.modeling.decoding_networks import derive_decoding_networks
@@ -420,3 +424,53 @@ def test_without_packed_weights_the_linear_layer_is_used(monkeypatch):
 def test_unknown_activation_is_refused():
     with pytest.raises(ValueError, match="activation='swish'"):
         Joint("swish", torch.zeros(3, 2), torch.zeros(3))
+
+
+@pytest.mark.parametrize("kinds", ["shared", "each clip its own"])
+@pytest.mark.parametrize("name", ["rnnt", "tdt", "tdt_far"])
+def test_scores_of_phrases_choose_the_token(name, kinds):
+    """In all three loops alike, in one call and cut in two; blanks and durations stay the model's own."""
+    num_changed = 0
+    for case, (networks, rows, lengths, max_symbols) in enumerate(random_cases(DURATIONS[name], 24)):
+        clips = len(lengths)
+        trees = [random_tree(case + clip, BLANK)[0] for clip in range(clips)]
+        scorer = TokenScorer([trees[0] if kinds == "shared" else trees, random_tree(99, BLANK)[0]])
+        options = {"max_symbols_per_step": max_symbols}
+        plain, _ = networks.decode(rows, lengths, **options)
+        expected, expected_state = networks.decode(rows, lengths, **options, scorer=scorer)
+        num_changed += int((plain.tokens.shape != expected.tokens.shape) or (plain.tokens != expected.tokens).any())
+        for decode in (
+            transducer_label_looping_decode,
+            partial(transducer_label_looping_decode, frames_per_look=5),
+            transducer_masked_decode,
+        ):
+            found, state = networks.decode(rows, lengths, decode, **options, scorer=scorer)
+            assert_equal(found, expected)
+            assert_states_equal(state, expected_state)
+            assert torch.equal(state.scorer_states, expected_state.scorer_states)
+            cut = rows.shape[1] // 2
+            first, middle = networks.decode(rows[:, :cut], lengths.clamp(max=cut), decode, **options, scorer=scorer)
+            rest_lengths = lengths - lengths.clamp(max=cut)
+            rest, state = networks.decode(rows[:, cut:], rest_lengths, decode, **options, scorer=scorer, state=middle)
+            assert torch.equal(state.scorer_states, expected_state.scorer_states)
+            for clip in range(clips):
+                tokens = [
+                    *first.tokens[clip, : first.token_lengths[clip]].tolist(),
+                    *rest.tokens[clip, : rest.token_lengths[clip]].tolist(),
+                ]
+                assert tokens == expected.tokens[clip, : expected.token_lengths[clip]].tolist()
+    assert num_changed > 8
+
+
+def test_log_probabilities_are_the_models_own():
+    """Also of a token that is not the best one."""
+    networks = ScriptedTransducer(3, None, blank_bonus=-1.0)
+    tree = build_phrase_automaton([([2], 1)], PhraseBoosting(["x"], context_score=100.0), BLANK, 1.0)
+    rows, lengths = torch.arange(12)[None], torch.tensor([12])
+    found, _ = networks.decode(rows, lengths, transducer_label_looping_decode, scorer=TokenScorer([tree]))
+    count = int(found.token_lengths[0])
+    assert count > 5
+    assert found.tokens[0, :count].tolist() == [2] * count
+    for place in range(count):
+        row = torch.tensor(networks.logits_of(int(found.frame_indices[0, place]), (2,) * place))
+        assert float(found.log_probs[0, place]) == pytest.approx(float(row.log_softmax(dim=-1)[2]), abs=1e-5)

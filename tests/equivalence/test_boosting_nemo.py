@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 import torch
 from balance import balance_classes
+from families import balance_decoder, canary_overrides
+from nemo_models import TOKENIZER_SENTENCES
 
+from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.decoding.phrase_boosting import PhraseBoosting
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+from transformers_fastconformer.inference.language_model import NgramLanguageModel
 from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 from transformers_fastconformer.tokenization_phrases import compile_decoding
@@ -75,6 +79,18 @@ class Pair:
 
     def theirs(self, clips: slice, **greedy: Any) -> list[list[int]]:
         """Tokens of NeMo's `greedy_batch` with options of its `greedy` section."""
+        rows = [[int(token) for token in one.y_sequence] for one in self.search(clips, greedy)]
+        if self.model.decoder_type != "ctc":
+            return rows
+        blank = self.model.config.blank_token_id
+        return [
+            [token for place, token in enumerate(row) if token != blank and row[:place][-1:] != [token]]
+            for row in rows
+        ]
+
+    @torch.inference_mode()
+    def search(self, clips: slice, greedy: dict[str, Any], **options: Any) -> list[Any]:
+        """NeMo's hypotheses, with more options of its `decoding` section."""
         from omegaconf import OmegaConf, open_dict
 
         is_ctc, is_hybrid = self.model.decoder_type == "ctc", hasattr(self.nemo, "ctc_decoder")
@@ -82,24 +98,18 @@ class Pair:
         with open_dict(decoding):
             decoding.strategy = "greedy_batch"
             decoding.greedy = {**decoding.get("greedy", {}), "allow_cuda_graphs": False, **greedy}
+            for name, value in options.items():
+                decoding[name] = value
         kind = {"decoder_type": "ctc" if is_ctc else "rnnt"} if is_hybrid else {}
         self.nemo.change_decoding_strategy(decoding, verbose=False, **kind)
         encoded = self.encoded[clips, :, : int(self.lengths[clips].max())]
-        with torch.inference_mode():
-            if not is_ctc:
-                found = self.nemo.decoding.rnnt_decoder_predictions_tensor(
-                    encoded, self.lengths[clips], return_hypotheses=True
-                )
-                return [[int(token) for token in one.y_sequence] for one in found]
-            log_probs = (self.nemo.ctc_decoder if is_hybrid else self.nemo.decoder)(encoder_output=encoded)
-            search = self.nemo.ctc_decoding if is_hybrid else self.nemo.decoding
-            found = search.ctc_decoder_predictions_tensor(log_probs, self.lengths[clips], return_hypotheses=True)
-            rows = [[int(token) for token in one.y_sequence] for one in found]
-            blank = self.model.config.blank_token_id
-            return [
-                [token for place, token in enumerate(row) if token != blank and row[:place][-1:] != [token]]
-                for row in rows
-            ]
+        if not is_ctc:
+            return self.nemo.decoding.rnnt_decoder_predictions_tensor(
+                encoded, self.lengths[clips], return_hypotheses=True
+            )
+        log_probs = (self.nemo.ctc_decoder if is_hybrid else self.nemo.decoder)(encoder_output=encoded)
+        search = self.nemo.ctc_decoding if is_hybrid else self.nemo.decoding
+        return search.ctc_decoder_predictions_tensor(log_probs, self.lengths[clips], return_hypotheses=True)
 
     def ours(self, clips: slice, **options: Any) -> list[list[int]]:
         """Tokens of ours; with a state, in two calls."""
@@ -148,27 +158,77 @@ def pairs(
     return make
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("family", FAMILIES)
+# Every family with other options, and every set of options with one family.
+CASES = [
+    ("ctc", "defaults"),
+    ("ctc", "strong"),
+    ("rnnt", "strong"),
+    ("rnnt", "scores of phrases"),
+    ("rnnt, two layers", "unknown tokens"),
+    ("tdt", "defaults"),
+    ("tdt", "uniform"),
+    ("tdt, durations 0 2 4 8", "strong"),
+    ("tdt, durations 1 2", "scores of phrases"),
+]
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
 def test_boosting_equals_nemo(family: str, name: str, pairs: Callable[[str], Pair]) -> None:
     pair = pairs(family)
     theirs = OPTIONS[name]
     ours = {OUR_NAMES.get(key, key): value for key, value in theirs.items()}
     strength = 1.5
-    boosting = PhraseBoosting(PHRASES, strength=strength, **ours)
     options = {"boosting_tree": {"key_phrases_list": PHRASES, **theirs}, "boosting_tree_alpha": strength}
+    _compare(pair, options, {"boosting": PhraseBoosting(PHRASES, strength=strength, **ours)})
+
+
+@pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt"])
+def test_language_model_equals_nemo(family: str, pairs: Callable[[str], Pair], tmp_path: Path) -> None:
+    """By itself and together with phrases; made here, and read by NeMo from the file that we write."""
+    pair = pairs(family)
+    language_model = NgramLanguageModel.from_text(TOKENIZER_SENTENCES, pair.processor.tokenizer, order=3)
+    path = tmp_path / "model.arpa"
+    language_model.save_arpa(path)
+    weight = 0.7
+    options: dict[str, Any] = {"ngram_lm_model": str(path), "ngram_lm_alpha": weight}
+    ours: dict[str, Any] = {"language_model": language_model, "language_model_weight": weight}
+    _compare(pair, options, ours)
+    options |= {"boosting_tree": {"key_phrases_list": PHRASES}, "boosting_tree_alpha": 1.5}
+    _compare(pair, options, {**ours, "boosting": PhraseBoosting(PHRASES, strength=1.5)})
+
+
+def _compare(pair: Pair, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     plain = pair.ours(slice(None))
-    assert plain == pair.theirs(slice(None))
     changed = 0
-    limits: list[int | None] = [None] if pair.model.decoder_type == "ctc" else [None, 2]
-    for limit in limits:
+    cases: list[tuple[slice, int | None]] = [(slice(None), None), (slice(1, 2), None)]
+    if pair.model.decoder_type != "ctc":
+        cases.append((slice(None), 2))
+    for chosen, limit in cases:
         more = {} if limit is None else {"max_symbols": limit}
-        for chosen in (slice(None), slice(1, 2), slice(3, 4)):
-            expected = pair.theirs(chosen, **options, **more)
-            found = pair.ours(chosen, boosting=boosting, max_symbols_per_step=limit)
-            assert found == expected
-            changed += sum(row != before for row, before in zip(found, plain[chosen], strict=True))
-    assert changed >= 5, "boosting changed hardly anything; the comparison would be empty"
+        expected = pair.theirs(chosen, **theirs, **more)
+        found = pair.ours(chosen, **ours, max_symbols_per_step=limit)
+        assert found == expected
+        changed += sum(row != before for row, before in zip(found, plain[chosen], strict=True))
+    assert changed >= 5, "hardly anything was changed; the comparison would be empty"
+
+
+@pytest.mark.parametrize("family", ["rnnt", "tdt"])
+def test_confidence_is_that_of_the_model(family: str, pairs: Callable[[str], Pair]) -> None:
+    """NeMo's step confidence is of the outputs without the scores of phrases; so is ours."""
+    pair = pairs(family)
+    options = {"boosting_tree": {"key_phrases_list": PHRASES}, "boosting_tree_alpha": 2.0}
+    of_confidence = {"preserve_frame_confidence": True, "exclude_blank": True, "method_cfg": {"name": "max_prob"}}
+    found = pair.search(slice(None), options, confidence_cfg=of_confidence)
+    decoding = DecodingOptions(
+        boosting=PhraseBoosting(PHRASES, strength=2.0), confidence=ConfidenceOptions(method="max_prob")
+    )
+    compiled = compile_decoding(decoding, pair.processor.tokenizer)
+    ours, _ = pair.model.decode_frames(pair.encoded.transpose(1, 2).contiguous(), pair.lengths, compiled)
+    assert ours.scores is not None
+    for clip, one in enumerate(found):
+        expected = [float(value) for value in one.non_blank_step_confidence_precomputed]
+        assert len(expected) > 5
+        torch.testing.assert_close(ours.scores[clip, : len(expected)], torch.tensor(expected), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("head", ["transducer", "ctc"])
@@ -185,3 +245,79 @@ def test_demonstration_checkpoint(
         expected = pair.theirs(slice(None), **options)
         assert pair.ours(slice(None), boosting=PhraseBoosting(phrases, strength=strength)) == expected
         assert sum(map(len, expected)) > 20
+
+
+@pytest.fixture(scope="module")
+def canary(build_nemo_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+    """A model of NeMo with an attention decoder, ours, and our processor."""
+    folder = tmp_path_factory.mktemp("canary")
+    shape = {"has_projection": False, "num_frames_layers": 0, "prompt_format": "canary2"}
+    nemo = build_nemo_model("ctc", **canary_overrides(**shape))
+    balance_decoder(nemo)
+    nemo.save_to(str(folder / "a.nemo"))
+    convert_nemo_checkpoint(folder / "a.nemo", folder / "out")
+    return nemo, *load_model(folder / "out", device="cpu")
+
+
+@pytest.mark.parametrize("kinds", ["phrases", "language model", "both"])
+@torch.inference_mode()
+def test_attention_decoder_equals_nemo(kinds: str, canary: tuple[Any, Any, Any], tmp_path: Path) -> None:
+    """NeMo has scores only in its beam search, which is greedy with one beam."""
+    from omegaconf import OmegaConf, open_dict
+
+    nemo, model, processor = canary
+    phrases = [("children", "en"), ("the old stone", "en"), ("river", "en"), ("voices far", "en")]
+    theirs: dict[str, Any] = {}
+    ours: dict[str, Any] = {}
+    if kinds != "language model":
+        boosting = PhraseBoosting(phrases, strength=2.0, end_score=0.5)
+        ours["boosting"] = boosting
+        items = [{"phrase": phrase, "lang": language} for phrase, language in phrases]
+        theirs["boosting_tree"] = {"key_phrase_items_list": items, "depth_scaling": 1.0, "final_eos_score": 0.5}
+        theirs["boosting_tree_alpha"] = 2.0
+    if kinds != "phrases":
+        language_model = NgramLanguageModel.from_text(TOKENIZER_SENTENCES, processor.tokenizer, 3, language="en")
+        language_model.save_arpa(tmp_path / "model.arpa")
+        ours |= {"language_model": language_model, "language_model_weight": 0.6}
+        theirs |= {"ngram_lm_model": str(tmp_path / "model.arpa"), "ngram_lm_alpha": 0.6}
+    decoding = OmegaConf.create(OmegaConf.to_container(nemo.cfg.decoding, resolve=True))
+    with open_dict(decoding):
+        decoding.strategy = "beam"
+        decoding.beam = {"beam_size": 1, "max_generation_delta": 10, **theirs}
+    kept = copy.deepcopy(nemo.cfg.decoding)
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.tensor([301, 161, 96])
+    features = torch.randn(3, 16, 302, generator=generator)
+    prompt = [model.config.bos_token_id, 20, 21, 22]
+    model.config.max_generation_delta = 10
+    plain = model.generate(features.transpose(1, 2), input_lengths=lengths, prompt_ids=prompt)
+    options = compile_decoding(DecodingOptions(**ours), processor.tokenizer)
+    output = model.generate(
+        features.transpose(1, 2),
+        input_lengths=lengths,
+        prompt_ids=prompt,
+        decoding=options,
+        return_dict_in_generate=True,
+    )
+    counts = output.sequence_lengths.tolist()
+    found = [row[:count].tolist() for row, count in zip(output.sequences, counts, strict=True)]
+    nemo.change_decoding_strategy(decoding)
+    expected = []
+    for clip, length in enumerate(lengths.tolist()):
+        nemo.eval()
+        _, _, frames, mask = nemo.forward(
+            processed_signal=features[clip : clip + 1, :, : length + 1],
+            processed_signal_length=lengths[clip : clip + 1],
+        )
+        (hypothesis,) = nemo.decoding.decode_predictions_tensor(
+            encoder_hidden_states=frames,
+            encoder_input_mask=mask,
+            decoder_input_ids=torch.tensor([prompt]),
+            return_hypotheses=True,
+        )
+        tokens = hypothesis.y_sequence.tolist()
+        expected.append([] if tokens[:1] == [model.config.eos_token_id] else tokens)
+    nemo.change_decoding_strategy(kept)
+    assert found == expected
+    assert sum(counts) > 20
+    assert found != [row[: len(other)].tolist() for row, other in zip(plain, found, strict=True)]

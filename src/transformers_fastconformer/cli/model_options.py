@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..decoding.phrase_boosting import PhraseBoosting
 from ..inference.loading import DEFAULT_MODEL, DEMONSTRATION_NAME, STREAMING_DEMONSTRATION_NAME
+from ..validation import is_number, require
 
 
 class Head(str, Enum):
@@ -104,6 +107,35 @@ NumBeamsOption = Annotated[
         rich_help_panel=PROMPT_PANEL,
     ),
 ]
+WORDS_PANEL = "Names and jargon"
+KeywordsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Text file of phrases that the text prefers, one a line, written as the model writes.",
+        rich_help_panel=WORDS_PANEL,
+    ),
+]
+KeywordStrengthOption = Annotated[
+    float | None,
+    typer.Option("--keyword_strength", help="Weight of the phrases. Default: 1.", rich_help_panel=WORDS_PANEL),
+]
+KeywordCasesOption = Annotated[
+    bool,
+    typer.Option(
+        "--keyword_cases", help="Prefer each phrase in small and capital letters too.", rich_help_panel=WORDS_PANEL
+    ),
+]
+LmOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Language model of the model's tokens: an ARPA file, a .nemo archive, or .safetensors.",
+        rich_help_panel=WORDS_PANEL,
+    ),
+]
+LmWeightOption = Annotated[
+    float | None,
+    typer.Option("--lm_weight", help="Weight of the language model. Default: 0.2.", rich_help_panel=WORDS_PANEL),
+]
 DtypeOption = Annotated[
     Precision,
     typer.Option(
@@ -112,3 +144,30 @@ DtypeOption = Annotated[
         "bfloat16, or int8 (products of the encoder, on a CPU).",
     ),
 ]
+
+
+def make_boosting(keywords: str | None, strength: float | None, has_cases: bool) -> PhraseBoosting | None:
+    """
+    The phrases that the options name; None: there are none.
+
+    Raises:
+        ValueError: for a file that cannot be read, and for options that belong to `--keywords`.
+    """
+    given = {"--keyword_strength": strength is not None, "--keyword_cases": has_cases}
+    if keywords is None:
+        for name, is_given in given.items():
+            if is_given:
+                raise ValueError(f"{name} belongs to --keywords.")
+        return None
+    options = {} if strength is None else {"strength": strength}
+    return PhraseBoosting.from_file(keywords, case_variants=has_cases, **options)
+
+
+def check_lm(lm: str | None, weight: float | None) -> None:
+    """Raise a `ValueError` for `--lm_weight` without `--lm` and for a model that is not there."""
+    if lm is None and weight is not None:
+        raise ValueError("--lm_weight belongs to --lm.")
+    if weight is not None:
+        require(is_number(weight) and weight > 0, "--lm_weight", weight, "a number above 0")
+    if lm is not None:
+        require(Path(lm).is_file(), "--lm", lm, "a file")

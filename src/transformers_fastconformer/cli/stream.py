@@ -14,7 +14,21 @@ from ..inference.loading import AUTO_DEVICE
 from ..streaming.endpointing import KINDS, EndpointingOptions
 from ..streaming.options import EngineOptions, StreamOptions
 from ..writers.formats import CONFIDENT_FORMATS
-from .model_options import DtypeOption, Head, HeadOption, LanguageOption, ModelOption, Precision
+from .model_options import (
+    DtypeOption,
+    Head,
+    HeadOption,
+    KeywordCasesOption,
+    KeywordsOption,
+    KeywordStrengthOption,
+    LanguageOption,
+    LmOption,
+    LmWeightOption,
+    ModelOption,
+    Precision,
+    check_lm,
+    make_boosting,
+)
 from .output_options import (
     FormatsOption,
     MaxCharactersPerSecondOption,
@@ -155,6 +169,11 @@ def stream(
     channel: ChannelOption = "mix",
     head: HeadOption = Head.AUTO,
     language: LanguageOption = None,
+    keywords: KeywordsOption = None,
+    keyword_strength: KeywordStrengthOption = None,
+    keyword_cases: KeywordCasesOption = False,
+    lm: LmOption = None,
+    lm_weight: LmWeightOption = None,
     device: DeviceOption = AUTO_DEVICE,
     dtype: DtypeOption = Precision.AUTO,
     formats: FormatsOption = None,
@@ -213,10 +232,15 @@ def stream(
         chunk_seconds=chunk_seconds,
         right_seconds=right_seconds,
         is_exact=is_exact,
-        decoding=DecodingOptions(language=language, confidence=ConfidenceOptions() if is_confident else None),
+        decoding=DecodingOptions(
+            language=language,
+            confidence=ConfidenceOptions() if is_confident else None,
+            boosting=make_boosting(keywords, keyword_strength, keyword_cases),
+        ),
     )
     stream_options = StreamOptions(endpointing=_make_endpointing(endpointing, silence_ms))
-    checkpoint = Checkpoint(model, head.value, device, dtype.value)
+    check_lm(lm, lm_weight)
+    checkpoint = Checkpoint(model, head.value, device, dtype.value, lm, lm_weight)
     if len(checkpoint.devices) > 1:
         raise ValueError(f"--device {device} is not supported by a stream; expected one device.")
     chosen_channel = parse_channel(channel)

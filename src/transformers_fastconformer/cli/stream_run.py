@@ -88,7 +88,8 @@ class StreamRun:
 
     def _run(self, checkpoint: Checkpoint) -> None:
         model, processor = checkpoint.load()[0]
-        engine = StreamingEngine(model, processor, self._engine_options)
+        decoding = checkpoint.complete(self._engine_options.decoding, processor)
+        engine = StreamingEngine(model, processor, replace(self._engine_options, decoding=decoding))
         queue, self._rate = self._source.prepare(processor.feature_extractor.sampling_rate)
         if self._source.is_live:
             self._warm_up(engine)

@@ -23,7 +23,12 @@ from .model_options import (
     Head,
     HeadOption,
     ItnOption,
+    KeywordCasesOption,
+    KeywordsOption,
+    KeywordStrengthOption,
     LanguageOption,
+    LmOption,
+    LmWeightOption,
     ModelOption,
     NumBeamsOption,
     PncOption,
@@ -31,6 +36,8 @@ from .model_options import (
     SourceLangOption,
     TargetLangOption,
     TaskOption,
+    check_lm,
+    make_boosting,
 )
 from .output_options import (
     FormatsOption,
@@ -182,6 +189,11 @@ def transcribe(
     itn: ItnOption = None,
     context: ContextOption = None,
     num_beams: NumBeamsOption = None,
+    keywords: KeywordsOption = None,
+    keyword_strength: KeywordStrengthOption = None,
+    keyword_cases: KeywordCasesOption = False,
+    lm: LmOption = None,
+    lm_weight: LmWeightOption = None,
     chunk_length_s: ChunkLengthSOption = None,
     stride_length_s: StrideLengthSOption = None,
     vad: VadOption = False,
@@ -224,7 +236,9 @@ def transcribe(
         "max_part_seconds": vad_max_part_seconds,
     }
     voice_activity = _make_voice_activity(vad, given_voice_activity)
-    checkpoint = Checkpoint(model, head.value, device, dtype.value)
+    boosting = make_boosting(keywords, keyword_strength, keyword_cases)
+    check_lm(lm, lm_weight)
+    checkpoint = Checkpoint(model, head.value, device, dtype.value, lm, lm_weight)
     with TemporaryFolder() as folder:
         outputs = frozenset() if output_dir is None else SourceRecord(output_dir).list_outputs()
         inputs = find_inputs(files, parse_channel(channel), folder, outputs)
@@ -242,6 +256,7 @@ def transcribe(
                 itn=itn,
                 context=context,
                 search=None if num_beams is None else SearchOptions(num_beams=num_beams),
+                boosting=boosting,
             ),
             chunking=ChunkOptions(strategy.value, chunk_length_s, stride_length_s),
             timestamps=any(name in TIMED_FORMATS for name in chosen),

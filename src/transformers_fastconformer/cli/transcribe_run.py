@@ -9,16 +9,20 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
+from ..decoding.options import DecodingOptions
+from ..inference.language_model import NgramLanguageModel
 from ..inference.loading import DEFAULT_MODEL, choose_device, load_model
 from ..inference.many_files import Worker, transcribe_clips
 from ..inference.options import TranscriptionOptions
 from ..inference.reading import measure_clip
 from ..inference.transcript import Transcript
 from ..modeling.recognizer import FastConformerRecognizer
+from ..processing_fastconformer import FastConformerProcessor
 from ..validation import reading
 from ..writers.record import TranscriptRecord
 from .errors import say, show_error
@@ -43,16 +47,27 @@ class Checkpoint:
         head: Value of `--head`.
         device: Value of `--device`.
         dtype: Value of `--dtype`.
+        lm: Value of `--lm`.
+        lm_weight: Value of `--lm_weight`.
 
     Raises:
         ValueError: for a device that this machine does not have.
     """
 
-    def __init__(self, source: str | None, head: str, device: str, dtype: str) -> None:
+    def __init__(
+        self,
+        source: str | None,
+        head: str,
+        device: str,
+        dtype: str,
+        lm: str | None = None,
+        lm_weight: float | None = None,
+    ) -> None:
         self.source = source or DEFAULT_MODEL
         self._is_default = source is None
         self._head = head
         self._dtype = dtype
+        self._lm, self._lm_weight = lm, lm_weight
         self.devices = [choose_device(name.strip(), dtype == "int8") for name in device.split(",")]
 
     def load(self) -> list[Worker]:
@@ -66,6 +81,18 @@ class Checkpoint:
             say(f"Model: {self.source} (the default; --model names another).")
         loaded = {name: Worker(*load_model(self.source, self._head, name, self._dtype)) for name in self.devices}
         return [loaded[name] for name in self.devices]
+
+    def complete(self, decoding: DecodingOptions, processor: FastConformerProcessor) -> DecodingOptions:
+        """
+        The options with the language model, which is read now that the tokens are known.
+
+        Raises:
+            ValueError: for a file that is not a language model of these tokens.
+        """
+        if self._lm is None:
+            return decoding
+        language_model = NgramLanguageModel.from_file(self._lm, processor.tokenizer)
+        return replace(decoding, language_model=language_model, language_model_weight=self._lm_weight)
 
     def describe(self, model: FastConformerRecognizer) -> dict[str, str]:
         """Facts about the model that the formats write."""
@@ -104,6 +131,8 @@ class TranscriptionRun:
         try:
             if remaining:
                 workers = checkpoint.load()
+                decoding = checkpoint.complete(self._options.decoding, workers[0].processor)
+                self._options = replace(self._options, decoding=decoding)
                 start = time.perf_counter()
                 self._transcribe(remaining, workers, checkpoint.describe(workers[0][0]))
             is_whole = True

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from .hypotheses import Hypotheses, TokenTable
+from .token_scorer import TokenScorer
 
 
 class DecoderState(Protocol):
@@ -39,6 +40,8 @@ def decode_attention_greedily(
     padding_id: int,
     with_log_probs: bool = False,
     score: Score | None = None,
+    scorer: TokenScorer | None = None,
+    end_id: int | None = None,
 ) -> Hypotheses:
     """
     Take the best class of each step until a clip ends.
@@ -52,6 +55,9 @@ def decode_attention_greedily(
         padding_id: What the tokens are padded with; at the end of a clip it is no token.
         with_log_probs: Compute the log-probability of each token.
         score: Confidence in each token, where it is wanted.
+        scorer: Scores of phrases or a language model, which are added to the log-probabilities as in NeMo 3.0
+            (`BeamSearchSequenceGeneratorWithFusionModels` with one beam). What is returned is the model's own.
+        end_id: Token that ends a text, which has a score of its own there.
 
     Returns:
         The hypotheses, without prompt and end.
@@ -65,10 +71,14 @@ def decode_attention_greedily(
         if len(clips) < batch_size:
             state = state.select(rows)
         tokens = prompts[rows]
+        scorer_states = None if scorer is None else torch.from_numpy(scorer.enter(None, batch_size)).to(device)[rows]
         count = 0
         while True:
             logits, state = step(tokens, state)
-            best = logits.argmax(dim=-1)  # (clips,)
+            if scorer is None or scorer_states is None:
+                best = logits.argmax(dim=-1)  # (clips,)
+            else:
+                best, scorer_states = _choose(logits, scorer, scorer_states, end_id)
             found = best.tolist()
             count += 1
             log_probs = _log_probs_of(logits, best) if with_log_probs else None
@@ -88,9 +98,25 @@ def decode_attention_greedily(
             if len(going_on) < len(clips):
                 rows = torch.tensor(going_on, dtype=torch.int64, device=device)
                 state, best = state.select(rows), best[rows]
+                scorer_states = None if scorer_states is None else scorer_states[rows]
                 clips = [clips[row] for row in going_on]
             tokens = best[:, None]
     return _collect(emitted, batch_size, padding_id, device, with_log_probs, score is not None)
+
+
+def _choose(
+    logits: torch.Tensor, scorer: TokenScorer, states: torch.Tensor, end_id: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Best class of each row with the scores in its states, and the states after it."""
+    scores = scorer.scores(states) if end_id is None else scorer.scores_with_end(states, end_id)
+    fused = logits.float().log_softmax(dim=-1)  # (clips, classes)
+    num_tokens = scores.shape[1]
+    fused[:, :num_tokens] += scores
+    best = fused.argmax(dim=-1)
+    # A class that is no token, with which a head may be padded, leaves the states as they are.
+    is_token = best < num_tokens
+    after = scorer.step(states, torch.where(is_token, best, 0))
+    return best, torch.where(is_token[:, None], after, states)
 
 
 def _log_probs_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

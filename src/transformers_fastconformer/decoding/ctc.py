@@ -55,8 +55,8 @@ def choose_ctc_labels(
     Class of each frame with the scores of phrases or a language model, by the rules of NeMo 3.0.
 
     Where the best class is the blank or that of the frame before, it stays. Elsewhere a new token begins, and the
-    scores decide which: any but that of the frame before (`GreedyBatchedCTCInfer`). Only these frames are looked at, and each clip goes from
-    one to the next on its own.
+    scores decide which: any but that of the frame before (`GreedyBatchedCTCInfer`). Only these frames are looked at,
+    and each clip goes from one to the next on its own.
 
     Args:
         log_probs: (batch, frames, classes).

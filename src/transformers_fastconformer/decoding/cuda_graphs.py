@@ -312,9 +312,9 @@ def transducer_masked_decode(
     if graphs is None:
         rounds, next_state = _run(build(), *arguments)
     else:
-        key = (*sizes, encoder_frames.dtype, str(device), looks, max_symbols_per_step, strategy, score)
+        key: Hashable = (*sizes, encoder_frames.dtype, str(device), looks, max_symbols_per_step, strategy, score)
         # The loop holds the scorer, so that no other automata get these ids while it is kept.
-        key = key if scorer is None else (*key, scorer.identity)
+        key = key if scorer is None else (key, scorer.identity)
         with graphs.lock:
             loop = graphs.find(key) or _capture(build(), key, graphs)
             rounds, next_state = _run(loop, *arguments)

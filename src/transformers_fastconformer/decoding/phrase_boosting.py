@@ -126,7 +126,8 @@ class PhraseBoosting:
             options: The other options, by name.
 
         Raises:
-            ValueError: for a file that is missing, not text or without phrases; it names the file.
+            FileNotFoundError: when the file does not exist.
+            ValueError: for a file that is not text or has no phrases; it names the file.
         """
         with reading(str(path), "a text file with a phrase a line"):
             lines = Path(path).read_text(encoding="utf-8-sig").splitlines()

@@ -149,7 +149,7 @@ def with_phrase_states(state: State) -> State:
     batch_size = len(state.last_frames) if isinstance(state, CTCState) else state.frames_ahead.shape[0]
     like = state.last_frames[0] if isinstance(state, CTCState) else state.frames_ahead
     first = torch.zeros(batch_size, 1, dtype=torch.int64, device=like.device)
-    others = () if state.scorer_states is None else (state.scorer_states,)
+    others: tuple[torch.Tensor, ...] = () if state.scorer_states is None else (state.scorer_states,)
     return replace(state, scorer_states=torch.cat([first, *others], dim=1))
 
 

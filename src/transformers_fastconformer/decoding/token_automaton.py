@@ -17,6 +17,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+# Longest chain of backoffs, which is as long as the longest phrase or n-gram.
+MAX_BACKOFFS = 1000
 ARRAYS = (
     "arc_starts",
     "arc_tokens",
@@ -93,10 +95,10 @@ class TokenAutomaton:
     def max_backoffs(self) -> int:
         """Largest number of backoffs from a state to its root."""
         states, count = torch.arange(self.num_states, dtype=torch.int64, device=self.device), 0
-        while bool((self.root_rows[states] < 0).any()):
+        while len(states := states[self.root_rows[states] < 0]):
             states, count = self.backoff_states[states].long(), count + 1
-            if count > self.num_states:
-                raise ValueError("backoff_states go in a circle; expected chains that end in a root.")
+            if count > MAX_BACKOFFS:
+                raise ValueError(f"backoff_states: expected chains of at most {MAX_BACKOFFS} states up to a root.")
         return count
 
     @cached_property
@@ -143,19 +145,24 @@ class TokenAutomaton:
     @classmethod
     def empty(cls, vocab_size: int, raises_end: bool = True) -> TokenAutomaton:
         """One state that scores all tokens 0."""
-        integers = {"dtype": torch.int32, "device": "cpu"}
-        floats = {"dtype": torch.float32, "device": "cpu"}
+
+        def integers(*shape: int) -> torch.Tensor:
+            return torch.zeros(*shape, dtype=torch.int32, device="cpu")
+
+        def floats(*shape: int) -> torch.Tensor:
+            return torch.zeros(*shape, dtype=torch.float32, device="cpu")
+
         return cls(
             arc_starts=torch.zeros(2, dtype=torch.int64, device="cpu"),
-            arc_tokens=torch.zeros(0, **integers),
-            arc_targets=torch.zeros(0, **integers),
-            arc_weights=torch.zeros(0, **floats),
-            backoff_states=torch.zeros(1, **integers),
-            backoff_weights=torch.zeros(1, **floats),
-            end_weights=torch.zeros(1, **floats),
-            root_rows=torch.zeros(1, **integers),
-            root_targets=torch.zeros(1, vocab_size, **integers),
-            root_weights=torch.zeros(1, vocab_size, **floats),
+            arc_tokens=integers(0),
+            arc_targets=integers(0),
+            arc_weights=floats(0),
+            backoff_states=integers(1),
+            backoff_weights=floats(1),
+            end_weights=floats(1),
+            root_rows=integers(1),
+            root_targets=integers(1, vocab_size),
+            root_weights=floats(1, vocab_size),
             start_states=torch.zeros(1, dtype=torch.int64, device="cpu"),
             raises_end=raises_end,
         )

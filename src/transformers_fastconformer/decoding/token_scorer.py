@@ -6,6 +6,7 @@ Decoders ask for scores of all tokens in the states of some clips, and for the s
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
@@ -76,9 +77,18 @@ class TokenScorer:
                     "vocabulary of this model. They must be made with the model's own tokenizer."
                 )
             if offsets is not None and len(offsets) != batch_size:
-                raise ValueError(
-                    f"boosting has {len(offsets)} lists; expected one for each of the {batch_size} clips."
-                )
+                raise ValueError(f"boosting has {len(offsets)} lists; expected {batch_size}, one for each clip.")
+
+    def select(self, clips: Sequence[int]) -> TokenScorer:
+        """The scorer of some clips, by their numbers."""
+        if self.is_shared:
+            return self
+        chosen = copy.copy(self)
+        for name in ("_offsets", "_starts"):
+            columns = getattr(self, name)
+            picked = [[column[clip] for clip in clips] if isinstance(column, list) else column for column in columns]
+            setattr(chosen, name, picked)
+        return chosen
 
     def _table(self, values: Sequence[list[int] | int | None], batch_size: int) -> np.ndarray:
         """(clips, kinds)"""

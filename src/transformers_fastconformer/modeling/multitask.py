@@ -70,7 +70,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
     decoder_type = "multitask"
     # The model that times the words, in checkpoints that carry one; its parameters are not among this one's.
     times_model: CarriedTimesModel | None = None
-    decoding_options = frozenset({"language", "confidence", "search", *PROMPT_OPTIONS})
+    decoding_options = FastConformerRecognizer.decoding_options | {"search", *PROMPT_OPTIONS}
 
     def __init__(self, config: FastConformerMultitaskConfig) -> None:
         super().__init__(config)
@@ -404,13 +404,18 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             "with_log_probs": with_log_probs,
             "score": None if confidence is None else TokenScore(confidence),
         }
+        scorer = decoding.make_scorer(last_hidden_state.shape[0], self.config.num_tokens)
         decode: Any = self._decode_group
         if search is not None and not search.is_greedy:
+            require(scorer is None, "search", search, "greedy decoding with boosting or language_model")
             decode = partial(self._search_group, search=search.arguments)
+        require(scorer is None or beam_size == 1, "beam_size", beam_size, "1 with boosting or language_model")
         parts = []
         for clips in groups.values():
             rows = torch.tensor(clips, dtype=torch.int64, device=last_hidden_state.device)
             tokens = torch.tensor([prompts[clip] for clip in clips], dtype=torch.int64, device=rows.device)
+            if scorer is not None:
+                options |= {"scorer": scorer.select(clips), "end_id": self.config.eos_token_id}
             parts.append(decode(last_hidden_state[rows], encoder_lengths[rows], tokens, limits[rows], **options))
         states_check.finish()
         clips = [clip for group in groups.values() for clip in group]
@@ -607,7 +612,9 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         limit = limit_of_tokens(arguments, generation_config, max(map(len, prompts)))
         own_ids = {name: getattr(self.config, name) for name in TOKEN_ARGUMENTS}
         if asks_for_transformers(arguments, generation_config, own_ids):
-            require(decoding.confidence is None, "confidence", decoding.confidence, "None with other ways than greedy")
+            for name in ("confidence", "boosting", "language_model"):
+                value = getattr(decoding, name)
+                require(value is None, name, value, "None with other ways than greedy")
             check_num_beams(arguments, generation_config, self.config.beam_size)
             limits = self._limit_tokens(padded_lengths, lengths, prompts, limit)
             arguments["return_dict_in_generate"] = return_dict_in_generate
