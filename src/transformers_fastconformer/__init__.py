@@ -14,6 +14,7 @@ from .audio.running_normalization import RunningNormalization
 from .audio.voice_activity import VoiceActivityOptions, detect_speech
 from .auto import AutoModelForRNNT, AutoModelForTDT
 from .checkpoints.saved_streams import load_encoder_cache, save_encoder_cache
+from .checkpoints.token_automata import load_phrases, save_phrases
 from .configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -23,12 +24,14 @@ from .configuration_fastconformer import (
 from .configuration_multitask import FastConformerMultitaskConfig
 from .decoding.confidence import ConfidenceOptions
 from .decoding.options import DecodingOptions
+from .decoding.phrase_boosting import CompiledPhrases, PhraseBoosting
 from .decoding.prompts import PromptOptions
 from .decoding.search import SearchOptions
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .inference.evaluation import EvaluatedFile, EvaluationReport, ScoringOptions, evaluate
 from .inference.evaluation_data import EvaluationDataOptions
 from .inference.file import transcribe_file, transcribe_waveforms
+from .inference.language_model import NgramLanguageModel
 from .inference.loading import load_model
 from .inference.many_files import Finished, transcribe_clips
 from .inference.options import ChunkOptions, TranscriptionOptions
@@ -68,6 +71,7 @@ from .streaming.text import StreamWord
 from .streaming.updates import StreamUpdate
 from .streaming.worker import EngineWorker
 from .tokenization_fastconformer import FastConformerTokenizer
+from .tokenization_phrases import compile_phrases
 from .training.batch_sampler import SecondsBatchSampler
 from .training.clip_filter import ClipFilterOptions, FilterReport, filter_clips
 from .training.clip_sources import open_clips
@@ -122,6 +126,12 @@ __all__ = [
     "replace_tokenizer",
     "score_texts",
     "train_tokenizer",
+    "CompiledPhrases",
+    "NgramLanguageModel",
+    "PhraseBoosting",
+    "compile_phrases",
+    "load_phrases",
+    "save_phrases",
     "SubtitleRules",
     "TranscriptRecord",
     "format_transcript",

@@ -319,5 +319,5 @@ def test_attention_decoder_equals_nemo(kinds: str, canary: tuple[Any, Any, Any],
         expected.append([] if tokens[:1] == [model.config.eos_token_id] else tokens)
     nemo.change_decoding_strategy(kept)
     assert found == expected
-    assert sum(counts) > 20
+    assert sum(counts) > 10
     assert found != [row[: len(other)].tolist() for row, other in zip(plain, found, strict=True)]

@@ -187,9 +187,10 @@ def count_ngrams(texts: Sequence[Sequence[int]], order: int, vocab_size: int) ->
     Raises:
         ValueError: for texts without tokens.
     """
-    flat = np.concatenate([np.asarray([START, *text, END], dtype=np.int64) for text in texts if len(text)] or [[]])
-    if not len(flat):
+    rows = [np.asarray([START, *text, END], dtype=np.int64) for text in texts if len(text)]
+    if not rows:
         raise ValueError("texts: found no tokens; expected some.")
+    flat = np.concatenate(rows)
     counts = [_Counts.of_tokens(flat)]
     while len(counts) < order:
         counts.append(counts[-1].extend())

@@ -99,7 +99,7 @@ class NgramLanguageModel:
         require_choice("tokens", tokens, TOKEN_FORMS)
         vocabulary = _tokens_of(tokenizer)
         with reading(str(path), "an ARPA file of the checkpoint's tokens"):
-            tables = read_arpa(path, vocabulary, tokens)
+            tables = read_arpa(Path(path), vocabulary, tokens)
             automaton = build_ngram_automaton(tables, len(vocabulary))
         return cls(automaton, len(tables), _hash_of(vocabulary), tables)
 

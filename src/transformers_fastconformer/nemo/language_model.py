@@ -42,7 +42,7 @@ def read_language_model(path: str | os.PathLike[str]) -> TokenAutomaton:
     expected = "an archive of NeMo's NGramGPULanguageModel"
     with reading(str(path), expected), NemoArchive(path) as archive:
         config = archive.read_config()
-        sizes = {name: config.get(name) for name in ("num_states", "num_arcs", "vocab_size")}
+        sizes: dict[str, Any] = {name: config.get(name) for name in ("num_states", "num_arcs", "vocab_size")}
         for name, value in sizes.items():
             require(is_integer(value) and value > 0, name, value, f"a count, as in {expected}")
         has_start = config.get("separate_bos_state", True)
