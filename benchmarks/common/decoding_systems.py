@@ -120,12 +120,9 @@ def weights_for(model: Any, names: dict[str, str]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def use_nemo(model: Any, family: str, vocabulary: int, dtype: torch.dtype) -> Decode:
+def make_nemo_networks(model: Any, family: str, vocabulary: int, dtype: torch.dtype) -> tuple[Any, Any]:
+    """NeMo's prediction and joint network with our weights."""
     from nemo.collections.asr.modules.rnnt import RNNTDecoder, RNNTJoint
-    from nemo.collections.asr.parts.submodules.rnnt_greedy_decoding import (
-        GreedyBatchedRNNTInfer,
-        GreedyBatchedTDTInfer,
-    )
 
     decoder = RNNTDecoder(
         prednet={"pred_hidden": DECODER_SIZE, "pred_rnn_layers": NUM_LAYERS, "dropout": 0.2}, vocab_size=vocabulary
@@ -152,6 +149,16 @@ def use_nemo(model: Any, family: str, vocabulary: int, dtype: torch.dtype) -> De
     nn.ModuleDict({"decoder": decoder, "joint": joint}).load_state_dict(weights_for(model, names), strict=True)
     decoder.eval().to(dtype)
     joint.eval().to(dtype)
+    return decoder, joint
+
+
+def use_nemo(model: Any, family: str, vocabulary: int, dtype: torch.dtype) -> Decode:
+    from nemo.collections.asr.parts.submodules.rnnt_greedy_decoding import (
+        GreedyBatchedRNNTInfer,
+        GreedyBatchedTDTInfer,
+    )
+
+    decoder, joint = make_nemo_networks(model, family, vocabulary, dtype)
     shared = {"decoder_model": decoder, "joint_model": joint, "blank_index": vocabulary}
     if family == "tdt":
         greedy = GreedyBatchedTDTInfer(**shared, durations=DURATIONS, max_symbols_per_step=MAX_SYMBOLS)

@@ -1,0 +1,316 @@
+"""
+What do phrases and language models cost in greedy decoding, and what do they do to words?
+
+    python benchmarks/bench_search.py time --output benchmarks/results/search_time_float32_cpu.csv
+    python benchmarks/bench_search.py words --output benchmarks/results/search_words_demo_cpu.csv
+
+`time`: a TDT or RNN-T decoder of 0.6B shapes with random weights, as in `bench_decoding.py`, with 0, 100 and 20,000
+random phrases and with a language model of random texts; ours and, where it is installed, NeMo in the same rounds.
+
+`words`: the demonstration checkpoint on single digits in noise, each of the ten digits boosted in turn: precision,
+recall and F of the boosted digit over all ten, and how often it is written in speech that is not digits. The encoder
+runs once; the digits are those of the test speakers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.csv_files import write_rows
+from common.decoding_systems import (
+    DURATIONS,
+    MAX_SYMBOLS,
+    build_model,
+    draw_weights,
+    make_frames,
+    make_nemo_networks,
+)
+from common.machine import name_machine
+from common.speech import SAMPLING_RATE, SPEECH_DIR, read_manifest
+from common.timing import minimum_and_median, seconds_of, take_turns
+from transformers_fastconformer import (
+    CompiledPhrases,
+    DecodingOptions,
+    NgramLanguageModel,
+    PhraseBoosting,
+    compile_phrases,
+    load_model,
+    read_audio,
+)
+from transformers_fastconformer.decoding.ngrams import build_ngram_automaton, count_ngrams
+from transformers_fastconformer.decoding.phrase_boosting import build_phrase_automaton
+
+TIME_COLUMNS = (
+    *("family", "vocabulary", "batch", "seconds", "system", "scores", "ms_min", "ms_median", "tokens", "rounds"),
+    *("same_tokens", "over_plain", "torch", "threads", "machine"),
+)
+WORDS_COLUMNS = (
+    *("snr_db", "strength", "digits", "precision", "recall", "f_score", "other_errors"),
+    *("other_speech_minutes", "false_alarms", "false_alarms_plain", "machine"),
+)
+NUM_PHRASES = (100, 20000)
+NUM_TEXTS, TEXT_TOKENS, LM_ORDER, LM_WEIGHT = 2000, 12, 4, 0.3
+EDGE_SECONDS = 0.3  # of silence around a digit, whose clips are cut close
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+Decode = Callable[[], list[list[int]]]
+
+
+# Time
+
+
+def random_phrases(count: int, vocabulary: int) -> list[list[int]]:
+    generator = np.random.default_rng(count)
+    return [generator.integers(0, vocabulary, generator.integers(3, 7)).tolist() for _ in range(count)]
+
+
+def random_texts(vocabulary: int) -> list[list[int]]:
+    generator = np.random.default_rng(0)
+    # Tokens as uneven as those of a language.
+    return (generator.zipf(1.3, (NUM_TEXTS, TEXT_TOKENS)) % vocabulary).tolist()
+
+
+def list_scores(vocabulary: int) -> dict[str, dict[str, Any]]:
+    """Options of each kind of scores."""
+    kinds: dict[str, dict[str, Any]] = {"none": {}}
+    boosting = PhraseBoosting(["random tokens"])
+    for count in NUM_PHRASES:
+        phrases = [(phrase, 1) for phrase in random_phrases(count, vocabulary)]
+        tree = build_phrase_automaton(phrases, boosting, vocabulary, 2.0)
+        kinds[f"{count} phrases"] = {"boosting": CompiledPhrases(boosting, tree)}
+    tables = count_ngrams(random_texts(vocabulary), LM_ORDER, vocabulary)
+    language_model = NgramLanguageModel(build_ngram_automaton(tables, vocabulary), LM_ORDER, None, tables)
+    kinds["language model"] = {"language_model": language_model, "language_model_weight": LM_WEIGHT}
+    return kinds
+
+
+def ours_with(model: Any, options: dict[str, Any], frames: torch.Tensor, lengths: torch.Tensor) -> Decode:
+    decoding = DecodingOptions(**options)
+
+    def decode() -> list[list[int]]:
+        found, _ = model.decode_frames(frames, lengths, decoding)
+        return rows_of(found)
+
+    return decode
+
+
+def nemo_with(
+    networks: tuple[Any, Any], family: str, vocabulary: int, kinds: dict[str, dict[str, Any]], folder: Path
+) -> dict[str, Any]:
+    """NeMo's greedy decoders with the same scores."""
+    from nemo.collections.asr.parts.context_biasing.boosting_graph_batched import GPUBoostingTreeModel
+    from nemo.collections.asr.parts.context_biasing.context_graph_universal import ContextGraph
+    from nemo.collections.asr.parts.submodules.ngram_lm import NGramGPULanguageModel
+    from nemo.collections.asr.parts.submodules.rnnt_greedy_decoding import (
+        GreedyBatchedRNNTInfer,
+        GreedyBatchedTDTInfer,
+    )
+
+    decoder, joint = networks
+    made = {}
+    for name, options in kinds.items():
+        fusion: dict[str, Any] = {}
+        if "boosting" in options:
+            graph = ContextGraph(context_score=1.0, depth_scaling=2.0)
+            phrases = random_phrases(int(name.split()[0]), vocabulary)
+            graph.build(token_ids=phrases, phrases=[""] * len(phrases), scores=[0.0] * len(phrases))
+            tree = GPUBoostingTreeModel.from_context_graph(graph, vocabulary, use_triton=False, uniform_weights=False)
+            fusion = {"fusion_models": [tree], "fusion_models_alpha": [1.0]}
+        elif "language_model" in options:
+            path = folder / "model.arpa"
+            options["language_model"].save_arpa(path)
+            theirs = NGramGPULanguageModel.from_file(path, vocab_size=vocabulary, use_triton=False)
+            fusion = {"fusion_models": [theirs], "fusion_models_alpha": [LM_WEIGHT]}
+        shared = {"decoder_model": decoder, "joint_model": joint, "blank_index": vocabulary, **fusion}
+        if family == "tdt":
+            made[name] = GreedyBatchedTDTInfer(**shared, durations=DURATIONS, max_symbols_per_step=MAX_SYMBOLS)
+        else:
+            made[name] = GreedyBatchedRNNTInfer(**shared, max_symbols_per_step=MAX_SYMBOLS)
+    return made
+
+
+def run_nemo(greedy: Any, frames: torch.Tensor, lengths: torch.Tensor) -> Decode:
+    def decode() -> list[list[int]]:
+        with torch.inference_mode():
+            (found,) = greedy(encoder_output=frames.transpose(1, 2), encoded_lengths=lengths)
+        return [[int(token) for token in hypothesis.y_sequence] for hypothesis in found]
+
+    return decode
+
+
+def rows_of(found: Any) -> list[list[int]]:
+    return [row[:count] for row, count in zip(found.tokens.tolist(), found.token_lengths.tolist(), strict=True)]
+
+
+def measure_time(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    torch.set_num_threads(arguments.threads)
+    family, vocabulary = arguments.family, arguments.vocabulary
+    model = build_model(family, vocabulary)
+    draw_weights(model, family, vocabulary)
+    kinds = list_scores(vocabulary)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = {}
+        if not arguments.only_ours:
+            networks = make_nemo_networks(model, family, vocabulary, torch.float32)
+            theirs = nemo_with(networks, family, vocabulary, kinds, Path(folder))
+    for batch in arguments.batches:
+        generator = torch.Generator().manual_seed(batch)
+        frames = make_frames(batch, arguments.seconds, generator)
+        lengths = torch.randint(round(0.8 * frames.shape[1]), frames.shape[1] + 1, (batch,), generator=generator)
+        lengths[0] = frames.shape[1]
+        calls: dict[str, Decode] = {}
+        for name, options in kinds.items():
+            calls[f"ours/{name}"] = ours_with(model, options, frames, lengths)
+            if name in theirs:
+                calls[f"NeMo/{name}"] = run_nemo(theirs[name], frames, lengths)
+        tokens = {name: call() for name, call in calls.items()}  # warms up
+        spent: dict[str, list[float]] = {name: [] for name in calls}
+        for _, name in take_turns(calls, arguments.rounds, is_alternating=True):
+            spent[name].append(1000.0 * seconds_of(calls[name]))
+        rows = []
+        for name, milliseconds in spent.items():
+            system, scores = name.split("/")
+            best, median = minimum_and_median(milliseconds)
+            expected = tokens.get(f"NeMo/{scores}", tokens[name])
+            same = sum(found == other for found, other in zip(tokens[name], expected, strict=True))
+            values = (
+                family, vocabulary, batch, arguments.seconds, system, scores, f"{best:.2f}", f"{median:.2f}",
+                sum(map(len, tokens[name])), arguments.rounds, f"{same}/{batch}",
+                f"{best / min(spent[f'{system}/none']):.3f}", torch.__version__, arguments.threads, name_machine(),
+            )  # fmt: skip
+            rows.append(dict(zip(TIME_COLUMNS, values, strict=True)))
+            print(*values[:12], flush=True)
+        yield rows
+
+
+# Words
+
+
+def encode(model: Any, processor: Any, waveforms: Sequence[np.ndarray], batch_size: int = 16) -> list[Any]:
+    """Frames and lengths of the clips, batch by batch."""
+    encoded = []
+    for start in range(0, len(waveforms), batch_size):
+        features = processor(
+            list(waveforms[start : start + batch_size]), sampling_rate=SAMPLING_RATE, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            found = model.encode(features["input_features"], features["attention_mask"])
+        encoded.append((found.last_hidden_state, found.encoder_lengths))
+    return encoded
+
+
+def texts_of(model: Any, processor: Any, encoded: list[Any], decoding: DecodingOptions) -> list[list[str]]:
+    """Words of each clip."""
+    words = []
+    for frames, lengths in encoded:
+        found, _ = model.decode_frames(frames, lengths, decoding)
+        words += [processor.tokenizer.decode(row).split() for row in rows_of(found)]
+    return words
+
+
+def add_noise(waveform: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
+    level = float(np.sqrt(np.mean(waveform.astype(np.float64) ** 2))) * 10 ** (-snr_db / 20)
+    return (waveform + level * generator.standard_normal(len(waveform))).astype(np.float32)
+
+
+def read_other_speech(speech_dir: Path, minutes: float) -> list[np.ndarray]:
+    """Pieces of 20 s of read speech and stories, up to so many minutes; some digits are said in it too."""
+    pieces: list[np.ndarray] = []
+    for entry in read_manifest(speech_dir):
+        if entry["audio_filepath"].startswith("digits/"):
+            continue
+        waveform = read_audio(speech_dir / entry["audio_filepath"])
+        size = 20 * SAMPLING_RATE
+        pieces += [waveform[start : start + size] for start in range(0, len(waveform), size)]
+        if sum(map(len, pieces)) >= minutes * 60 * SAMPLING_RATE:
+            break
+    return [piece for piece in pieces if len(piece) > SAMPLING_RATE]
+
+
+def measure_words(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    torch.set_num_threads(arguments.threads)
+    model, processor = load_model("demo", arguments.head, "cpu")
+    entries = [
+        entry
+        for entry in read_manifest(arguments.speech)
+        if entry["audio_filepath"].startswith("digits/") and entry.get("split") == "test"
+    ][: arguments.clips]
+    truth = [entry["text"].lower() for entry in entries]
+    edge = np.zeros(round(EDGE_SECONDS * SAMPLING_RATE), dtype=np.float32)
+    clean = [np.concatenate([edge, read_audio(arguments.speech / entry["audio_filepath"]), edge]) for entry in entries]
+    others = read_other_speech(arguments.speech, arguments.minutes)
+    minutes = sum(map(len, others)) / SAMPLING_RATE / 60
+    encoded_others = encode(model, processor, others, 4)
+    options: dict[float, list[DecodingOptions]] = {0.0: [DecodingOptions()] * len(DIGITS)}
+    for strength in arguments.strengths:
+        options[strength] = [
+            DecodingOptions(boosting=compile_phrases(PhraseBoosting([digit], strength=strength), processor.tokenizer))
+            for digit in DIGITS
+        ]
+    written_elsewhere = {
+        strength: sum(
+            words.count(digit)
+            for digit, decoding in zip(DIGITS, each, strict=True)
+            for words in texts_of(model, processor, encoded_others, decoding)
+        )
+        for strength, each in options.items()
+    }
+    for snr_db in arguments.snr_db:
+        generator = np.random.default_rng(0)
+        encoded = encode(model, processor, [add_noise(waveform, snr_db, generator) for waveform in clean])
+        rows = []
+        for strength, each in options.items():
+            hits = written = spoken = other_errors = 0
+            for digit, decoding in zip(DIGITS, each, strict=True):
+                for word, words in zip(truth, texts_of(model, processor, encoded, decoding), strict=True):
+                    hits += word == digit and digit in words
+                    written += words.count(digit)
+                    spoken += word == digit
+                    other_errors += word != digit and words != [word]
+            precision, recall = hits / max(written, 1), hits / max(spoken, 1)
+            f_score = 2 * precision * recall / max(precision + recall, 1e-9)
+            values = (
+                snr_db, strength, len(truth), f"{precision:.4f}", f"{recall:.4f}", f"{f_score:.4f}",
+                f"{other_errors / max(len(truth) * len(DIGITS) - spoken, 1):.4f}", f"{minutes:.1f}",
+                written_elsewhere[strength], written_elsewhere[0.0], name_machine(),
+            )  # fmt: skip
+            rows.append(dict(zip(WORDS_COLUMNS, values, strict=True)))
+            print(*values[:10], flush=True)
+        yield rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("time", "words"))
+    parser.add_argument("--family", default="tdt", choices=("tdt", "rnnt"))
+    parser.add_argument("--vocabulary", type=int, default=1024)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only-ours", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--head", default="transducer")
+    parser.add_argument("--speech", type=Path, default=SPEECH_DIR)
+    parser.add_argument("--clips", type=int, default=500)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--snr-db", nargs="+", type=float, default=[20.0, 5.0, 0.0])
+    parser.add_argument("--strengths", nargs="+", type=float, default=[0.5, 1.0, 2.0, 4.0])
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    measure, columns = (measure_time, TIME_COLUMNS) if arguments.part == "time" else (measure_words, WORDS_COLUMNS)
+    written: list[dict[str, Any]] = []
+    for rows in measure(arguments):
+        written += rows
+        if arguments.output is not None:
+            write_rows(arguments.output, written, columns)
+
+
+if __name__ == "__main__":
+    main()
