@@ -37,8 +37,9 @@ def blocks_of(page: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run examples in, with the clip that they speak of."""
+    """A folder to run examples in, with the clip and the list of names that they speak of."""
     shutil.copy(CLIP_PATHS[0], tmp_path / "clip.wav")
+    (tmp_path / "names.txt").write_text("seven\neight nine\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

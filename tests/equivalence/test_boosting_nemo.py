@@ -17,11 +17,13 @@ from nemo_models import TOKENIZER_SENTENCES
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.decoding.phrase_boosting import PhraseBoosting
+from transformers_fastconformer.decoding.token_automaton import TokenAutomaton
+from transformers_fastconformer.decoding.token_scorer import TokenScorer
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.inference.language_model import NgramLanguageModel
 from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
-from transformers_fastconformer.tokenization_phrases import compile_decoding
+from transformers_fastconformer.tokenization_phrases import compile_decoding, compile_phrases
 
 pytestmark = pytest.mark.nemo
 
@@ -321,3 +323,50 @@ def test_attention_decoder_equals_nemo(kinds: str, canary: tuple[Any, Any, Any],
     assert found == expected
     assert sum(counts) > 10
     assert found != [row[: len(other)].tolist() for row, other in zip(plain, found, strict=True)]
+
+
+def walk_both(theirs: Any, ours: TokenAutomaton, seed: int) -> int:
+    """Compare the scores of all tokens and of the end along random texts; returns how many steps backed off."""
+    generator = torch.Generator().manual_seed(seed)
+    scorer, end_id, num_different = TokenScorer([ours]), 3, 0
+    state, own = theirs.get_init_states(batch_size=1, bos=True), torch.from_numpy(scorer.enter(None, 1))
+    for _ in range(80):
+        expected, following = theirs.advance(states=state)
+        torch.testing.assert_close(scorer.scores(own), expected, rtol=1e-5, atol=1e-5)
+        with_end, _ = theirs.advance(states=state, eos_id=end_id)
+        torch.testing.assert_close(scorer.scores_with_end(own, end_id), with_end, rtol=1e-5, atol=1e-5)
+        # Mostly a likely token, so that long histories are met.
+        likely = int(expected[0].topk(3).indices[torch.randint(3, (1,), generator=generator)])
+        is_likely = bool(torch.rand(1, generator=generator) < 0.8)
+        token = likely if is_likely else int(torch.randint(theirs.vocab_size, (1,), generator=generator))
+        state, own = following[:, token], scorer.step(own, torch.tensor([token]))
+        num_different += int(own[0, 0] > 1)
+    return num_different
+
+
+@torch.inference_mode()
+def test_scores_of_archives_and_trees(pairs: Callable[[str], Pair], tmp_path: Path) -> None:
+    """What NeMo saves is read; scores in every state of random texts are NeMo's, those of the end of a text too."""
+    from nemo.collections.asr.parts.context_biasing.boosting_graph_batched import (
+        BoostingTreeModelConfig,
+        GPUBoostingTreeModel,
+    )
+    from nemo.collections.asr.parts.submodules.ngram_lm import NGramGPULanguageModel
+
+    pair = pairs("tdt")
+    tokenizer = pair.processor.tokenizer
+    made = NgramLanguageModel.from_text(TOKENIZER_SENTENCES, tokenizer, order=4)
+    made.save_arpa(tmp_path / "model.arpa")
+    size = tokenizer.blank_token_id
+    theirs = NGramGPULanguageModel.from_file(tmp_path / "model.arpa", vocab_size=size, use_triton=False)
+    theirs.save_to(str(tmp_path / "model.nemo"))
+    read = NgramLanguageModel.from_file(tmp_path / "model.nemo", tokenizer)
+    for ours in (made.automaton, read.automaton):
+        assert sum(walk_both(theirs, ours, seed) for seed in range(4)) > 100
+    for name, options in OPTIONS.items():
+        config = BoostingTreeModelConfig(key_phrases_list=PHRASES, use_triton=False, final_eos_score=1.5, **options)
+        tree = GPUBoostingTreeModel.from_config(config, tokenizer=pair.nemo.tokenizer)
+        renamed = {OUR_NAMES.get(key, key): value for key, value in options.items()}
+        boosting = PhraseBoosting(PHRASES, end_score=1.5, **renamed)
+        compiled = compile_phrases(boosting, tokenizer)
+        assert sum(walk_both(tree, compiled.automaton, seed) for seed in range(4)) > 50, name

@@ -25,6 +25,8 @@ from .transcribe_inputs import AudioInput
 from .transcribe_outputs import Output
 from .transcribe_run import Checkpoint
 
+# Options of decoding that are told only where they are given.
+DESCRIBED = ("boosting", "language_model", "language_model_weight")
 # So often a run that waits for audio looks whether it is to end.
 POLL_SECONDS = 0.1
 
@@ -202,4 +204,5 @@ class StreamRun:
             "is_exact": engine.options.is_exact,
             "language": decoding.language,
             "endpointing": None if endpointing is None else asdict(endpointing),
+            **{name: value for name, value in decoding.describe().items() if name in DESCRIBED},
         }
