@@ -76,5 +76,7 @@ def test_wrong_sizes_are_refused():
     tree = random_tree(0, VOCAB_SIZE)[0]
     with pytest.raises(ValueError, match="5 tokens; expected 6"):
         TokenScorer([tree]).check(1, 6)
+    with pytest.raises(ValueError, match=r"\[5, 9\] tokens; expected those of one tokenizer"):
+        TokenScorer([[tree, TokenAutomaton.empty(9)]])
     with pytest.raises(ValueError, match="boosting has 2 lists; expected 3"):
         TokenScorer([[tree, tree]]).check(3, VOCAB_SIZE)

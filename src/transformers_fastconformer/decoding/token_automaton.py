@@ -297,10 +297,31 @@ class HostTables:
 
     def step(self, states: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """States after a token each, both (n,)."""
-        return np.array(
-            [self._step_one(state, token) for state, token in zip(states.tolist(), tokens.tolist(), strict=True)],
-            dtype=np.int64,
-        )
+        if len(states) == 1:
+            return np.array([self._step_one(int(states[0]), int(tokens[0]))], dtype=np.int64)
+        states, found = states.copy(), np.zeros(len(states), dtype=np.int64)
+        waiting = np.arange(len(states))
+        while len(waiting):
+            rows = self.root_rows[states[waiting]]
+            is_root = rows >= 0
+            if is_root.any():
+                ended = waiting[is_root]
+                found[ended] = self.root_targets[rows[is_root], tokens[ended]]
+                waiting = waiting[~is_root]
+            keys = states[waiting] * self.vocab_size + tokens[waiting]
+            places = np.searchsorted(self.arc_keys, keys)
+            fits = self.arc_keys[np.minimum(places, len(self.arc_keys) - 1)] == keys
+            found[waiting[fits]] = self.arc_targets[places[fits]]
+            waiting = waiting[~fits]
+            states[waiting] = self.backoff_states[states[waiting]]
+        return found
+
+    @cached_property
+    def arc_keys(self) -> np.ndarray:
+        """(arcs,), state and token of each arc in one rising number; one that fits nothing where there are no arcs."""
+        counts = self.arc_starts[1:] - self.arc_starts[:-1]
+        sources = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        return sources * self.vocab_size + self.arc_tokens if len(sources) else np.array([-1], dtype=np.int64)
 
     def _step_one(self, state: int, token: int) -> int:
         row = self.root_rows[state]

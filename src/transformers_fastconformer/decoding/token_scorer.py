@@ -42,6 +42,9 @@ class TokenScorer:
                 self._offsets.append(None)
                 self._starts.append(int(given.start_states[0]))
                 continue
+            sizes = sorted({automaton.vocab_size for automaton in given})
+            if len(sizes) > 1:
+                raise ValueError(f"boosting has phrases of {sizes} tokens; expected those of one tokenizer.")
             joined, offset_of = _join(given)
             self.automata.append(joined)
             self._offsets.append([offset_of[id(automaton)] for automaton in given])
