@@ -223,13 +223,19 @@ def encode(model: Any, processor: Any, waveforms: Sequence[np.ndarray], batch_si
     return encoded
 
 
-def texts_of(model: Any, processor: Any, encoded: list[Any], decoding: DecodingOptions) -> list[list[str]]:
-    """Words of each clip."""
-    words = []
-    for frames, lengths in encoded:
-        found, _ = model.decode_frames(frames, lengths, decoding)
-        words += [processor.tokenizer.decode(row).split() for row in rows_of(found)]
-    return words
+def texts_of(
+    model: Any, processor: Any, encoded: list[Any], decodings: Sequence[DecodingOptions]
+) -> Iterator[list[list[str]]]:
+    """Words of each clip, with each of the options; options that come twice are used once."""
+    kept: dict[DecodingOptions, list[list[str]]] = {}
+    for decoding in decodings:
+        if decoding not in kept:
+            kept[decoding] = [
+                processor.tokenizer.decode(row).split()
+                for frames, lengths in encoded
+                for row in rows_of(model.decode_frames(frames, lengths, decoding)[0])
+            ]
+        yield kept[decoding]
 
 
 def add_noise(waveform: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
@@ -274,8 +280,8 @@ def measure_words(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]
     written_elsewhere = {
         strength: sum(
             words.count(digit)
-            for digit, decoding in zip(DIGITS, each, strict=True)
-            for words in texts_of(model, processor, encoded_others, decoding)
+            for digit, texts in zip(DIGITS, texts_of(model, processor, encoded_others, each), strict=True)
+            for words in texts
         )
         for strength, each in options.items()
     }
@@ -285,8 +291,8 @@ def measure_words(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]
         rows = []
         for strength, each in options.items():
             hits = written = spoken = other_errors = 0
-            for digit, decoding in zip(DIGITS, each, strict=True):
-                for word, words in zip(truth, texts_of(model, processor, encoded, decoding), strict=True):
+            for digit, texts in zip(DIGITS, texts_of(model, processor, encoded, each), strict=True):
+                for word, words in zip(truth, texts, strict=True):
                     hits += word == digit and digit in words
                     written += words.count(digit)
                     spoken += word == digit

@@ -72,6 +72,12 @@ def test_the_end_of_the_text():
     assert torch.equal(TokenScorer([model]).scores_with_end(states, end_id=2)[:, 2], tree.end_weights)
 
 
+@pytest.mark.parametrize("states", [[[-1]], [[1000]], [[0, 0]], [[0], [0]]])
+def test_states_of_other_automata_are_refused(states):
+    with pytest.raises(ValueError, match="scorer_states"):
+        TokenScorer([random_tree(0, VOCAB_SIZE)[0]]).enter(torch.tensor(states), 1)
+
+
 def test_wrong_sizes_are_refused():
     tree = random_tree(0, VOCAB_SIZE)[0]
     with pytest.raises(ValueError, match="5 tokens; expected 6"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..validation import require
 from .confidence import ConfidenceOptions, ctc_confidence
 from .hypotheses import Hypotheses, TokenTable
 from .state import CTCState
@@ -146,7 +147,7 @@ def ctc_decode_frames(
         joined_lengths = torch.tensor([row.shape[0] for row in rows], dtype=torch.int64, device=log_probs.device)
     labels, scorer_states = None, None
     if scorer is not None:
-        labels, scorer_states = _choose_on(log_probs, encoder_lengths, joined_lengths, blank_id, scorer, state)
+        labels, scorer_states = _choose_on(log_probs, encoder_lengths, blank_id, scorer, state)
     found = ctc_greedy_decode(joined, joined_lengths, blank_id, padding_id, labels)
     if confidence is not None:
         scores = ctc_confidence(joined, joined_lengths, found.frame_indices, found.token_lengths, confidence, labels)
@@ -175,7 +176,6 @@ def ctc_decode_frames(
 def _choose_on(
     log_probs: torch.Tensor,
     encoder_lengths: torch.Tensor,
-    joined_lengths: torch.Tensor,
     blank_id: int,
     scorer: TokenScorer,
     state: CTCState | None,
@@ -183,6 +183,11 @@ def _choose_on(
     """Class of each frame, those that the state kept before the new ones, and the states of the scores after them."""
     batch_size = log_probs.shape[0]
     kept = () if state is None else state.labels
+    if state is not None:
+        lengths = [(len(labels), len(frames)) for labels, frames in zip(kept, state.last_frames, strict=True)]
+        is_class = all(int(label) in range(blank_id + 1) for labels in kept for label in labels)
+        is_known = is_class and all(count == expected for count, expected in lengths)
+        require(is_known, "last_labels", kept, "a class for each of last_frames")
     last = [int(labels[-1]) if len(labels) else blank_id for labels in kept] or [blank_id] * batch_size
     states = scorer.enter(None if state is None else state.scorer_states, batch_size)
     last_labels = np.array(last, dtype=np.int64)
@@ -193,7 +198,6 @@ def _choose_on(
             for before, row, length in zip(kept, labels, encoder_lengths.tolist(), strict=True)
         ]
         labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=blank_id)
-        assert [len(row) for row in rows] == joined_lengths.tolist()
     return labels, scorer.leave(states, log_probs.device)
 
 

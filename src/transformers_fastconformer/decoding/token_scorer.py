@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..validation import require
 from .token_automaton import TokenAutomaton
 
 # Automata of batches whose clips have their own that are kept, so that a stream does not join them at every step.
@@ -36,11 +37,13 @@ class TokenScorer:
         self.automata: list[TokenAutomaton] = []
         self._offsets: list[list[int] | None] = []
         self._starts: list[list[int] | int] = []
+        self._sizes: list[list[int] | int] = []
         for given in automata:
             if isinstance(given, TokenAutomaton):
                 self.automata.append(given)
                 self._offsets.append(None)
                 self._starts.append(int(given.start_states[0]))
+                self._sizes.append(given.num_states)
                 continue
             sizes = sorted({automaton.vocab_size for automaton in given})
             if len(sizes) > 1:
@@ -49,6 +52,7 @@ class TokenScorer:
             self.automata.append(joined)
             self._offsets.append([offset_of[id(automaton)] for automaton in given])
             self._starts.append([int(automaton.start_states[0]) for automaton in given])
+            self._sizes.append([automaton.num_states for automaton in given])
         self.hosts = [automaton.host for automaton in self.automata]
 
     @property
@@ -87,7 +91,7 @@ class TokenScorer:
         if self.is_shared:
             return self
         chosen = copy.copy(self)
-        for name in ("_offsets", "_starts"):
+        for name in ("_offsets", "_starts", "_sizes"):
             columns = getattr(self, name)
             picked = [[column[clip] for clip in clips] if isinstance(column, list) else column for column in columns]
             setattr(chosen, name, picked)
@@ -99,8 +103,17 @@ class TokenScorer:
         return np.asarray(columns, dtype=np.int64).T.copy()
 
     def enter(self, states: torch.Tensor | None, batch_size: int) -> np.ndarray:
-        """States of clips (clips, kinds), None at their start, as numbers of the joined automata."""
-        own = self._table(self._starts, batch_size) if states is None else states.cpu().numpy()
+        """
+        States of clips (clips, kinds), None at their start, as numbers of the joined automata.
+
+        Raises:
+            ValueError: for states that these automata do not have.
+        """
+        own = self._table(self._starts, batch_size)
+        if states is not None:
+            shape, own = own.shape, states.cpu().numpy()
+            is_known = own.shape == shape and bool(((own >= 0) & (own < self._table(self._sizes, batch_size))).all())
+            require(is_known, "scorer_states", own.tolist(), "states of these phrases and of this language model")
         return own + self._table(self._offsets, batch_size)
 
     def leave(self, states: np.ndarray, device: torch.device) -> torch.Tensor:
