@@ -10,7 +10,14 @@ import torch
 from multitask_models import PROMPT, build_multitask, random_features
 from transformers import AutoModel, AutoModelForSpeechSeq2Seq
 
-from transformers_fastconformer import FastConformerForMultitask
+from transformers_fastconformer import (
+    CompiledPhrases,
+    DecodingOptions,
+    FastConformerForMultitask,
+    PhraseBoosting,
+    SearchOptions,
+)
+from transformers_fastconformer.decoding.phrase_boosting import build_phrase_automaton
 from transformers_fastconformer.decoding.token_places import place_tokens
 
 SHAPES: list[dict[str, Any]] = [
@@ -229,3 +236,27 @@ def test_tokens_are_placed_by_the_attention_of_their_step() -> None:
         expected = place_tokens(torch.stack(steps, dim=1)).tolist() if steps else []
         assert found[clip] == expected
         assert len(found[clip]) == len(text)
+
+
+def test_phrases_are_for_greedy_decoding() -> None:
+    """Each clip has its own; with other ways to search they are refused by name."""
+    model = build_multitask()
+    size = model.config.num_tokens
+    plain = model.generate(**random_features([97, 61]), prompt_ids=PROMPT)
+    boosting = PhraseBoosting(["x"], strength=50.0)
+    phrases = CompiledPhrases(boosting, build_phrase_automaton([([7], 1)], boosting, size, 1.0))
+    arguments = {**random_features([97, 61]), "prompt_ids": PROMPT}
+    found = model.generate(**arguments, boosting=[None, phrases])
+    before, after = (
+        [[token for token in row if token != model.config.pad_token_id] for row in rows.tolist()]
+        for rows in (plain, found)
+    )
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    with pytest.raises(ValueError, match=r"boosting=.*None with other ways than greedy"):
+        model.generate(**arguments, boosting=phrases, num_beams=2)
+    with pytest.raises(ValueError, match=r"search=.*None with boosting or language_model"):
+        model.check_decoding(DecodingOptions(boosting=phrases, search=SearchOptions(num_beams=2)))
+    model.config.beam_size = 2
+    with pytest.raises(ValueError, match=r"beam_size=2.*1 with boosting or language_model"):
+        model.generate(**arguments, boosting=phrases)

@@ -124,6 +124,9 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         require(isinstance(language, str | None), "language", language, "the code of one language, or None")
         if asks_for_prompt(decoding):
             fill_prompt(self.config, decoding.prompt)
+        has_scores = decoding.boosting is not None or decoding.language_model is not None
+        is_greedy = decoding.search is None or decoding.search.is_greedy
+        require(is_greedy or not has_scores, "search", decoding.search, "None with boosting or language_model")
 
     def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
         """The encoder, whatever stands after it."""
@@ -407,7 +410,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         scorer = decoding.make_scorer(last_hidden_state.shape[0], self.config.num_tokens)
         decode: Any = self._decode_group
         if search is not None and not search.is_greedy:
-            require(scorer is None, "search", search, "greedy decoding with boosting or language_model")
+            require(scorer is None, "search", search, "None with boosting or language_model")
             decode = partial(self._search_group, search=search.arguments)
         require(scorer is None or beam_size == 1, "beam_size", beam_size, "1 with boosting or language_model")
         parts = []
