@@ -61,6 +61,7 @@ def test_two_processes_have_the_losses_of_one_that_accumulates(tmp_path: Path) -
     assert one["evaluations"][0] != one["evaluations"][1]
 
 
+@pytest.mark.slow  # the quick one of two processes is above
 def test_two_processes_that_share_the_weights_have_the_losses_of_one(tmp_path: Path) -> None:
     """Torch's `fully_shard`, which Accelerate offers on GPUs only: gathered weights reach loss and LSTM."""
     losses = {}

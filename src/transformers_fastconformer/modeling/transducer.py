@@ -72,14 +72,16 @@ class FastConformerLSTMPredictionNetwork(nn.Module):
         return self.dropout(output), state
 
 
-def _renew_weights(lstm: nn.LSTM) -> None:
+def _renew_weights(lstm: nn.Module) -> None:
     """
     Let an LSTM compute with the parameters that it has, of which torch keeps a list.
 
     `fully_shard` (FSDP) puts gathered weights in the place of the parameters, past the list: the LSTM would go on with
-    its first weights, and never learn.
+    its first weights, and never learn. What others put in its place (torch's own LSTM in 8 bits) has no such list.
     """
-    if not torch.compiler.is_compiling() and lstm._flat_weights[0] is not getattr(lstm, lstm._flat_weights_names[0]):
+    if torch.compiler.is_compiling() or not isinstance(lstm, nn.LSTM):
+        return
+    if lstm._flat_weights[0] is not getattr(lstm, lstm._flat_weights_names[0]):
         lstm._flat_weights = [getattr(lstm, name) for name in lstm._flat_weights_names]
 
 
