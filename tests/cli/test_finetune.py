@@ -85,7 +85,7 @@ def test_what_is_refused(
 def test_data_that_is_not_there(run_command: Callable[..., Any], tmp_path: Path) -> None:
     given = ["finetune", "--model", "demo", "--output_dir", str(tmp_path / "out"), "--train_data"]
     done = run_command(*given, str(tmp_path / "none.jsonl"))
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "none.jsonl' does not exist; expected a manifest" in done.stderr
     (tmp_path / "bad.jsonl").write_text("{")
     assert run_command(*given, str(tmp_path / "bad.jsonl")).returncode == 1

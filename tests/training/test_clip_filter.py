@@ -27,6 +27,7 @@ ROWS = [
     row(0.3, "one one one one one"),
     {"audio": "missing.wav", "text": "one"},
     row(1.0, "three"),
+    {"audio": row(1.0, "")["audio"], "sentence": "one"},
 ]
 
 
@@ -42,6 +43,12 @@ def test_every_reason_is_named_and_counted(processor: FastConformerProcessor) ->
         ("row 4", "characters that the tokenizer cannot write", "'é' 'T'"),
         ("row 5", "fewer frames than its text needs", "4 frames, 9 needed"),
         ("missing.wav", "audio that cannot be read", "'missing.wav' does not exist; expected an audio file."),
+        (
+            "row 8",
+            "without a text",
+            "text_column='text' has NoneType in a row with ['audio', 'sentence']; expected the "
+            "name of a column with text.",
+        ),
     ]
     assert set(report.counts().values()) == {1}
     text = report.to_text()

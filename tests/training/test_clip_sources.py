@@ -36,29 +36,39 @@ def test_a_folder_has_metadata(name: str, manifest: Path, tmp_path: Path) -> Non
     assert RowForm().seconds_of(row) == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "is empty"),
-        ("{", "line 1.* cannot be read"),
-        ('{"text": "one"}', r"line 1: found .*expected a JSON object with 'file_name' or 'audio_filepath'"),
-        ("[1]", "line 1: found"),
-    ],
-)
-def test_what_is_no_manifest(content: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        open_clips(tmp_path / "a.jsonl", RowForm())
+def test_a_line_that_cannot_be_used_costs_no_other(manifest: Path) -> None:
+    with manifest.open() as file:
+        (manifest.parent / "bad.jsonl").write_text(file.readline() + '{"text": "one"}\n{\n')
+    first, without, broken = open_clips(manifest.parent / "bad.jsonl", RowForm())
+    assert RowForm().seconds_of(first) == pytest.approx(0.6)
+    for row, message in (
+        (without, "line 2: found .*expected a JSON object with 'audio_filepath'"),
+        (broken, "not JS"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RowForm().seconds_of(row)
+        with pytest.raises(ValueError, match=message):
+            RowForm().waveform_of(row, 16000)
+
+
+def test_a_folder_has_texts(manifest: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.wav").write_bytes((manifest.parent / "0.wav").read_bytes())
+    (tmp_path / "a.txt").write_text("one")
+    first, second = open_clips(tmp_path, RowForm(text_column="sentence"))
+    assert (first["audio_filepath"], first["sentence"]) == (str(tmp_path / "a.wav"), "one")
+    with pytest.raises(ValueError, match=r"b\.wav' has neither"):
+        RowForm().seconds_of(second)
 
 
 def test_refusals(tmp_path: Path, manifest: Path) -> None:
-    with pytest.raises(ValueError, match=r"has none of metadata\.jsonl"):
+    with pytest.raises(ValueError, match="holds no recordings"):
         open_clips(tmp_path, RowForm())
-    with pytest.raises(FileNotFoundError, match="does not exist; expected a manifest"):
+    with pytest.raises(ValueError, match="does not exist; expected a manifest"):
         open_clips(tmp_path / "none.jsonl", RowForm())
     with pytest.raises(ValueError, match="split='test' is not supported"):
         open_clips(manifest, RowForm(), split="test")
-    with pytest.raises(ValueError, match=r"0\.wav' is no manifest"):
+    with pytest.raises(ValueError, match=r"0\.wav' is not supported; expected a manifest"):
         open_clips(manifest.parent / "0.wav", RowForm())
 
 
@@ -67,8 +77,8 @@ def test_audio_columns_are_read_without_their_decoder(waveforms: list[np.ndarray
     data = datasets.Dataset.from_dict(
         {"audio": [str(manifest.parent / "1.wav")], "text": ["one"], "speaker": ["anna"]}
     ).cast_column("audio", datasets.Audio())
-    rows = undecoded(data, RowForm())
-    assert set(rows[0]) == {"audio", "text"}
+    rows = undecoded(data, "audio", "text")
+    assert set(rows[0]["audio"]) == {"bytes", "path"}
     np.testing.assert_allclose(RowForm().waveform_of(rows[0], 16000), waveforms[1], atol=1e-4)
-    with pytest.raises(ValueError, match="no column 'sentence'; expected one of audio, text, speaker"):
-        undecoded(data, RowForm(text_column="sentence"))
+    with pytest.raises(ValueError, match=r"text_column='sentence' is not supported; expected one of \['audio', "):
+        undecoded(data, "audio", "sentence")

@@ -25,3 +25,14 @@ def test_words_and_characters_are_counted_over_all_clips(processor: FastConforme
 def test_equal_tokens_next_to_each_other_stay_two(processor: FastConformerProcessor) -> None:
     ids = processor.tokenizer(["one one"])["input_ids"]
     assert WordErrors(processor)(EvalPrediction(pad(ids, 9), pad(ids, 9))) == {"wer": 0.0, "cer": 0.0}
+
+
+def test_texts_are_normalised_if_wanted(processor: FastConformerProcessor) -> None:
+    metric = WordErrors(processor, "basic")
+    ids = processor.tokenizer(["one two"])["input_ids"]
+    metric.normalizer = lambda text: text.replace("two", "")
+    with pytest.raises(ValueError, match="have no words"):
+        metric(EvalPrediction(pad(ids, 9), pad(processor.tokenizer(["two"])["input_ids"], 9)))
+    assert metric(EvalPrediction(pad(processor.tokenizer(["one"])["input_ids"], 9), pad(ids, 9)))["wer"] == 0.0
+    with pytest.raises(ValueError, match="normalizer='small' is not supported"):
+        WordErrors(processor, "small")

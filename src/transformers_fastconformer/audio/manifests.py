@@ -16,6 +16,8 @@ from .folders import kind_of_path
 
 MANIFEST_SUFFIXES = (".json", ".jsonl")
 MANIFEST_FORM = "a manifest, one JSON object a line with 'audio_filepath'"
+# Names of the recording in a line: NeMo's, and that of the metadata of `datasets`, whose paths begin at its folder.
+AUDIO_KEY, METADATA_KEY = "audio_filepath", "file_name"
 # Longer lines, and larger files of other JSON, are not read to their end to find out what they are.
 MAX_LINE_CHARACTERS = 2**24
 BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -149,9 +151,10 @@ def _read(line: str, entry: Any, where: str, manifest: Path, row: int) -> Manife
     expected = "expected a JSON object with 'audio_filepath'"
     if isinstance(entry, Exception):
         raise ValueError(f"{where} is not JSON; {expected}. {entry}")
-    if not isinstance(entry, dict) or not isinstance(entry.get("audio_filepath"), str) or not entry["audio_filepath"]:
-        raise ValueError(f"{where}: found {line.strip()[:80]!r}; {expected}.")
-    audio = entry["audio_filepath"]
+    key = METADATA_KEY if isinstance(entry, dict) and AUDIO_KEY not in entry else AUDIO_KEY
+    audio = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(audio, str) or not audio:
+        raise ValueError(f"{where}: found {line.strip()[:80]!r}; {expected} or 'file_name'.")
     times: dict[str, float | None] = {}
     for name in ("offset", "duration"):
         value = entry.get(name)
@@ -161,10 +164,11 @@ def _read(line: str, entry: Any, where: str, manifest: Path, row: int) -> Manife
     source = local_path(audio)
     is_remote = is_url(audio)
     if not name_path(audio).name:
-        raise ValueError(f"{where}: audio_filepath={audio!r} names no file; expected the path of an audio file.")
+        raise ValueError(f"{where}: {key}={audio!r} names no file; expected the path of an audio file.")
     if not (is_remote or os.path.isabs(source)):
         # The path as written if that file exists, else from the manifest's folder (NeMo 3.0.0, `get_full_path`).
-        source = source if os.path.isfile(source) else str(manifest.parent / source)
+        is_found = key == AUDIO_KEY and os.path.isfile(source)
+        source = source if is_found else str(manifest.parent / source)
     if (kind := None if is_remote else kind_of_path(source)) is not None:
         raise ValueError(f"{where}: {audio!r} is {kind}; expected an audio file.")
-    return ManifestLine(where, row, source, times["offset"] or 0.0, times["duration"], entry)
+    return ManifestLine(where, row, source, times["offset"] or 0.0, times["duration"], {AUDIO_KEY: audio, **entry})

@@ -50,6 +50,11 @@ from .transcribe_run import HEADER_THREADS, Checkpoint
 
 DATA_PANEL = "Data"
 SCORING_PANEL = "Scoring"
+DATA_FORMS = (
+    "Manifest (.jsonl: audio_filepath, text, and offset and duration of parts; or .csv), folder of audio with "
+    "metadata.jsonl, metadata.csv or texts (.txt next to each file, or *.trans.txt), or data set of the Hub (name, or "
+    "name:configuration)"
+)
 
 
 class NormalizerName(str, Enum):
@@ -63,8 +68,7 @@ class NormalizerName(str, Enum):
 DataOption = Annotated[
     str | None,
     typer.Option(
-        help="Manifest (.jsonl: audio_filepath, text, and offset and duration of parts), folder of audio with texts "
-        "(.txt next to each file, or *.trans.txt), or data set of the Hub (name, or name:configuration).",
+        help=f"{DATA_FORMS}.",
         rich_help_panel=DATA_PANEL,
     ),
 ]

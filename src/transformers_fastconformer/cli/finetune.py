@@ -18,13 +18,13 @@ from ..training.lora import PRESETS, LoraOptions
 from ..training.options import FULL_LEARNING_RATE, LORA_LEARNING_RATE, FinetuneOptions
 from ..training.training_clips import RowForm
 from .errors import say
+from .evaluate import DATA_FORMS, DATA_PANEL, NormalizerName, NormalizerOption
 from .exit_codes import ExitCode, failing_as_input
 from .model_options import Head, HeadOption, LanguageOption
 
 if TYPE_CHECKING:
     from ..training.finetune import FinetuneResult
 
-DATA_PANEL = "Data"
 ADAPTER_PANEL = "What is trained"
 COURSE_PANEL = "Course"
 
@@ -41,8 +41,7 @@ TrainDataOption = Annotated[
     str,
     typer.Option(
         "--train_data",
-        help="Manifest (.jsonl: one JSON object a line with audio_filepath and text), folder with metadata.jsonl or "
-        "metadata.csv, or data set of the Hub (name, or name:configuration).",
+        help=f"{DATA_FORMS}.",
         rich_help_panel=DATA_PANEL,
     ),
 ]
@@ -216,6 +215,7 @@ def finetune(
     precision: PrecisionOption = TrainingPrecision.FLOAT32,
     gradient_checkpointing: GradientCheckpointingOption = False,
     eval_steps: EvalStepsOption = None,
+    normalizer: NormalizerOption = NormalizerName.NONE,
     early_stopping: EarlyStoppingOption = None,
     seed: SeedOption = 0,
     num_workers: NumWorkersOption = 0,
@@ -249,6 +249,7 @@ def finetune(
         precision=precision.value,
         gradient_checkpointing=gradient_checkpointing,
         eval_steps=eval_steps,
+        normalizer=normalizer.value,
         early_stopping=early_stopping,
         seed=seed,
         num_workers=num_workers,

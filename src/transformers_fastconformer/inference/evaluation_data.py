@@ -6,24 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from ..audio.folders import find_audio, kind_of_path
-from ..audio.manifests import MANIFEST_SUFFIXES, ManifestLine, read_manifest
-from ..checkpoints.hub import is_hub_id
-from ..validation import reading, require, require_count
+from ..audio.manifests import ManifestLine
+from ..audio.recordings import names_recordings, read_recordings
+from ..training.clip_sources import EXPECTED_DATA, open_data_set, undecoded
+from ..validation import require, require_count
 from .reading import AudioClip
 
-INSTALL_COMMAND = "pip install 'transformers-fastconformer[train]'"
-# LibriSpeech's form: in each folder a file with the name of a recording and its text on each line.
-TRANSCRIPTS_SUFFIX = ".trans.txt"
-TEXT_SUFFIX = ".txt"
 PREDICTION_COLUMN = "pred_text"  # NeMo's name of what was found
-EXPECTED_DATA = (
-    "a manifest (.jsonl, .json), a folder of audio with texts, the name of a data set on the Hub, or rows with audio "
-    "and text"
-)
 
 
 @dataclass(frozen=True)
@@ -77,9 +68,10 @@ def read_data(data: Any, options: EvaluationDataOptions | None = None) -> list[S
 
     Args:
         data: Path of a manifest as NeMo has it, one JSON object a line with `audio_filepath` and the text, and
-            `offset` and `duration` for a part; a folder of audio, with a `.txt` of the same name next to each file or
-            LibriSpeech's `*.trans.txt`; the name of a data set on the Hub, with a configuration after a colon
-            (`"google/fleurs:en_us"`); or rows, mappings with audio and text, such as a `datasets.Dataset`.
+            `offset` and `duration` for a part; a table of the same (`.csv`); a folder of audio, with `metadata.jsonl`
+            or `metadata.csv`, or a `.txt` of the same name next to each file or LibriSpeech's `*.trans.txt`; the name
+            of a data set on the Hub, with a configuration after a colon (`"google/fleurs:en_us"`); or rows, mappings
+            with audio and text, such as a `datasets.Dataset`.
         options: Columns, split and limit.
 
     Returns:
@@ -99,14 +91,9 @@ def read_data(data: Any, options: EvaluationDataOptions | None = None) -> list[S
 def _read(data: Any, options: EvaluationDataOptions) -> Iterator[SpokenText]:
     if isinstance(data, str | os.PathLike):
         name = os.fspath(data)
-        if os.path.isdir(name):
-            return _read_folder(name)
-        if name.lower().endswith(MANIFEST_SUFFIXES):
-            return (_of_line(line, options) for line in read_manifest(name))
-        repository, _, configuration = name.partition(":")
-        if not os.path.exists(name) and is_hub_id(repository):
-            return _read_rows(_load_data_set(repository, configuration or None, options), options)
-        raise ValueError(f"data={name!r} is not supported; expected {EXPECTED_DATA}.")
+        if names_recordings(name):
+            return (_of_line(line, options) for line in read_recordings(name, options.text_column))
+        return _read_rows(open_data_set(name, options.split), options)
     require(isinstance(data, Iterable) and not isinstance(data, Mapping), "data", type(data).__name__, EXPECTED_DATA)
     return _read_rows(data, options)
 
@@ -139,70 +126,12 @@ def _checked(item: SpokenText, problem: str) -> SpokenText:
     return SpokenText(item.name, None, error=ValueError(f"{problem}; expected the text that is said."))
 
 
-def _read_folder(folder: str) -> Iterator[SpokenText]:
-    listed: dict[str, dict[str, str]] = {}
-    for path in find_audio(folder):
-        parent, stem = os.path.split(os.path.splitext(path)[0])
-        if parent not in listed:
-            listed[parent] = _read_transcripts(parent)
-        name = os.path.relpath(path, folder)
-        reference = listed[parent].get(stem)
-        try:
-            if (kind := kind_of_path(path)) is not None:
-                raise ValueError(f"{path!r} is {kind}; expected an audio file.")
-            if reference is None:
-                reference = _read_text(os.path.join(parent, stem + TEXT_SUFFIX))
-        except ValueError as error:
-            yield SpokenText(name, None, error=error)
-            continue
-
-        def open_clip(path: str = path) -> AudioClip:
-            return AudioClip(path)
-
-        problem = f"{path!r} has neither a {stem + TEXT_SUFFIX!r} next to it nor a line in a *{TRANSCRIPTS_SUFFIX}"
-        yield _checked(SpokenText(name, reference, open_clip), problem)
-
-
-def _read_transcripts(folder: str) -> dict[str, str]:
-    """Texts by the names of recordings, from LibriSpeech's files of a folder."""
-    texts = {}
-    for path in sorted(Path(folder).glob(f"*{TRANSCRIPTS_SUFFIX}")):
-        for line in (_read_text(str(path)) or "").splitlines():
-            name, _, text = line.partition(" ")
-            texts[name] = text.strip()
-    return texts
-
-
-def _read_text(path: str) -> str | None:
-    try:
-        with reading(path, "text in UTF-8"):
-            return Path(path).read_text(encoding="utf-8-sig").strip()
-    except FileNotFoundError:
-        return None
-
-
-def _load_data_set(name: str, configuration: str | None, options: EvaluationDataOptions) -> Any:
-    """A data set of the Hub, whose audio is not decoded by it."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(f"The data set {name} needs datasets: {INSTALL_COMMAND}") from error
-    return datasets.load_dataset(name, configuration, split=options.split)
-
-
 def _read_rows(rows: Any, options: EvaluationDataOptions) -> Iterator[SpokenText]:
     column = options.audio_column
-    columns = getattr(rows, "column_names", None)
-    if columns is not None:
-        import datasets
-
-        for wanted, option in ((column, "audio_column"), (options.text_column, "text_column")):
-            require(wanted in columns, option, wanted, f"one of {columns}")
-        if isinstance((rows.features or {}).get(column), datasets.Audio):
-            # The files as they are, which our own reader decodes, as in every other command.
-            rows = rows.cast_column(column, datasets.Audio(decode=False))
+    rows = undecoded(rows, column, options.text_column)
+    is_data_set = getattr(rows, "column_names", None) is not None
     can_be_asked = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
-    texts = rows.remove_columns([column]) if can_be_asked and columns is not None else rows
+    texts = rows.remove_columns([column]) if can_be_asked and is_data_set else rows
     for number, row in enumerate(texts):
         require(isinstance(row, Mapping), f"data[{number}]", row, f"a mapping with {options.text_column!r}")
         reference = row.get(options.text_column)

@@ -15,6 +15,7 @@ from .training_clips import MANIFEST_AUDIO, RowForm, TrainingClips
 UNREADABLE = "audio that cannot be read"
 TOO_SHORT = "too short"
 TOO_LONG = "too long"
+NO_TEXT = "without a text"
 EMPTY_TEXT = "empty text"
 UNKNOWN_CHARACTERS = "characters that the tokenizer cannot write"
 TOO_FEW_FRAMES = "fewer frames than its text needs"
@@ -129,7 +130,10 @@ def filter_clips(
         elif seconds > options.max_seconds:
             problem = (TOO_LONG, f"{seconds:.2f} s")
         else:
-            problem = checker.find_problem(form.text_of(row), seconds)
+            try:
+                problem = checker.find_problem(form.text_of(row), seconds)
+            except ValueError as error:
+                problem = (NO_TEXT, str(error))
         if problem is None:
             indices.append(index)
             seconds_of_clips.append(seconds)

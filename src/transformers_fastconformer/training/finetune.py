@@ -22,6 +22,7 @@ from .collator import FastConformerDataCollator
 from .curve import CURVE_FILE, Point, describe_run, plot_curve, read_curve
 from .freezing import ParameterCount, count_parameters, freeze_parts
 from .lora import add_lora, merge_lora
+from .metrics import WordErrors
 from .options import FinetuneOptions
 from .packages import require_package
 from .trainer import FastConformerTrainer
@@ -103,6 +104,7 @@ def finetune(
         resumed = _find_run(output_dir, run)
     process.wait_for_everyone()
     is_evaluated = eval_rows is not None
+    metric = WordErrors(processor, options.normalizer)
     if options.early_stopping is not None:
         require(is_evaluated, "early_stopping", options.early_stopping, "None without evaluation data")
     started = time.monotonic()
@@ -110,10 +112,14 @@ def finetune(
     language = _set_up_language(model, processor, options.language)
     _set_ctc_weight(model, options.ctc_weight)
     arguments: Any = (options.form, processor, model.config, options.clips, language)
-    train_clips, train_report = filter_clips(undecoded(train_rows, options.form), *arguments)
+    train_clips, train_report = filter_clips(
+        undecoded(train_rows, options.form.audio_column, options.form.text_column), *arguments
+    )
     eval_clips, eval_report = None, None
     if eval_rows is not None:
-        eval_clips, eval_report = filter_clips(undecoded(eval_rows, options.form), *arguments)
+        eval_clips, eval_report = filter_clips(
+            undecoded(eval_rows, options.form.audio_column, options.form.text_column), *arguments
+        )
     if options.lora is not None:
         trained, parameters = add_lora(model, options.lora)
         for adapter in trained.peft_config.values():
@@ -134,6 +140,7 @@ def finetune(
         data_collator=FastConformerDataCollator(
             processor, options.form.audio_column, options.form.text_column, language
         ),
+        compute_metrics=metric,
         callbacks=[*callbacks],
     )
     trainer.remove_callback(PrinterCallback)

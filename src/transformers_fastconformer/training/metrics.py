@@ -5,25 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from ..processing_fastconformer import FastConformerProcessor
-from .packages import require_package
+from .word_errors import ErrorCounts, import_jiwer, make_normalizer, score_texts
 
 
 class WordErrors:
     """
     Word and character error rate of token ids, as [`FastConformerTrainer`] and `Seq2SeqTrainer` predict them.
 
-    Texts are compared as they are: with their case and punctuation.
-
     Args:
         processor ([`FastConformerProcessor`]): The model's, which turns ids into text.
+        normalizer (`str`, defaults to `"none"`): What both texts go through first, as in `evaluate`: `"none"`,
+            `"basic"` or `"english"`.
 
     Raises:
-        ImportError: jiwer is not installed; the message holds the command.
+        ImportError: the extra `train` is not installed; the message holds the command.
     """
 
-    def __init__(self, processor: FastConformerProcessor) -> None:
-        require_package("jiwer")
+    def __init__(self, processor: FastConformerProcessor, normalizer: str = "none") -> None:
+        import_jiwer()
         self.processor = processor
+        self.normalizer = make_normalizer(normalizer)
 
     def __call__(self, prediction: Any) -> dict[str, float]:
         """
@@ -32,21 +33,17 @@ class WordErrors:
 
         Returns:
             `wer` and `cer`, of all clips together.
+
+        Raises:
+            ValueError: where the normaliser leaves no word of what is said.
         """
         ids = (prediction.label_ids, prediction.predictions)
         expected, found = (self.processor.tokenizer.batch_decode(rows, group_tokens=False) for rows in ids)
-        return count_errors(expected, found)
-
-
-def count_errors(expected: list[str], found: list[str]) -> dict[str, float]:
-    """
-    Word and character error rate of texts.
-
-    Args:
-        expected: What is said; some of it must not be empty.
-        found: What was heard.
-    """
-    import jiwer
-
-    words, characters = jiwer.process_words(expected, found), jiwer.process_characters(expected, found)
-    return {"wer": float(words.wer), "cer": float(characters.cer)}
+        scored = score_texts(expected, found, self.normalizer)
+        rates = {
+            "wer": sum((text.words for text in scored), ErrorCounts()).rate,
+            "cer": sum((text.characters for text in scored), ErrorCounts()).rate,
+        }
+        if rates["wer"] is None or rates["cer"] is None:
+            raise ValueError(f"{expected[:3]!r} have no words; expected texts with some to compare with.")
+        return {name: float(rate) for name, rate in rates.items() if rate is not None}

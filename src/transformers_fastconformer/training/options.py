@@ -9,6 +9,7 @@ from ..validation import is_number, require, require_choice, require_count
 from .clip_filter import ClipFilterOptions
 from .lora import LoraOptions
 from .training_clips import RowForm
+from .word_errors import NORMALIZERS
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 # Learning rates at their highest, for all weights and for adapters (see docs/training.md).
@@ -38,6 +39,8 @@ class FinetuneOptions:
         precision: Of the products in training; weights, losses and the optimiser are float32.
         gradient_checkpointing: Compute the blocks again in the backward pass: less memory, a third more time.
         eval_steps: Steps between two evaluations, each with a checkpoint. None: a tenth of all steps.
+        normalizer: What texts go through before their errors are counted, `"none"`, `"basic"` or `"english"`, as in
+            `evaluate`.
         early_stopping: Evaluations without a better word error rate after which the run ends; None: it goes on.
         keep_checkpoints: Checkpoints of the run that are kept: the newest, and the best.
         seed: Of the order of the data, dropout and adapters.
@@ -63,6 +66,7 @@ class FinetuneOptions:
     precision: str = "float32"
     gradient_checkpointing: bool = False
     eval_steps: int | None = None
+    normalizer: str = "none"
     early_stopping: int | None = None
     keep_checkpoints: int = 2
     seed: int = 0
@@ -92,6 +96,7 @@ class FinetuneOptions:
         weight = self.ctc_weight
         require(weight is None or (is_number(weight) and 0 <= weight <= 1), "ctc_weight", weight, "a share of 0 to 1")
         require_choice("precision", self.precision, PRECISIONS)
+        require_choice("normalizer", self.normalizer, NORMALIZERS)
         if self.lora is not None:
             require(not self.freeze, "freeze", self.freeze, "nothing with lora, which trains the adapters only")
         longest = self.clips.max_seconds

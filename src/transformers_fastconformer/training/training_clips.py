@@ -10,11 +10,26 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ..audio.files import AudioFile, find_file, load_waveform
+from ..audio.manifests import AUDIO_KEY
 from ..audio.parts import read_part
 from ..validation import is_number, require
 
 # Keys of a line of a NeMo manifest, which a row may have in place of an audio column.
-MANIFEST_AUDIO, MANIFEST_OFFSET, MANIFEST_DURATION = "audio_filepath", "offset", "duration"
+MANIFEST_AUDIO, MANIFEST_OFFSET, MANIFEST_DURATION = AUDIO_KEY, "offset", "duration"
+
+
+class RefusedRow(dict[str, Any]):
+    """
+    A row that cannot be used.
+
+    Args:
+        row: What is known of it.
+        error: The reason, which is raised where its audio is asked for.
+    """
+
+    def __init__(self, row: Mapping[str, Any], error: ValueError) -> None:
+        super().__init__(row)
+        self.error = error
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,8 @@ class RowForm:
         Raises:
             ValueError: as `load_waveform`, and where there is no audio, with the columns that there are.
         """
+        if isinstance(row, RefusedRow):
+            raise row.error
         if MANIFEST_AUDIO in row and self.audio_column not in row:
             start, seconds = _number_of(row, MANIFEST_OFFSET) or 0.0, _number_of(row, MANIFEST_DURATION)
             return read_part(row[MANIFEST_AUDIO], sampling_rate, "mix", start, seconds)
@@ -69,6 +86,8 @@ class RowForm:
         Raises:
             ValueError: where the audio cannot be read.
         """
+        if isinstance(row, RefusedRow):
+            raise row.error
         if MANIFEST_AUDIO in row and self.audio_column not in row:
             seconds = _number_of(row, MANIFEST_DURATION)
             if seconds is not None:

@@ -16,8 +16,8 @@ import numpy as np
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from ..validation import require, require_choice, require_count
+from .packages import require_package
 
-INSTALL_COMMAND = "pip install 'transformers-fastconformer[train]'"
 NORMALIZERS = ("none", "basic", "english")
 CONFIDENCE_PERCENT = 95.0
 
@@ -140,10 +140,9 @@ def make_normalizer(name: str) -> Normalizer:
 
 
 def _english_normalizer() -> Any:
-    try:
-        from whisper_normalizer.english import EnglishTextNormalizer
-    except ImportError as error:
-        raise ImportError(f"normalizer='english' needs whisper_normalizer: {INSTALL_COMMAND}") from error
+    require_package("whisper_normalizer", "normalizer='english'")
+    from whisper_normalizer.english import EnglishTextNormalizer
+
     return EnglishTextNormalizer()
 
 
@@ -158,10 +157,9 @@ def import_jiwer() -> Any:
     Raises:
         ImportError: the extra `train` is not installed; the message holds the command.
     """
-    try:
-        import jiwer
-    except ImportError as error:
-        raise ImportError(f"Error rates need jiwer: {INSTALL_COMMAND}") from error
+    require_package("jiwer", "Scoring")
+    import jiwer
+
     return jiwer
 
 
