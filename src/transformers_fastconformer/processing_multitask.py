@@ -69,11 +69,11 @@ class PromptWriter(NamedTuple):
         of_prompt = prompt[1:] if self.learns_prompt else [IGNORED_LABEL] * (len(prompt) - 1)
         written = []
         for text in texts:
-            answer = self._encode(text, language)
+            answer = self.encode(text, language)
             written.append(TrainingTokens([*prompt, *answer], [*of_prompt, *answer, self.tokenizer.eos_token_id]))
         return written
 
-    def _encode(self, text: str, language: str) -> list[int]:
+    def encode(self, text: str, language: str) -> list[int]:
         """Ids of a text; between time tokens each word is one for itself."""
         tokenizer = self.tokenizer
         options = {"language": language} if tokenizer.text_rule == "aggregate" else {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prompted_clips import build_prompted
 
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
@@ -44,6 +45,23 @@ def test_a_run_and_its_report(run_command: Callable[..., Any], manifest: Path, t
     assert "one" in spoken.stdout
 
 
+def test_a_model_with_prompts(run_command: Callable[..., Any], manifest: Path, tmp_path: Path) -> None:
+    model, processor = build_prompted()
+    model.save_pretrained(tmp_path / "canary")
+    processor.save_pretrained(tmp_path / "canary")
+    lines = [{"audio_filepath": str(CLIP_PATHS[0]), "text": "the dog", "target_lang": "de"}]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = ["finetune", "--model", str(tmp_path / "canary"), "--train_data", str(manifest), "--max_steps", "2"]
+    given += ["--eval_data", str(manifest), "--output_dir", str(tmp_path / "out")]
+    done = run_command(*given, "--source_lang", "en", "--no_pnc", "--normalizer", "basic")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out" / "finetune.json").read_text())["prompt"]
+    assert (told["source_lang"], told["pnc"]) == ("en", False)
+    refused = run_command(*given[:-1], str(tmp_path / "other"), "--source_lang", "fr")
+    assert refused.returncode == 2
+    assert "source_lang='fr' is not supported by this model" in refused.stderr
+
+
 def test_audio_that_cannot_be_read_is_named_and_the_code_is_1(
     run_command: Callable[..., Any], manifest: Path, tmp_path: Path
 ) -> None:
@@ -61,6 +79,7 @@ def test_audio_that_cannot_be_read_is_named_and_the_code_is_1(
     ("arguments", "code", "message"),
     [
         (["--lora_rank", "2"], 2, "--lora_rank belongs to --lora."),
+        (["--task", "translate"], 2, "task='translate' is not supported by a model without prompts"),
         (["--eval_split", "test"], 2, "--eval_split belongs to --eval_data."),
         (["--train_split", "test"], 1, "split='test' is not supported"),
         (["--max_steps", "0"], 2, "max_steps=0 is not supported"),
@@ -70,7 +89,7 @@ def test_audio_that_cannot_be_read_is_named_and_the_code_is_1(
             "freeze='nothing' is not supported; expected some of encoder",
         ),
         (["--lora", "--lora_targets", "nothing"], 2, "targets='nothing' matches no layer of FastConformerForTDT"),
-        (["--text_column", "sentence"], 2, "text_column='sentence' has NoneType"),
+        (["--text_column", "sentence"], 2, "without a text: 2 clips"),
     ],
 )
 def test_what_is_refused(

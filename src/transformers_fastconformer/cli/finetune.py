@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from ..checkpoints.files import CARD_FILE
+from ..decoding.prompts import PromptOptions
 from ..inference.loading import checkpoint_of_name, load_model
 from ..training.clip_filter import UNREADABLE, ClipFilterOptions, FilterReport
 from ..training.clip_sources import open_clips
@@ -20,7 +21,15 @@ from ..training.training_clips import RowForm
 from .errors import say
 from .evaluate import DATA_FORMS, DATA_PANEL, NormalizerName, NormalizerOption
 from .exit_codes import ExitCode, failing_as_input
-from .model_options import Head, HeadOption, LanguageOption
+from .model_options import (
+    Head,
+    HeadOption,
+    LanguageOption,
+    PncOption,
+    SourceLangOption,
+    TargetLangOption,
+    TaskOption,
+)
 
 if TYPE_CHECKING:
     from ..training.finetune import FinetuneResult
@@ -199,6 +208,10 @@ def finetune(
     min_seconds: MinSecondsOption = 0.1,
     max_seconds: MaxSecondsOption = 30.0,
     language: LanguageOption = None,
+    source_lang: SourceLangOption = None,
+    target_lang: TargetLangOption = None,
+    task: TaskOption = None,
+    pnc: PncOption = None,
     head: HeadOption = Head.AUTO,
     lora: LoraOption = False,
     lora_targets: LoraTargetsOption = None,
@@ -254,6 +267,7 @@ def finetune(
         seed=seed,
         num_workers=num_workers,
         language=language,
+        prompt=PromptOptions(source_lang, target_lang, None if task is None else task.value, pnc),
         form=RowForm(audio_column, text_column),
         clips=ClipFilterOptions(min_seconds, max_seconds),
     )

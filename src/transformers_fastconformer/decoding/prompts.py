@@ -240,3 +240,20 @@ def prompt_ids(facts: PromptFacts, options: PromptOptions) -> list[int]:
         else:
             ids.append(facts.prompt_token_ids[slot if slot.startswith("<|") else token_of(slot, values[slot])])
     return ids
+
+
+def count_prompt_tokens(facts: PromptFacts, ids: Sequence[int]) -> int:
+    """
+    Tokens of the prompt at the beginning of a decoder's tokens, context included.
+
+    Args:
+        facts: The configuration.
+        ids: Prompt and text.
+
+    Raises:
+        ValueError: for tokens without a prompt.
+    """
+    slots = FORMATS[facts.prompt_format]
+    start = facts.prompt_token_ids[START_TOKEN]
+    require(start in ids, "decoder_input_ids", list(ids)[:8], f"a prompt with {START_TOKEN}")
+    return list(ids).index(start) + len(slots) - slots.index(START_TOKEN)

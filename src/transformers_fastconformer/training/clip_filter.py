@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ..decoding.prompts import PromptOptions
 from ..frames import mel_lengths_from_samples
 from ..losses.alignments import count_ctc_frames, has_transducer_alignment
 from ..validation import is_number, require
+from .prompted_rows import PromptedRows
 from .training_clips import MANIFEST_AUDIO, RowForm, TrainingClips
 
 UNREADABLE = "audio that cannot be read"
@@ -19,6 +21,8 @@ NO_TEXT = "without a text"
 EMPTY_TEXT = "empty text"
 UNKNOWN_CHARACTERS = "characters that the tokenizer cannot write"
 TOO_FEW_FRAMES = "fewer frames than its text needs"
+BAD_PROMPT = "a prompt that the model does not have"
+TOO_MANY_TOKENS = "more tokens than the decoder holds"
 # Clips of one reason that a report names.
 MAX_NAMED = 5
 
@@ -98,6 +102,7 @@ def filter_clips(
     config: Any,
     options: ClipFilterOptions,
     language: str | None = None,
+    prompt: PromptOptions | None = None,
 ) -> tuple[TrainingClips, FilterReport]:
     """
     Leave out clips by their length and text.
@@ -109,6 +114,7 @@ def filter_clips(
         config: The model's, whose losses must be able to align them.
         options: Lengths that are wanted.
         language: Language of the texts, for tokenizers that ask for it.
+        prompt: For models with prompts, see [`FastConformerDataCollator`].
 
     Returns:
         The clips that stay, and a report of all.
@@ -116,7 +122,7 @@ def filter_clips(
     Raises:
         ValueError: where none stays.
     """
-    checker = _TextChecker(processor, config, language)
+    checker = _TextChecker(processor, config, form, language, prompt)
     indices, seconds_of_clips, left_out = [], [], []
     for index, row in enumerate(rows):
         name = _name_of(row, index, form)
@@ -130,10 +136,7 @@ def filter_clips(
         elif seconds > options.max_seconds:
             problem = (TOO_LONG, f"{seconds:.2f} s")
         else:
-            try:
-                problem = checker.find_problem(form.text_of(row), seconds)
-            except ValueError as error:
-                problem = (NO_TEXT, str(error))
+            problem = checker.find_problem(row, seconds)
         if problem is None:
             indices.append(index)
             seconds_of_clips.append(seconds)
@@ -148,21 +151,37 @@ def filter_clips(
 class _TextChecker:
     """Tells whether a model can learn a text from a clip of some length."""
 
-    def __init__(self, processor: Any, config: Any, language: str | None) -> None:
+    def __init__(
+        self, processor: Any, config: Any, form: RowForm, language: str | None, prompt: PromptOptions | None
+    ) -> None:
         self.processor = processor
         self.config = config
-        self.options = {} if language is None else {"language": language}
-        self.unknown: dict[str, bool] = {}  # by character
+        self.form = form
+        self.language = language
+        self.prompted = PromptedRows.of(processor, form, prompt, language)
+        self.unknown: dict[tuple[str, str | None], bool] = {}  # by character and language
         self.is_transducer = hasattr(config, "joint_hidden_size")
         self.has_ctc = getattr(config, "has_ctc_head", not self.is_transducer and hasattr(config, "ctc_zero_infinity"))
 
-    def find_problem(self, text: str, seconds: float) -> tuple[str, str] | None:
+    def find_problem(self, row: Mapping[str, Any], seconds: float) -> tuple[str, str] | None:
         """Reason and what was found, or None."""
-        token_ids = self._encode(text)
+        prompted = self.prompted
+        try:
+            text = self.form.text_of(row) if prompted is None else prompted.text_of(row)
+        except ValueError as error:
+            return NO_TEXT, str(error)
+        try:
+            language = self.language if prompted is None else prompted.language_of(row)
+            token_ids = self._encode(text, language)
+            num_tokens = 0 if prompted is None else len(prompted.write(row).decoder_input_ids)
+        except ValueError as error:
+            if prompted is None:
+                raise
+            return BAD_PROMPT, str(error)
         if not text.strip() or not token_ids:
             return EMPTY_TEXT, repr(text)
         if self.processor.tokenizer.unk_token_id in token_ids:
-            characters = [character for character in dict.fromkeys(text) if self._is_unknown(character)]
+            characters = [character for character in dict.fromkeys(text) if self._is_unknown(character, language)]
             return UNKNOWN_CHARACTERS, " ".join(map(repr, characters)) or repr(text)
         num_frames = self._count_frames(seconds)
         needed = count_ctc_frames(token_ids) if self.has_ctc else 1
@@ -171,15 +190,22 @@ class _TextChecker:
         durations = getattr(self.config, "durations", (0, 1))
         if self.is_transducer and not has_transducer_alignment(num_frames, len(token_ids), durations):
             return TOO_FEW_FRAMES, f"{num_frames} frames and durations {list(durations)}"
+        if num_tokens and num_tokens > self.config.decoder_max_positions:
+            return TOO_MANY_TOKENS, f"{num_tokens} with the prompt, {self.config.decoder_max_positions} at most"
         return None
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self.processor.tokenizer(text, **self.options)["input_ids"])
+    def _encode(self, text: str, language: str | None) -> list[int]:
+        if self.prompted is not None:
+            assert language is not None
+            return self.prompted.writer.encode(text, language)
+        options = {} if language is None else {"language": language}
+        return list(self.processor.tokenizer(text, **options)["input_ids"])
 
-    def _is_unknown(self, character: str) -> bool:
-        if character not in self.unknown:
-            self.unknown[character] = self.processor.tokenizer.unk_token_id in self._encode(character)
-        return self.unknown[character]
+    def _is_unknown(self, character: str, language: str | None) -> bool:
+        key = (character, language)
+        if key not in self.unknown:
+            self.unknown[key] = self.processor.tokenizer.unk_token_id in self._encode(character, language)
+        return self.unknown[key]
 
     def _count_frames(self, seconds: float) -> int:
         extractor = self.processor.feature_extractor

@@ -111,7 +111,7 @@ def finetune(
     set_seed(options.seed)
     language = _set_up_language(model, processor, options.language)
     _set_ctc_weight(model, options.ctc_weight)
-    arguments: Any = (options.form, processor, model.config, options.clips, language)
+    arguments: Any = (options.form, processor, model.config, options.clips, language, options.prompt)
     train_clips, train_report = filter_clips(
         undecoded(train_rows, options.form.audio_column, options.form.text_column), *arguments
     )
@@ -138,7 +138,7 @@ def finetune(
         batch_seconds=options.batch_seconds,
         hold_batch_norm=options.hold_batch_norm,
         data_collator=FastConformerDataCollator(
-            processor, options.form.audio_column, options.form.text_column, language
+            processor, options.form.audio_column, options.form.text_column, language, options.prompt
         ),
         compute_metrics=metric,
         callbacks=[*callbacks],
@@ -222,9 +222,9 @@ def find_checkpoint(folder: Path) -> str | None:
 
 
 def _set_up_language(model: Any, processor: Any, language: str | None) -> str | None:
-    """Make a language the model's own; returns it if the tokenizer asks for it."""
-    if language is None:
-        return None
+    """Make a language the model's own; returns it if the tokenizer or the prompt asks for it."""
+    if language is None or processor.prompt_format is not None:
+        return language
     if getattr(model.config, "num_prompts", 0):
         known = sorted(model.config.prompt_languages)
         require(language in known, "language", language, f"one of {', '.join(known)}")

@@ -23,8 +23,10 @@ PRESETS: dict[str, str] = {
     "prediction_network": r"decoder\.embedding|decoder\.embeddings\.\d+|joint\.decoder_proj",
     "joint": r"joint\.(encoder_proj|decoder_proj|head)",
     "ctc_head": r"ctc_head",
+    "attention_decoder": r"decoder\.layers\.\d+\.((self|cross)_attn\.(q_proj|k_proj|v_proj|o_proj)"
+    r"|feed_forward\.linear[12])",
 }
-DEFAULT_TARGETS = ("encoder", "joint", "ctc_head")
+DEFAULT_TARGETS = ("encoder", "joint", "ctc_head", "attention_decoder")
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class LoraOptions:
     Args:
         targets: Parts that get adapters: `"encoder"` (attention, feed-forward and pointwise convolutions of all
             blocks) or some of it (`"attention"`, `"feed_forward"`, `"convolution"`), `"prediction_network"`
-            (embeddings and their projection; its LSTM stays), `"joint"`, `"ctc_head"`; others are regular expressions
-            for full names of modules. None: encoder and heads, as far as the model has them.
+            (embeddings and their projection; its LSTM stays), `"joint"`, `"ctc_head"`, `"attention_decoder"` (all
+            layers of Canary's decoder); others are regular expressions for full names of modules. None: encoder and
+            heads, as far as the model has them.
         rank: Rank of the adapters.
         alpha: Adapters are multiplied by alpha / rank; None: twice the rank.
         dropout: Dropout in front of the adapters; 0 for targets that include the joint network's head, whose lean loss

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..processing_fastconformer import FastConformerProcessor
+from ..processing_multitask import text_of_multitask
+from ..tokenization_fastconformer import IGNORED_LABEL
 from .word_errors import ErrorCounts, import_jiwer, make_normalizer, score_texts
 
 
@@ -38,7 +40,7 @@ class WordErrors:
             ValueError: where the normaliser leaves no word of what is said.
         """
         ids = (prediction.label_ids, prediction.predictions)
-        expected, found = (self.processor.tokenizer.batch_decode(rows, group_tokens=False) for rows in ids)
+        expected, found = map(self._read, ids)
         scored = score_texts(expected, found, self.normalizer)
         rates = {
             "wer": sum((text.words for text in scored), ErrorCounts()).rate,
@@ -47,3 +49,11 @@ class WordErrors:
         if rates["wer"] is None or rates["cer"] is None:
             raise ValueError(f"{expected[:3]!r} have no words; expected texts with some to compare with.")
         return {name: float(rate) for name, rate in rates.items() if rate is not None}
+
+    def _read(self, rows: Any) -> list[str]:
+        """Texts of rows of ids; of a multitask model without the times that it may write."""
+        tokenizer = self.processor.tokenizer
+        if self.processor.prompt_format is None:
+            return list(tokenizer.batch_decode(rows, group_tokens=False))
+        tokens = ([int(token_id) for token_id in row if token_id != IGNORED_LABEL] for row in rows)
+        return [text_of_multitask(tokenizer, row, None) for row in tokens]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..decoding.prompts import PromptOptions
 from ..validation import is_number, require, require_choice, require_count
 from .clip_filter import ClipFilterOptions
 from .lora import LoraOptions
@@ -46,6 +47,7 @@ class FinetuneOptions:
         seed: Of the order of the data, dropout and adapters.
         num_workers: Processes that read audio and compute features while the model works.
         language: Language of the texts, for models that are told it.
+        prompt: For models with prompts (Canary): what rows do not say themselves, see [`FastConformerDataCollator`].
         form: Columns of the data.
         clips: Clips that are left out by their length.
     """
@@ -72,6 +74,7 @@ class FinetuneOptions:
     seed: int = 0
     num_workers: int = 0
     language: str | None = None
+    prompt: PromptOptions = field(default_factory=PromptOptions)
     form: RowForm = field(default_factory=RowForm)
     clips: ClipFilterOptions = field(default_factory=ClipFilterOptions)
 

@@ -13,7 +13,14 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, seed_worker
 
 from ..decoding.ctc import ctc_decode_frames
-from ..modeling.outputs import FastConformerCTCOutput, FastConformerTransducerOutput
+from ..decoding.prompts import count_prompt_tokens
+from ..modeling.masking import resolve_lengths
+from ..modeling.outputs import (
+    FastConformerCTCOutput,
+    FastConformerMultitaskEncoderOutput,
+    FastConformerMultitaskOutput,
+    FastConformerTransducerOutput,
+)
 from ..tokenization_fastconformer import IGNORED_LABEL
 from ..validation import is_number, require
 from .batch_sampler import SecondsBatchSampler
@@ -24,8 +31,6 @@ from .training_clips import TrainingClips
 
 # Reductions of losses that are means over the clips of a batch.
 MEANS_OVER_CLIPS = ("mean", "mean_per_token")
-# Inputs of `generate` in a batch.
-FEATURES = ("input_features", "attention_mask", "input_lengths")
 
 
 class FastConformerTrainer(Trainer):
@@ -194,13 +199,14 @@ class FastConformerTrainer(Trainer):
         model.eval()
         self.callback_handler.eval_dataloader = dataloader
         only_loss = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
-        losses: list[tuple[float, int]] = []
+        losses: list[tuple[float, int, int]] = []  # with the items that each is the mean of, and the clips
         predictions: list[list[int]] = []
         labels: list[list[int]] = []
         for step, inputs in enumerate(dataloader):
             loss, found, expected = self.prediction_step(model, inputs, only_loss, ignore_keys)
             if step < dataloader.num_own_batches:
-                losses.append((float(loss), len(inputs["labels"])))  # type: ignore[arg-type]
+                count = self._count_items(inputs["labels"])
+                losses.append((float(loss), count, len(inputs["labels"])))  # type: ignore[arg-type]
                 if found is not None and expected is not None:
                     predictions += found.tolist()
                     labels += expected.tolist()
@@ -209,16 +215,16 @@ class FastConformerTrainer(Trainer):
             from accelerate.utils import gather_object
 
             losses, predictions, labels = (gather_object(items) for items in (losses, predictions, labels))
-        num_clips = sum(count for _, count in losses)
+        num_items = sum(count for _, count, _ in losses)
         arrays = None if only_loss else (_pad(predictions), _pad(labels))
-        metrics: dict[str, float] = {"loss": sum(loss * count for loss, count in losses) / num_clips}
+        metrics: dict[str, float] = {"loss": sum(loss * count for loss, count, _ in losses) / num_items}
         if arrays is not None and self.compute_metrics is not None:
             metrics |= self.compute_metrics(EvalPrediction(*arrays))
         return EvalLoopOutput(
             predictions=arrays[0] if arrays is not None else None,  # type: ignore[arg-type]
             label_ids=arrays[1] if arrays is not None else None,
             metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
-            num_samples=num_clips,
+            num_samples=sum(clips for _, _, clips in losses),
         )
 
     @torch.no_grad()
@@ -236,7 +242,10 @@ class FastConformerTrainer(Trainer):
         loss = outputs["loss"].detach()
         if prediction_loss_only:
             return loss, None, None
-        return loss, _decode(self.accelerator.unwrap_model(model), inputs, outputs), inputs["labels"]
+        recognizer = self.accelerator.unwrap_model(model)
+        if isinstance(outputs, FastConformerMultitaskOutput):
+            return loss, *_answer(recognizer, inputs, outputs)
+        return loss, _decode(recognizer, inputs, outputs), inputs["labels"]
 
 
 def _choose_count(config: Any) -> Callable[[torch.Tensor], int]:
@@ -264,19 +273,44 @@ def _decode(model: Any, inputs: dict[str, Any], outputs: Any) -> torch.Tensor:
     if isinstance(outputs, FastConformerTransducerOutput):
         frames: Any = outputs.last_hidden_state
         hypotheses, _ = recognizer.decode_frames(frames.to(recognizer.dtype), outputs.encoder_lengths)
-    elif isinstance(outputs, FastConformerCTCOutput):
+    else:
+        assert isinstance(outputs, FastConformerCTCOutput)
         logits: Any = outputs.logits
         lengths: Any = outputs.encoder_lengths
         hypotheses, _ = ctc_decode_frames(
             logits.float().log_softmax(dim=-1), lengths, config.blank_token_id, config.pad_token_id
         )
-    else:
-        features = {name: value for name, value in inputs.items() if name in FEATURES}
-        return recognizer.generate(**features)
     is_token = (
         torch.arange(hypotheses.tokens.shape[1], device=hypotheses.tokens.device) < (hypotheses.token_lengths[:, None])
     )
     return hypotheses.tokens.masked_fill(~is_token, IGNORED_LABEL)
+
+
+def _answer(model: Any, inputs: dict[str, Any], outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Token ids that a model with prompts writes after those of the clips, and those that it should, (clips, tokens).
+
+    The frames are those of the loss; `generate` searches as the checkpoint does, within its limits.
+    """
+    recognizer = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config, features = recognizer.config, inputs["input_features"]
+    mel_lengths = resolve_lengths(inputs.get("attention_mask"), inputs.get("input_lengths"), *features.shape[:2])
+    if mel_lengths is None:
+        mel_lengths = torch.full_like(outputs.encoder_lengths, features.shape[1])
+    rows = inputs["decoder_input_ids"].tolist()
+    prompts = [row[: count_prompt_tokens(config, row)] for row in rows]
+    frames = outputs.encoder_last_hidden_state.to(recognizer.dtype)
+    encoded = FastConformerMultitaskEncoderOutput(
+        last_hidden_state=frames,
+        encoder_lengths=outputs.encoder_lengths,
+        padded_lengths=config.count_encoder_frames(mel_lengths.to(outputs.encoder_lengths.device) + 1),
+    )
+    found = recognizer.generate(prompt_ids=prompts, encoder_outputs=encoded)
+    expected = inputs["labels"].clone()
+    for row, prompt in zip(expected, prompts, strict=True):
+        row[: len(prompt) - 1] = IGNORED_LABEL
+    expected = expected.masked_fill(expected == config.eos_token_id, IGNORED_LABEL)
+    return found.masked_fill(found == recognizer.padding_id, IGNORED_LABEL), expected
 
 
 def _pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
