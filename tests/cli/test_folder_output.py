@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from audio_inputs import clips, record
 from leftovers import killed
 
 from transformers_fastconformer.cli.exit_codes import InputError
@@ -18,25 +19,10 @@ from transformers_fastconformer.cli.folder_output import FolderOutput
 from transformers_fastconformer.cli.transcribe_inputs import AudioInput
 from transformers_fastconformer.cli.transcribe_sources import RECORD_NAME
 from transformers_fastconformer.cli.whole_files import OutputError
-from transformers_fastconformer.inference.reading import AudioClip
-from transformers_fastconformer.inference.transcript import Transcript
 from transformers_fastconformer.temporary_files import TemporaryFolder
-from transformers_fastconformer.writers.record import TranscriptRecord
 from transformers_fastconformer.writers.subtitles import SubtitleRules
 
 RULES = SubtitleRules()
-
-
-def clips(*names: str, manifest: str | None = None) -> list[AudioInput]:
-    lines = [{"audio_filepath": name} if manifest else None for name in names]
-    return [
-        AudioInput(AudioClip(f"{name}.wav"), f"{name}.wav", name, line, manifest, row)
-        for row, (name, line) in enumerate(zip(names, lines, strict=True))
-    ]
-
-
-def record(item: AudioInput) -> TranscriptRecord:
-    return TranscriptRecord(Transcript(f"text of {item.name}", None, 1.0), item.file, manifest=item.manifest)
 
 
 def make(folder: Path, inputs: list[AudioInput], formats: tuple[str, ...] = ("txt",), **options: Any) -> FolderOutput:

@@ -5,28 +5,13 @@ from __future__ import annotations
 import sys
 
 import pytest
+from audio_inputs import clips, record
 
 from transformers_fastconformer.cli.streams import ClosedOutput
-from transformers_fastconformer.cli.transcribe_inputs import AudioInput
 from transformers_fastconformer.cli.transcribe_outputs import StandardOutput
-from transformers_fastconformer.inference.reading import AudioClip
-from transformers_fastconformer.inference.transcript import Transcript
-from transformers_fastconformer.writers.record import TranscriptRecord
 from transformers_fastconformer.writers.subtitles import SubtitleRules
 
 RULES = SubtitleRules()
-
-
-def clips(*names: str, manifest: str | None = None) -> list[AudioInput]:
-    lines = [{"audio_filepath": name} if manifest else None for name in names]
-    return [
-        AudioInput(AudioClip(f"{name}.wav"), f"{name}.wav", name, line, manifest, row)
-        for row, (name, line) in enumerate(zip(names, lines, strict=True))
-    ]
-
-
-def record(item: AudioInput) -> TranscriptRecord:
-    return TranscriptRecord(Transcript(f"text of {item.name}", None, 1.0), item.file, manifest=item.manifest)
 
 
 def test_names_on_the_standard_output_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

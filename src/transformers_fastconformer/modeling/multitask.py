@@ -170,16 +170,26 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             frames = self.encoder_proj(frames)
         if self.transformer_encoder is not None:
             frames = self.transformer_encoder(frames, _mask_frames(lengths, frames.shape[1]))
-        mel_lengths = resolve_lengths(attention_mask, input_lengths, *input_features.shape[:2])
-        if mel_lengths is None:
-            mel_lengths = torch.full_like(lengths, input_features.shape[1])
         return FastConformerMultitaskEncoderOutput(
             last_hidden_state=frames,
             encoder_lengths=lengths,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
-            padded_lengths=self.config.count_encoder_frames(mel_lengths.to(lengths.device) + 1),
+            padded_lengths=self.count_padded_frames(input_features, attention_mask, input_lengths, lengths),
         )
+
+    def count_padded_frames(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        input_lengths: torch.Tensor | None,
+        encoder_lengths: torch.Tensor,
+    ) -> torch.Tensor:
+        """Encoder frames of each clip and its one masked mel frame, (batch,), of which the limit of tokens is made."""
+        mel_lengths = resolve_lengths(attention_mask, input_lengths, *input_features.shape[:2])
+        if mel_lengths is None:
+            mel_lengths = torch.full_like(encoder_lengths, input_features.shape[1])
+        return torch.as_tensor(self.config.count_encoder_frames(mel_lengths.to(encoder_lengths.device) + 1))
 
     def forward(
         self,

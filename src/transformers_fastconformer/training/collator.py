@@ -66,17 +66,17 @@ class FastConformerDataCollator:
             written = [self.prompted.write(row) for row in rows]
             return {
                 **self.processor(waveforms, sampling_rate=sampling_rate, return_tensors="pt"),
-                "decoder_input_ids": _pad(
+                "decoder_input_ids": pad_rows(
                     [row.decoder_input_ids for row in written], self.processor.tokenizer.pad_token_id
                 ),
-                "labels": _pad([row.labels for row in written], IGNORED_LABEL),
+                "labels": pad_rows([row.labels for row in written], IGNORED_LABEL),
             }
         texts = [self.form.text_of(row) for row in rows]
         options: dict[str, Any] = {} if self.language is None else {"language": self.language}
         return dict(self.processor(waveforms, text=texts, sampling_rate=sampling_rate, return_tensors="pt", **options))
 
 
-def _pad(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
+def pad_rows(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
     """Rows of ids as a tensor, (rows, longest)."""
-    longest = max(map(len, rows))
+    longest = max(map(len, rows), default=0)
     return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.int64)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -14,7 +13,6 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, seed_work
 
 from ..decoding.ctc import ctc_decode_frames
 from ..decoding.prompts import count_prompt_tokens
-from ..modeling.masking import resolve_lengths
 from ..modeling.outputs import (
     FastConformerCTCOutput,
     FastConformerMultitaskEncoderOutput,
@@ -24,7 +22,7 @@ from ..modeling.outputs import (
 from ..tokenization_fastconformer import IGNORED_LABEL
 from ..validation import is_number, require
 from .batch_sampler import SecondsBatchSampler
-from .collator import FastConformerDataCollator
+from .collator import FastConformerDataCollator, pad_rows
 from .freezing import hold_batch_norms
 from .metrics import WordErrors
 from .training_clips import TrainingClips
@@ -216,7 +214,7 @@ class FastConformerTrainer(Trainer):
 
             losses, predictions, labels = (gather_object(items) for items in (losses, predictions, labels))
         num_items = sum(count for _, count, _ in losses)
-        arrays = None if only_loss else (_pad(predictions), _pad(labels))
+        arrays = None if only_loss else tuple(pad_rows(rows, IGNORED_LABEL).numpy() for rows in (predictions, labels))
         metrics: dict[str, float] = {"loss": sum(loss * count for loss, count, _ in losses) / num_items}
         if arrays is not None and self.compute_metrics is not None:
             metrics |= self.compute_metrics(EvalPrediction(*arrays))
@@ -293,17 +291,16 @@ def _answer(model: Any, inputs: dict[str, Any], outputs: Any) -> tuple[torch.Ten
     The frames are those of the loss; `generate` searches as the checkpoint does, within its limits.
     """
     recognizer = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config, features = recognizer.config, inputs["input_features"]
-    mel_lengths = resolve_lengths(inputs.get("attention_mask"), inputs.get("input_lengths"), *features.shape[:2])
-    if mel_lengths is None:
-        mel_lengths = torch.full_like(outputs.encoder_lengths, features.shape[1])
+    config, lengths = recognizer.config, outputs.encoder_lengths
     rows = inputs["decoder_input_ids"].tolist()
     prompts = [row[: count_prompt_tokens(config, row)] for row in rows]
     frames = outputs.encoder_last_hidden_state.to(recognizer.dtype)
     encoded = FastConformerMultitaskEncoderOutput(
         last_hidden_state=frames,
-        encoder_lengths=outputs.encoder_lengths,
-        padded_lengths=config.count_encoder_frames(mel_lengths.to(outputs.encoder_lengths.device) + 1),
+        encoder_lengths=lengths,
+        padded_lengths=recognizer.count_padded_frames(
+            inputs["input_features"], inputs.get("attention_mask"), inputs.get("input_lengths"), lengths
+        ),
     )
     found = recognizer.generate(prompt_ids=prompts, encoder_outputs=encoded)
     expected = inputs["labels"].clone()
@@ -311,14 +308,6 @@ def _answer(model: Any, inputs: dict[str, Any], outputs: Any) -> tuple[torch.Ten
         row[: len(prompt) - 1] = IGNORED_LABEL
     expected = expected.masked_fill(expected == config.eos_token_id, IGNORED_LABEL)
     return found.masked_fill(found == recognizer.padding_id, IGNORED_LABEL), expected
-
-
-def _pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Rows of ids as an array, (rows, longest), padded with -100."""
-    padded = np.full((len(rows), max(map(len, rows), default=0)), IGNORED_LABEL, dtype=np.int64)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
-    return padded
 
 
 class _ShareOfBatches(DataLoader[Any]):
