@@ -12,6 +12,7 @@ from transformers_fastconformer.decoding.prompts import (
     FIRST_PIECE,
     PromptFacts,
     PromptOptions,
+    count_prompt_tokens,
     fill_prompt,
     languages_of,
     prompt_ids,
@@ -87,6 +88,19 @@ def test_ids_hold_the_context_and_the_first_word_mark() -> None:
     assert prompt_ids(checkpoint, PromptOptions(context="")) == [5, *expected]
     with pytest.raises(ValueError, match="context='yes' is a text; a model takes the ids"):
         prompt_ids(checkpoint, PromptOptions(context="yes"))
+
+
+@pytest.mark.parametrize("first", [{}, {FIRST_PIECE: 5}])
+@pytest.mark.parametrize(
+    ("prompt_format", "options"), [("canary", {}), ("canary2", {}), ("canary2", {"context": [7]})]
+)
+def test_prompts_are_found_before_a_text(prompt_format: str, options: dict[str, Any], first: dict[str, int]) -> None:
+    checkpoint = facts(prompt_format)
+    checkpoint.prompt_token_ids = {**checkpoint.prompt_token_ids, **first}
+    ids = prompt_ids(checkpoint, PromptOptions(**options))
+    assert count_prompt_tokens(checkpoint, [*ids, 3, 1, 3]) == len(ids)
+    with pytest.raises(ValueError, match=r"expected a prompt with <\|startoftranscript"):
+        count_prompt_tokens(checkpoint, [3, 1])
 
 
 def test_languages_are_the_tokens_of_two_or_three_letters() -> None:
