@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -42,7 +42,8 @@ def load_phrases(path: str | Path) -> CompiledPhrases:
     """
     with reading(str(path), "a file of save_phrases"):
         metadata, automaton = read_automaton(path, PHRASES_FORMAT, raises_end=True)
-        return CompiledPhrases(PhraseBoosting(**json.loads(metadata["boosting"])), automaton)
+        boosting = PhraseBoosting(**json.loads(metadata["boosting"]))
+        return CompiledPhrases(boosting, replace(automaton, weight=float(boosting.strength)))
 
 
 def write_automaton(automaton: TokenAutomaton, path: str | Path, kind: str, metadata: Mapping[str, str]) -> None:

@@ -21,6 +21,8 @@ class Hypotheses(NamedTuple):
             everywhere for an attention decoder that was not asked for them.
         durations: (batch, tokens), frames that TDT predicted with each token; None for CTC and RNN-T.
         scores: (batch, tokens, ...), such as confidences; 0 in the padding. None if scores were not asked for.
+        totals: (batch,), log-probability of the whole text with the scores of phrases and language model, -inf where
+            a beam search found fewer texts than asked for; None in greedy decoding.
     """
 
     tokens: torch.Tensor
@@ -29,13 +31,14 @@ class Hypotheses(NamedTuple):
     log_probs: torch.Tensor
     durations: torch.Tensor | None = None
     scores: torch.Tensor | None = None
+    totals: torch.Tensor | None = None
 
     def first(self, max_tokens: int) -> Hypotheses:
         """The first tokens of each clip, as if its decoding had ended with them."""
         columns: dict[str, Any] = {
             name: None if column is None else column[:, :max_tokens]
             for name, column in self._asdict().items()
-            if name != "token_lengths"
+            if name not in ("token_lengths", "totals")
         }
         return self._replace(**columns, token_lengths=self.token_lengths.clamp(max=max_tokens))
 
@@ -59,6 +62,9 @@ class Hypotheses(NamedTuple):
             tables = [getattr(part, name) for part in parts]
             if any(table is None for table in tables):
                 columns[name] = None
+                continue
+            if name == "totals":
+                columns[name] = torch.cat(tables)
                 continue
             padding = padding_id if name == "tokens" else 0
             wide = [table.new_full((len(table), num_columns, *table.shape[2:]), padding) for table in tables]

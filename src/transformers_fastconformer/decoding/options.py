@@ -9,6 +9,7 @@ from typing import Any
 
 from ..configuration_fastconformer import DECODING_STRATEGIES
 from ..validation import is_number, require, require_choice, require_count
+from .beam_options import BeamOptions
 from .confidence import ConfidenceOptions
 from .phrase_boosting import CompiledPhrases, PhraseBoosting
 from .prompts import PROMPT_OPTIONS, PromptOptions
@@ -43,6 +44,9 @@ class DecodingOptions:
             one of these or None for each clip; None (default): nothing.
         language_model: A [`NgramLanguageModel`] whose scores are added to the model's; None (default): nothing.
         language_model_weight: Weight of its scores (NeMo: `ngram_lm_alpha`); None (default): 0.2.
+        num_beams: Texts that a beam search holds: short for `beam=BeamOptions(num_beams=...)`; None (default) and 1
+            without `beam`: greedy decoding.
+        beam: [`BeamOptions`], all options of a beam search; None (default): see `num_beams`.
         source_lang, target_lang, task, pnc, itn, timestamps, diarize, emotion, context: The prompt of multitask
             models, see [`PromptOptions`]; None (default) is the checkpoint's.
         search: Beams or sampling of multitask models by Transformers' rules; None (default) is the search of the
@@ -59,6 +63,8 @@ class DecodingOptions:
     boosting: Boosting | Sequence[Boosting | None] | None = None
     language_model: Any = None
     language_model_weight: float | None = None
+    num_beams: int | None = None
+    beam: BeamOptions | None = None
     source_lang: str | None = None
     target_lang: str | None = None
     task: str | None = None
@@ -84,7 +90,21 @@ class DecodingOptions:
         is_search = self.search is None or isinstance(self.search, SearchOptions)
         require(is_search, "search", self.search, "SearchOptions or None")
         self._check_scores()
+        self._join_beams()
         object.__setattr__(self, "context", self.prompt.context)  # checked, and hashable
+
+    def _join_beams(self) -> None:
+        """Let `num_beams` and `beam` say the same."""
+        require(isinstance(self.beam, BeamOptions | None), "beam", self.beam, "BeamOptions or None")
+        if self.num_beams is not None:
+            require_count("num_beams", self.num_beams)
+        if self.beam is None:
+            if self.num_beams is not None and self.num_beams > 1:
+                object.__setattr__(self, "beam", BeamOptions(num_beams=self.num_beams))
+            return
+        if self.num_beams not in (None, self.beam.num_beams):
+            raise ValueError(f"num_beams={self.num_beams} contradicts beam, which has {self.beam.num_beams}.")
+        object.__setattr__(self, "num_beams", self.beam.num_beams)
 
     def _check_scores(self) -> None:
         boosting = self.boosting

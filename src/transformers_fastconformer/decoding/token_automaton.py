@@ -55,6 +55,7 @@ class TokenAutomaton:
         start_states: (lists,), first state of a text; several where several automata were joined.
         raises_end: True for phrases: the end scores as much as the best token, at least 0, and `end_weights` more.
             False for language models: the end scores `end_weights`.
+        weight: What the scores have been multiplied by, which a beam search gives the blank too.
     """
 
     arc_starts: torch.Tensor
@@ -69,6 +70,7 @@ class TokenAutomaton:
     root_weights: torch.Tensor
     start_states: torch.Tensor
     raises_end: bool = True
+    weight: float = 1.0
 
     @property
     def vocab_size(self) -> int:
@@ -128,7 +130,7 @@ class TokenAutomaton:
         copies: dict[torch.device, TokenAutomaton] = self.__dict__.setdefault("_copies", {})
         if device not in copies:
             moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-            copies[device] = TokenAutomaton(**moved, raises_end=self.raises_end)
+            copies[device] = TokenAutomaton(**moved, raises_end=self.raises_end, weight=self.weight)
         return copies[device]
 
     def scaled(self, weight: float) -> TokenAutomaton:
@@ -139,7 +141,7 @@ class TokenAutomaton:
         if weight not in copies:
             names = ("arc_weights", "backoff_weights", "end_weights", "root_weights")
             tensors = {**self.tensors(), **{name: getattr(self, name) * weight for name in names}}
-            copies[weight] = TokenAutomaton(**tensors, raises_end=self.raises_end)
+            copies[weight] = TokenAutomaton(**tensors, raises_end=self.raises_end, weight=self.weight * weight)
         return copies[weight]
 
     @classmethod
@@ -165,6 +167,7 @@ class TokenAutomaton:
             root_weights=floats(1, vocab_size),
             start_states=torch.zeros(1, dtype=torch.int64, device="cpu"),
             raises_end=raises_end,
+            weight=0.0,
         )
 
     @classmethod

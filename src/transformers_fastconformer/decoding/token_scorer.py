@@ -38,12 +38,14 @@ class TokenScorer:
         self._offsets: list[list[int] | None] = []
         self._starts: list[list[int] | int] = []
         self._sizes: list[list[int] | int] = []
+        self._weights: list[list[float] | float] = []
         for given in automata:
             if isinstance(given, TokenAutomaton):
                 self.automata.append(given)
                 self._offsets.append(None)
                 self._starts.append(int(given.start_states[0]))
                 self._sizes.append(given.num_states)
+                self._weights.append(given.weight)
                 continue
             sizes = sorted({automaton.vocab_size for automaton in given})
             if len(sizes) > 1:
@@ -53,6 +55,7 @@ class TokenScorer:
             self._offsets.append([offset_of[id(automaton)] for automaton in given])
             self._starts.append([int(automaton.start_states[0]) for automaton in given])
             self._sizes.append([automaton.num_states for automaton in given])
+            self._weights.append([automaton.weight for automaton in given])
         self.hosts = [automaton.host for automaton in self.automata]
 
     @property
@@ -91,7 +94,7 @@ class TokenScorer:
         if self.is_shared:
             return self
         chosen = copy.copy(self)
-        for name in ("_offsets", "_starts", "_sizes"):
+        for name in ("_offsets", "_starts", "_sizes", "_weights"):
             columns = getattr(self, name)
             picked = [[column[clip] for clip in clips] if isinstance(column, list) else column for column in columns]
             setattr(chosen, name, picked)
@@ -119,6 +122,11 @@ class TokenScorer:
     def leave(self, states: np.ndarray, device: torch.device) -> torch.Tensor:
         """States of the joined automata as those of each clip's own."""
         return torch.from_numpy(states - self._table(self._offsets, len(states))).to(device)
+
+    def weights(self, batch_size: int) -> np.ndarray:
+        """Sum of the weights of each clip's scores, (clips,)."""
+        columns = [np.broadcast_to(np.asarray(given, dtype=np.float32), batch_size) for given in self._weights]
+        return np.sum(columns, axis=0, dtype=np.float32)
 
     # On the host
 

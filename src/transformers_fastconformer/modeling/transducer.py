@@ -14,6 +14,7 @@ from ..decoding.cuda_graphs import transducer_masked_decode
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..decoding.state import TransducerState
+from ..decoding.transducer_beam import transducer_beam_decode
 from ..decoding.transducer_label_looping import transducer_label_looping_decode
 from ..kernels.layers import is_as_built
 from ..losses.ctc import split_labels
@@ -445,7 +446,10 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             "scorer": decoding.make_scorer(last_hidden_state.shape[0], self.config.blank_token_id),
             "score": None if confidence is None else TransducerScore(self.config.blank_token_id, confidence),
         }
-        if last_hidden_state.device.type == "cuda" and networks.graphs is not None:
+        if decoding.beam is not None:
+            del arguments["strategy"]
+            decoded = transducer_beam_decode(networks.project(last_hidden_state), **arguments, beam=decoding.beam)
+        elif last_hidden_state.device.type == "cuda" and networks.graphs is not None:
             frames = networks.project(last_hidden_state)
             decoded = transducer_masked_decode(frames, **arguments, graphs=networks.graphs)
         else:

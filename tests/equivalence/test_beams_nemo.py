@@ -1,0 +1,134 @@
+"""Texts, their order, times and scores of each beam search equal NeMo 3.0's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from balance import balance_classes
+from nemo_models import TOKENIZER_SENTENCES
+from search_pairs import SearchPair, assert_same_texts
+
+from transformers_fastconformer.decoding.beam_options import BeamOptions
+from transformers_fastconformer.decoding.phrase_boosting import PhraseBoosting
+from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+from transformers_fastconformer.inference.language_model import NgramLanguageModel
+from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
+
+pytestmark = pytest.mark.nemo
+
+PHRASES = ["the quick brown fox", "stone bridge", "the old", "away", "speech is turned", "eight", "Rain"]
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "rnnt": ("rnnt", {}),
+    "rnnt, two layers": ("rnnt", {"decoder": {"prednet": {"pred_rnn_layers": 2}}}),
+    "tdt": ("tdt", {}),
+    "tdt, durations 0 1 2": ("tdt", {"durations": [0, 1, 2]}),
+}
+SCORES = ("none", "phrases", "language model", "both")
+
+
+@pytest.fixture(scope="module")
+def clips(speech_batches: dict[str, list[np.ndarray]]) -> list[np.ndarray]:
+    """Four clips of different lengths."""
+    return speech_batches["batch 0"][:4]
+
+
+@pytest.fixture(scope="module")
+def pairs(
+    build_nemo_model: Callable[..., Any], clips: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], SearchPair]:
+    """A pair for each family, made when it is first asked for."""
+    kept: dict[str, SearchPair] = {}
+
+    def make(family: str) -> SearchPair:
+        if family not in kept:
+            kind, overrides = FAMILIES[family]
+            model = build_nemo_model(kind, **overrides)
+            balance_classes(model, max(clips, key=len))
+            folder = tmp_path_factory.mktemp("pair")
+            model.save_to(str(folder / "model.nemo"))
+            convert_nemo_checkpoint(folder / "model.nemo", folder / "converted")
+            kept[family] = SearchPair(model, folder / "converted", clips)
+        return kept[family]
+
+    return make
+
+
+def options_of(pair: SearchPair, kind: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """NeMo's options and ours for phrases and a language model."""
+    theirs: dict[str, Any] = {}
+    ours: dict[str, Any] = {}
+    if kind in ("phrases", "both"):
+        theirs |= {"boosting_tree": {"key_phrases_list": PHRASES}, "boosting_tree_alpha": 0.8}
+        ours["boosting"] = PhraseBoosting(PHRASES, strength=0.8)
+    if kind in ("language model", "both"):
+        model = NgramLanguageModel.from_text(TOKENIZER_SENTENCES, pair.processor.tokenizer, order=3)
+        model.save_arpa(folder / "model.arpa")
+        theirs |= {"ngram_lm_model": str(folder / "model.arpa"), "ngram_lm_alpha": 0.4}
+        ours |= {"language_model": model, "language_model_weight": 0.4}
+    return theirs, ours
+
+
+# Beams, limit of tokens on a frame, score for each token, scores of what, blank mode, pruning.
+CASES = [
+    (1, 10, True, "none", "lm_weighted_full", "late"),
+    (2, 10, True, "none", "lm_weighted_full", "late"),
+    (4, 10, True, "none", "lm_weighted_full", "late"),
+    (4, 10, False, "none", "lm_weighted_full", "late"),
+    (8, 2, True, "none", "lm_weighted_full", "late"),
+    (3, 1, True, "none", "lm_weighted_full", "late"),
+    (4, 10, True, "phrases", "lm_weighted_full", "late"),
+    (4, 10, True, "language model", "lm_weighted_full", "late"),
+    (4, 10, True, "language model", "no_score", "late"),
+    (4, 10, True, "language model", "lm_weighted_full", "early"),
+    (4, 2, True, "both", "no_score", "early"),
+    (4, 2, True, "both", "lm_weighted_full", "late"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_malsd_equals_nemo(
+    family: str, case: tuple[Any, ...], pairs: Callable[[str], SearchPair], tmp_path: Path
+) -> None:
+    """All texts of the beam, singly and in a batch."""
+    num_beams, limit, normalizes, kind, blank_mode, pruning = case
+    pair = pairs(family)
+    theirs, ours = options_of(pair, kind, tmp_path)
+    theirs |= {
+        "beam_size": num_beams,
+        "max_symbols": limit,
+        "score_norm": normalizes,
+        "blank_lm_score_mode": blank_mode,
+        "pruning_mode": pruning,
+    }
+    beam = BeamOptions(
+        num_beams=num_beams,
+        num_best=num_beams,
+        normalize_length=normalizes,
+        blank_lm_score_mode=blank_mode,
+        pruning_mode=pruning,
+    )
+    for chosen in (slice(None), slice(1, 2), slice(3, 4)):
+        expected = pair.theirs(chosen, "malsd_batch", **theirs)
+        found = pair.ours(chosen, beam=beam, max_symbols_per_step=limit, **ours)
+        assert assert_same_texts(found, expected) > 10
+
+
+@pytest.mark.parametrize("kind", SCORES)
+def test_demonstration_checkpoint(
+    kind: str, clips: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from nemo.collections.asr.models import ASRModel
+
+    folder = tmp_path_factory.mktemp("demonstration")
+    convert_nemo_checkpoint(CHECKPOINT_PATH, folder / "converted")
+    nemo = ASRModel.restore_from(str(CHECKPOINT_PATH), map_location="cpu")
+    pair = SearchPair(nemo, folder / "converted", clips, "transducer")
+    theirs, ours = options_of(pair, kind, folder)
+    expected = pair.theirs(slice(None), "malsd_batch", beam_size=4, **theirs)
+    found = pair.ours(slice(None), beam=BeamOptions(num_beams=4, num_best=4), **ours)
+    assert assert_same_texts(found, expected) > 20
