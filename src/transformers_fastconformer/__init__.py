@@ -22,6 +22,7 @@ from .configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from .configuration_multitask import FastConformerMultitaskConfig
+from .decoding.beam_options import BeamOptions
 from .decoding.confidence import ConfidenceOptions
 from .decoding.options import DecodingOptions
 from .decoding.phrase_boosting import CompiledPhrases, PhraseBoosting
@@ -147,6 +148,7 @@ __all__ = [
     "AutoModelForRNNT",
     "AutoModelForTDT",
     "ChunkOptions",
+    "BeamOptions",
     "ConfidenceOptions",
     "DecodingOptions",
     "FastConformerCTCConfig",

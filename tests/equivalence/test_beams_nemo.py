@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "rnnt, two layers": ("rnnt", {"decoder": {"prednet": {"pred_rnn_layers": 2}}}),
     "tdt": ("tdt", {}),
     "tdt, durations 0 1 2": ("tdt", {"durations": [0, 1, 2]}),
+    "ctc": ("ctc", {}),
 }
+TRANSDUCERS = [family for family in FAMILIES if family != "ctc"]
 SCORES = ("none", "phrases", "language model", "both")
 
 
@@ -57,13 +59,15 @@ def pairs(
     return make
 
 
-def options_of(pair: SearchPair, kind: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def options_of(
+    pair: SearchPair, kind: str, folder: Path, phrases: Sequence[str] = PHRASES
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """NeMo's options and ours for phrases and a language model."""
     theirs: dict[str, Any] = {}
     ours: dict[str, Any] = {}
     if kind in ("phrases", "both"):
-        theirs |= {"boosting_tree": {"key_phrases_list": PHRASES}, "boosting_tree_alpha": 0.8}
-        ours["boosting"] = PhraseBoosting(PHRASES, strength=0.8)
+        theirs |= {"boosting_tree": {"key_phrases_list": list(phrases)}, "boosting_tree_alpha": 0.8}
+        ours["boosting"] = PhraseBoosting(phrases, strength=0.8)
     if kind in ("language model", "both"):
         model = NgramLanguageModel.from_text(TOKENIZER_SENTENCES, pair.processor.tokenizer, order=3)
         model.save_arpa(folder / "model.arpa")
@@ -90,7 +94,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TRANSDUCERS)
 def test_malsd_equals_nemo(
     family: str, case: tuple[Any, ...], pairs: Callable[[str], SearchPair], tmp_path: Path
 ) -> None:
@@ -119,16 +123,48 @@ def test_malsd_equals_nemo(
 
 
 @pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize("head", ["transducer", "ctc"])
 def test_demonstration_checkpoint(
-    kind: str, clips: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory
+    head: str, kind: str, clips: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     from nemo.collections.asr.models import ASRModel
 
     folder = tmp_path_factory.mktemp("demonstration")
     convert_nemo_checkpoint(CHECKPOINT_PATH, folder / "converted")
     nemo = ASRModel.restore_from(str(CHECKPOINT_PATH), map_location="cpu")
-    pair = SearchPair(nemo, folder / "converted", clips, "transducer")
-    theirs, ours = options_of(pair, kind, folder)
-    expected = pair.theirs(slice(None), "malsd_batch", beam_size=4, **theirs)
-    found = pair.ours(slice(None), beam=BeamOptions(num_beams=4, num_best=4), **ours)
-    assert assert_same_texts(found, expected) > 20
+    pair = SearchPair(nemo, folder / "converted", clips, head)
+    theirs, ours = options_of(pair, kind, folder, ["seven", "eight nine"])
+    beam = BeamOptions(num_beams=4, num_best=4, beam_beta=1.0)
+    strategy = "beam_batch" if head == "ctc" else "malsd_batch"
+    for clip in range(len(clips)):
+        chosen = slice(clip, clip + 1)
+        expected = pair.theirs(chosen, strategy, beam_size=4, **theirs)
+        assert assert_same_texts(pair.ours(chosen, beam=beam, **ours), expected) > 5
+
+
+# Beams, scores of what, bonus of a token, threshold.
+CTC_CASES = [
+    (1, "none", 0.0, 20.0),
+    (4, "none", 0.0, 20.0),
+    (4, "none", 1.0, 20.0),
+    (8, "none", 0.5, 2.0),
+    (4, "phrases", 0.0, 20.0),
+    (4, "language model", 1.0, 20.0),
+    (6, "both", 0.5, 5.0),
+]
+
+
+@pytest.mark.parametrize("case", CTC_CASES, ids=str)
+def test_ctc_equals_nemo(case: tuple[Any, ...], pairs: Callable[[str], SearchPair], tmp_path: Path) -> None:
+    """Singly: in a batch NeMo adds the scores of padding frames. Our batch gives what our single clips give."""
+    num_beams, kind, beta, threshold = case
+    pair = pairs("ctc")
+    theirs, ours = options_of(pair, kind, tmp_path)
+    theirs |= {"beam_size": num_beams, "beam_beta": beta, "beam_threshold": threshold}
+    beam = BeamOptions(num_beams=num_beams, num_best=num_beams, beam_beta=beta, beam_threshold=threshold)
+    together = pair.ours(slice(None), beam=beam, **ours)
+    for clip, texts in enumerate(together):
+        chosen = slice(clip, clip + 1)
+        expected = pair.theirs(chosen, "beam_batch", **theirs)
+        assert assert_same_texts(pair.ours(chosen, beam=beam, **ours), expected) > 10
+        assert assert_same_texts([texts], expected) > 10

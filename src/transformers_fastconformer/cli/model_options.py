@@ -136,6 +136,12 @@ LmWeightOption = Annotated[
     float | None,
     typer.Option("--lm_weight", help="Weight of the language model. Default: 0.2.", rich_help_panel=WORDS_PANEL),
 ]
+NumBeamsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num_beams", min=1, help="Texts that a beam search holds. Default: 1, greedy.", rich_help_panel=WORDS_PANEL
+    ),
+]
 DtypeOption = Annotated[
     Precision,
     typer.Option(

@@ -57,9 +57,7 @@ class BeamOptions:
         require(self.num_best <= self.num_beams, "num_best", self.num_best, f"at most num_beams={self.num_beams}")
         known = {name for names in STRATEGIES.values() for name in names}
         require_choice("strategy", self.strategy, (*sorted(known), None))
-        require(
-            isinstance(self.normalize_length, bool), "normalize_length", self.normalize_length, "True or False"
-        )
+        require(isinstance(self.normalize_length, bool), "normalize_length", self.normalize_length, "True or False")
         require_choice("blank_lm_score_mode", self.blank_lm_score_mode, BLANK_SCORE_MODES)
         require_choice("pruning_mode", self.pruning_mode, PRUNING_MODES)
         for name in ("beam_threshold", "maes_expansion_gamma"):

@@ -82,6 +82,10 @@ class BeamScorer:
         """Move the rows with a token on, both (rows,); all are computed, so that shapes do not depend on values."""
         self.states = torch.where(is_token[:, None], self.scorer.step(self.states, tokens), self.states)
 
+    def ends(self) -> torch.Tensor:
+        """Scores of the end of all texts by language models, (rows,)."""
+        return self.scorer.end_scores(self.states)
+
     def leave(self, rows: torch.Tensor) -> torch.Tensor:
         """States of one row for each clip, as `TokenScorer` counts them, (batch, kinds)."""
         return self.scorer.leave(self.states[rows].cpu().numpy(), self.device)

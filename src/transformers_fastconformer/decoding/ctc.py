@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from ..validation import require
+from .beam_options import BeamOptions
 from .confidence import ConfidenceOptions, ctc_confidence
+from .ctc_beam import search_ctc_paths
 from .hypotheses import Hypotheses, TokenTable
 from .state import CTCState
 from .token_scorer import TokenScorer
@@ -121,6 +123,7 @@ def ctc_decode_frames(
     confidence: ConfidenceOptions | None = None,
     state: CTCState | None = None,
     scorer: TokenScorer | None = None,
+    beam: BeamOptions | None = None,
 ) -> tuple[Hypotheses, CTCState]:
     """
     Decode like `ctc_greedy_decode` from where an earlier call ended: a token on both sides of the border is one token.
@@ -133,11 +136,81 @@ def ctc_decode_frames(
         confidence: Measure of the confidences that are returned as `scores`; None: no confidences.
         state: State that an earlier call returned for the frames before these; None at the start of the clips.
         scorer: Scores of phrases or a language model, see `choose_ctc_labels`.
+        beam: Options of a beam search, see `search_ctc_paths`; None: greedy decoding.
 
     Returns:
         The tokens that begin in these frames, with frames counted from the first one given, and the state for the
         frames that follow. Its `revised_scores` hold the confidence of tokens that began earlier and went on here.
+        A beam search returns its best texts, those of a clip in consecutive rows, and the state after the best one.
     """
+    if beam is not None:
+        return _decode_by_beams(log_probs, encoder_lengths, blank_id, padding_id, confidence, state, scorer, beam)
+    labels, scorer_states = None, None
+    if scorer is not None:
+        states = scorer.enter(None if state is None else state.scorer_states, log_probs.shape[0])
+        last_labels = _last_labels_of(state, log_probs.shape[0], blank_id)
+        labels = choose_ctc_labels(log_probs, encoder_lengths, blank_id, scorer, states, last_labels)
+        scorer_states = scorer.leave(states, log_probs.device)
+    return _decode_labels(log_probs, encoder_lengths, blank_id, padding_id, confidence, state, labels, scorer_states)
+
+
+def _decode_by_beams(
+    log_probs: torch.Tensor,
+    encoder_lengths: torch.Tensor,
+    blank_id: int,
+    padding_id: int,
+    confidence: ConfidenceOptions | None,
+    state: CTCState | None,
+    scorer: TokenScorer | None,
+    beam: BeamOptions,
+) -> tuple[Hypotheses, CTCState]:
+    """The texts of a beam search, each read like the best classes of greedy decoding."""
+    batch_size, count = log_probs.shape[0], beam.num_best
+    last_labels = torch.from_numpy(_last_labels_of(state, batch_size, blank_id))
+    states = None if state is None else state.scorer_states
+    paths, totals, scorer_states = search_ctc_paths(
+        log_probs, encoder_lengths, blank_id, beam, last_labels, scorer, states
+    )
+    rows = [clip for clip in range(batch_size) for _ in range(count)]
+    found, state = _decode_labels(
+        log_probs[rows] if count > 1 else log_probs,
+        encoder_lengths[rows],
+        blank_id,
+        padding_id,
+        confidence,
+        None if state is None else state.select(rows),
+        paths.flatten(0, 1),
+        None if scorer_states is None else scorer_states[rows],
+    )
+    revised_scores = state.revised_scores
+    state = state.select(range(0, len(rows), count))
+    state.revised_scores = None if revised_scores is None else revised_scores[::count]
+    return found._replace(totals=totals.flatten()), state
+
+
+def _last_labels_of(state: CTCState | None, batch_size: int, blank_id: int) -> np.ndarray:
+    """Class of the frame before, (batch,), the blank at the start of a clip."""
+    kept = () if state is None else state.labels
+    if state is not None:
+        lengths = [(len(labels), len(frames)) for labels, frames in zip(kept, state.last_frames, strict=True)]
+        is_class = all(int(label) in range(blank_id + 1) for labels in kept for label in labels)
+        is_known = is_class and all(count == expected for count, expected in lengths)
+        require(is_known, "last_labels", kept, "a class for each of last_frames")
+    last = [int(labels[-1]) if len(labels) else blank_id for labels in kept] or [blank_id] * batch_size
+    return np.array(last, dtype=np.int64)
+
+
+def _decode_labels(
+    log_probs: torch.Tensor,
+    encoder_lengths: torch.Tensor,
+    blank_id: int,
+    padding_id: int,
+    confidence: ConfidenceOptions | None,
+    state: CTCState | None,
+    labels: torch.Tensor | None,
+    scorer_states: torch.Tensor | None,
+) -> tuple[Hypotheses, CTCState]:
+    """Read the classes of the frames, (batch, frames), or the best ones, after those that a state kept."""
     rows = [row[:length] for row, length in zip(log_probs, encoder_lengths.tolist(), strict=True)]
     joined, joined_lengths = log_probs, encoder_lengths.to(log_probs.device)
     if state is not None:
@@ -145,9 +218,8 @@ def ctc_decode_frames(
         rows = [torch.cat([last, row]) for last, row in zip(state.last_frames, rows, strict=True)]
         joined = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, frames, classes)
         joined_lengths = torch.tensor([row.shape[0] for row in rows], dtype=torch.int64, device=log_probs.device)
-    labels, scorer_states = None, None
-    if scorer is not None:
-        labels, scorer_states = _choose_on(log_probs, encoder_lengths, blank_id, scorer, state)
+    if labels is not None and state is not None:
+        labels = _join_labels(state, labels, encoder_lengths, blank_id)
     found = ctc_greedy_decode(joined, joined_lengths, blank_id, padding_id, labels)
     if confidence is not None:
         scores = ctc_confidence(joined, joined_lengths, found.frame_indices, found.token_lengths, confidence, labels)
@@ -173,32 +245,13 @@ def ctc_decode_frames(
     return found, CTCState(last_frames, revised_scores, last_labels, scorer_states)
 
 
-def _choose_on(
-    log_probs: torch.Tensor,
-    encoder_lengths: torch.Tensor,
-    blank_id: int,
-    scorer: TokenScorer,
-    state: CTCState | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Class of each frame, those that the state kept before the new ones, and the states of the scores after them."""
-    batch_size = log_probs.shape[0]
-    kept = () if state is None else state.labels
-    if state is not None:
-        lengths = [(len(labels), len(frames)) for labels, frames in zip(kept, state.last_frames, strict=True)]
-        is_class = all(int(label) in range(blank_id + 1) for labels in kept for label in labels)
-        is_known = is_class and all(count == expected for count, expected in lengths)
-        require(is_known, "last_labels", kept, "a class for each of last_frames")
-    last = [int(labels[-1]) if len(labels) else blank_id for labels in kept] or [blank_id] * batch_size
-    states = scorer.enter(None if state is None else state.scorer_states, batch_size)
-    last_labels = np.array(last, dtype=np.int64)
-    labels = choose_ctc_labels(log_probs, encoder_lengths, blank_id, scorer, states, last_labels)
-    if state is not None:
-        rows = [
-            torch.cat([before, row[:length]])
-            for before, row, length in zip(kept, labels, encoder_lengths.tolist(), strict=True)
-        ]
-        labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=blank_id)
-    return labels, scorer.leave(states, log_probs.device)
+def _join_labels(state: CTCState, labels: torch.Tensor, encoder_lengths: torch.Tensor, blank_id: int) -> torch.Tensor:
+    """Classes of the frames that a state kept and of those after them, (batch, both)."""
+    rows = [
+        torch.cat([before, row[:length]])
+        for before, row, length in zip(state.labels, labels, encoder_lengths.tolist(), strict=True)
+    ]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=blank_id)
 
 
 def _scores_of_first(found: Hypotheses, first_frames: torch.Tensor) -> torch.Tensor | None:

@@ -148,6 +148,11 @@ class DecodingOptions:
         scorer.check(batch_size, vocab_size)
         return scorer
 
+    def require_one_text(self) -> None:
+        """Raise a `ValueError` where several texts of each clip are asked for, which only `generate` returns."""
+        num_best = 1 if self.beam is None else self.beam.num_best
+        require(num_best == 1, "num_best", num_best, "1: several texts of a clip are for generate")
+
     @property
     def prompt(self) -> PromptOptions:
         """

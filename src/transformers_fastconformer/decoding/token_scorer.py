@@ -164,6 +164,14 @@ class TokenScorer:
             total = total + scores
         return total
 
+    def end_scores(self, states: torch.Tensor) -> torch.Tensor:
+        """Scores of the end of the text by language models, (n,); phrases have none where the end is not a token."""
+        total = torch.zeros(states.shape[0], dtype=torch.float32, device=states.device)
+        for kind, automaton in enumerate(self.automata):
+            if not automaton.raises_end:
+                total = total + automaton.to(states.device).end_weights[states[:, kind]]
+        return total
+
     def step(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """States (n, kinds) after a token each, (n,)."""
         columns = [

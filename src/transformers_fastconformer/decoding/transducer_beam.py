@@ -94,7 +94,7 @@ class _Search:
         self.frames = frames.flatten(0, 1)  # (batch * frames, joint_hidden_size)
         self.lengths = lengths.to(self.device)
         self.durations = None if durations is None else torch.tensor(durations, dtype=torch.int64, device=self.device)
-        # A CPU computes nothing for texts that have ended or do not exist. Elsewhere that would cost more than it saves.
+        # A CPU computes nothing for texts that have ended or do not exist. Elsewhere finding them would cost more.
         self.is_on_host = self.device.type == "cpu"
         num_beams = beam.num_beams
         self.shape = (batch_size, num_beams)

@@ -71,10 +71,10 @@ def transcribe_features(
     restarts: bool | None = None,
 ) -> FastConformerGenerateOutput:
     """
-    Decode whole clips or their windows greedily, with the output of `generate` for a batch of whole clips.
+    Decode whole clips or their windows, with the output of `generate` for a batch of whole clips.
 
     Frames of windows are decoded as they come and then dropped, so that only features and tokens take more memory for
-    longer clips.
+    longer clips. A beam search begins each window with the best text of the windows before it.
 
     Args:
         model: A model with a head.
@@ -94,6 +94,7 @@ def transcribe_features(
     """
     config: Any = model.config
     model.check_decoding(decoding)
+    decoding.require_one_text()
     require_count("batch_size", batch_size)
     if plan is None:
         plan = WindowPlan(max((config.count_encoder_frames(clip.mel_length) for clip in clips), default=1) + 1, 0, 0)

@@ -72,6 +72,7 @@ def check_options(
         f"{mel_frames}, the mel frames of an encoder frame of this model (config.mel_frames_per_encoder_frame)",
     )
     model.check_decoding(options.decoding)
+    options.decoding.require_one_text()
     boosting = options.decoding.boosting
     is_shared = not isinstance(boosting, tuple)
     require(is_shared, "boosting", boosting, "phrases for all recordings; a list for each is for generate")

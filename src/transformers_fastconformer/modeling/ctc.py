@@ -84,6 +84,7 @@ class FastConformerCTCHead(FastConformerRecognizer):
             decoding.confidence,
             state,
             decoding.make_scorer(last_hidden_state.shape[0], self.config.blank_token_id),
+            decoding.beam,
         )
         logits_check.finish()
         return decoded

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from transformers import GenerationConfig
 
+from ..decoding.options import DecodingOptions
 from ..validation import is_number, require, require_count
 
 # Names and the values that ask for nothing else than greedy decoding and its tokens; None, which is "not said", and
@@ -32,6 +34,8 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("exponential_decay_length_penalty", "watermarking_config", "compile_config"), ()),
     **dict.fromkeys(("cache_implementation", "past_key_values", "dola_layers", "custom_generate"), ()),
 }
+# Arguments that ask for a beam search, which is an option of decoding.
+BEAM_ARGUMENTS = ("num_beams", "num_return_sequences")
 # Parts of a training batch, which `generate` does not read.
 UNREAD = ("labels", "decoder_attention_mask")
 # What some versions of Transformers, and `Seq2SeqTrainer`, write into a configuration that does not say `max_length`.
@@ -40,7 +44,7 @@ UNSAID_MAX_LENGTH = 20
 
 def take_generation_arguments(
     arguments: Mapping[str, Any], generation_config: GenerationConfig | None, padding_id: int
-) -> tuple[dict[str, Any], int | None]:
+) -> tuple[dict[str, Any], int | None, int | None]:
     """
     Take out of the arguments of `generate` those that Transformers' other models know.
 
@@ -50,15 +54,21 @@ def take_generation_arguments(
         padding_id: What the model pads with.
 
     Returns:
-        The arguments that are not known here, and the largest number of tokens of a clip; None: as many as there are.
+        The arguments that are not known here, `num_beams` among them; the largest number of tokens of a clip, None: as
+        many as there are; and the number of texts of each clip, None: not said.
 
     Raises:
         ValueError: for a value that asks for another result than that of greedy decoding; the message names it.
     """
     rest = {name: value for name, value in arguments.items() if name not in UNREAD}
     limits = [rest.pop(name, None) for name in ("max_new_tokens", "max_length")]
+    beams = {name: rest.pop(name, None) for name in BEAM_ARGUMENTS}
     if generation_config is not None:
-        said: dict[str, Any] = vars(generation_config)
+        said: dict[str, Any] = dict(vars(generation_config))
+        for name in BEAM_ARGUMENTS:
+            of_config = said.pop(name, None)
+            # 1 is what some versions of Transformers write into a configuration that does not say it.
+            beams[name] = beams[name] if beams[name] is not None or of_config == 1 else of_config
         refuse_other_results(said, padding_id)
         if limits == [None, None]:
             limits = [said.get("max_new_tokens"), said.get("max_length")]
@@ -68,7 +78,28 @@ def take_generation_arguments(
         if limit is not None:
             require_count(name, limit)
     # There is no prompt, so that both count the same; where both are given Transformers goes by the first.
-    return rest, next((int(limit) for limit in limits if limit is not None), None)
+    if beams["num_beams"] is not None:
+        rest["num_beams"] = beams["num_beams"]
+    return rest, next((int(limit) for limit in limits if limit is not None), None), beams["num_return_sequences"]
+
+
+def with_return_sequences(decoding: DecodingOptions, count: int | None) -> DecodingOptions:
+    """
+    Put `num_return_sequences` into options of decoding.
+
+    Raises:
+        ValueError: for more texts than the search holds, and for a number that contradicts that of the options.
+    """
+    if count is None:
+        return decoding
+    require_count("num_return_sequences", count)
+    beam = decoding.beam
+    num_beams = 1 if beam is None else beam.num_beams
+    require(count <= num_beams, "num_return_sequences", count, f"at most num_beams={num_beams}")
+    if beam is None:
+        return decoding
+    require(beam.num_best in (1, count), "num_return_sequences", count, f"num_best={beam.num_best} of beam")
+    return replace(decoding, beam=replace(beam, num_best=int(count)))
 
 
 def refuse_other_results(arguments: Mapping[str, Any], padding_id: int) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
     decoder_type = "multitask"
     # The model that times the words, in checkpoints that carry one; its parameters are not among this one's.
     times_model: CarriedTimesModel | None = None
-    decoding_options = FastConformerRecognizer.decoding_options | {"search", *PROMPT_OPTIONS}
+    decoding_options = (FastConformerRecognizer.decoding_options - {"num_beams", "beam"}) | {"search", *PROMPT_OPTIONS}
 
     def __init__(self, config: FastConformerMultitaskConfig) -> None:
         super().__init__(config)

@@ -41,7 +41,8 @@ def split_arguments(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     Raises:
         ValueError: for a name that is neither, which decoding would not read.
     """
-    names = [field.name for field in fields(DecodingOptions)]
+    # Beams here are those of Transformers.
+    names = [field.name for field in fields(DecodingOptions) if field.name not in ("num_beams", "beam")]
     options = {name: value for name, value in arguments.items() if name in names}
     others = {name: value for name, value in arguments.items() if name not in names and name not in UNREAD}
     unknown = sorted(others.keys() - TRANSFORMERS_ARGUMENTS)

@@ -156,6 +156,9 @@ class FastConformerGenerateOutput(ModelOutput):
             `"prod"`.
         encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
         decoder_type (`str`): `"ctc"`, `"rnnt"` or `"tdt"`, on which the rule for times of tokens depends.
+        sequences_scores (`torch.FloatTensor` of shape `(batch * num_return_sequences,)`, *optional*):
+            Log-probability of each text with the scores of phrases and language model, returned by a beam search;
+            -inf in rows without a text, where fewer were found than asked for.
     """
 
     sequences: torch.Tensor | None = None
@@ -167,6 +170,7 @@ class FastConformerGenerateOutput(ModelOutput):
     confidence_aggregation: str | None = None
     encoder_lengths: torch.Tensor | None = None
     decoder_type: str | None = None
+    sequences_scores: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -183,4 +187,5 @@ class FastConformerGenerateOutput(ModelOutput):
             confidence_aggregation=None if decoding.confidence is None else decoding.confidence.aggregation,
             encoder_lengths=encoder_lengths,
             decoder_type=decoder_type,
+            sequences_scores=hypotheses.totals,
         )

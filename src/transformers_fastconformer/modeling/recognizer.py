@@ -15,7 +15,7 @@ from ..kernels.forks import survive_forks
 from ..validation import require
 from .encoder_cache import FastConformerEncoderCache
 from .finite_check import check_features
-from .generation import take_generation_arguments
+from .generation import take_generation_arguments, with_return_sequences
 from .outputs import FastConformerEncoderOutput, FastConformerGenerateOutput
 from .pretrained import FastConformerPreTrainedModel
 from .prompt import Language, check_language
@@ -33,7 +33,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
     decoder_type: ClassVar[str]
     # Names of the options of decoding that the head reads; others are refused.
     decoding_options: ClassVar[frozenset[str]] = frozenset(
-        {"language", "confidence", "boosting", "language_model", "language_model_weight"}
+        {"language", "confidence", "boosting", "language_model", "language_model_weight", "num_beams", "beam"}
     )
 
     @abstractmethod
@@ -63,7 +63,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         state: Any = None,
     ) -> tuple[Hypotheses, Any]:
         """
-        Decode encoder frames greedily: the part of `generate` that comes after the encoder.
+        Decode encoder frames: the part of `generate` that comes after the encoder.
 
         Args:
             last_hidden_state: (batch, frames, size), as `encode` returns it.
@@ -72,7 +72,8 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
             state: State that an earlier call returned for the frames before these; None at the start of the clips.
 
         Returns:
-            The hypotheses, with frames counted from the first one given, and the state for the frames that follow.
+            The hypotheses, with frames counted from the first one given, and the state for the frames that follow. A
+            beam search returns `num_best` rows for each clip, and begins the frames that follow with the best one.
         """
 
     def restart_clips(self, state: Any, last_hidden_state: torch.Tensor, clips: list[int]) -> Any:
@@ -106,6 +107,8 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
                 kind = self.decoder_type.upper()
                 raise ValueError(f"{name}={value!r} is not supported by a model with a {kind} head; expected None.")
         check_language(self.config, decoding.language)
+        if decoding.beam is not None:
+            decoding.beam.check_decoder(self.decoder_type)
 
     @torch.no_grad()
     def generate(
@@ -119,7 +122,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         **kwargs: Any,
     ) -> FastConformerGenerateOutput | torch.Tensor:
         r"""
-        Decode features greedily by NeMo's rules; every clip of a batch ends on its own.
+        Decode features by NeMo's rules, greedily or by beam search; every clip of a batch ends on its own.
 
         Args:
             input_features (`torch.FloatTensor` of shape `(batch, mel frames, num_mel_bins)`):
@@ -134,17 +137,18 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
             generation_config (`GenerationConfig`, *optional*, defaults to that of the model):
                 Its entries count like the arguments of their names.
             kwargs: Fields of [`DecodingOptions`] one by one: `language`, `max_symbols_per_step`,
-                `decoding_strategy`, `confidence`, `boosting`, `language_model`, `language_model_weight`;
+                `decoding_strategy`, `confidence`, `boosting`, `language_model`, `language_model_weight`, `num_beams`,
+                `beam`; `num_return_sequences`, the number of best texts of each clip, which come in consecutive rows;
                 `max_new_tokens` (or `max_length`), the number of tokens after which a clip ends; and what other models
-                of Transformers take, as long as it asks for nothing else than greedy decoding (`num_beams=1`,
-                `do_sample=False`, `use_cache`). `labels` are not read.
+                of Transformers take, as long as it asks for nothing else than NeMo's decoding (`do_sample=False`,
+                `use_cache`). `labels` are not read.
 
         Returns:
             Token ids (batch, tokens) padded with `config.pad_token_id`, or [`FastConformerGenerateOutput`].
 
         Raises:
             ValueError: for an option that decoding or this model does not have, a language that the model does not
-                know, an argument that would change the result elsewhere (`num_beams=4`), features or lengths of a
+                know, an argument that would change the result elsewhere (`do_sample=True`), features or lengths of a
                 wrong shape, features that are not finite, and for `confidence` without `return_dict_in_generate`.
         """
         survive_forks()
@@ -158,8 +162,8 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         )
         if return_dict_in_generate is None and generation_config is not None:
             return_dict_in_generate = generation_config.return_dict_in_generate
-        rest, max_tokens = take_generation_arguments(kwargs, generation_config, self.config.pad_token_id)
-        decoding = DecodingOptions.of(decoding, rest)
+        rest, max_tokens, count = take_generation_arguments(kwargs, generation_config, self.config.pad_token_id)
+        decoding = with_return_sequences(DecodingOptions.of(decoding, rest), count)
         self.check_decoding(decoding)
         if decoding.confidence is not None and not return_dict_in_generate:
             raise ValueError("confidence needs return_dict_in_generate=True; found only token ids asked for.")
@@ -171,4 +175,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
             hypotheses = hypotheses.first(max_tokens)
         if not return_dict_in_generate:
             return hypotheses.tokens
-        return FastConformerGenerateOutput.of(hypotheses, encoded.encoder_lengths, self.decoder_type, decoding)
+        lengths = encoded.encoder_lengths
+        if decoding.beam is not None:
+            lengths = lengths.repeat_interleave(decoding.beam.num_best)
+        return FastConformerGenerateOutput.of(hypotheses, lengths, self.decoder_type, decoding)

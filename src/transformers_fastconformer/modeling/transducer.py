@@ -427,7 +427,10 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         decoding: DecodingOptions = DEFAULT_DECODING,
         state: TransducerState | None = None,
     ) -> tuple[Hypotheses, TransducerState]:
-        """Decode encoder frames by label looping, on a CUDA device in graphs; see the base class for arguments."""
+        """
+        Decode encoder frames by label looping, on a CUDA device in graphs, or by beams; see the base class for
+        arguments.
+        """
         frames_check = FiniteCheck("last_hidden_state", last_hidden_state, encoder_lengths, OVERFLOW_HINT)
         networks = derive_decoding_networks(
             self.decoder, self.joint, PLAIN_NETWORKS, self.config.blank_token_id

@@ -78,6 +78,7 @@ class StreamingEngine:
         self.options = EngineOptions() if options is None else options
         self.processor = processor
         model.check_decoding(self.options.decoding)
+        self.options.decoding.require_one_text()
         language = self.options.decoding.language
         self._default_language = language if isinstance(language, str) else None
         self.encoder = build_chunk_encoder(model, self.options, processor.frame_seconds)
