@@ -16,15 +16,12 @@ from transformers_fastconformer.decoding.options import DecodingOptions
         ("num_beams", 0),
         ("num_beams", 2.5),
         ("num_best", 5),
-        ("strategy", "alsd"),
+        ("strategy", "maes_batch"),
         ("normalize_length", 1),
         ("blank_lm_score_mode", "full"),
         ("pruning_mode", None),
         ("beam_threshold", 0),
         ("beam_beta", "1"),
-        ("maes_num_steps", 0),
-        ("maes_expansion_beta", -1),
-        ("maes_expansion_gamma", -2.3),
     ],
 )
 def test_wrong_values_are_named(name: str, value: Any) -> None:

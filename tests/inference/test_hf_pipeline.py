@@ -365,11 +365,12 @@ def test_language_reaches_a_prompted_model(recognize: Any) -> None:
 
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": (
-        {"num_beams": 4, "colour": 1},
-        "colour, num_beams: not an option of .*; expected some of return_",
+        {"colour": 1, "beams": 4},
+        "beams, colour: not an option of .*; expected some of return_",
     ),
     "unknown for generate": ({"generate_kwargs": {"beams": 4, 3: 4}}, "generate_kwargs has 3, beams"),
-    "beams": ({"generate_kwargs": {"num_beams": 4}}, "num_beams=4 is not supported; expected 1, as decoding is gre"),
+    "beams": ({"generate_kwargs": {"num_beams": 0}}, "num_beams=0 is not supported; expected an integer of 1"),
+    "texts": ({"generate_kwargs": {"num_return_sequences": 2}}, "num_return_sequences=2 is not supported; expected 1"),
     "tokens": ({"generate_kwargs": {"max_new_tokens": 4}}, "generate_kwargs has max_new_tokens; expected"),
     "no mapping": ({"generate_kwargs": 3}, "generate_kwargs=3 is not supported; expected a mapping"),
     "a number for a level": ({"return_timestamps": 3}, "return_timestamps=3 is not supported"),

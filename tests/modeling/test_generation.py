@@ -9,8 +9,13 @@ import torch
 from models import BLANK, HEADS, build_model, few_of, make_features
 from transformers import GenerationConfig
 
-from transformers_fastconformer import ConfidenceOptions
-from transformers_fastconformer.modeling.generation import refuse_other_results, take_generation_arguments
+from transformers_fastconformer import BeamOptions, ConfidenceOptions, DecodingOptions
+from transformers_fastconformer.inference.chunked import transcribe_features
+from transformers_fastconformer.modeling.generation import (
+    refuse_other_results,
+    take_generation_arguments,
+    with_return_sequences,
+)
 
 LENGTHS = [90, 41, 66]
 SHORT_HEADS = ("ctc", "rnnt", "tdt", "tdt_hybrid_ctc")
@@ -43,7 +48,7 @@ def test_what_asks_for_nothing_else_changes_nothing(kind: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("num_beams", 4),
+        ("num_beams", 0),
         ("num_beams", True),
         ("do_sample", True),
         ("temperature", 0.5),
@@ -113,8 +118,41 @@ def test_a_dictionary_that_the_configuration_asks_for() -> None:
 
 
 def test_unknown_arguments_are_left_to_others() -> None:
-    rest, limit = take_generation_arguments({"language": "de", "num_beams": 1, "foo": 2}, None, BLANK)
-    assert (rest, limit) == ({"language": "de", "foo": 2}, None)
+    rest, *others = take_generation_arguments({"language": "de", "top_k": 50, "foo": 2}, None, BLANK)
+    assert (rest, others) == ({"language": "de", "foo": 2}, [None, None])
+
+
+def test_beams_are_options_of_decoding() -> None:
+    config = GenerationConfig(num_beams=3, num_return_sequences=2)
+    rest, _, count = take_generation_arguments({}, config, BLANK)
+    assert (rest, count) == ({"num_beams": 3}, 2)
+    rest, _, count = take_generation_arguments({"num_beams": 4}, config, BLANK)
+    assert (rest, count) == ({"num_beams": 4}, 2)
+    assert with_return_sequences(DecodingOptions(num_beams=4), 2).beam == BeamOptions(num_beams=4, num_best=2)
+    assert with_return_sequences(DecodingOptions(), 1) == DecodingOptions()
+    for decoding, wrong in ((DecodingOptions(), 2), (DecodingOptions(num_beams=2), 3), (DecodingOptions(), 0)):
+        with pytest.raises(ValueError, match=f"num_return_sequences={wrong}"):
+            with_return_sequences(decoding, wrong)
+
+
+@pytest.mark.parametrize("kind", SHORT_HEADS)
+def test_several_texts_of_a_clip(kind: str) -> None:
+    model, features = build_model(kind), make_features(LENGTHS)
+    options: dict[str, Any] = {"num_beams": 4, "return_dict_in_generate": True}
+    several = model.generate(features, num_return_sequences=3, confidence=ConfidenceOptions(), **options)
+    best = model.generate(features, **options)
+    assert several.sequences.shape[0] == 3 * len(features)
+    assert several.encoder_lengths.shape == several.sequences_scores.shape == (3 * len(features),)
+    for clip in range(len(features)):
+        count = int(best.sequence_lengths[clip])
+        assert torch.equal(several.sequences[3 * clip, :count], best.sequences[clip, :count])
+        assert float(several.sequences_scores[3 * clip]) == float(best.sequences_scores[clip])
+    assert torch.equal(model.generate(features, num_beams=4), best.sequences)
+    with pytest.raises(ValueError, match="num_best=3"):
+        transcribe_features(model, [], decoding=DecodingOptions(beam=BeamOptions(num_best=3)))
+    strategy = "malsd_batch" if kind == "ctc" else "beam_batch"
+    with pytest.raises(ValueError, match=f"strategy='{strategy}'"):
+        model.generate(features, beam=BeamOptions(strategy=strategy))
 
 
 @pytest.mark.parametrize("kind", few_of(HEADS))

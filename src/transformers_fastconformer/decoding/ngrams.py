@@ -154,7 +154,8 @@ def _to_automaton(
         "root_weights": root_weights[None],
         "start_states": np.ones(1, dtype=np.int64),
     }
-    return TokenAutomaton(**{name: torch.from_numpy(table) for name, table in tables.items()}, raises_end=False)
+    tensors = {name: torch.from_numpy(table) for name, table in tables.items()}
+    return TokenAutomaton(**tensors, raises_end=False, weight=1.0)
 
 
 def _resolve_ends(states: _States, backoffs: np.ndarray) -> np.ndarray:

@@ -266,4 +266,5 @@ class _Tree:
             "root_weights": root_weights,
             "start_states": np.zeros(1, dtype=np.int64),
         }
-        return TokenAutomaton(**{name: torch.from_numpy(table) for name, table in tables.items()}, raises_end=True)
+        tensors = {name: torch.from_numpy(table) for name, table in tables.items()}
+        return TokenAutomaton(**tensors, raises_end=True, weight=1.0)

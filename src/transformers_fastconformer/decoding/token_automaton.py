@@ -193,7 +193,7 @@ class TokenAutomaton:
                 parts[name].append(tensor)
         parts["arc_starts"].append(parts["arc_starts"][0].new_tensor([arcs[-1]]))
         joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
-        return cls(**joined, raises_end=automata[0].raises_end), offsets[:-1]
+        return cls(**joined, raises_end=automata[0].raises_end, weight=1.0), offsets[:-1]
 
     # Steps on any device, with shapes that do not depend on values
 

@@ -126,7 +126,7 @@ class TokenScorer:
     def weights(self, batch_size: int) -> np.ndarray:
         """Sum of the weights of each clip's scores, (clips,)."""
         columns = [np.broadcast_to(np.asarray(given, dtype=np.float32), batch_size) for given in self._weights]
-        return np.sum(columns, axis=0, dtype=np.float32)
+        return np.stack(columns).sum(axis=0)
 
     # On the host
 

@@ -196,8 +196,15 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             others = {name: value for name, value in of_generate.items() if name not in of_prompt}
             of_generate = {**of_prompt, **refuse_other_results(others, self.model.config.pad_token_id)}
         else:
-            of_generate = refuse_other_results(of_generate, self.model.config.pad_token_id)
-        searched = {name: of_generate.pop(name) for name in SEARCH_OPTIONS if name in of_generate}
+            beams = {name: value for name, value in of_generate.items() if name == "num_beams" and value is not None}
+            others = {name: value for name, value in of_generate.items() if name != "num_beams"}
+            of_generate = {**beams, **refuse_other_results(others, self.model.config.pad_token_id)}
+        # Beams of multitask models are those of Transformers.
+        searched = {
+            name: of_generate.pop(name)
+            for name in SEARCH_OPTIONS
+            if name in of_generate and (name != "num_beams" or is_multitask(self.model))
+        }
         if searched:
             of_generate["search"] = replace(of_generate.get("search") or SearchOptions(), **searched)
         unknown = sorted(map(str, set(of_generate) - set(GENERATE_OPTIONS)))
