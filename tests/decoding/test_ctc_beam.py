@@ -9,6 +9,7 @@ import torch
 from beam_enumeration import enumerate_ctc
 from phrase_cases import random_tree
 
+from transformers_fastconformer.decoding import beam_scorer
 from transformers_fastconformer.decoding.beam_options import BeamOptions
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.decoding.ctc import ctc_decode_frames
@@ -130,3 +131,15 @@ def test_paths_have_the_scores_that_are_returned() -> None:
     for clip, length in enumerate(lengths.tolist()):
         of_paths = log_probs[clip, :length].gather(1, paths[clip, :, :length].T).sum(dim=0)
         torch.testing.assert_close(of_paths, totals[clip])
+
+
+def test_the_form_for_other_devices_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    log_probs, lengths = random_log_probs(5, 3, 15), [15, 4, 9]
+    beam = BeamOptions(num_beams=4, num_best=4, beam_beta=0.2)
+    options = {"beam": beam, "scorer": TokenScorer([random_tree(2, BLANK)[0]])}
+    expected, expected_state = decode(log_probs, lengths, **options)
+    monkeypatch.setattr(beam_scorer, "is_on_host", lambda device: False)
+    found, state = decode(log_probs, lengths, **options)
+    assert torch.equal(found.tokens, expected.tokens)
+    torch.testing.assert_close(found.totals, expected.totals)
+    assert torch.equal(state.scorer_states, expected_state.scorer_states)

@@ -12,6 +12,7 @@ from phrase_cases import random_tree
 from scripted_transducer import BLANK, DURATIONS, ScriptedTransducer, emissions_of
 from transducer_cases import random_cases
 
+from transformers_fastconformer.decoding import beam_scorer, transducer_beam
 from transformers_fastconformer.decoding.beam_options import BeamOptions
 from transformers_fastconformer.decoding.hypotheses import Hypotheses
 from transformers_fastconformer.decoding.token_automaton import TokenAutomaton
@@ -179,3 +180,24 @@ def test_scores_of_tokens() -> None:
                 plain = torch.tensor(logits[: BLANK + 1]).log_softmax(dim=0)
                 assert float(found.log_probs[clip, place]) == pytest.approx(float(plain[token]), abs=1e-5)
                 tokens = (*tokens, token)
+
+
+@pytest.mark.parametrize("name", ["rnnt", "tdt"])
+def test_the_form_for_other_devices_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There all texts are computed in every step, those that have ended too."""
+    count = 0
+    for networks, rows, lengths, limit in random_cases(DURATIONS[name], 12):
+        options = {"beam": BeamOptions(num_beams=3, num_best=3), "max_symbols_per_step": limit}
+        options |= {"scorer": TokenScorer([random_tree(1, BLANK)[0]]), "score": lambda logits: logits[:, 0]}
+        expected, expected_state = search(networks, rows, lengths, **options)
+        for module in (beam_scorer, transducer_beam):
+            monkeypatch.setattr(module, "is_on_host", lambda device: False)
+        found, state = search(networks, rows, lengths, **options)
+        monkeypatch.undo()
+        for ours, theirs in zip(found, expected, strict=True):
+            if theirs is not None:
+                torch.testing.assert_close(ours, theirs)
+        assert torch.equal(state.predictor_output, expected_state.predictor_output)
+        assert torch.equal(state.scorer_states, expected_state.scorer_states)
+        count += int(found.token_lengths.sum())
+    assert count > 100

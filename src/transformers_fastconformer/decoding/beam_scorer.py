@@ -9,6 +9,11 @@ from .beam_options import BeamOptions
 from .token_scorer import TokenScorer
 
 
+def is_on_host(device: torch.device) -> bool:
+    """True where shapes that depend on values cost nothing."""
+    return device.type == "cpu"
+
+
 class BeamScorer:
     """
     A `TokenScorer` with the states of all texts; rows are those of clips times beams.
@@ -30,7 +35,7 @@ class BeamScorer:
         device: torch.device,
     ) -> None:
         self.scorer, self.options, self.device = scorer, options, device
-        self.is_on_host = device.type == "cpu"
+        self.is_on_host = is_on_host(device)
         self.batch_size, self.num_beams = batch_size, options.num_beams
         self.states = torch.from_numpy(scorer.enter(states, batch_size)).to(device)
         self.states = self.states.repeat_interleave(options.num_beams, dim=0)  # (rows, kinds)

@@ -15,7 +15,7 @@ import torch
 
 from .beam_history import NO_LABEL, BeamHistory, rank_beams
 from .beam_options import BeamOptions
-from .beam_scorer import BeamScorer
+from .beam_scorer import BeamScorer, is_on_host
 from .hypotheses import Hypotheses
 from .state import TransducerState
 from .token_scorer import TokenScorer
@@ -95,7 +95,7 @@ class _Search:
         self.lengths = lengths.to(self.device)
         self.durations = None if durations is None else torch.tensor(durations, dtype=torch.int64, device=self.device)
         # A CPU computes nothing for texts that have ended or do not exist. Elsewhere finding them would cost more.
-        self.is_on_host = self.device.type == "cpu"
+        self.is_on_host = is_on_host(self.device)
         num_beams = beam.num_beams
         self.shape = (batch_size, num_beams)
         self.all_rows = torch.arange(batch_size * num_beams, dtype=torch.int64, device=self.device)

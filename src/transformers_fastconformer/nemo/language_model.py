@@ -98,9 +98,8 @@ def _to_automaton(tables: dict[str, np.ndarray], num_states: int, num_arcs: int,
         "root_weights": weights[None, :vocab_size].astype(np.float32),
         "start_states": np.ones(1, dtype=np.int64),
     }
-    automaton = TokenAutomaton(
-        **{name: torch.from_numpy(np.ascontiguousarray(table)) for name, table in made.items()}, raises_end=False
-    )
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(table)) for name, table in made.items()}
+    automaton = TokenAutomaton(**tensors, raises_end=False, weight=1.0)
     require(num_states > 1 and automaton.max_backoffs >= 0, "states", num_states, "two or more, each with a root")
     return automaton
 
