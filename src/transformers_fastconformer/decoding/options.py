@@ -207,7 +207,7 @@ class DecodingOptions:
 
     def describe(self) -> dict[str, Any]:
         """The options that are not at their defaults as plain values; phrases and models by a hash."""
-        plain = {"boosting", "language_model"}
+        plain = {"boosting", "language_model", "beam"}
         return {name: repr(value) if name in plain else value for name, value in self.asked_for().items()}
 
 
