@@ -103,7 +103,7 @@ NumBeamsOption = Annotated[
     typer.Option(
         "--num_beams",
         min=1,
-        help="Texts that a beam search of a multitask model holds; 1: greedy. Default: the search of the checkpoint.",
+        help="Texts that a beam search holds; 1: greedy. Default: the search of the checkpoint.",
         rich_help_panel=PROMPT_PANEL,
     ),
 ]
@@ -135,12 +135,6 @@ LmOption = Annotated[
 LmWeightOption = Annotated[
     float | None,
     typer.Option("--lm_weight", help="Weight of the language model. Default: 0.2.", rich_help_panel=WORDS_PANEL),
-]
-NumBeamsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--num_beams", min=1, help="Texts that a beam search holds. Default: 1, greedy.", rich_help_panel=WORDS_PANEL
-    ),
 ]
 DtypeOption = Annotated[
     Precision,

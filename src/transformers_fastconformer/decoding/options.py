@@ -94,17 +94,24 @@ class DecodingOptions:
         object.__setattr__(self, "context", self.prompt.context)  # checked, and hashable
 
     def _join_beams(self) -> None:
-        """Let `num_beams` and `beam` say the same."""
+        """Let `num_beams`, `beam` and `search` say the same."""
         require(isinstance(self.beam, BeamOptions | None), "beam", self.beam, "BeamOptions or None")
         if self.num_beams is not None:
             require_count("num_beams", self.num_beams)
-        if self.beam is None:
-            if self.num_beams is not None and self.num_beams > 1:
-                object.__setattr__(self, "beam", BeamOptions(num_beams=self.num_beams))
+        said = {"num_beams": self.num_beams}
+        said |= {"beam": None if self.beam is None else self.beam.num_beams}
+        said |= {"search": None if self.search is None else self.search.num_beams}
+        counts = {count for count in said.values() if count is not None}
+        if len(counts) > 1:
+            raise ValueError(f"num_beams: {said} contradict one another; expected one number of beams.")
+        if not counts:
             return
-        if self.num_beams not in (None, self.beam.num_beams):
-            raise ValueError(f"num_beams={self.num_beams} contradicts beam, which has {self.beam.num_beams}.")
-        object.__setattr__(self, "num_beams", self.beam.num_beams)
+        num_beams = counts.pop()
+        object.__setattr__(self, "num_beams", num_beams)
+        # Which of the two is read depends on the decoder.
+        if self.beam is None and num_beams > 1:
+            object.__setattr__(self, "beam", BeamOptions(num_beams=num_beams))
+        object.__setattr__(self, "search", replace(self.search or SearchOptions(), num_beams=num_beams))
 
     def _check_scores(self) -> None:
         boosting = self.boosting
@@ -199,11 +206,17 @@ class DecodingOptions:
     def asked_for(self) -> dict[str, Any]:
         """The options that are not at their defaults, by name."""
         default = DecodingOptions()
-        return {
+        asked = {
             field.name: getattr(self, field.name)
             for field in fields(self)
             if getattr(self, field.name) != getattr(default, field.name)
         }
+        if self.num_beams is not None:
+            # What only says the number of beams again.
+            for name, again in (("beam", BeamOptions), ("search", SearchOptions)):
+                if asked.get(name) == again(num_beams=self.num_beams) and (name == "search" or self.num_beams > 1):
+                    del asked[name]
+        return asked
 
     def describe(self) -> dict[str, Any]:
         """The options that are not at their defaults as plain values; phrases and models by a hash."""

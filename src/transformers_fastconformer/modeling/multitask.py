@@ -70,7 +70,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
     decoder_type = "multitask"
     # The model that times the words, in checkpoints that carry one; its parameters are not among this one's.
     times_model: CarriedTimesModel | None = None
-    decoding_options = (FastConformerRecognizer.decoding_options - {"num_beams", "beam"}) | {"search", *PROMPT_OPTIONS}
+    decoding_options = (FastConformerRecognizer.decoding_options - {"beam"}) | {"search", *PROMPT_OPTIONS}
 
     def __init__(self, config: FastConformerMultitaskConfig) -> None:
         super().__init__(config)
@@ -605,7 +605,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             if arguments.setdefault(name, value) not in (None, value):
                 raise ValueError(f"{name}={arguments[name]!r} contradicts decoding, which has {value!r}.")
             arguments[name] = value
-        decoding = replace(decoding, search=None)
+        decoding = replace(decoding, search=None, num_beams=None, beam=None)
         if decoding.confidence is not None and not return_dict_in_generate:
             raise ValueError("confidence needs return_dict_in_generate=True; found only token ids asked for.")
         if prompt_ids is None:
