@@ -43,7 +43,7 @@ def test_the_number_of_beams_is_short_for_the_options() -> None:
     assert DecodingOptions(num_beams=1).beam is None
     assert DecodingOptions(beam=BeamOptions(num_beams=1)).num_beams == 1
     assert DecodingOptions.of(DecodingOptions(num_beams=2), {"num_beams": 2}).num_beams == 2
-    with pytest.raises(ValueError, match="num_beams.*contradict one another"):
+    with pytest.raises(ValueError, match=r"num_beams.*contradict one another"):
         DecodingOptions(num_beams=3, beam=BeamOptions(num_beams=2))
     with pytest.raises(ValueError, match="num_best=2"):
         DecodingOptions(beam=BeamOptions(num_best=2)).require_one_text()
