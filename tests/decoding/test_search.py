@@ -16,7 +16,7 @@ def test_what_is_said_is_handed_on() -> None:
     assert SearchOptions().is_greedy
     assert SearchOptions(num_beams=1, do_sample=False).is_greedy
     assert not SearchOptions(repetition_penalty=1.2).is_greedy
-    assert DecodingOptions(search=options).asked_for() == {"search": options}
+    assert DecodingOptions(search=options).asked_for() == {"num_beams": 4, "search": options}
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def take_generation_arguments(
         for name in BEAM_ARGUMENTS:
             of_config = said.pop(name, None)
             # 1 is what some versions of Transformers write into a configuration that does not say it.
-            beams[name] = beams[name] if beams[name] is not None or of_config == 1 else of_config
+            is_said = of_config is True or of_config != 1
+            beams[name] = beams[name] if beams[name] is not None or not is_said else of_config
         refuse_other_results(said, padding_id)
         if limits == [None, None]:
             limits = [said.get("max_new_tokens"), said.get("max_length")]
