@@ -152,6 +152,18 @@ def test_a_mask_that_hides_tokens_of_a_prompt_is_refused() -> None:
         model.generate(**inputs, decoder_input_ids=tokens, decoder_attention_mask=mask)
 
 
+def test_a_training_batch_is_no_prompt() -> None:
+    model, ids = build_multitask(), torch.tensor([[*PROMPT, 20], [*PROMPT, 21]])
+    with pytest.raises(ValueError, match="decoder_input_ids of the shape of labels"):
+        model.generate(**random_features([97, 64]), decoder_input_ids=ids, labels=ids)
+
+
+def test_the_positions_are_made_once() -> None:
+    decoder = build_multitask().decoder
+    table = decoder.position_table(torch.float32, torch.device("cpu"))
+    assert decoder.position_table(torch.float32, torch.device("cpu")) is table
+
+
 def test_a_cache_of_a_fixed_size_is_refused() -> None:
     model = build_multitask()
     with pytest.raises(ValueError, match="cache_implementation='static' is not supported; expected"):

@@ -589,7 +589,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
 
         Raises:
             ValueError: for an option that decoding or this model does not have, features or lengths of a wrong shape,
-                features that are not finite, and for `confidence` without `return_dict_in_generate`.
+                features that are not finite, the `decoder_input_ids` of a training batch, and for `confidence` without
+                `return_dict_in_generate`.
         """
         survive_forks()
         if generation_config is None:
@@ -598,6 +599,11 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             return_dict_in_generate = generation_config.return_dict_in_generate
         if kwargs.get("decoder_input_ids") is not None:
             check_prompt_mask(kwargs.get("decoder_attention_mask"))
+            if kwargs.get("labels") is not None and kwargs["labels"].shape == kwargs["decoder_input_ids"].shape:
+                raise ValueError(
+                    "decoder_input_ids of the shape of labels are those of a training batch, which hold the text; "
+                    "expected the ids of a prompt, or only the features and options of the prompt."
+                )
         options, arguments = split_arguments(kwargs)
         decoding = DecodingOptions.of(decoding, options)
         self.check_decoding(decoding)

@@ -265,8 +265,9 @@ class FastConformerMultitaskDecoder(nn.Module):
         """Embeddings of all positions: (positions, size)."""
         if self.position_embedding is not None:
             return self.position_embedding.weight
-        table = scaled_sinusoids(self.config.decoder_max_positions + 1, self.config.decoder_hidden_size)
-        return table.to(getattr(torch, self.config.decoder_positions_dtype)).to(dtype=dtype, device=device)
+        config = self.config
+        stored = getattr(torch, config.decoder_positions_dtype)
+        return _rounded_sinusoids(config.decoder_max_positions + 1, config.decoder_hidden_size, stored, dtype, device)
 
     def embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Embed tokens at positions, both (batch, tokens): (batch, tokens, size)."""
@@ -318,6 +319,14 @@ def scaled_sinusoids(num_positions: int, size: int) -> torch.Tensor:
     """Sinusoids of positions divided by the root of their width, as NeMo's `FixedPositionalEncoding` has them."""
     positions = torch.arange(num_positions, dtype=torch.int64, device="cpu")
     return sinusoids(positions, size, torch.float32) / math.sqrt(size)
+
+
+@functools.lru_cache(maxsize=8)
+def _rounded_sinusoids(
+    num_positions: int, size: int, stored: torch.dtype, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """`scaled_sinusoids` as a checkpoint stores them and a model reads them: made once, not in each step."""
+    return scaled_sinusoids(num_positions, size).to(stored).to(dtype=dtype, device=device)
 
 
 class FastConformerTokenHead(nn.Module):

@@ -107,7 +107,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
                 kind = self.decoder_type.upper()
                 raise ValueError(f"{name}={value!r} is not supported by a model with a {kind} head; expected None.")
         check_language(self.config, decoding.language)
-        if decoding.beam is not None:
+        if decoding.beam is not None and "beam" in self.decoding_options:
             decoding.beam.check_decoder(self.decoder_type)
 
     @torch.no_grad()
