@@ -49,6 +49,16 @@ def test_a_manifest_names_parts(waveforms: list[np.ndarray], manifest: Path) -> 
     assert RowForm().seconds_of(row) == pytest.approx(len(waveforms[5]) / 16000 - 0.5)
 
 
+def test_a_part_that_is_not_there_is_found_before_training(manifest: Path) -> None:
+    path = str(manifest.parent / "0.wav")  # 0.6 s
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        RowForm().seconds_of({"audio_filepath": str(manifest.parent / "none.wav"), "duration": 0.5})
+    for part in ({"duration": 2.0}, {"offset": 0.6, "duration": 0.1}, {"offset": 0.7}):
+        with pytest.raises(ValueError, match=r"is not supported; the file has 0\.60 s"):
+            RowForm().seconds_of({"audio_filepath": path, **part})
+    assert RowForm().seconds_of({"audio_filepath": path, "duration": 0.65}) == pytest.approx(0.6)  # a rounded length
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

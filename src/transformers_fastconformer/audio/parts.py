@@ -80,6 +80,32 @@ def read_part(
         return load_waveform({"raw": waveform, "sampling_rate": rate}, sampling_rate, audio.name)
 
 
+def measure_part(path: str, start_seconds: float = 0.0, seconds: float | None = None) -> float:
+    """
+    Length of a part of a local file in seconds, by the header where that has it.
+
+    Args:
+        path: An audio file.
+        start_seconds: Where the part begins.
+        seconds: Length of the part as it is announced; None: to the end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: for a file that is not audio, and for a part that the file does not have.
+    """
+    with AudioFile(path) as audio:
+        header = audio.measure()
+        found_seconds = header.seconds
+        if seconds is not None and (found_seconds is None or not header.is_exact):
+            return seconds
+        if found_seconds is None:
+            found_seconds = sum(len(block.samples) / block.sampling_rate for block in audio.decoded())
+        end_seconds = 0.0 if seconds is None else start_seconds + seconds
+        if start_seconds > 0 and start_seconds >= found_seconds or end_seconds > found_seconds + SPARE_SECONDS:
+            raise _missing(audio.name, start_seconds, seconds, found_seconds)
+        return found_seconds - start_seconds if seconds is None else min(seconds, found_seconds - start_seconds)
+
+
 def _collect(
     audio: AudioFile, blocks: Iterator[Decoded], start_seconds: float, seconds: float | None, channel: int | str
 ) -> tuple[int, list[np.ndarray], float]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from ..audio.files import AudioFile, find_file, load_waveform
+from ..audio.files import find_file, load_waveform
 from ..audio.manifests import AUDIO_KEY
-from ..audio.parts import read_part
+from ..audio.parts import measure_part, read_part
 from ..validation import is_number, require
 
 # Keys of a line of a NeMo manifest, which a row may have in place of an audio column.
@@ -84,19 +84,17 @@ class RowForm:
         Length of a row's clip, without decoding it where that can be told.
 
         Raises:
-            ValueError: where the audio cannot be read.
+            ValueError: where the audio cannot be read, or a part is not in its file.
         """
         if isinstance(row, RefusedRow):
             raise row.error
         if MANIFEST_AUDIO in row and self.audio_column not in row:
-            seconds = _number_of(row, MANIFEST_DURATION)
-            if seconds is not None:
-                return seconds
-            return _measure(row[MANIFEST_AUDIO]) - (_number_of(row, MANIFEST_OFFSET) or 0.0)
+            start, seconds = _number_of(row, MANIFEST_OFFSET) or 0.0, _number_of(row, MANIFEST_DURATION)
+            return measure_part(row[MANIFEST_AUDIO], start, seconds)
         audio = self._audio_of(row)
         file = find_file(audio)
         if file is not None:
-            return _measure(file)
+            return measure_part(file)
         metadata = getattr(audio, "metadata", None)  # of torchcodec's decoder
         if metadata is not None and is_number(getattr(metadata, "duration_seconds", None)):
             return float(metadata.duration_seconds)
@@ -138,15 +136,6 @@ class TrainingClips(Dataset[Mapping[str, Any]]):
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self.rows[self.indices[index]]
-
-
-def _measure(file: Any) -> float:
-    """Seconds of a file by its header, or decoded where that does not say."""
-    with AudioFile(file) as audio:
-        seconds = audio.measure().seconds
-        if seconds is not None:
-            return seconds
-        return sum(len(block.samples) / block.sampling_rate for block in audio.decoded())
 
 
 def _number_of(row: Mapping[str, Any], name: str) -> float | None:
