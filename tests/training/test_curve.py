@@ -34,6 +34,11 @@ def test_the_table_has_the_best_marked() -> None:
     ]
 
 
+def test_the_best_is_the_one_whose_weights_were_kept() -> None:
+    worse = [Point(0, None, 1.0, 0.1, 0.1), Point(2, 1.0, 1.0, 0.3, 0.1), Point(4, 1.0, 1.0, 0.2, 0.1)]
+    assert [line.split("|")[1] for line in format_curve(worse).split("\n")[2:]] == [" 0 ", " 2 ", " 4 (best) "]
+
+
 def test_of_many_evaluations_few_are_shown_and_the_best_and_last_always() -> None:
     points = [Point(step, 1.0, 1.0, 0.1 if step == 37 else 0.5, 0.1) for step in range(100)]
     lines = format_curve(points).split("\n")[2:]

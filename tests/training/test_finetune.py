@@ -98,6 +98,23 @@ def test_a_folder_of_another_run_is_refused(rows: Any, tmp_path: Path) -> None:
         run(rows, tmp_path / "other")
 
 
+def test_a_run_does_not_go_on_with_other_data(rows: Any, tmp_path: Path) -> None:
+    short = {"audio": rows[0]["audio"]["array"][:800], "text": "one"}
+    with pytest.raises(KeyboardInterrupt):
+        run([*rows, short], tmp_path / "out", rows[:2], callbacks=[Killed(1)])
+    assert (tmp_path / "out" / "left_out.jsonl").exists()
+    with pytest.raises(KeyboardInterrupt):  # before the first checkpoint the data may change
+        run(rows, tmp_path / "out", rows[:2], callbacks=[Killed(3)])
+    assert not (tmp_path / "out" / "left_out.jsonl").exists()
+    other = [*rows[:-1], {**rows[-1], "text": "nine nine"}]
+    with pytest.raises(ValueError, match="holds a run with other train data; expected the same clips and texts"):
+        run(other, tmp_path / "out", rows[:2])
+    with pytest.raises(ValueError, match="holds a run with other eval data; expected the same clips and texts"):
+        run(rows, tmp_path / "out", rows[1:3])
+    with pytest.raises(ValueError, match="holds a run with other eval data"):
+        run(rows, tmp_path / "out", None)
+
+
 def test_checkpoints_that_are_not_whole_are_removed(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path) is None
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11"):

@@ -101,7 +101,7 @@ def measure_part(path: str, start_seconds: float = 0.0, seconds: float | None = 
         if found_seconds is None:
             found_seconds = sum(len(block.samples) / block.sampling_rate for block in audio.decoded())
         end_seconds = 0.0 if seconds is None else start_seconds + seconds
-        if start_seconds > 0 and start_seconds >= found_seconds or end_seconds > found_seconds + SPARE_SECONDS:
+        if (start_seconds > 0 and start_seconds >= found_seconds) or end_seconds > found_seconds + SPARE_SECONDS:
             raise _missing(audio.name, start_seconds, seconds, found_seconds)
         return found_seconds - start_seconds if seconds is None else min(seconds, found_seconds - start_seconds)
 

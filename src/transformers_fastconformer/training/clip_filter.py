@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,11 +76,13 @@ class FilterReport:
         num_clips: Clips that are trained on.
         seconds: Their length together.
         left_out: The others.
+        digest: SHA-256 of the lengths and texts of those that are trained on, in order: other data have another one.
     """
 
     num_clips: int
     seconds: float
     left_out: list[LeftOut] = field(default_factory=list)
+    digest: str = ""
 
     def counts(self) -> dict[str, int]:
         """Clips that are left out, by reason."""
@@ -124,6 +128,7 @@ def filter_clips(
     """
     checker = _TextChecker(processor, config, form, language, prompt)
     indices, seconds_of_clips, left_out = [], [], []
+    digest = hashlib.sha256()
     for index, row in enumerate(rows):
         name = _name_of(row, index, form)
         try:
@@ -140,9 +145,10 @@ def filter_clips(
         if problem is None:
             indices.append(index)
             seconds_of_clips.append(seconds)
+            digest.update(json.dumps([round(seconds, 3), form.text_of(row)]).encode())
         else:
             left_out.append(LeftOut(name, *problem, seconds))
-    report = FilterReport(len(indices), sum(seconds_of_clips), left_out)
+    report = FilterReport(len(indices), sum(seconds_of_clips), left_out, digest.hexdigest())
     if not indices:
         raise ValueError(f"No clip is left to train on: {report.to_text()}.")
     return TrainingClips(rows, indices, seconds_of_clips, form), report

@@ -61,9 +61,14 @@ def read_curve(log_history: Sequence[Mapping[str, Any]]) -> list[Point]:
     return points
 
 
+def find_best(points: Sequence[Point]) -> Point | None:
+    """The first evaluation with the lowest word error rate, whose weights are kept: not that before training."""
+    return min(points[1:] or points, key=lambda point: point.wer) if points else None
+
+
 def format_curve(points: Sequence[Point]) -> str:
     """The evaluations as a table in Markdown; of many every so many, the best and the last."""
-    best = min(points, key=lambda point: point.wer)
+    best = find_best(points)
     every = -(-len(points) // MAX_ROWS)
     shown = [point for place, point in enumerate(points) if place % every == 0 or point in (best, points[-1])]
     lines = ["| step | training loss | evaluation loss | WER | CER |", "|---:|---:|---:|---:|---:|"]

@@ -19,7 +19,7 @@ from ..validation import require
 from .clip_filter import FilterReport, filter_clips
 from .clip_sources import undecoded
 from .collator import FastConformerDataCollator
-from .curve import CURVE_FILE, Point, describe_run, plot_curve, read_curve
+from .curve import CURVE_FILE, Point, describe_run, find_best, plot_curve, read_curve
 from .freezing import ParameterCount, count_parameters, freeze_parts
 from .lora import add_lora, merge_lora
 from .metrics import WordErrors
@@ -98,8 +98,9 @@ def finetune(
     from accelerate import PartialState
 
     output_dir = Path(options.output_dir)
-    run = json.loads(json.dumps({"source": source, **options.to_dict()}))
     process = PartialState()
+    run = {"source": source, "num_processes": process.num_processes, **options.to_dict()}
+    run = json.loads(json.dumps(run))
     with process.main_process_first():
         resumed = _find_run(output_dir, run)
     process.wait_for_everyone()
@@ -120,6 +121,9 @@ def finetune(
         eval_clips, eval_report = filter_clips(
             undecoded(eval_rows, options.form.audio_column, options.form.text_column), *arguments
         )
+    run["data"] = {"train": train_report.digest, "eval": None if eval_report is None else eval_report.digest}
+    if resumed is not None:
+        _check_data(output_dir, run["data"])
     if options.lora is not None:
         trained, parameters = add_lora(model, options.lora)
         for adapter in trained.peft_config.values():
@@ -158,9 +162,8 @@ def finetune(
     trainer.train(resume_from_checkpoint=resumed)
     curve = read_curve([*([] if before is None else [{**before, "step": 0}]), *trainer.state.log_history])
     tuned = merge_lora(trainer.model) if options.lora is not None else trainer.accelerator.unwrap_model(trainer.model)
-    best = min(curve[1:] or curve, key=lambda point: point.wer) if curve else None
     seconds = time.monotonic() - started
-    result = FinetuneResult(output_dir, curve, best, parameters, train_report, eval_report, seconds)
+    result = FinetuneResult(output_dir, curve, find_best(curve), parameters, train_report, eval_report, seconds)
     if trainer.is_world_process_zero():
         _save(tuned, processor, result, options, source, source_card)
     trainer.accelerator.wait_for_everyone()
@@ -196,6 +199,17 @@ def _find_run(output_dir: Path, run: Mapping[str, Any]) -> str | None:
     return checkpoint
 
 
+def _check_data(output_dir: Path, data: Mapping[str, str | None]) -> None:
+    """Refuse to go on with other clips or texts than those that a run began with."""
+    stored = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8")).get("data")
+    changed = [name for name in data if stored is None or stored.get(name) != data[name]]
+    if changed:
+        raise ValueError(
+            f"output_dir={str(output_dir)!r} holds a run with other {changed[0]} data; expected the same clips and "
+            "texts in the same order, or a new folder."
+        )
+
+
 def _begin_run(output_dir: Path, run: Mapping[str, Any], reports: Mapping[str, FilterReport | None]) -> None:
     """Write what the run is, and what it leaves out, into its folder."""
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -206,8 +220,11 @@ def _begin_run(output_dir: Path, run: Mapping[str, Any], reports: Mapping[str, F
         if report is not None
         for clip in report.left_out
     ]
+    left_out = output_dir / LEFT_OUT_FILE
     if lines:
-        (output_dir / LEFT_OUT_FILE).write_text("".join(lines), encoding="utf-8")
+        left_out.write_text("".join(lines), encoding="utf-8")
+    else:
+        left_out.unlink(missing_ok=True)  # of a start with other data
 
 
 def find_checkpoint(folder: Path) -> str | None:
