@@ -13,6 +13,7 @@ from transformers_fastconformer.checkpoints.model_card import (
     NOT_VERIFIED,
     ModelCard,
     insert_verification,
+    read_card,
     read_front_matter,
     read_hub_metadata,
     verification_section,
@@ -81,3 +82,19 @@ def test_verification_tables_are_inserted_and_replaced(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("a card of someone else's")
     with pytest.raises(ValueError, match="has no place for a verification"):
         insert_verification(tmp_path, "table")
+
+
+def test_the_card_of_a_checkpoint_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_card(tmp_path) is None
+    (tmp_path / "README.md").write_text("# Card")
+    (tmp_path / "model.nemo").touch()
+    assert read_card(tmp_path) == read_card(tmp_path / "model.nemo") == "# Card"
+    asked: list[tuple[str, str]] = []
+
+    def find(name: str, file: str) -> str:
+        asked.append((name, file))
+        return str(tmp_path / "README.md")
+
+    monkeypatch.setattr(card_module, "cached_file", find)
+    assert read_card("nvidia/some") == "# Card"
+    assert asked == [("nvidia/some", "README.md")]

@@ -33,7 +33,9 @@ def test_a_run_and_its_report(run_command: Callable[..., Any], manifest: Path, t
     done = run_command(*arguments, "--lora_rank", "2")
     assert done.returncode == 0, done.stderr
     assert "training: 2 clips, 0.00 h" in done.stderr
-    assert "step 2: evaluation loss" in done.stderr
+    (line,) = [line for line in done.stderr.split("\n") if line.startswith("step 2: evaluation loss")]
+    assert "character error rate" in line  # no line is broken in a log
+    assert (tmp_path / "out" / "README.md").read_text().startswith("---\nlicense: cc-by-sa-4.0\n")
     assert "parameters (" in done.stderr
     assert done.stdout.startswith("Word error rate ")
     assert done.stdout.endswith(f"Wrote {tmp_path / 'out'}.\n")
@@ -106,6 +108,10 @@ def test_data_that_is_not_there(run_command: Callable[..., Any], tmp_path: Path)
     done = run_command(*given, str(tmp_path / "none.jsonl"))
     assert done.returncode == 1
     assert "none.jsonl' does not exist; expected a manifest" in done.stderr
+    (tmp_path / "other.jsonl").write_text(json.dumps({"audio_filepath": "missing.wav", "text": "one"}) + "\n")
+    done = run_command(*given, str(tmp_path / "other.jsonl"))
+    assert done.returncode == 1
+    assert "error: No clip is left to train on: 0 clips" in done.stderr
     (tmp_path / "bad.jsonl").write_text("{")
     assert run_command(*given, str(tmp_path / "bad.jsonl")).returncode == 1
     assert not (tmp_path / "out").exists()

@@ -92,6 +92,9 @@ def test_a_folder_of_another_run_is_refused(rows: Any, tmp_path: Path) -> None:
         ValueError, match=r"holds a run with learning_rate=0\.003; expected the same options, found lea"
     ):
         run(rows, tmp_path / "out", learning_rate=1e-5)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file' is not supported; expected a folder"):
+        run(rows, tmp_path / "file")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(ValueError, match="is not empty; expected a new folder, or that of this run"):

@@ -75,6 +75,25 @@ def read_front_matter(card: str) -> str | None:
     return found[1] if found else None
 
 
+def read_card(name: str | Path) -> str | None:
+    """
+    The card of a checkpoint; None where there is none, or it cannot be reached.
+
+    Args:
+        name: A folder, a `.nemo` archive, whose card is next to it, or a repository.
+    """
+    path = Path(name)
+    try:
+        if path.exists():
+            path = path / CARD_FILE if path.is_dir() else path.with_name(CARD_FILE)
+        else:
+            path = Path(str(cached_file(str(name), CARD_FILE)))
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        logger.debug(f"The card of {name} cannot be read.", exc_info=True)
+        return None
+
+
 def read_hub_metadata(hub_id: str, hub_options: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata at the top of the card of a repository; empty for a card without metadata."""
     try:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ..checkpoints.files import CARD_FILE
+from ..checkpoints.model_card import read_card
 from ..decoding.prompts import PromptOptions
 from ..inference.loading import checkpoint_of_name, load_model
-from ..training.clip_filter import UNREADABLE, ClipFilterOptions, FilterReport
+from ..training.clip_filter import UNREADABLE, ClipFilterOptions, FilterReport, NoClipsError
 from ..training.clip_sources import open_clips
 from ..training.lora import PRESETS, LoraOptions
 from ..training.options import FULL_LEARNING_RATE, LORA_LEARNING_RATE, FinetuneOptions
 from ..training.training_clips import RowForm
 from .errors import say
 from .evaluate import DATA_FORMS, DATA_PANEL, NormalizerName, NormalizerOption
-from .exit_codes import ExitCode, failing_as_input
+from .exit_codes import ExitCode, InputError, failing_as_input
 from .model_options import (
     Head,
     HeadOption,
@@ -286,9 +286,11 @@ def finetune(
             eval_rows,
             options,
             source=model,
-            source_card=_read_card(model),
+            source_card=read_card(checkpoint_of_name(model)),
             callbacks=[progress],
         )
+    except NoClipsError as error:
+        raise InputError(str(error)) from error
     finally:
         progress.close()
     if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first tells
@@ -305,12 +307,6 @@ def _make_lora(targets: str | None, rank: int | None) -> LoraOptions:
 
 def _split_names(names: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (names or "").split(",") if name.strip())
-
-
-def _read_card(model: str) -> str | None:
-    """The card of a checkpoint that lies in a folder."""
-    path = Path(checkpoint_of_name(model)) / CARD_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _report(result: FinetuneResult) -> None:

@@ -56,7 +56,8 @@ class FinetuneProgress(TrainerCallback):
         if "eval_wer" in logs:
             self.progress.console.print(
                 f"step {state.global_step}: evaluation loss {logs['eval_loss']:.3f}, "
-                f"word error rate {logs['eval_wer']:.2%}, character error rate {logs['eval_cer']:.2%}"
+                f"word error rate {logs['eval_wer']:.2%}, character error rate {logs['eval_cer']:.2%}",
+                soft_wrap=True,
             )
 
     def close(self) -> None:

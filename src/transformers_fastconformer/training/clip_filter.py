@@ -50,6 +50,10 @@ class ClipFilterOptions:
         require(is_range, "max_seconds", self.max_seconds, f"more than min_seconds={self.min_seconds}")
 
 
+class NoClipsError(ValueError):
+    """An error of data of which nothing can be trained on."""
+
+
 class LeftOut(NamedTuple):
     """
     A clip that is not trained on.
@@ -124,7 +128,7 @@ def filter_clips(
         The clips that stay, and a report of all.
 
     Raises:
-        ValueError: where none stays.
+        NoClipsError: where none stays.
     """
     checker = _TextChecker(processor, config, form, language, prompt)
     indices, seconds_of_clips, left_out = [], [], []
@@ -150,7 +154,8 @@ def filter_clips(
             left_out.append(LeftOut(name, *problem, seconds))
     report = FilterReport(len(indices), sum(seconds_of_clips), left_out, digest.hexdigest())
     if not indices:
-        raise ValueError(f"No clip is left to train on: {report.to_text()}.")
+        told = report.to_text().rstrip(".")
+        raise NoClipsError(f"No clip is left to train on: {told}.")
     return TrainingClips(rows, indices, seconds_of_clips, form), report
 
 

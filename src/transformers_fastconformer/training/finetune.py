@@ -180,6 +180,7 @@ def _find_run(output_dir: Path, run: Mapping[str, Any]) -> str | None:
     """
     path = output_dir / RUN_FILE
     if not path.is_file():
+        require(output_dir.is_dir() or not output_dir.exists(), "output_dir", str(output_dir), "a folder")
         if output_dir.is_dir() and any(output_dir.iterdir()):
             raise ValueError(
                 f"output_dir={str(output_dir)!r} is not empty; expected a new folder, or that of this run."
