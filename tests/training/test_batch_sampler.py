@@ -68,7 +68,7 @@ def test_a_batch_may_be_limited_in_clips() -> None:
     ("arguments", "message"),
     [
         (([3.0, 61.0], 60.0), "batch_seconds=60.0 is not supported; expected 61.00 or more"),
-        (([3.0], 60.0, 0, 2), "expected 2 or more clips"),
+        (([3.0], 60.0, 0, 2), "1 clips do not suffice; expected 2 or more, one for each process"),
         (([3.0], 0), "batch_seconds=0 is not supported"),
         (([3.0], 60.0, -1), "seed=-1"),
     ],

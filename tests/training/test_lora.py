@@ -44,6 +44,11 @@ def test_the_default_is_encoder_and_heads(kind: str) -> None:
     assert not any("subsampling" in name or "relative" in name for name in layers)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_adapters_come_without_warnings() -> None:
+    add_lora(build_model("tdt_hybrid"), LoraOptions(rank=2))
+
+
 def test_refusals() -> None:
     with pytest.raises(
         ValueError, match=r"targets='joint' matches no layer of FastConformerForCTC; expected .*ctc_head"

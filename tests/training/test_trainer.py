@@ -126,6 +126,14 @@ def test_evaluation_without_predictions_has_the_loss(make_trainer: Train, model:
     assert set(trainer.evaluate()) >= {"eval_loss"}
 
 
+def test_counts_of_tokens_do_not_wait_for_the_device(make_trainer: Train, model: Any) -> None:
+    model.config.ctc_loss_reduction = model.config.transducer_loss_reduction = "mean_volume"
+    labels = torch.tensor([[1, 2, -100], [3, -100, -100]])
+    count = make_trainer(model)._count_items
+    assert count(labels) == 3
+    assert count(labels.to("meta")).is_meta  # a tensor whose values nobody may read
+
+
 @pytest.mark.parametrize("hold_batch_norm", [True, False])
 def test_batch_norms_are_held_if_wanted(make_trainer: Train, model: Any, hold_batch_norm: bool) -> None:
     norm = model.encoder.layers[0].conv.norm

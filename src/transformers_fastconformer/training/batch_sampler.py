@@ -49,7 +49,11 @@ class SecondsBatchSampler(Sampler[list[int]]):
         require_count("multiple", multiple)
         if max_clips is not None:
             require_count("max_clips", max_clips)
-        require(len(seconds) >= multiple, "seconds", list(seconds[:8]), f"{multiple} or more clips")
+        if len(seconds) < multiple:
+            raise ValueError(
+                f"{len(seconds)} clips do not suffice; expected {multiple} or more, one for each process and each "
+                "batch that gradients are accumulated over."
+            )
         longest = max(seconds)
         require(
             longest <= batch_seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,10 +92,11 @@ def add_lora(model: Any, options: LoraOptions | None = None) -> tuple[Any, Param
             "loss takes that adapter as part of the weight, which keeps the joint's outputs out of memory."
         )
     alpha = 2 * options.rank if options.alpha is None else options.alpha
-    adapted = peft.get_peft_model(
-        model,
-        peft.LoraConfig(r=options.rank, lora_alpha=alpha, lora_dropout=options.dropout, target_modules=layers),  # type: ignore[arg-type]
-    )
+    config = peft.LoraConfig(r=options.rank, lora_alpha=alpha, lora_dropout=options.dropout, target_modules=layers)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        # PEFT asks for it by the name that Transformers 5 is about to drop, which users can do nothing about.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        adapted = peft.get_peft_model(model, config)
     return adapted, count_parameters(adapted)
 
 

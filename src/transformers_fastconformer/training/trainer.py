@@ -158,7 +158,7 @@ class FastConformerTrainer(Trainer):
     ) -> tuple[list[Any], torch.Tensor | int | None]:
         """The batches of a step, and the number of what losses are means of, in those of the other processes too."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        num_items = sum(self._count_items(batch["labels"]) for batch in batches)
+        num_items = sum(int(self._count_items(batch["labels"])) for batch in batches)
         counted = torch.tensor(num_items, dtype=torch.int64, device=device)
         if self.args.world_size > 1:
             counted = self.accelerator.gather(counted).sum()
@@ -246,7 +246,7 @@ class FastConformerTrainer(Trainer):
         return loss, _decode(recognizer, inputs, outputs), inputs["labels"]
 
 
-def _choose_count(config: Any) -> Callable[[torch.Tensor], int]:
+def _choose_count(config: Any) -> Callable[[torch.Tensor], int | torch.Tensor]:
     """Counts what the loss of a batch is the mean of: its clips or its tokens, of labels (clips, tokens)."""
     if config.model_type == "fastconformer_multitask":
         return _count_tokens
@@ -260,8 +260,8 @@ def _choose_count(config: Any) -> Callable[[torch.Tensor], int]:
     raise ValueError(f"{told} is not supported; expected means over the clips of a batch, or over the tokens.")
 
 
-def _count_tokens(labels: torch.Tensor) -> int:
-    return int((labels != IGNORED_LABEL).sum())
+def _count_tokens(labels: torch.Tensor) -> torch.Tensor:
+    return (labels != IGNORED_LABEL).sum()  # a tensor: `compute_loss` does not wait for the device
 
 
 def _decode(model: Any, inputs: dict[str, Any], outputs: Any) -> torch.Tensor:
