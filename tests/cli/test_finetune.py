@@ -91,7 +91,7 @@ def test_audio_that_cannot_be_read_is_named_and_the_code_is_1(
             "freeze='nothing' is not supported; expected some of encoder",
         ),
         (["--lora", "--lora_targets", "nothing"], 2, "targets='nothing' matches no layer of FastConformerForTDT"),
-        (["--text_column", "sentence"], 2, "without a text: 2 clips"),
+        (["--text_column", "sentence"], 1, "without a text: 2 clips"),
     ],
 )
 def test_what_is_refused(

@@ -203,7 +203,7 @@ class FastConformerTrainer(Trainer):
         for step, inputs in enumerate(dataloader):
             loss, found, expected = self.prediction_step(model, inputs, only_loss, ignore_keys)
             if step < dataloader.num_own_batches:
-                count = self._count_items(inputs["labels"])
+                count = int(self._count_items(inputs["labels"]))
                 losses.append((float(loss), count, len(inputs["labels"])))  # type: ignore[arg-type]
                 if found is not None and expected is not None:
                     predictions += found.tolist()
