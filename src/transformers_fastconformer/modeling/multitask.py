@@ -189,7 +189,8 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         mel_lengths = resolve_lengths(attention_mask, input_lengths, *input_features.shape[:2])
         if mel_lengths is None:
             mel_lengths = torch.full_like(encoder_lengths, input_features.shape[1])
-        return torch.as_tensor(self.config.count_encoder_frames(mel_lengths.to(encoder_lengths.device) + 1))
+        padded_lengths: torch.Tensor = self.config.count_encoder_frames(mel_lengths.to(encoder_lengths.device) + 1)
+        return padded_lengths
 
     def forward(
         self,

@@ -79,4 +79,5 @@ class FastConformerDataCollator:
 def pad_rows(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
     """Rows of ids as a tensor, (rows, longest)."""
     longest = max(map(len, rows), default=0)
-    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.int64)
+    padded = [[*row, *[padding] * (longest - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.int64, device="cpu")
