@@ -14,26 +14,34 @@ with a language model of digit strings. The encoder runs once; the digits are th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jiwer
 import numpy as np
 import torch
 
-from common.csv_files import write_rows
-from common.decoding_systems import (
-    DURATIONS,
-    MAX_SYMBOLS,
-    build_model,
-    draw_weights,
-    make_frames,
-    make_nemo_networks,
-)
+from common.decoding_systems import DURATIONS, MAX_SYMBOLS, build_model, draw_weights, make_nemo_networks
 from common.machine import name_machine
-from common.speech import SAMPLING_RATE, SPEECH_DIR, read_manifest
+from common.search_runs import (
+    DIGITS,
+    Decode,
+    add_noise,
+    decode_all,
+    draw_batch,
+    encode,
+    make_parser,
+    ours_with,
+    read_test_digits,
+    run,
+    run_nemo,
+)
+from common.speech import SAMPLING_RATE
 from common.timing import minimum_and_median, seconds_of, take_turns
-from transformers_fastconformer import BeamOptions, DecodingOptions, NgramLanguageModel, load_model, read_audio
+from transformers_fastconformer import BeamOptions, DecodingOptions, NgramLanguageModel, load_model
 
 TIME_COLUMNS = (
     *("family", "vocabulary", "batch", "seconds", "system", "beams", "ms_min", "ms_median", "tokens", "rounds"),
@@ -44,9 +52,6 @@ BEAMS = (1, 2, 4, 8)
 GAP_SECONDS = 0.15  # of silence around a digit, whose clips are cut close
 STRING_DIGITS = 6
 LM_ORDER, LM_WEIGHT, NUM_TEXTS = 4, 0.3, 2000
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-Decode = Callable[[], list[list[int]]]
 
 
 def options_of(beams: int, **others: Any) -> DecodingOptions:
@@ -55,16 +60,6 @@ def options_of(beams: int, **others: Any) -> DecodingOptions:
 
 
 # Time
-
-
-def ours_with(model: Any, beams: int, frames: torch.Tensor, lengths: torch.Tensor) -> Decode:
-    decoding = options_of(beams, max_symbols_per_step=MAX_SYMBOLS)
-
-    def decode() -> list[list[int]]:
-        found, _ = model.decode_frames(frames, lengths, decoding)
-        return [row[:count] for row, count in zip(found.tokens.tolist(), found.token_lengths.tolist(), strict=True)]
-
-    return decode
 
 
 def nemo_with(networks: tuple[Any, Any], family: str, vocabulary: int, beams: int) -> Any:
@@ -87,17 +82,7 @@ def nemo_with(networks: tuple[Any, Any], family: str, vocabulary: int, beams: in
     return search(**shared, beam_size=beams, search_type="malsd_batch", score_norm=True, allow_cuda_graphs=False)
 
 
-def run_nemo(search: Any, frames: torch.Tensor, lengths: torch.Tensor) -> Decode:
-    def decode() -> list[list[int]]:
-        with torch.inference_mode():
-            (found,) = search(encoder_output=frames.transpose(1, 2), encoded_lengths=lengths)
-        return [[int(token) for token in hypothesis.y_sequence] for hypothesis in found]
-
-    return decode
-
-
 def measure_time(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    torch.set_num_threads(arguments.threads)
     family, vocabulary = arguments.family, arguments.vocabulary
     model = build_model(family, vocabulary)
     draw_weights(model, family, vocabulary)
@@ -106,13 +91,12 @@ def measure_time(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]
         networks = make_nemo_networks(model, family, vocabulary, torch.float32)
         theirs = {beams: nemo_with(networks, family, vocabulary, beams) for beams in arguments.beams}
     for batch in arguments.batches:
-        generator = torch.Generator().manual_seed(batch)
-        frames = make_frames(batch, arguments.seconds, generator)
-        lengths = torch.randint(round(0.8 * frames.shape[1]), frames.shape[1] + 1, (batch,), generator=generator)
-        lengths[0] = frames.shape[1]
+        frames, lengths = draw_batch(batch, arguments.seconds)
         calls: dict[str, Decode] = {}
         for beams in arguments.beams:
-            calls[f"ours/{beams}"] = ours_with(model, beams, frames, lengths)
+            calls[f"ours/{beams}"] = ours_with(
+                model, options_of(beams, max_symbols_per_step=MAX_SYMBOLS), frames, lengths
+            )
             if beams in theirs:
                 calls[f"NeMo/{beams}"] = run_nemo(theirs[beams], frames, lengths)
         tokens = {name: call() for name, call in calls.items()}  # warms up
@@ -138,40 +122,21 @@ def measure_time(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]
 # Words
 
 
-def make_strings(speech: Path, count: int) -> tuple[list[np.ndarray], list[str]]:
-    """Strings of test digits of one speaker after another, and their words."""
-    entries = [
-        entry
-        for entry in read_manifest(speech)
-        if entry["audio_filepath"].startswith("digits/") and entry.get("split") == "test"
-    ]
+def make_strings(speech_dir: Path, count: int) -> tuple[list[np.ndarray], list[str]]:
+    """Strings of random test digits, and their words."""
+    digits = read_test_digits(speech_dir)
     generator = np.random.default_rng(0)
     gap = np.zeros(round(GAP_SECONDS * SAMPLING_RATE), dtype=np.float32)
     waveforms, texts = [], []
     for _ in range(count):
-        chosen = [entries[place] for place in generator.integers(0, len(entries), STRING_DIGITS)]
-        pieces = [gap]
-        for entry in chosen:
-            pieces += [read_audio(speech / entry["audio_filepath"]), gap]
-        waveforms.append(np.concatenate(pieces))
-        texts.append(" ".join(entry["text"].lower() for entry in chosen))
+        chosen = [digits[place] for place in generator.integers(0, len(digits), STRING_DIGITS)]
+        waveforms.append(np.concatenate([gap, *(part for _, waveform in chosen for part in (waveform, gap))]))
+        texts.append(" ".join(word for word, _ in chosen))
     return waveforms, texts
 
 
-def count_word_errors(truth: list[str], found: list[str]) -> int:
-    """Fewest words that are put in, left out or replaced."""
-    costs = list(range(len(found) + 1))
-    for row, word in enumerate(truth, start=1):
-        before, costs[0] = costs[0], row
-        for column, other in enumerate(found, start=1):
-            best = min(before + (word != other), costs[column] + 1, costs[column - 1] + 1)
-            before, costs[column] = costs[column], best
-    return costs[-1]
-
-
 def measure_words(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    torch.set_num_threads(arguments.threads)
-    waveforms, truth = make_strings(arguments.speech, arguments.strings)
+    waveforms, truth = make_strings(arguments.speech_dir, arguments.strings)
     generator = np.random.default_rng(1)
     texts = [" ".join(generator.choice(DIGITS, STRING_DIGITS)) for _ in range(NUM_TEXTS)]
     for head in arguments.heads:
@@ -179,62 +144,31 @@ def measure_words(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]
         language_model = NgramLanguageModel.from_text(texts, processor.tokenizer, order=LM_ORDER)
         for snr_db in arguments.snr_db:
             noise = np.random.default_rng(2)
-            noisy = []
-            for waveform in waveforms:
-                power = float(np.mean(waveform**2)) / 10 ** (snr_db / 10)
-                noisy.append((waveform + noise.normal(0, power**0.5, len(waveform))).astype(np.float32))
-            features = processor(noisy, sampling_rate=SAMPLING_RATE, return_tensors="pt")
-            with torch.inference_mode():
-                encoded = model.encode(features["input_features"], features["attention_mask"])
+            encoded = encode(model, processor, [add_noise(waveform, snr_db, noise) for waveform in waveforms])
             rows = []
-            for has_model in (False, True):
+            for has_model, beams in itertools.product((False, True), arguments.beams):
                 others = {"language_model": language_model, "language_model_weight": LM_WEIGHT} if has_model else {}
-                for beams in arguments.beams:
-                    decoding = options_of(beams, **others)
-
-                    def decode(model: Any = model, encoded: Any = encoded, decoding: Any = decoding) -> Any:
-                        return model.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths, decoding)[0]
-
-                    found = decode()
-                    spent = 1000.0 * seconds_of(decode)
-                    written_texts = processor.batch_decode(found.tokens)
-                    errors = sum(
-                        count_word_errors(text.split(), other.split())
-                        for text, other in zip(truth, written_texts, strict=True)
-                    )
-                    wer = errors / (len(truth) * STRING_DIGITS)
-                    values = (
-                        head, snr_db, LM_WEIGHT if has_model else 0.0, beams, len(truth), len(truth) * STRING_DIGITS,
-                        f"{wer:.4f}", f"{spent:.1f}", name_machine(),
-                    )  # fmt: skip
-                    rows.append(dict(zip(WORDS_COLUMNS, values, strict=True)))
-                    print(*values[:8], flush=True)
+                decode = partial(decode_all, model, encoded, options_of(beams, **others))
+                written = [processor.tokenizer.decode(row) for row in decode()]
+                values = (
+                    head, snr_db, LM_WEIGHT if has_model else 0.0, beams, len(truth), len(truth) * STRING_DIGITS,
+                    f"{jiwer.wer(truth, written):.4f}", f"{1000.0 * seconds_of(decode):.1f}", name_machine(),
+                )  # fmt: skip
+                rows.append(dict(zip(WORDS_COLUMNS, values, strict=True)))
+                print(*values[:8], flush=True)
             yield rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("time", "words"))
-    parser.add_argument("--family", default="tdt", choices=("tdt", "rnnt"))
-    parser.add_argument("--vocabulary", type=int, default=1024)
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser = make_parser(__doc__, seconds=10.0)
     parser.add_argument("--beams", nargs="+", type=int, default=list(BEAMS))
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only-ours", action="store_true")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--heads", nargs="+", default=["transducer", "ctc"])
-    parser.add_argument("--speech", type=Path, default=SPEECH_DIR)
     parser.add_argument("--strings", type=int, default=100)
-    parser.add_argument("--snr-db", nargs="+", type=float, default=[20.0, 5.0, 0.0])
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    measure, columns = (measure_time, TIME_COLUMNS) if arguments.part == "time" else (measure_words, WORDS_COLUMNS)
-    written: list[dict[str, Any]] = []
-    for rows in measure(arguments):
-        written += rows
-        if arguments.output is not None:
-            write_rows(arguments.output, written, columns)
+    if arguments.part == "time":
+        run(measure_time, TIME_COLUMNS, arguments)
+    else:
+        run(measure_words, WORDS_COLUMNS, arguments)
 
 
 if __name__ == "__main__":

@@ -17,24 +17,29 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from common.csv_files import write_rows
-from common.decoding_systems import (
-    DURATIONS,
-    MAX_SYMBOLS,
-    build_model,
-    draw_weights,
-    make_frames,
-    make_nemo_networks,
-)
+from common.decoding_systems import DURATIONS, MAX_SYMBOLS, build_model, draw_weights, make_nemo_networks
 from common.machine import name_machine
-from common.speech import SAMPLING_RATE, SPEECH_DIR, read_manifest
+from common.search_runs import (
+    DIGITS,
+    Decode,
+    add_noise,
+    decode_all,
+    draw_batch,
+    encode,
+    make_parser,
+    ours_with,
+    read_test_digits,
+    run,
+    run_nemo,
+)
+from common.speech import SAMPLING_RATE, read_manifest
 from common.timing import minimum_and_median, take_turns
 from transformers_fastconformer import (
     CompiledPhrases,
@@ -70,9 +75,6 @@ WORDS_COLUMNS = (
 NUM_PHRASES = (100, 20000)
 NUM_TEXTS, TEXT_TOKENS, LM_ORDER, LM_WEIGHT = 2000, 12, 4, 0.3
 EDGE_SECONDS = 0.3  # of silence around a digit, whose clips are cut close
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-Decode = Callable[[], list[list[int]]]
 
 
 # Time
@@ -101,16 +103,6 @@ def list_scores(vocabulary: int) -> dict[str, dict[str, Any]]:
     language_model = NgramLanguageModel(build_ngram_automaton(tables, vocabulary), LM_ORDER, None, tables)
     kinds["language model"] = {"language_model": language_model, "language_model_weight": LM_WEIGHT}
     return kinds
-
-
-def ours_with(model: Any, options: dict[str, Any], frames: torch.Tensor, lengths: torch.Tensor) -> Decode:
-    decoding = DecodingOptions(**options)
-
-    def decode() -> list[list[int]]:
-        found, _ = model.decode_frames(frames, lengths, decoding)
-        return rows_of(found)
-
-    return decode
 
 
 def nemo_with(
@@ -148,21 +140,7 @@ def nemo_with(
     return made
 
 
-def run_nemo(greedy: Any, frames: torch.Tensor, lengths: torch.Tensor) -> Decode:
-    def decode() -> list[list[int]]:
-        with torch.inference_mode():
-            (found,) = greedy(encoder_output=frames.transpose(1, 2), encoded_lengths=lengths)
-        return [[int(token) for token in hypothesis.y_sequence] for hypothesis in found]
-
-    return decode
-
-
-def rows_of(found: Any) -> list[list[int]]:
-    return [row[:count] for row, count in zip(found.tokens.tolist(), found.token_lengths.tolist(), strict=True)]
-
-
 def measure_time(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    torch.set_num_threads(1)
     family, vocabulary = arguments.family, arguments.vocabulary
     model = build_model(family, vocabulary)
     draw_weights(model, family, vocabulary)
@@ -173,13 +151,10 @@ def measure_time(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]
             networks = make_nemo_networks(model, family, vocabulary, torch.float32)
             theirs = nemo_with(networks, family, vocabulary, kinds, Path(folder))
     for batch in arguments.batches:
-        generator = torch.Generator().manual_seed(batch)
-        frames = make_frames(batch, arguments.seconds, generator)
-        lengths = torch.randint(round(0.8 * frames.shape[1]), frames.shape[1] + 1, (batch,), generator=generator)
-        lengths[0] = frames.shape[1]
+        frames, lengths = draw_batch(batch, arguments.seconds)
         calls: dict[str, Decode] = {}
         for name, options in kinds.items():
-            calls[f"ours/{name}"] = ours_with(model, options, frames, lengths)
+            calls[f"ours/{name}"] = ours_with(model, DecodingOptions(**options), frames, lengths)
             if name in theirs:
                 calls[f"NeMo/{name}"] = run_nemo(theirs[name], frames, lengths)
         tokens = {name: call() for name, call in calls.items()}  # warms up
@@ -210,19 +185,6 @@ def measure_time(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]
 # Words
 
 
-def encode(model: Any, processor: Any, waveforms: Sequence[np.ndarray], batch_size: int = 16) -> list[Any]:
-    """Frames and lengths of the clips, batch by batch."""
-    encoded = []
-    for start in range(0, len(waveforms), batch_size):
-        features = processor(
-            list(waveforms[start : start + batch_size]), sampling_rate=SAMPLING_RATE, return_tensors="pt"
-        )
-        with torch.inference_mode():
-            found = model.encode(features["input_features"], features["attention_mask"])
-        encoded.append((found.last_hidden_state, found.encoder_lengths))
-    return encoded
-
-
 def texts_of(
     model: Any, processor: Any, encoded: list[Any], decodings: Sequence[DecodingOptions]
 ) -> Iterator[list[list[str]]]:
@@ -230,17 +192,8 @@ def texts_of(
     kept: dict[DecodingOptions, list[list[str]]] = {}
     for decoding in decodings:
         if decoding not in kept:
-            kept[decoding] = [
-                processor.tokenizer.decode(row).split()
-                for frames, lengths in encoded
-                for row in rows_of(model.decode_frames(frames, lengths, decoding)[0])
-            ]
+            kept[decoding] = [processor.tokenizer.decode(row).split() for row in decode_all(model, encoded, decoding)]
         yield kept[decoding]
-
-
-def add_noise(waveform: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
-    level = float(np.sqrt(np.mean(waveform.astype(np.float64) ** 2))) * 10 ** (-snr_db / 20)
-    return (waveform + level * generator.standard_normal(len(waveform))).astype(np.float32)
 
 
 def read_other_speech(speech_dir: Path, minutes: float) -> list[np.ndarray]:
@@ -258,17 +211,12 @@ def read_other_speech(speech_dir: Path, minutes: float) -> list[np.ndarray]:
 
 
 def measure_words(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    torch.set_num_threads(arguments.threads)
     model, processor = load_model("demo", arguments.head, "cpu")
-    entries = [
-        entry
-        for entry in read_manifest(arguments.speech)
-        if entry["audio_filepath"].startswith("digits/") and entry.get("split") == "test"
-    ][: arguments.clips]
-    truth = [entry["text"].lower() for entry in entries]
+    spoken_digits = read_test_digits(arguments.speech_dir)[: arguments.clips]
+    truth = [word for word, _ in spoken_digits]
     edge = np.zeros(round(EDGE_SECONDS * SAMPLING_RATE), dtype=np.float32)
-    clean = [np.concatenate([edge, read_audio(arguments.speech / entry["audio_filepath"]), edge]) for entry in entries]
-    others = read_other_speech(arguments.speech, arguments.minutes)
+    clean = [np.concatenate([edge, waveform, edge]) for _, waveform in spoken_digits]
+    others = read_other_speech(arguments.speech_dir, arguments.minutes)
     minutes = sum(map(len, others)) / SAMPLING_RATE / 60
     encoded_others = encode(model, processor, others, 4)
     options: dict[float, list[DecodingOptions]] = {0.0: [DecodingOptions()] * len(DIGITS)}
@@ -310,29 +258,16 @@ def measure_words(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("time", "words"))
-    parser.add_argument("--family", default="tdt", choices=("tdt", "rnnt"))
-    parser.add_argument("--vocabulary", type=int, default=1024)
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only-ours", action="store_true")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = make_parser(__doc__, seconds=15.0)
     parser.add_argument("--head", default="transducer")
-    parser.add_argument("--speech", type=Path, default=SPEECH_DIR)
     parser.add_argument("--clips", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--snr-db", nargs="+", type=float, default=[20.0, 5.0, 0.0])
     parser.add_argument("--strengths", nargs="+", type=float, default=[0.5, 1.0, 2.0, 4.0])
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    measure, columns = (measure_time, TIME_COLUMNS) if arguments.part == "time" else (measure_words, WORDS_COLUMNS)
-    written: list[dict[str, Any]] = []
-    for rows in measure(arguments):
-        written += rows
-        if arguments.output is not None:
-            write_rows(arguments.output, written, columns)
+    if arguments.part == "time":
+        run(measure_time, TIME_COLUMNS, arguments)
+    else:
+        run(measure_words, WORDS_COLUMNS, arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `generate` returned, clip by clip, and what the processor makes of it: records and levels of times."""
+"""Outputs of `generate`, clip by clip, and what the processor makes of them: records and levels of times."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from balance import balance_classes
 from nemo_models import TOKENIZER_SENTENCES
+from nemo_pairs import keep_pairs
 from search_pairs import SearchPair, assert_same_texts
 
 from transformers_fastconformer.decoding.beam_options import BeamOptions
@@ -43,20 +43,7 @@ def pairs(
     build_nemo_model: Callable[..., Any], clips: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], SearchPair]:
     """A pair for each family, made when it is first asked for."""
-    kept: dict[str, SearchPair] = {}
-
-    def make(family: str) -> SearchPair:
-        if family not in kept:
-            kind, overrides = FAMILIES[family]
-            model = build_nemo_model(kind, **overrides)
-            balance_classes(model, max(clips, key=len))
-            folder = tmp_path_factory.mktemp("pair")
-            model.save_to(str(folder / "model.nemo"))
-            convert_nemo_checkpoint(folder / "model.nemo", folder / "converted")
-            kept[family] = SearchPair(model, folder / "converted", clips)
-        return kept[family]
-
-    return make
+    return keep_pairs(build_nemo_model, FAMILIES, clips, tmp_path_factory.mktemp, SearchPair)
 
 
 def options_of(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from balance import balance_classes
 from families import balance_decoder, canary_overrides
 from nemo_models import TOKENIZER_SENTENCES
+from nemo_pairs import keep_pairs
 
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.decoding.options import DecodingOptions
@@ -144,20 +144,7 @@ def pairs(
     build_nemo_model: Callable[..., Any], clips: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Pair]:
     """A pair for each family, made when it is first asked for."""
-    kept: dict[str, Pair] = {}
-
-    def make(family: str) -> Pair:
-        if family not in kept:
-            kind, overrides = FAMILIES[family]
-            model = build_nemo_model(kind, **overrides)
-            balance_classes(model, max(clips, key=len))
-            folder = tmp_path_factory.mktemp("pair")
-            model.save_to(str(folder / "model.nemo"))
-            convert_nemo_checkpoint(folder / "model.nemo", folder / "converted")
-            kept[family] = Pair(model, folder / "converted", clips)
-        return kept[family]
-
-    return make
+    return keep_pairs(build_nemo_model, FAMILIES, clips, tmp_path_factory.mktemp, Pair)
 
 
 # Every family with other options, and every set of options with one family.

@@ -77,7 +77,7 @@ def read_front_matter(card: str) -> str | None:
 
 def read_card(name: str | Path) -> str | None:
     """
-    The card of a checkpoint; None where there is none, or it cannot be reached.
+    The card of a checkpoint; None for one without a card, or whose card cannot be reached.
 
     Args:
         name: A folder, a `.nemo` archive, whose card is next to it, or a repository.

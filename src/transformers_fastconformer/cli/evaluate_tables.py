@@ -61,7 +61,7 @@ def _rates(report: EvaluationReport) -> Table:
 
 
 def _describe(report: EvaluationReport) -> str:
-    """How many files, how they were normalised, and how fast it was."""
+    """Number of files, their normalisation, and the speed of the run."""
     parts = [f"{len(report.files)} files", f"normaliser {report.normalizer}"]
     factor = report.real_time_factor
     if report.audio_seconds is not None and report.seconds is not None and factor:

@@ -148,7 +148,7 @@ DtypeOption = Annotated[
 
 def make_boosting(keywords: str | None, strength: float | None, has_cases: bool) -> PhraseBoosting | None:
     """
-    The phrases that the options name; None: there are none.
+    The phrases that the options name; None without `--keywords`.
 
     Raises:
         ValueError: for a file that cannot be read, and for options that belong to `--keywords`.

@@ -279,7 +279,7 @@ def _adjust(here: _Counts, above: _Counts | None) -> np.ndarray:
 
 
 def _discounts(adjusted: np.ndarray) -> np.ndarray:
-    """What is taken off a count of 0, 1, 2, and 3 or more, (4,)."""
+    """Discounts of a count of 0, 1, 2, and 3 or more, (4,)."""
     ones, twos, threes, fours = (int((adjusted == number).sum()) for number in range(1, 5))
     found = DEFAULT_DISCOUNTS
     if min(ones, twos, threes, fours) > 0:

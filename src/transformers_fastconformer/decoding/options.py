@@ -131,7 +131,7 @@ class DecodingOptions:
 
     def make_scorer(self, batch_size: int, vocab_size: int) -> TokenScorer | None:
         """
-        The scores that are added to those of the model; None: there are none.
+        The scores that are added to those of the model; None without phrases and language model.
 
         Args:
             batch_size: Number of clips.

@@ -84,7 +84,7 @@ class TokenAutomaton:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return self.arc_weights.device
 
     @cached_property

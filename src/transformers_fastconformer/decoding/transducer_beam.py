@@ -131,7 +131,7 @@ class _Search:
             self.scorer = BeamScorer(scorer, states, batch_size, self.beam, self.device)
 
     def step(self) -> bool:
-        """Continue all texts that have frames left. False if there are none."""
+        """Continue all texts that have frames left. False once no text has."""
         is_active = (self.time < self.lengths[:, None]) & (self.scores > -torch.inf)
         if self.is_on_host:
             rows = is_active.view(-1).nonzero()[:, 0]

@@ -48,7 +48,7 @@ COUNTS = ("hits", "substitutions", "deletions", "insertions")
 @dataclass(frozen=True)
 class ScoringOptions:
     """
-    How to compare texts.
+    Options of the comparison of texts.
 
     Args:
         normalizer: What both texts go through first: `"none"`, `"basic"` (small letters without punctuation, for any

@@ -20,7 +20,7 @@ PREDICTION_COLUMN = "pred_text"  # NeMo's name of what was found
 @dataclass(frozen=True)
 class EvaluationDataOptions:
     """
-    How to read data.
+    Options of reading data.
 
     Args:
         text_column: Name of the text that was said.

@@ -78,7 +78,7 @@ def plan_multitask(model: Any, processor: FastConformerProcessor, options: Trans
 
 
 def choose_front_end(model: Any, processor: FastConformerProcessor, options: TranscriptionOptions) -> FrontEnd:
-    """What computes features for any model, and for the model that times its words."""
+    """Extractors of features: of any model, and of the model that times its words."""
     aligner = _choose_aligner(model, processor, options) if is_multitask(model) else None
     return FrontEnd(processor, None if aligner is None else aligner.extractor)
 

@@ -1,4 +1,4 @@
-"""Where kernels in Triton are taken: for tensors of a CUDA device, where Triton is installed and not switched off."""
+"""Choice of the kernels in Triton: for tensors of a CUDA device, where Triton is installed and not switched off."""
 
 from __future__ import annotations
 

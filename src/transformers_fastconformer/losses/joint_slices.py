@@ -102,7 +102,7 @@ class JointNetwork:
 
 
 class NodeScores(NamedTuple):
-    """What the outputs of a joint network come to at every node; values at padding mean nothing."""
+    """Sums of the outputs of a joint network at every node; values at padding mean nothing."""
 
     normalizers: Tensor  # (batch, frames, nodes), log of the sum of exponents of the tokens
     blank: Tensor  # (batch, frames, nodes), log-probability

@@ -13,7 +13,7 @@ from ..kernels.layers import is_as_built
 
 class LinearWeights(NamedTuple):
     """
-    What a linear layer multiplies with and adds.
+    Weight and bias that a linear layer computes with.
 
     Args:
         weight: (out, in).

@@ -63,7 +63,7 @@ def add_intermediate_losses(
         target_lengths: (batch,), tokens that count.
 
     Returns:
-        The loss, and those of the layers without gradients, (layers,); None where there are none.
+        The loss, and those of the layers without gradients, (layers,); None without such layers.
     """
     if encoded.captured_states is None:
         return loss, None

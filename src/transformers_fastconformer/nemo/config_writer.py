@@ -170,7 +170,7 @@ def _told(parts: ModelParts) -> Section:
 
 
 def _fillers(parts: ModelParts) -> Section:
-    """What NeMo wants besides, and what only matters to training."""
+    """Keys that NeMo wants besides, and those that only matter to training."""
     config, heads = parts.config, parts.heads
     preprocessor = {"_target_": f"{MODULES}.AudioToMelSpectrogramPreprocessor", "dither": 1e-5}
     encoder = {"_target_": f"{MODULES}.ConformerEncoder", "pos_emb_max_len": 5000}

@@ -58,7 +58,7 @@ def multitask_sections(config: FastConformerMultitaskConfig, processor: FastConf
 
 
 def multitask_fillers(config: FastConformerMultitaskConfig) -> Section:
-    """What NeMo wants besides, and what only matters to training."""
+    """Keys that NeMo wants besides, and those that only matter to training."""
     modules = "nemo.collections.asr.modules.transformer"
     # Its greedy search reads both without a default.
     greedy: Section = {"decoding": {"greedy": {"temperature": None, "n_samples": 1}}}

@@ -172,7 +172,7 @@ def finetune(
 
 def _find_run(output_dir: Path, run: Mapping[str, Any]) -> str | None:
     """
-    The checkpoint to go on from in the folder of a run; None where there is none yet.
+    The checkpoint to go on from in the folder of a run; None before the first one.
 
     Args:
         output_dir: The folder.

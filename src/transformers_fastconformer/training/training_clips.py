@@ -55,7 +55,7 @@ class RowForm:
         Text of a row.
 
         Raises:
-            ValueError: where there is none, with the columns that there are.
+            ValueError: for a row without it; the message lists the columns.
         """
         text = row.get(self.text_column)
         if not isinstance(text, str):

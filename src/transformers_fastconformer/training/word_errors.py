@@ -264,5 +264,5 @@ def bootstrap_interval(
 
 
 def count_confusions(texts: Iterable[TextErrors]) -> Counter[WordEdit]:
-    """How often each word was found as another one, was not found, or was put in."""
+    """Counts of words that were found as another one, not found, or put in."""
     return Counter(edit for text in texts for edit in text.edits)

@@ -36,7 +36,7 @@ def _is_arc(frame, node, lands_on, goes_to, is_label, num_frames, num_targets):
 
 @triton.jit
 def _load_arcs(blank_arcs, label_arcs, at_node, at_label, arc, num_blanks, num_arcs, is_arc):
-    """Log-probabilities of arcs in float64, -inf where there is none."""
+    """Log-probabilities of arcs in float64, -inf at places without an arc."""
     nothing = float("-inf")
     is_blank = arc < num_blanks
     blanks = tl.load(blank_arcs + at_node * num_blanks + arc, mask=is_arc & is_blank, other=nothing)
