@@ -60,6 +60,7 @@ def main() -> None:
         names = ("eval_loss", "eval_wer", "eval_cer")
         evaluations = [{name: found[name] for name in names} for found in (before, after)]
         Path(output).write_text(json.dumps({"losses": losses, "evaluations": evaluations}))
+    trainer.accelerator.end_training()  # threads that gloo still runs when Python ends abort the process now and then
 
 
 if __name__ == "__main__":

@@ -241,6 +241,8 @@ def finetune(
     read.
     """
     # They bring the Trainer of Transformers, which other commands need not wait for.
+    import torch.distributed
+
     from ..training.finetune import finetune as run_finetune
     from .finetune_progress import FinetuneProgress
 
@@ -293,6 +295,9 @@ def finetune(
         raise InputError(str(error)) from error
     finally:
         progress.close()
+    if torch.distributed.is_initialized():
+        # Its threads must not outlive Python, which aborts the process now and then.
+        torch.distributed.destroy_process_group()
     if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first tells
         _report(result)
     reports = [report for report in (result.train_report, result.eval_report) if report is not None]
