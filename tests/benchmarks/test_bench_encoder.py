@@ -135,6 +135,7 @@ def wait_for_state(process_id: int, state: str, max_seconds: float = 30.0) -> st
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads memory as Linux tells it")
 def test_a_worker_sleeps_between_its_turns_and_is_ended_when_it_takes_too_much(
     encoder_folder: Path, tmp_path: Path

@@ -526,6 +526,7 @@ def test_an_interrupt_ends_with_its_code(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fastconformer-model")]
 
 
+@pytest.mark.slow
 def test_ctrl_c(folder: Path) -> None:
     """The whole program, and a signal while it is at work."""
     (folder / "many").mkdir()

@@ -431,7 +431,7 @@ def test_unknown_activation_is_refused():
 def test_scores_of_phrases_choose_the_token(name, kinds):
     """In all three loops alike, in one call and cut in two; blanks and durations stay the model's own."""
     num_changed = 0
-    for case, (networks, rows, lengths, max_symbols) in enumerate(random_cases(DURATIONS[name], 24)):
+    for case, (networks, rows, lengths, max_symbols) in enumerate(random_cases(DURATIONS[name], 8)):
         clips = len(lengths)
         trees = [random_tree(case + clip, BLANK)[0] for clip in range(clips)]
         scorer = TokenScorer([trees[0] if kinds == "shared" else trees, random_tree(99, BLANK)[0]])
@@ -459,7 +459,7 @@ def test_scores_of_phrases_choose_the_token(name, kinds):
                     *rest.tokens[clip, : rest.token_lengths[clip]].tolist(),
                 ]
                 assert tokens == expected.tokens[clip, : expected.token_lengths[clip]].tolist()
-    assert num_changed > 8
+    assert num_changed > 2
 
 
 def test_log_probabilities_are_the_models_own():

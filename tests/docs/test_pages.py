@@ -55,7 +55,12 @@ def test_python_examples_run(page: Path, working_folder: Path) -> None:
     runpy.run_path(str(script), run_name="__main__")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+# `cli/test_demo.py` has what the page of the installation runs.
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page.stem == "install" else ()) for page in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_command_lines_run(
     page: Path, working_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def check(table: Table, counts: dict[str, int]) -> None:
             assert row["result"] == row["cases"] > 0, f"{kind}: whole inputs are refused"
 
 
+@pytest.mark.slow
 def test_each_mutation_once() -> None:
     check(run(FEW), FEW)
 

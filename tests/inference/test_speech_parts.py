@@ -235,6 +235,7 @@ def test_where_nothing_is_said_the_transcript_is_empty(
 # Many files
 
 
+@pytest.mark.slow
 def test_clips_in_batches_are_as_each_alone(
     loaded: dict[str, Any], spaced_path: Path, tmp_path: Path, encoded_frames: list[list[int]], monkeypatch: Any
 ) -> None:

@@ -92,6 +92,7 @@ def test_ten_lengths_take_three_graphs_at_most(kind, options):
     assert 1 <= backend.num_graphs <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(TORCH < (2, 8), reason="torch before 2.8 cannot tell a compiled graph from an exported one")
 def test_a_compiled_graph_attends_in_blocks():
     """Nothing in the graph is frames x frames; with gradients, which the operation lacks, torch's own is there."""
@@ -148,7 +149,8 @@ def test_a_dynamic_length_needs_one_graph():
     assert backend.num_graphs == 1
 
 
-@pytest.mark.parametrize("is_checkpointed", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_a_compiled_training_step_equals_the_plain_one(is_checkpointed):
     options = dict.fromkeys(("dropout", "activation_dropout", "attention_dropout", "dropout_pre_encoder"), 0.0)
 

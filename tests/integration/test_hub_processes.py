@@ -208,6 +208,7 @@ def test_python_examples_with_published_names(
     runpy.run_path(str(script), run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [pytest.param(page, marks=[] if page.stem == "README" else [pytest.mark.slow]) for page in PYTHON_PAGES],

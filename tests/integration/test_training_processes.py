@@ -51,6 +51,7 @@ def train(output: Path, num_processes: int, accumulation: int) -> dict[str, Any]
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_that_accumulates(tmp_path: Path) -> None:
     one, two = train(tmp_path / "one.json", 1, 2), train(tmp_path / "two.json", 2, 1)
     assert len(one["losses"]) == STEPS
@@ -61,7 +62,7 @@ def test_two_processes_have_the_losses_of_one_that_accumulates(tmp_path: Path) -
     assert one["evaluations"][0] != one["evaluations"][1]
 
 
-@pytest.mark.slow  # the quick one of two processes is above
+@pytest.mark.slow
 def test_two_processes_that_share_the_weights_have_the_losses_of_one(tmp_path: Path) -> None:
     """Torch's `fully_shard`, which Accelerate offers on GPUs only: gathered weights reach loss and LSTM."""
     losses = {}

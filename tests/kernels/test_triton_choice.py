@@ -53,6 +53,7 @@ def test_not_taken_without_triton_or_on_another_makers_devices(monkeypatch: pyte
     assert not takes_triton(tensor_of("cuda"))
 
 
+@pytest.mark.slow
 def test_losses_on_a_cpu_need_no_triton() -> None:
     script = """
 import sys

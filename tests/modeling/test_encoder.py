@@ -499,15 +499,15 @@ EXPORTED: dict[str, dict[str, Any]] = {
         "reduction_factor": 2,
     },
 }
-# The exporter takes seconds for a block, so that two encoders stand for all: `slow` has them one by one, and
-# `integration/test_compile_and_export.py` the default.
+# The exporter takes seconds for a block: `integration/test_compile_and_export.py` has the default encoder.
 TOGETHER = {
     "absolute positions, chunks, group_norm": ("absolute positions", "chunks", "group_norm"),
     "global tokens, stacking, pooling": ("global tokens", "stacking, pooling"),
 }
 
 
-@pytest.mark.parametrize("names", [*TOGETHER, *(pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED)])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [*TOGETHER, *EXPORTED])
 def test_encoder_exports_for_any_number_of_frames(names: str) -> None:
     options = {key: value for name in TOGETHER.get(names, (names,)) for key, value in EXPORTED[name].items()}
     encoder = build_small_encoder(num_hidden_layers=1, **options)

@@ -62,7 +62,13 @@ class Killed(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("trained", [{"freeze": ("encoder.layers.0-2",)}, {"lora": LoraOptions(rank=2)}], ids=str)
+@pytest.mark.parametrize(
+    "trained",
+    [
+        pytest.param({"freeze": ("encoder.layers.0-2",)}, id="freeze"),
+        pytest.param({"lora": LoraOptions(rank=2)}, id="lora", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_was_killed_goes_on_by_itself(rows: Any, tmp_path: Path, trained: dict[str, Any]) -> None:
     options = {**trained, "batch_seconds": 30.0}
     unbroken = run(rows, tmp_path / "unbroken", rows, **options)

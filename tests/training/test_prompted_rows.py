@@ -134,7 +134,9 @@ def run(output_dir: Path, callbacks: Any = (), **options: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("lora", [None, LoraOptions(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "lora", [pytest.param(None, id="full", marks=pytest.mark.slow), pytest.param(LoraOptions(rank=2), id="lora")]
+)
 def test_a_run_goes_on_after_a_kill_and_loads(lora: LoraOptions | None, tmp_path: Path) -> None:
     unbroken = run(tmp_path / "unbroken", lora=lora)
     with pytest.raises(KeyboardInterrupt):

@@ -81,7 +81,7 @@ def test_accumulated_batches_are_one_large_batch(make_trainer: Train, model: Any
         torch.testing.assert_close(small.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("is_killed_in_an_epoch", [True, False])
+@pytest.mark.parametrize("is_killed_in_an_epoch", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_has_the_losses_of_one_that_was_not(
     make_trainer: Train, is_killed_in_an_epoch: bool, tmp_path: Path
 ) -> None:
