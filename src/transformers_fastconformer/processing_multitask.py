@@ -11,7 +11,8 @@ from .decoding.options import DecodingOptions
 from .decoding.prompts import PROMPT_OPTIONS, PromptFacts, fill_prompt, prompt_ids
 from .decoding.time_tokens import timed_words
 from .decoding.timestamps import Span
-from .tokenization_fastconformer import IGNORED_LABEL, WORD_MARK, FastConformerTokenizer
+from .tokenization_fastconformer import IGNORED_LABEL, FastConformerTokenizer
+from .tokenization_piece_text import WORD_MARK
 
 MULTITASK = "multitask"
 TIME_PATTERN = re.compile(r"(<\|\d+\|>)")

@@ -24,16 +24,15 @@ from transformers.utils import to_py_obj
 
 from .checkpoint_sources import LoadsFromSources
 from .decoding.prompts import CONTEXT_TOKEN, FIRST_PIECE
+from .losses.smoothed_cross_entropy import IGNORED_LABEL
 from .tokenization_character_map import PrecompiledCharacterMap, text_from_bytes
 from .tokenization_checks import check_bytes, check_options, check_tokenizer_json
+from .tokenization_piece_text import CONTINUATION_MARK, UNKNOWN_TEXT, WORD_MARK, PieceText, PieceTextState
 from .validation import is_integer, is_number, reading, require, require_choice, shown
 
 TEXT_RULES = ("sentencepiece", "character", "wordpiece", "aggregate")
-WORD_MARK = "▁"
-CONTINUATION_MARK = "##"
-UNKNOWN_TEXT = " ⁇ "  # what SentencePiece writes for its unknown piece
 LANGUAGE_TAG_PATTERN = r"\s*<[a-z]{2}-[A-Z]{2}>"  # what NeMo 3.0.0 strips unless the configuration says otherwise
-IGNORED_LABEL = -100
+
 TIME_PATTERN = re.compile(r"<\|(\d+)\|>")  # tokens of times, which count encoder frames
 HEAD_MULTIPLE = 8  # to which the classes of a multitask model are padded
 # The part of an aggregate that holds the tokens of prompts, and the regions that stand for a language without one.
@@ -64,26 +63,6 @@ class LanguageSpan:
     language: str
     start: int
     size: int
-
-
-@dataclass(frozen=True)
-class PieceTextState:
-    """
-    State of text whose tokens come piece by piece, see [`FastConformerTokenizer.extend_piece_text`].
-
-    Args:
-        has_pieces: There were tokens.
-        has_text: They had text.
-        at_start: A word mark here was put there by the encoder.
-        mark_dropped: The token before lost such a mark, and the next one does not.
-        unfinished_bytes: Bytes at the end that may begin a character.
-    """
-
-    has_pieces: bool = False
-    has_text: bool = False
-    at_start: bool = True
-    mark_dropped: bool = False
-    unfinished_bytes: bytes = b""
 
 
 class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
@@ -207,14 +186,24 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             raise ValueError(
                 f"control_tokens, event_tokens, prompt_tokens, kept_symbols: {missing} are not in the vocabulary."
             )
-        self._control_ids = frozenset(ids[token] for token in control_tokens)
+        control_ids = frozenset(ids[token] for token in control_tokens)
         self._event_ids = frozenset(ids[token] for token in self.event_tokens)
         self._prompt_ids = {token.removeprefix(f"{PROMPT_PART}:"): ids[token] for token in self.prompt_tokens}
         times = {token_id: TIME_PATTERN.fullmatch(token) for token, token_id in self._prompt_ids.items()}
         self._frames_of_time = {token_id: int(match[1]) for token_id, match in times.items() if match}
         if self.byte_tokens:
             check_bytes(ids, "byte_tokens=True")
-        self._byte_values = {ids[f"<0x{byte:02X}>"]: byte for byte in range(256)} if self.byte_tokens else {}
+        self._piece_text = PieceText(
+            self.text_rule,
+            self._tokens,
+            self._decode_word_pieces,
+            {ids[f"<0x{byte:02X}>"]: byte for byte in range(256)} if self.byte_tokens else {},
+            control_ids,
+            self.unk_token_id,
+            self.unknown_text,
+            self.add_dummy_prefix,
+            self.remove_extra_whitespaces,
+        )
 
         # The character map is applied here and not by the backend, which gets it back when it is saved.
         self._saved_normalizer = self._tokenizer.normalizer
@@ -247,6 +236,7 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
             if start != len(self._tokens):
                 raise ValueError(f"languages: {start} tokens in all; the vocabulary has {len(self._tokens)}.")
             self._tokens = [token for part in self._language_tokenizers.values() for token in part._tokens]
+            self._piece_text = replace(self._piece_text, tokens=self._tokens)
         self.punctuation = punctuation_of(self._tokens)
         characters = "".join(map(re.escape, sorted(self.punctuation)))
         # A multitask model writes French punctuation with its space.
@@ -417,64 +407,12 @@ class FastConformerTokenizer(LoadsFromSources, PreTrainedTokenizerFast):
         text, state = self.extend_piece_text(token_ids, PieceTextState())
         return text + text_from_bytes(state.unfinished_bytes)[0]
 
+    def _decode_word_pieces(self, tokens: list[str]) -> str:
+        return str(self._tokenizer.decoder.decode(tokens))
+
     def extend_piece_text(self, token_ids: Sequence[int], state: PieceTextState) -> tuple[str, PieceTextState]:
-        """
-        Text as of `piece_text` that further tokens add, of what comes piece by piece.
-
-        Args:
-            token_ids: The next tokens, without blanks.
-            state: What the call for the tokens before returned; `PieceTextState()` at the start.
-
-        Returns:
-            The text that cannot change any more, and the state for the tokens that follow. Bytes that begin a
-            character wait in it for the others.
-        """
-        if not len(token_ids):
-            return "", state
-        if self.text_rule == "sentencepiece":
-            return self._extend_sentencepiece_text(token_ids, state)
-        tokens = self.vocabulary_tokens(token_ids)
-        if self.text_rule == "wordpiece":
-            # The text of a piece depends on whether another one stands before it, and on nothing else.
-            before = tokens[:1] if state.has_pieces else []
-            start = len(self._tokenizer.decoder.decode(before)) if before else 0
-            text = self._tokenizer.decoder.decode([*before, *tokens])[start:]
-        else:
-            text = "".join(tokens)
-            text = text.replace(WORD_MARK, " ") if self.text_rule == "aggregate" else text
-        return text, replace(state, has_pieces=True)
-
-    def _extend_sentencepiece_text(
-        self, token_ids: Sequence[int], state: PieceTextState
-    ) -> tuple[str, PieceTextState]:
-        text = ""
-        pending = bytearray(state.unfinished_bytes)
-        drops_leading_mark = self.add_dummy_prefix or self.remove_extra_whitespaces
-        at_start, mark_dropped = state.at_start, state.mark_dropped
-        for token_id in token_ids:
-            if token_id in self._byte_values:
-                pending.append(self._byte_values[token_id])
-                continue
-            text += text_from_bytes(pending)[0]
-            pending.clear()
-            at_start = at_start and not (state.has_text or text) and not mark_dropped
-            if token_id in self._control_ids:
-                mark_dropped = False
-            elif token_id == self.unk_token_id:
-                text += self.unknown_text
-                mark_dropped = False
-            else:
-                token = self._tokens[token_id]
-                mark_dropped = False
-                if at_start and drops_leading_mark and token.startswith(WORD_MARK):
-                    token = token[1:]
-                    # Where extra spaces are removed, every leading one goes, not just the first.
-                    mark_dropped = not self.remove_extra_whitespaces
-                text += token.replace(WORD_MARK, " ")
-        characters, num_bytes = text_from_bytes(pending, is_last=False)
-        text += characters
-        has_text = state.has_text or bool(text)
-        return text, PieceTextState(True, has_text, at_start, mark_dropped, bytes(pending[num_bytes:]))
+        """Text as of `piece_text` that further tokens add, of what comes piece by piece; see [`PieceText.extend`]."""
+        return self._piece_text.extend(token_ids, state)
 
     def decode(
         self, token_ids: Any, skip_special_tokens: bool = False, group_tokens: bool | None = None, **kwargs: Any

@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 
 from .decoding.options import DecodingOptions
 from .decoding.phrase_boosting import CompiledPhrases, PhraseBoosting, build_phrase_automaton
-from .tokenization_fastconformer import WORD_MARK, FastConformerTokenizer
+from .tokenization_fastconformer import FastConformerTokenizer
+from .tokenization_piece_text import WORD_MARK
 
 # Compiled phrases that are kept of each tokenizer.
 MAX_KEPT = 16

@@ -16,7 +16,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from ..tokenization_checks import check_tokenizer_json
-from ..tokenization_fastconformer import CONTINUATION_MARK, WORD_MARK, FastConformerTokenizer
+from ..tokenization_fastconformer import FastConformerTokenizer
+from ..tokenization_piece_text import CONTINUATION_MARK, WORD_MARK
 from ..validation import reading
 from .families import Family
 

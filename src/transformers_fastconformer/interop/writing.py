@@ -27,7 +27,7 @@ from ..checkpoints.stored_tensors import main_dtype
 from ..configuration_fastconformer import FastConformerConfig, FastConformerRNNTConfig
 from ..configuration_multitask import FastConformerMultitaskConfig
 from ..processing_fastconformer import FastConformerProcessor
-from ..tokenization_fastconformer import WORD_MARK
+from ..tokenization_piece_text import WORD_MARK
 from .canary_form import prompt_template
 from .config_form import config_to_transformers, look_aheads_of, options_left_out
 from .extractor_form import extractor_to_transformers

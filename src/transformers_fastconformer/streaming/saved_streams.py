@@ -22,7 +22,7 @@ from ..decoding.words import GroupedWord, WordState, WordToken
 from ..modeling.encoder_cache import FastConformerEncoderCache
 from ..modeling.streaming_schedule import StreamingSchedule
 from ..temporary_files import write_whole
-from ..tokenization_fastconformer import PieceTextState
+from ..tokenization_piece_text import PieceTextState
 from ..validation import reading, require
 from .chunk_encoders import BufferState
 from .endpointing import BlankState, EndpointingOptions

@@ -18,7 +18,8 @@ from ..decoding.words import GroupedWord, WordRules, WordState, WordToken, group
 from ..frames import seconds_from_encoder_frames
 from ..processing_fastconformer import FastConformerProcessor
 from ..tokenization_character_map import text_from_bytes
-from ..tokenization_fastconformer import LANGUAGE_TAG_PATTERN, PieceTextState
+from ..tokenization_fastconformer import LANGUAGE_TAG_PATTERN
+from ..tokenization_piece_text import PieceTextState
 from ..validation import require, require_choice
 
 # The end of a text that may become a language tag, with the spaces before it, or spaces that a tag would delete.

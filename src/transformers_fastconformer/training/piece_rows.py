@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..tokenization_fastconformer import FastConformerTokenizer
+from ..tokenization_piece_text import CONTINUATION_MARK, WORD_MARK
 
-WORD_MARK = "▁"
-CONTINUATION = "##"  # of WordPiece, before pieces that do not begin a word
 TEXT, BYTE, CONTROL, UNKNOWN = "text", "byte", "control", "unknown"
 
 
@@ -50,7 +49,7 @@ def _text_of(token: str, text_rule: str) -> str:
     if text_rule == "character":
         return token.replace(" ", WORD_MARK)
     if text_rule == "wordpiece":
-        return token.removeprefix(CONTINUATION) if token.startswith(CONTINUATION) else f"{WORD_MARK}{token}"
+        return token.removeprefix(CONTINUATION_MARK) if token.startswith(CONTINUATION_MARK) else f"{WORD_MARK}{token}"
     return token
 
 

@@ -18,12 +18,12 @@ from ..nemo.tokenizer_writer import describe_tokenizer
 from ..nemo.tokenizers import aggregate_tokenizer, character_tokenizer, sentencepiece_tokenizer
 from ..tokenization_checks import MAX_TOKENS
 from ..tokenization_fastconformer import FastConformerTokenizer
+from ..tokenization_piece_text import WORD_MARK
 from ..validation import is_number, require, require_choice, require_count
 from .piece_merges import continue_merges
 
 # Kinds of SentencePiece models that the models of this package have.
 KINDS = ("bpe", "unigram", "char")
-WORD_MARK = "▁"
 # SentencePiece's names of its rules of normalisation: NFKC with fewer control characters, and with folded case.
 NORMALIZATION, LOWERCASING = "nmt_nfkc", "nmt_nfkc_cf"
 # Steps between the scores of pieces that are added to a BPE model; SentencePiece keeps scores in 32 bits.
