@@ -23,6 +23,7 @@ def test_memory_is_read_after_the_chunks(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", bench_stream_memory.KINDS)
 def test_memory_does_not_grow(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows = measure(kind, [1000, 10_000], capsys)

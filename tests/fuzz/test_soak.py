@@ -104,5 +104,6 @@ def test_a_few_calls() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_thousands_of_calls() -> None:
     soak(5000)

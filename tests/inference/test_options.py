@@ -54,6 +54,7 @@ def test_every_field_of_decoding_and_chunks_has_a_name_at_the_door() -> None:
         ({"strategy": ["full"]}, "strategy=.* is not supported; expected one of"),
         ({"chunk_length_s": "x"}, "chunk_length_s='x' is not supported"),
         ({"chunk_length_s": 8.0, "stride_length_s": (1.0, 2.0, 3.0)}, "stride_length_s=.* is not supported"),
+        ({"search": 3, "top_k": 5}, "search=3 is not supported; expected SearchOptions or None"),
         ({"stride_length_s": 1.0}, "stride_length_s=1.0 needs chunk_length_s"),
         ({"strategy": "full", "chunk_length_s": 8.0}, "chunk_length_s=8.0 is not supported with strategy='full'"),
     ],

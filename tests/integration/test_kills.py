@@ -157,7 +157,7 @@ def kill_and_run_again(room: Room, kills: int) -> dict[str, int]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the children are forked")
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [3, 200])
+@pytest.mark.parametrize("kills", [3, pytest.param(200, marks=pytest.mark.long)])
 def test_the_run_after_a_kill_equals_an_unbroken_one(tmp_path: Path, converted_folder: Path, kills: int) -> None:
     (tmp_path / "in").mkdir()
     num_files = 24 if kills > 3 else 6

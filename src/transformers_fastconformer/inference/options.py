@@ -159,7 +159,9 @@ class TranscriptionOptions:
 
         options = replace(options, **pick(own))
         if of_search := pick(SEARCH_OPTIONS):
-            search = keywords.get("search") or options.decoding.search or SearchOptions()
+            given = keywords.get("search")
+            require(given is None or isinstance(given, SearchOptions), "search", given, "SearchOptions or None")
+            search = given or options.decoding.search or SearchOptions()
             keywords = {**keywords, "search": replace(search, **of_search)}
         return replace(
             options,
