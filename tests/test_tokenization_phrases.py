@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from nemo_models import train_sentencepiece
 
-from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.decoding.phrase_boosting import CompiledPhrases, PhraseBoosting
 from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.nemo.tokenizers import sentencepiece_tokenizer
-from transformers_fastconformer.tokenization_phrases import compile_decoding, compile_phrases
+from transformers_fastconformer.tokenization_phrases import compile_phrases
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +82,3 @@ def test_splits_are_drawn_anew_from_a_seed(model_type, tmp_path):
     assert texts_of(compile_phrases(again, tokenizer), tokenizer) == found
     other = PhraseBoosting(phrases, num_splits=6, seed=1)
     assert texts_of(compile_phrases(other, tokenizer), tokenizer) != found
-
-
-def test_options_are_compiled_whole(tokenizer):
-    boosting = PhraseBoosting(["one"])
-    compiled = compile_phrases(boosting, tokenizer)
-    assert compile_decoding(DecodingOptions(), tokenizer) == DecodingOptions()
-    assert compile_decoding(DecodingOptions(boosting=boosting), tokenizer).boosting is compiled
-    each = compile_decoding(DecodingOptions(boosting=[None, boosting, compiled]), tokenizer)
-    assert each.boosting == (None, compiled, compiled)
-    assert compile_decoding(each, tokenizer) == each

@@ -24,6 +24,7 @@ from .configuration_fastconformer import (
 from .configuration_multitask import FastConformerMultitaskConfig
 from .decoding.beam_options import BeamOptions
 from .decoding.confidence import ConfidenceOptions
+from .decoding.language_mask import CompiledLanguages
 from .decoding.options import DecodingOptions
 from .decoding.phrase_boosting import CompiledPhrases, PhraseBoosting
 from .decoding.prompts import PromptOptions
@@ -72,6 +73,7 @@ from .streaming.text import StreamWord
 from .streaming.updates import StreamUpdate
 from .streaming.worker import EngineWorker
 from .tokenization_fastconformer import FastConformerTokenizer
+from .tokenization_languages import compile_languages, writable_languages
 from .tokenization_phrases import compile_phrases
 from .training.batch_sampler import SecondsBatchSampler
 from .training.clip_filter import ClipFilterOptions, FilterReport, filter_clips
@@ -127,9 +129,11 @@ __all__ = [
     "replace_tokenizer",
     "score_texts",
     "train_tokenizer",
+    "CompiledLanguages",
     "CompiledPhrases",
     "NgramLanguageModel",
     "PhraseBoosting",
+    "compile_languages",
     "compile_phrases",
     "load_phrases",
     "save_phrases",
@@ -216,6 +220,7 @@ __all__ = [
     "transcribe_clips",
     "transcribe_file",
     "transcribe_waveforms",
+    "writable_languages",
 ]
 
 # Names that bring the `Trainer` of Transformers, which takes a second: imported when they are asked for.

@@ -9,11 +9,8 @@ import random
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 from weakref import WeakKeyDictionary
 
-from .decoding.options import DecodingOptions
 from .decoding.phrase_boosting import CompiledPhrases, PhraseBoosting, build_phrase_automaton
 from .tokenization_fastconformer import FastConformerTokenizer
 from .tokenization_piece_text import WORD_MARK
@@ -54,26 +51,6 @@ def compile_phrases(boosting: PhraseBoosting, tokenizer: FastConformerTokenizer)
         while len(kept) > MAX_KEPT:
             kept.popitem(last=False)
         return next(reversed(kept.values()))
-
-
-def compile_decoding(decoding: DecodingOptions, tokenizer: FastConformerTokenizer) -> DecodingOptions:
-    """
-    The options with phrases as tokens; all doors that have a tokenizer call it before they decode.
-
-    Args:
-        decoding: The options.
-        tokenizer: The checkpoint's tokenizer.
-
-    Raises:
-        ValueError: as `compile_phrases`.
-    """
-    boosting: Any = decoding.boosting
-    if boosting is None or isinstance(boosting, CompiledPhrases):
-        return decoding
-    if isinstance(boosting, PhraseBoosting):
-        return replace(decoding, boosting=compile_phrases(boosting, tokenizer))
-    compiled = [compile_phrases(one, tokenizer) if isinstance(one, PhraseBoosting) else one for one in boosting]
-    return replace(decoding, boosting=tuple(compiled))
 
 
 def _compile(boosting: PhraseBoosting, tokenizer: FastConformerTokenizer) -> CompiledPhrases:

@@ -100,7 +100,7 @@ def test_texts_that_were_found_before(
         (("--data", "test.jsonl", "--model", "demo", "--output", "rows.txt"), 2, "output='rows.txt' is not supported"),
         (("--hypotheses", "test.jsonl", "--model", "demo"), 2, "--model and --hypotheses exclude one another"),
         (("--data", "test.jsonl", "--normalizer", "whisper"), 2, "whisper"),
-        (("--data", "test.jsonl", "--model", "demo", "--language", "de"), 2, "language='de' is not supported"),
+        (("--data", "test.jsonl", "--model", "demo", "--language", "de"), 2, "language='de' cannot be written"),
     ],
 )
 def test_wrong_use(

@@ -170,7 +170,7 @@ def test_recordings_are_not_written_over(run_command: Run, monkeypatch: pytest.M
         ([CLIP, "--attention_context", "70"], 2, "attention_context=(70,) is not supported"),
         ([CLIP, "--attention_context", "a,1"], 2, "--attention_context a,1 is not supported; expected numbers"),
         ([CLIP, "--is_exact"], 2, "is_exact=True is not supported"),
-        ([CLIP, "--language", "de-DE"], 2, "language='de-DE' is not supported"),
+        ([CLIP, "--language", "de-DE"], 2, "language='de-DE' cannot be written"),
         ([CLIP, "--endpointing", "silence"], 2, "--endpointing silence is not supported; expected some of blanks"),
         ([CLIP, "--endpointing", "none,blanks"], 2, "--endpointing none,blanks is not supported"),
         ([CLIP, "--silence_ms", "500"], 2, "--silence_ms belongs to --endpointing blanks or voice_activity"),

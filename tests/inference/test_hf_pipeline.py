@@ -379,7 +379,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "max_symbols_per_step=2 contradicts",
     ),
     "level": ({"return_timestamps": "phoneme"}, "return_timestamps='phoneme' is not supported"),
-    "language": ({"language": "en"}, "language='en' is not supported: this model has no language prompts"),
+    "language": ({"language": "de"}, "language='de' cannot be written with the vocabulary"),
     "symbols": ({"max_symbols_per_step": 0}, "max_symbols_per_step=0 is not supported"),
     "chunk": ({"chunk_length_s": -1.0}, "chunk_length_s=-1.0 is not supported"),
     "chunk of no number": ({"chunk_length_s": "long"}, "chunk_length_s='long' is not supported"),

@@ -47,6 +47,7 @@ class ScriptedModel:
     """
 
     decoder_type: ClassVar[str] = "multitask"
+    is_told_language = True
     times_model = None
     device = torch.device("cpu")
     dtype = torch.float32

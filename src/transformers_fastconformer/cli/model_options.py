@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +47,20 @@ HeadOption = Annotated[
         help="Head of a hybrid checkpoint: ctc, transducer, or auto (the transducer where there is one).",
     ),
 ]
-LanguageOption = Annotated[str | None, typer.Option(help="Code of the language, for models that are told it.")]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Code of the language: told to models that take one; others write only its letters, or those of "
+        "several (pl,de)."
+    ),
+]
+DetectLanguageOption = Annotated[
+    bool,
+    typer.Option(
+        "--detect_language",
+        help="Find the language that the text and each segment is written in, for json (needs the extra languages).",
+    ),
+]
 PROMPT_PANEL = "Multitask models (Canary)"
 
 
@@ -144,6 +157,13 @@ DtypeOption = Annotated[
         "bfloat16, or int8 (products of the encoder, on a CPU).",
     ),
 ]
+
+
+def read_language(language: str | None) -> dict[str, Any]:
+    """The fields of `DecodingOptions` that `--language` names: one code, or several with commas between them."""
+    if language is None or "," not in language:
+        return {"language": language}
+    return {"languages": tuple(code.strip() for code in language.split(","))}
 
 
 def make_boosting(keywords: str | None, strength: float | None, has_cases: bool) -> PhraseBoosting | None:

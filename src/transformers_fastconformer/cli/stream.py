@@ -28,6 +28,7 @@ from .model_options import (
     Precision,
     check_lm,
     make_boosting,
+    read_language,
 )
 from .output_options import (
     FormatsOption,
@@ -233,7 +234,7 @@ def stream(
         right_seconds=right_seconds,
         is_exact=is_exact,
         decoding=DecodingOptions(
-            language=language,
+            **read_language(language),
             confidence=ConfidenceOptions() if is_confident else None,
             boosting=make_boosting(keywords, keyword_strength, keyword_cases),
         ),

@@ -19,6 +19,7 @@ from ..writers.formats import CONFIDENT_FORMATS, MANIFEST_FORMAT, TIMED_FORMATS
 from .exit_codes import ExitCode
 from .model_options import (
     ContextOption,
+    DetectLanguageOption,
     DtypeOption,
     Head,
     HeadOption,
@@ -38,6 +39,7 @@ from .model_options import (
     TaskOption,
     check_lm,
     make_boosting,
+    read_language,
 )
 from .output_options import (
     FormatsOption,
@@ -182,6 +184,7 @@ def transcribe(
     strategy: StrategyOption = Strategy.AUTO,
     head: HeadOption = Head.AUTO,
     language: LanguageOption = None,
+    detect_language: DetectLanguageOption = False,
     source_lang: SourceLangOption = None,
     target_lang: TargetLangOption = None,
     task: TaskOption = None,
@@ -247,7 +250,7 @@ def transcribe(
         is_confident = any(name in CONFIDENT_FORMATS for name in chosen)
         options = TranscriptionOptions(
             decoding=DecodingOptions(
-                language=language,
+                **read_language(language),
                 confidence=ConfidenceOptions() if is_confident else None,
                 source_lang=source_lang,
                 target_lang=target_lang,
@@ -261,6 +264,7 @@ def transcribe(
             chunking=ChunkOptions(strategy.value, chunk_length_s, stride_length_s),
             timestamps=any(name in TIMED_FORMATS for name in chosen),
             voice_activity=voice_activity,
+            detect_language=detect_language,
             batch_size=batch_size,
             batch_seconds=batch_seconds,
             num_workers=num_workers,

@@ -11,6 +11,7 @@ from ..configuration_fastconformer import DECODING_STRATEGIES
 from ..validation import is_number, require, require_choice, require_count
 from .beam_options import BeamOptions
 from .confidence import ConfidenceOptions
+from .language_mask import CompiledLanguages
 from .phrase_boosting import CompiledPhrases, PhraseBoosting
 from .prompts import PROMPT_OPTIONS, PromptOptions
 from .search import SearchOptions
@@ -34,7 +35,11 @@ class DecodingOptions:
     Args:
         language: Code of the language of all clips, or a list with the code of each clip, for models with language
             prompts (`config.prompt_languages`); None (default) is `config.default_language`. For multitask models the
-            language that is spoken and written: `source_lang` and `target_lang` at once.
+            language that is spoken and written: `source_lang` and `target_lang` at once. Models that are told nothing
+            write only what the language is written with, see `languages`.
+        languages: Codes of the languages that may be written, for models that are not told a language: only their
+            letters are decoded, in every decoder and beam; or what `compile_languages` makes of them, for all clips or
+            for each. None (default): all.
         max_symbols_per_step: Largest number of tokens on one frame, for transducers; None (default) is
             `config.max_symbols_per_step`.
         confidence: Measure of the confidences that are returned; None (default): confidences are not returned.
@@ -75,6 +80,7 @@ class DecodingOptions:
     emotion: str | None = None
     context: str | Sequence[int] | None = None
     search: SearchOptions | None = None
+    languages: str | Sequence[str] | CompiledLanguages | Sequence[CompiledLanguages] | None = None
 
     def __post_init__(self) -> None:
         language = self.language
@@ -82,6 +88,7 @@ class DecodingOptions:
             is_list = isinstance(language, Sequence) and all(isinstance(code, str) for code in language)
             require(is_list, "language", language, "the code of a language, one for each clip, or None")
             object.__setattr__(self, "language", tuple(language))
+        self._check_languages()
         if self.max_symbols_per_step is not None:
             require_count("max_symbols_per_step", self.max_symbols_per_step)
         require_choice("decoding_strategy", self.decoding_strategy, (*DECODING_STRATEGIES, None))
@@ -92,6 +99,19 @@ class DecodingOptions:
         self._check_scores()
         self._join_beams()
         object.__setattr__(self, "context", self.prompt.context)  # checked, and hashable
+
+    def _check_languages(self) -> None:
+        languages = self.languages
+        if isinstance(languages, str):
+            languages = (languages,)
+        if isinstance(languages, list | tuple):
+            languages = tuple(languages)
+            is_one_kind = any(all(isinstance(one, kind) for one in languages) for kind in (str, CompiledLanguages))
+            require(bool(languages) and is_one_kind, "languages", languages, "codes of languages, or None")
+        else:
+            is_known = languages is None or isinstance(languages, CompiledLanguages)
+            require(is_known, "languages", languages, "codes of languages, or None")
+        object.__setattr__(self, "languages", languages)
 
     def _join_beams(self) -> None:
         """Let `num_beams`, `beam` and `search` say the same."""
@@ -131,7 +151,7 @@ class DecodingOptions:
 
     def make_scorer(self, batch_size: int, vocab_size: int) -> TokenScorer | None:
         """
-        The scores that are added to those of the model; None without phrases and language model.
+        The scores that are added to those of the model; None without phrases, language model and languages.
 
         Args:
             batch_size: Number of clips.
@@ -149,11 +169,25 @@ class DecodingOptions:
             automata.append(_compiled(self.boosting))  # type: ignore[arg-type]
         if self.language_model is not None:
             automata.append(self.language_model.automaton.scaled(self.language_model_weight or LANGUAGE_MODEL_WEIGHT))
+        if isinstance(self.languages, CompiledLanguages):
+            automata.append(self.languages.automaton)
+        elif self.languages is not None:
+            automata.append([_mask_of(one) for one in self.languages])
         if not automata:
             return None
         scorer = TokenScorer(automata)
         scorer.check(batch_size, vocab_size)
         return scorer
+
+    @property
+    def codes_of_text(self) -> tuple[str, ...] | None:
+        """Codes of the languages that the text may be in; None: any."""
+        if isinstance(self.languages, CompiledLanguages):
+            return self.languages.codes
+        if self.languages is not None:
+            return tuple(code for one in self.languages for code in ([one] if isinstance(one, str) else one.codes))
+        code = self.target_lang or self.language
+        return (code,) if isinstance(code, str) else code  # type: ignore[return-value]
 
     def require_one_text(self) -> None:
         """Raise a `ValueError` where several texts of each clip are asked for, which only `generate` returns."""
@@ -231,6 +265,15 @@ def _compiled(boosting: Boosting) -> TokenAutomaton:
             "model has no tokenizer. transcribe, the pipeline and streams take it as it is."
         )
     return boosting.automaton
+
+
+def _mask_of(languages: Any) -> TokenAutomaton:
+    if not isinstance(languages, CompiledLanguages):
+        raise ValueError(
+            f"languages: {languages!r} is not yet made of tokens; expected compile_languages(languages, tokenizer), "
+            "since a model has no tokenizer. transcribe, the pipeline and streams take codes as they are."
+        )
+    return languages.automaton
 
 
 @cache

@@ -14,7 +14,7 @@ from ..audio.voice_activity import DETECTOR_SAMPLING_RATE, check_voice_activity
 from ..frames import seconds_from_samples
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
-from ..tokenization_phrases import compile_decoding
+from ..tokenization_decoding import compile_decoding
 from ..validation import require
 from .clip_features import AudioSource
 from .multitask_plan import choose_front_end, is_multitask, plan_multitask
@@ -23,6 +23,7 @@ from .pause_cuts import plan_cuts
 from .recognition import recognize
 from .speech_parts import choose_part_strategy, find_speech, transcribe_speech
 from .strategy import check_strategy, choose_strategy
+from .text_language import check_text_language
 from .transcript import Transcript, to_transcripts
 
 SecondsDone = Callable[[float], None]
@@ -71,12 +72,12 @@ def check_options(
         processor.subsampling_factor,
         f"{mel_frames}, the mel frames of an encoder frame of this model (config.mel_frames_per_encoder_frame)",
     )
-    model.check_decoding(options.decoding)
     options.decoding.require_one_text()
     boosting = options.decoding.boosting
     is_shared = not isinstance(boosting, tuple)
     require(is_shared, "boosting", boosting, "phrases for all recordings; a list for each is for generate")
-    compiled = compile_decoding(options.decoding, processor.tokenizer)
+    compiled = compile_decoding(options.decoding, processor.tokenizer, model.is_told_language)
+    model.check_decoding(compiled)
     compiled.make_scorer(1, processor.tokenizer.blank_token_id)  # raises for those of another checkpoint
     if is_multitask(model):
         plan_cuts(options.chunking, processor.frame_seconds, mel_frames)
@@ -84,6 +85,8 @@ def check_options(
     else:
         check_strategy(config, processor.frame_seconds, options.chunking)
     check_voice_activity(options.voice_activity)
+    if options.detect_language:
+        check_text_language()
 
 
 def transcribe_file(

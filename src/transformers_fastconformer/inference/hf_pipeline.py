@@ -32,7 +32,7 @@ from ..modeling.generation import refuse_other_results
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..processing_outputs import TIMESTAMP_LEVELS
-from ..validation import require
+from ..validation import require, require_choice
 from .file import check_options
 from .loading import NotOursError, choose_head, load_recognizer
 from .many_files import BATCHES_AHEAD, Finished, transcribe_clips
@@ -51,6 +51,7 @@ GENERATE_OPTIONS = tuple(item.name for item in fields(DecodingOptions) if item.n
 CHUNK_OPTIONS = tuple(item.name for item in fields(ChunkOptions))
 CALL_OPTIONS = (
     "return_timestamps",
+    "return_language",
     *CHUNK_OPTIONS,
     *GENERATE_OPTIONS,
     "decoding",
@@ -148,6 +149,9 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             language (`str`, *optional*): As in [`DecodingOptions`].
             source_lang, target_lang, task, pnc, itn, context... (*optional*): As in [`PromptOptions`].
             max_symbols_per_step (`int`, *optional*): As in [`DecodingOptions`].
+            return_language (`bool`, *optional*):
+                Give the language of the text as `"language"`, and of each chunk with `return_timestamps="segment"`;
+                needs the extra `languages`.
             confidence ([`ConfidenceOptions`], *optional*): As in [`DecodingOptions`].
             voice_activity ([`VoiceActivityOptions`], *optional*): Find speech first and transcribe only that.
             batch_seconds (`float`, *optional*): Seconds of audio in one batch, at most.
@@ -170,6 +174,7 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         given["num_workers"] = num_workers if num_workers is not None else _or_default(self._num_workers, 0)
         given["batch_size"] = batch_size if batch_size is not None else _or_default(self._batch_size, 1)
         asked = given.pop("return_timestamps", None)
+        given["detect_language"] = given.pop("return_language", False)
         level = TRUE_LEVEL if asked is True else None if asked is False else asked
         options = TranscriptionOptions.of(None, {**given, "timestamps": False if level is None else [level]})
         check_options(self.model, self.processor, options)
@@ -221,7 +226,9 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         is_level = level is None or isinstance(level, bool) or (isinstance(level, str) and level in TIMESTAMP_LEVELS)
         require(is_level, "return_timestamps", level, f"a bool or one of {TIMESTAMP_LEVELS}")
         # Values are checked here too, so that a default of the pipeline fails where it is given.
-        TranscriptionOptions.of(None, {name: value for name, value in options.items() if name != "return_timestamps"})
+        returned = ("return_timestamps", "return_language")
+        TranscriptionOptions.of(None, {name: value for name, value in options.items() if name not in returned})
+        require_choice("return_language", options.get("return_language", False), (True, False))
         return {}, options, {}
 
     def _transcribe(
@@ -275,7 +282,13 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         result: dict[str, Any] = {"text": transcript.text}
         if level is not None:
             items = (transcript.timestamps or {})[level]
-            result["chunks"] = [{"text": item[level], "timestamp": (item["start"], item["end"])} for item in items]
+            result["chunks"] = [
+                {"text": item[level], "timestamp": (item["start"], item["end"])}
+                | ({"language": item["language"]} if "language" in item else {})
+                for item in items
+            ]
+        if transcript.language is not None:
+            result["language"] = transcript.language
         if transcript.confidence is not None:
             result |= {"confidence": transcript.confidence, "word_confidences": transcript.word_confidences}
         if transcript.speech is not None:

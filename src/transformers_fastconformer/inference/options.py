@@ -96,6 +96,8 @@ class TranscriptionOptions:
             ahead.
         skip_special_tokens: True (default) leaves event tokens such as `<EOU>` out of text, tokens and times; they are
             among the `events` of a transcript either way.
+        detect_language: Find the language that the text, and each of its segments, is written in; needs the extra
+            `languages`. With `languages` or a `language` the detector chooses among those.
 
     Raises:
         ValueError: for a value that is not accepted; the message names the option.
@@ -109,6 +111,7 @@ class TranscriptionOptions:
     batch_seconds: float = 240.0
     num_workers: int = 1
     skip_special_tokens: bool = True
+    detect_language: bool = False
 
     def __post_init__(self) -> None:
         timestamp_levels(self.timestamps)
@@ -123,7 +126,8 @@ class TranscriptionOptions:
         require_count("batch_size", self.batch_size)
         is_crew = is_integer(self.num_workers) and 0 <= self.num_workers <= MAX_WORKERS
         require(is_crew, "num_workers", self.num_workers, f"an integer from 0 to {MAX_WORKERS}")
-        require_choice("skip_special_tokens", self.skip_special_tokens, (True, False))
+        for name in ("skip_special_tokens", "detect_language"):
+            require_choice(name, getattr(self, name), (True, False))
         is_length = is_number(self.batch_seconds) and self.batch_seconds > 0
         require(is_length, "batch_seconds", self.batch_seconds, "more than 0 seconds")
 
@@ -158,7 +162,7 @@ class TranscriptionOptions:
             return {name: value for name, value in keywords.items() if name in chosen}
 
         options = replace(options, **pick(own))
-        if of_search := pick(SEARCH_OPTIONS):
+        if of_search := {name: value for name, value in pick(SEARCH_OPTIONS).items() if value is not None}:
             given = keywords.get("search")
             require(given is None or isinstance(given, SearchOptions), "search", given, "SearchOptions or None")
             search = given or options.decoding.search or SearchOptions()

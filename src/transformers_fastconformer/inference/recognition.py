@@ -8,7 +8,7 @@ from typing import Any
 
 from ..processing_fastconformer import FastConformerProcessor
 from ..processing_outputs import FastConformerTranscription
-from ..tokenization_phrases import compile_decoding
+from ..tokenization_decoding import compile_decoding
 from .chunked import Clip, transcribe_features
 from .multitask import transcribe_multitask
 from .multitask_plan import is_multitask
@@ -38,7 +38,8 @@ def recognize(
         on_frames: Called with the encoder frames of each clip that are done.
     """
     batch_size = chosen.batch_size if batch_size is None else batch_size
-    options = replace(options, decoding=compile_decoding(options.decoding, processor.tokenizer))
+    decoding = compile_decoding(options.decoding, processor.tokenizer, chosen.model.is_told_language)
+    options = replace(options, decoding=decoding)
     if is_multitask(chosen.model):
         return transcribe_multitask(chosen.model, processor, clips, chosen.cuts, batch_size, options, on_frames)
     output = transcribe_features(

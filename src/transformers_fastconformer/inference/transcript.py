@@ -10,6 +10,7 @@ from ..audio.voice_activity import SpeechSegment
 from ..processing_outputs import FastConformerTranscription
 from .options import TranscriptionOptions
 from .strategy import ChosenStrategy
+from .text_language import find_language
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Transcript:
             asked for.
         token_ids: Ids of the tokens of the text; None where windows of a multitask model were joined.
         events: Event tokens such as `<EOU>` with their times, under the name `"event"`.
+        language: Language of the text, an ISO 639-1 code, where it was asked for; items of `"segment"` then have a
+            `"language"` of their own. None: it was not asked for, or the text has no letters.
     """
 
     text: str
@@ -45,6 +48,7 @@ class Transcript:
     token_ids: list[int] | None = None
     events: list[dict[str, Any]] | None = None
     strategy_reason: str = ""
+    language: str | None = None
 
     @classmethod
     def of(
@@ -57,8 +61,18 @@ class Transcript:
     ) -> Transcript:
         """Make a transcript of the processor's output for a clip and of what else is known of the clip."""
         timestamps = transcription.timestamps if options.timestamps else None
+        text = transcription.text or ""
+        language = None
+        if options.detect_language:
+            among = options.decoding.codes_of_text
+            language = find_language(text, among)
+            if timestamps is not None and "segment" in timestamps:
+                segments = [
+                    {**item, "language": find_language(item["segment"], among)} for item in timestamps["segment"]
+                ]
+                timestamps = {**timestamps, "segment": segments}
         return cls(
-            text=transcription.text or "",
+            text=text,
             timestamps=None
             if timestamps is None
             else {level: _end_with_clip(items, duration_seconds) for level, items in timestamps.items()},
@@ -69,6 +83,7 @@ class Transcript:
             word_confidences=transcription.word_confidences,
             speech=speech,
             token_ids=transcription.token_ids,
+            language=language,
             events=None if transcription.events is None else _end_with_clip(transcription.events, duration_seconds),
         )
 

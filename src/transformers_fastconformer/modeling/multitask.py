@@ -70,7 +70,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
     decoder_type = "multitask"
     # The model that times the words, in checkpoints that carry one; its parameters are not among this one's.
     times_model: CarriedTimesModel | None = None
-    decoding_options = (FastConformerRecognizer.decoding_options - {"beam"}) | {"search", *PROMPT_OPTIONS}
+    decoding_options = (FastConformerRecognizer.decoding_options - {"beam", "languages"}) | {"search", *PROMPT_OPTIONS}
 
     def __init__(self, config: FastConformerMultitaskConfig) -> None:
         super().__init__(config)
@@ -111,6 +111,11 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         super()._init_weights(module)
         if isinstance(module, FastConformerTokenHead):
             nn.init.zeros_(module.bias)
+
+    @property
+    def is_told_language(self) -> bool:
+        """True: the prompt has the language."""
+        return True
 
     def check_decoding(self, decoding: DecodingOptions) -> None:
         """

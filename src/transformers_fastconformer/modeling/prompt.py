@@ -57,7 +57,7 @@ def check_language(config: Any, language: Language | None) -> None:
     if getattr(config, "num_prompts", 0) == 0:
         raise ValueError(
             f"language={language!r} is not supported: this model has no language prompts (num_prompts=0); "
-            "expected None."
+            "expected None, or languages=compile_languages(...), which limits what is written."
         )
     find_prompt_ids(config, language, 1 if isinstance(language, str) else len(language))
 

@@ -33,7 +33,8 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
     decoder_type: ClassVar[str]
     # Names of the options of decoding that the head reads; others are refused.
     decoding_options: ClassVar[frozenset[str]] = frozenset(
-        {"language", "confidence", "boosting", "language_model", "language_model_weight", "num_beams", "beam"}
+        {"language", "languages", "confidence", "boosting", "language_model", "language_model_weight"}
+        | {"num_beams", "beam"}
     )
 
     @abstractmethod
@@ -94,6 +95,11 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
     def can_generate(cls) -> bool:
         """True: there is a `generate`, though not the `GenerationMixin` of Transformers."""
         return True
+
+    @property
+    def is_told_language(self) -> bool:
+        """True for a model that is told the language; others write what `compile_languages` allows."""
+        return getattr(self.config, "num_prompts", 0) > 0
 
     def check_decoding(self, decoding: DecodingOptions) -> None:
         """

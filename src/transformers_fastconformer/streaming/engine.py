@@ -27,7 +27,8 @@ from ..decoding.phrase_boosting import CompiledPhrases
 from ..frames import encoder_frames_from_seconds
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
-from ..tokenization_phrases import compile_decoding, compile_phrases
+from ..tokenization_decoding import compile_decoding
+from ..tokenization_phrases import compile_phrases
 from ..validation import is_number, reading, require, require_count
 from .chunk_encoders import build_chunk_encoder
 from .endpointing import EndpointEvent, EndpointingOptions, VoiceEndpointing, VoiceState
@@ -77,16 +78,17 @@ class StreamingEngine:
     ) -> None:
         self.options = EngineOptions() if options is None else options
         self.processor = processor
-        model.check_decoding(self.options.decoding)
         self.options.decoding.require_one_text()
-        language = self.options.decoding.language
+        # Phrases and languages as tokens.
+        self._decoding = compile_decoding(self.options.decoding, processor.tokenizer, model.is_told_language)
+        model.check_decoding(self._decoding)
+        language = self._decoding.language
         self._default_language = language if isinstance(language, str) else None
         self.encoder = build_chunk_encoder(model, self.options, processor.frame_seconds)
         self.model = self.encoder.model
-        decoding = compile_decoding(self.options.decoding, processor.tokenizer)
-        decoding.make_scorer(1, processor.tokenizer.blank_token_id)  # raises for those of another checkpoint
-        self._phrases: Any = decoding.boosting
-        decoding = replace(decoding, language=None, boosting=None)
+        self._decoding.make_scorer(1, processor.tokenizer.blank_token_id)  # raises for those of another checkpoint
+        self._phrases: Any = self._decoding.boosting
+        decoding = replace(self._decoding, language=None, boosting=None)
         self._steps = StreamSteps(self.encoder, decoding, self._default_language)
         self.load_meter = Load()
         self._streams: dict[int, LiveStream] = {}
@@ -175,7 +177,7 @@ class StreamingEngine:
         return next(row for row in itertools.count() if row not in taken)
 
     def _make_stream(self, options: StreamOptions, row: int) -> LiveStream:
-        decoding = replace(self.options.decoding, language=options.language or self._default_language)
+        decoding = replace(self._decoding, language=options.language or self._default_language)
         self.model.check_decoding(decoding)
         rules = self._rules_of(options.endpointing)
         stream = LiveStream(row, options, rules, self._make_features(options), self._phrases_of(options))
@@ -187,7 +189,7 @@ class StreamingEngine:
     def _phrases_of(self, options: StreamOptions) -> CompiledPhrases | None:
         if options.boosting is None:
             return self._phrases
-        self.model.check_decoding(replace(self.options.decoding, boosting=options.boosting))
+        self.model.check_decoding(replace(self._decoding, boosting=options.boosting))
         return compile_phrases(options.boosting, self.processor.tokenizer)
 
     def _make_features(self, options: StreamOptions) -> FeatureStream:

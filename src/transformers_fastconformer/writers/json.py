@@ -44,10 +44,11 @@ def _describe(record: TranscriptRecord) -> dict[str, Any]:
         "start_seconds": record.start_seconds,
         "duration_seconds": transcript.duration_seconds,
         "text": transcript.text,
+        **({} if transcript.language is None else {"language": transcript.language}),
         "confidence": None if confidence is None else round(confidence, CONFIDENCE_DIGITS),
         "segments": [
-            {"text": item["segment"], "start": item["start"], "end": item["end"]}
-            for item in record.timed_items("segment")
+            {"text": item["segment"], "start": item["start"], "end": item["end"], **_language_of(given)}
+            for item, given in zip(record.timed_items("segment"), record.items("segment"), strict=True)
         ],
         "words": timed_words(record),
         # In the form of `batch_decode`: from the start of the clip, with encoder frames.
@@ -59,6 +60,11 @@ def _describe(record: TranscriptRecord) -> dict[str, Any]:
         "package": {"name": PACKAGE_NAME, "version": __version__},
         **({} if record.manifest is None else {"manifest": dict(record.manifest)}),
     }
+
+
+def _language_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The language of a segment, where it was asked for."""
+    return {"language": item["language"]} if "language" in item else {}
 
 
 def _describe_speech(record: TranscriptRecord) -> list[dict[str, float]]:
