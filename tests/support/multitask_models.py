@@ -31,6 +31,13 @@ SMALL: dict[str, Any] = {
     "pad_token_id": 5,
     "decoder_start_token_id": 6,
 }
+# Kinds of decoders.
+DECODERS: list[dict[str, Any]] = [
+    {},
+    {"decoder_pre_norm": False, "transformer_encoder_pre_norm": False},
+    {"decoder_hidden_size": 32, "num_transformer_encoder_layers": 0, "decoder_learned_positions": True},
+    {"decoder_final_norm": False, "decoder_activation": "gelu", "decoding_strategy": "greedy"},
+]
 PROMPT = [6, 3, 10, 11]
 
 
@@ -75,3 +82,12 @@ def random_features(lengths: list[int], seed: int = 1) -> dict[str, torch.Tensor
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(len(lengths), max(lengths) + 1, SMALL["num_mel_bins"], generator=generator)
     return {"input_features": features, "input_lengths": torch.tensor(lengths)}
+
+
+def alone(inputs: dict[str, torch.Tensor], clip: int) -> dict[str, torch.Tensor]:
+    """One clip of a batch, as it is by itself."""
+    length = int(inputs["input_lengths"][clip])
+    return {
+        "input_features": inputs["input_features"][clip : clip + 1, : length + 1],
+        "input_lengths": inputs["input_lengths"][clip : clip + 1],
+    }

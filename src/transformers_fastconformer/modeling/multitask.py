@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,26 +11,22 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, GenerationMixin
 
 from ..configuration_multitask import FastConformerMultitaskConfig
-from ..decoding.attention_beam import decode_attention_by_beams
-from ..decoding.attention_greedy import decode_attention_greedily
-from ..decoding.confidence import TokenScore
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
-from ..decoding.prompts import PROMPT_OPTIONS, PromptOptions, fill_prompt
-from ..decoding.prompts import prompt_ids as make_prompt_ids
-from ..decoding.token_places import place_tokens
+from ..decoding.prompts import PROMPT_OPTIONS, fill_prompt
 from ..kernels.forks import survive_forks
-from ..losses.smoothed_cross_entropy import IGNORED_LABEL, smoothed_cross_entropy
-from ..validation import require, shown
+from ..losses.smoothed_cross_entropy import smoothed_cross_entropy
+from ..validation import require
 from .encoder import FastConformerEncoder
 from .encoder_cache import FastConformerEncoderCache
-from .finite_check import OVERFLOW_HINT, FiniteCheck, check_features
-from .masking import lengths_to_mask, resolve_lengths
+from .finite_check import check_features
+from .masking import resolve_lengths
 from .multitask_decoder import (
     FastConformerMultitaskDecoder,
     FastConformerTokenHead,
     FastConformerTransformerEncoder,
 )
+from .multitask_decoding import decode_prompted, mask_frames, place_texts
 from .multitask_generation import (
     CACHE_NAME,
     TOKEN_ARGUMENTS,
@@ -42,7 +37,7 @@ from .multitask_generation import (
     limit_of_tokens,
     split_arguments,
 )
-from .multitask_networks import derive_attention_decoder
+from .multitask_prompts import Prompts, asks_for_prompt, check_labels, limit_tokens, read_prompts, tokens_before_labels
 from .multitask_times import TIMES_FOLDER, CarriedTimesModel, find_times_model
 from .outputs import (
     FastConformerEncoderOutput,
@@ -53,9 +48,6 @@ from .outputs import (
 from .pretrained import wants_dict
 from .prompt import Language, check_language
 from .recognizer import FastConformerRecognizer
-
-# Ids of one prompt for all clips, or of one for each.
-Prompts = torch.Tensor | Sequence[Sequence[int]] | Sequence[int]
 
 
 class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # type: ignore[misc]
@@ -174,7 +166,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         if self.encoder_proj is not None:
             frames = self.encoder_proj(frames)
         if self.transformer_encoder is not None:
-            frames = self.transformer_encoder(frames, _mask_frames(lengths, frames.shape[1]))
+            frames = self.transformer_encoder(frames, mask_frames(lengths, frames.shape[1]))
         return FastConformerMultitaskEncoderOutput(
             last_hidden_state=frames,
             encoder_lengths=lengths,
@@ -268,16 +260,16 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         assert frames is not None
         assert lengths is not None
         if labels is not None:
-            self._check_labels(labels, frames.shape[0])
+            check_labels(self.config, labels, frames.shape[0])
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError("decoder_input_ids=None without labels; expected the ids of a prompt.")
-            decoder_input_ids = self._shift_right(labels)
+            decoder_input_ids = tokens_before_labels(self.config, labels)
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        states = self._decode_tokens(
+        states = self.decode_tokens(
             decoder_input_ids,
             decoder_attention_mask,
             frames,
@@ -305,26 +297,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         )
         return output if wants_dict(self.config, return_dict) else output.to_tuple()
 
-    def _check_labels(self, labels: torch.Tensor, num_clips: int) -> None:
-        """Raise a `ValueError` for labels of another shape, and for ids that are neither tokens nor -100."""
-        if labels.ndim != 2 or labels.shape[0] != num_clips:
-            raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({num_clips}, tokens), a row a clip.")
-        is_wrong = ((labels < 0) & (labels != IGNORED_LABEL)) | (labels >= self.config.vocab_size)
-        if bool(is_wrong.any()):
-            raise ValueError(
-                f"labels hold the id {int(labels[is_wrong][0])}; expected ids below {self.config.vocab_size}, "
-                "-100 for padding."
-            )
-
-    def _shift_right(self, labels: torch.Tensor) -> torch.Tensor:
-        """Decoder tokens of labels: one place later, after the first token of every prompt."""
-        start, padding = self.config.decoder_start_token_id, self.config.pad_token_id
-        require(start is not None, "decoder_start_token_id", start, "the first token of every prompt")
-        shifted = labels.new_full(labels.shape, start)
-        shifted[:, 1:] = labels[:, :-1]
-        return shifted.masked_fill(shifted == IGNORED_LABEL, 0 if padding is None else padding)
-
-    def _decode_tokens(
+    def decode_tokens(
         self,
         tokens: torch.Tensor,
         token_mask: torch.Tensor | None,
@@ -357,7 +330,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
             positions,
             frames,
             mask,
-            _mask_frames(lengths, frames.shape[1]),
+            mask_frames(lengths, frames.shape[1]),
             past_key_values,
             with_states,
             with_attentions,
@@ -399,46 +372,13 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         num_clips = last_hidden_state.shape[0]
         require(num_clips > 0, "the number of clips", num_clips, "1 or more")
         said = decoding if prompt_ids is None else DEFAULT_DECODING  # ids were made of what the options say
-        prompts = self.read_prompts(prompt_ids, last_hidden_state.shape[0], said)
-        states_check = FiniteCheck("last_hidden_state", last_hidden_state, encoder_lengths, OVERFLOW_HINT)
+        prompts = read_prompts(self.config, prompt_ids, num_clips, said)
         padded_lengths = encoder_lengths if padded_lengths is None else padded_lengths
-        groups: dict[int, list[int]] = {}
-        for clip, prompt in enumerate(prompts):
-            groups.setdefault(len(prompt), []).append(clip)
-        limits = self._limit_tokens(padded_lengths, encoder_lengths, prompts, max_new_tokens)
-        confidence = decoding.confidence
-        search = decoding.search
-        if search is not None:
-            require(beam_size is None, "beam_size", beam_size, "None next to options of a search")
-            check_num_beams(search.arguments, None, self.config.beam_size)
-            beam_size = 1
-        beam_size = self.config.beam_size if beam_size is None else beam_size
-        # Texts of a beam that have ended go on with the padding.
-        has_padding = beam_size == 1 or self.config.pad_token_id is not None
-        require(has_padding, "beam_size", beam_size, "1 without config.pad_token_id")
-        options = {
-            "beam_size": beam_size,
-            "end_ids": self.config.end_token_ids,
-            "padding_id": self.padding_id,
-            "with_log_probs": with_log_probs,
-            "score": None if confidence is None else TokenScore(confidence),
-        }
-        scorer = decoding.make_scorer(last_hidden_state.shape[0], self.config.num_tokens)
-        decode: Any = self._decode_group
-        if search is not None and not search.is_greedy:
-            require(scorer is None, "search", search, "None with boosting or language_model")
-            decode = partial(self._search_group, search=search.arguments)
-        require(scorer is None or beam_size == 1, "beam_size", beam_size, "1 with boosting or language_model")
-        parts = []
-        for clips in groups.values():
-            rows = torch.tensor(clips, dtype=torch.int64, device=last_hidden_state.device)
-            tokens = torch.tensor([prompts[clip] for clip in clips], dtype=torch.int64, device=rows.device)
-            if scorer is not None:
-                options |= {"scorer": scorer.select(clips), "end_id": self.config.eos_token_id}
-            parts.append(decode(last_hidden_state[rows], encoder_lengths[rows], tokens, limits[rows], **options))
-        states_check.finish()
-        clips = [clip for group in groups.values() for clip in group]
-        return Hypotheses.concatenate(parts, self.padding_id).select(_inverse(clips)), None
+        limits = limit_tokens(self.config, padded_lengths, encoder_lengths, prompts, max_new_tokens)
+        found = decode_prompted(
+            self, last_hidden_state, encoder_lengths, decoding, prompts, limits, with_log_probs, beam_size
+        )
+        return found, None
 
     @torch.no_grad()
     def place_tokens(
@@ -460,94 +400,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         Returns:
             For each clip an encoder frame for each token; they do not decrease.
         """
-        places: list[list[int]] = []
-        # One by one: the probabilities of all layers are large.
-        for frames, count, text in zip(last_hidden_state, encoder_lengths.tolist(), texts, strict=True):
-            if not text:
-                places.append([])
-                continue
-            tokens = torch.tensor([[*prompt_ids, *text[:-1]]], dtype=torch.int64, device=frames.device)
-            states = self._decode_tokens(
-                tokens, None, frames[None, :count], encoder_lengths.new_tensor([count]), None, False, True
-            )
-            weights = torch.cat([of_layer[0] for of_layer in states.cross_attentions])  # (heads, tokens, frames)
-            places.append(place_tokens(weights[:, len(prompt_ids) - 1 :]).tolist())
-        return places
-
-    def _decode_group(
-        self, frames: torch.Tensor, lengths: torch.Tensor, prompts: torch.Tensor, limits: torch.Tensor, **options: Any
-    ) -> Hypotheses:
-        """Decode clips whose prompts have one length, by the fast form of the decoder where there is one."""
-        networks = derive_attention_decoder(self.decoder, self.token_head)
-        step: Any = self._step
-        start: Any = _ModuleState(frames, lengths, EncoderDecoderCache(DynamicCache(), DynamicCache()))
-        if networks is not None:
-            mask = _mask_frames(lengths, frames.shape[1])
-            step, start = networks.step, networks.start(frames, None if bool(mask.all()) else mask)
-        beam_size = options.pop("beam_size")
-        if beam_size == 1:
-            return decode_attention_greedily(step, start, prompts, limits, **options)
-        ends, penalty = (self.config.eos_token_id, self.config.pad_token_id), self.config.beam_length_penalty
-        ids = [end for end in ends if end is not None]
-        return decode_attention_by_beams(
-            step, start, prompts, limits, ids, self.padding_id, beam_size, penalty, options["score"]
-        )
-
-    def _search_group(
-        self,
-        frames: torch.Tensor,
-        lengths: torch.Tensor,
-        prompts: torch.Tensor,
-        limits: torch.Tensor,
-        search: dict[str, Any],
-        score: TokenScore | None,
-        with_log_probs: bool,
-        **others: Any,
-    ) -> Hypotheses:
-        """Decode clips whose prompts have one length by a search of Transformers."""
-        encoded = FastConformerMultitaskEncoderOutput(last_hidden_state=frames, encoder_lengths=lengths)
-        config = getattr(self, "generation_config", None)
-        tokens = generate_by_transformers(self, encoded, prompts.tolist(), limits, config, dict(search))
-        places = torch.arange(1, tokens.shape[1] + 1, dtype=torch.int64, device=tokens.device)
-        is_token = tokens != self.padding_id
-        counts = (is_token * places).amax(dim=1) if tokens.shape[1] else torch.zeros_like(limits)
-        zeros = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
-        log_probs, scores = zeros, None if score is None else zeros
-        if tokens.shape[1] and (with_log_probs or score is not None):
-            # What the search leaves of them is of all its texts: one more pass, over those that it found.
-            states = self._decode_tokens(
-                torch.cat([prompts, tokens[:, :-1]], dim=1), None, frames, lengths, None, False, False
-            )
-            written = states.last_hidden_state[:, prompts.shape[1] - 1 :]
-            logits = self.token_head(written, self.decoder.embedding.weight).flatten(0, 1)
-            is_text = places <= counts[:, None]
-            of_tokens = logits.float().log_softmax(dim=-1).gather(1, tokens.flatten()[:, None])
-            log_probs = of_tokens.view_as(tokens).masked_fill(~is_text, 0.0)
-            if score is not None:
-                scores = score(logits, tokens.flatten()).view_as(tokens).masked_fill(~is_text, 0.0)
-        return Hypotheses(tokens, counts, torch.zeros_like(tokens), log_probs, None, scores)
-
-    def _limit_tokens(
-        self,
-        padded_lengths: torch.Tensor,
-        encoder_lengths: torch.Tensor,
-        prompts: list[list[int]],
-        max_new_tokens: int | None,
-    ) -> torch.Tensor:
-        """Most tokens of each clip after its prompt: (batch,); a clip without frames has none."""
-        limits = [
-            int(self.config.limit_new_tokens(padded, len(prompt)))
-            for padded, prompt in zip(padded_lengths.cpu(), prompts, strict=True)
-        ]
-        most = torch.tensor(limits, dtype=torch.int64, device=encoder_lengths.device)
-        most = most.masked_fill(encoder_lengths == 0, 0)
-        return most if max_new_tokens is None else most.clamp(max=max_new_tokens)
-
-    def _step(self, tokens: torch.Tensor, state: _ModuleState) -> tuple[torch.Tensor, _ModuleState]:
-        """One step of decoding by the modules as they are."""
-        states = self._decode_tokens(tokens, None, state.frames, state.lengths, state.past, False, False)
-        logits = self.token_head(states.last_hidden_state[:, -1:], self.decoder.embedding.weight)
-        return logits[:, 0], state
+        return place_texts(self, last_hidden_state, encoder_lengths, prompt_ids, texts)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
@@ -633,7 +486,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         assert lengths is not None
         padded_lengths = getattr(encoder_outputs, "padded_lengths", None)
         padded_lengths = lengths if padded_lengths is None else padded_lengths
-        prompts = self.read_prompts(prompt_ids, frames.shape[0], decoding)
+        prompts = read_prompts(self.config, prompt_ids, frames.shape[0], decoding)
         limit = limit_of_tokens(arguments, generation_config, max(map(len, prompts)))
         own_ids = {name: getattr(self.config, name) for name in TOKEN_ARGUMENTS}
         if asks_for_transformers(arguments, generation_config, own_ids):
@@ -641,7 +494,7 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
                 value = getattr(decoding, name)
                 require(value is None, name, value, "None with other ways than greedy")
             check_num_beams(arguments, generation_config, self.config.beam_size)
-            limits = self._limit_tokens(padded_lengths, lengths, prompts, limit)
+            limits = limit_tokens(self.config, padded_lengths, lengths, prompts, limit)
             arguments["return_dict_in_generate"] = return_dict_in_generate
             result = generate_by_transformers(self, encoder_outputs, prompts, limits, generation_config, arguments)
             if features_check is not None:
@@ -667,70 +520,3 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
     def padding_id(self) -> int:
         """Id that fills tables of tokens."""
         return 0 if self.config.pad_token_id is None else self.config.pad_token_id
-
-    def read_prompts(
-        self, prompt_ids: Prompts | None, num_clips: int, decoding: DecodingOptions = DEFAULT_DECODING
-    ) -> list[list[int]]:
-        """
-        The prompt of each clip.
-
-        Args:
-            prompt_ids: Ids of one prompt for all clips, or of one for each; None: the prompt that `decoding` says.
-            num_clips: Clips of the batch.
-            decoding: Options of decoding.
-
-        Raises:
-            ValueError: for options that the checkpoint does not know, for options next to ids, for another number of
-                prompts than of clips, and for ids that are not tokens.
-        """
-        if prompt_ids is None and self.config.prompt_token_ids:
-            prompt_ids = make_prompt_ids(self.config, decoding.prompt)
-        elif prompt_ids is not None and asks_for_prompt(decoding):
-            raise ValueError(f"prompt_ids={shown(prompt_ids)} contradicts {decoding.prompt}; expected one of them.")
-        given: Any = prompt_ids.tolist() if isinstance(prompt_ids, torch.Tensor) else prompt_ids
-        require(given is not None and len(given) > 0, "prompt_ids", given, "ids of the tokens of a prompt")
-        rows = [list(row) for row in given] if isinstance(given[0], Sequence) else [list(given)] * num_clips
-        if len(rows) == 1:
-            rows = rows * num_clips
-        require(len(rows) == num_clips, "the number of prompts", len(rows), f"1, or {num_clips}, one for each clip")
-        last = self.config.vocab_size - 1
-        for row in rows:
-            wrong = next((number for number in row if not 0 <= number <= last), None)
-            require(bool(row) and wrong is None, "prompt_ids", row if not row else wrong, f"ids of 0 to {last}")
-        return rows
-
-
-def asks_for_prompt(decoding: DecodingOptions) -> bool:
-    """Tell options that say something of the prompt."""
-    return decoding.prompt != PromptOptions()
-
-
-@dataclass
-class _ModuleState:
-    """State of decoding by the modules: the frames, and Transformers' cache."""
-
-    frames: torch.Tensor
-    lengths: torch.Tensor
-    past: EncoderDecoderCache
-
-    def select(self, clips: torch.Tensor) -> _ModuleState:
-        if self.past.get_seq_length() > 0:
-            self.past.batch_select_indices(clips)
-        return _ModuleState(self.frames[clips], self.lengths[clips], self.past)
-
-    def reorder(self, parents: torch.Tensor) -> _ModuleState:
-        self.past.self_attention_cache.batch_select_indices(parents)
-        return self
-
-
-def _mask_frames(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Frames that are attended to: (batch, 1, 1, frames); of a clip without frames the first, for a softmax."""
-    return lengths_to_mask(lengths.clamp(min=1), num_frames)[:, None, None]
-
-
-def _inverse(order: list[int]) -> list[int]:
-    """Places of the numbers 0 to n - 1 in an order of them."""
-    places = [0] * len(order)
-    for place, number in enumerate(order):
-        places[number] = place
-    return places
