@@ -171,3 +171,29 @@ def test_tokens_know_their_word(multitask: FastConformerProcessor) -> None:
     ids = [token_id for row in rows for token_id in row]
     assert word_of_each_token(tokenizer, ids) == [word for word, row in enumerate(rows) for _ in row]
     assert word_of_each_token(tokenizer, []) == []
+
+
+def test_words_of_tokens_are_counted_once(multitask: FastConformerProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the text up to each token were decoded, but without doing that."""
+    tokenizer = multitask.tokenizer
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, tokenizer.blank_token_id, 40).tolist() for _ in range(20)]
+    expected = [
+        [
+            max(len(tokenizer.decode(row[: place + 1], skip_special_tokens=True).split()) - 1, 0)
+            for place in range(len(row))
+        ]
+        for row in rows
+    ]
+    assert [word_of_each_token(tokenizer, row) for row in rows] == expected
+    decode, decoded = tokenizer.decode, list[int]()
+
+    def count(token_ids: list[int], **options: Any) -> Any:
+        decoded.append(len(token_ids))
+        return decode(token_ids, **options)
+
+    monkeypatch.setattr(tokenizer, "decode", count)
+    options = {"language": "en"} if tokenizer.text_rule == "aggregate" else {}
+    ids = [token_id for row in tokenizer(["the", "lazy", "dogs"] * 50, **options).input_ids for token_id in row]
+    word_of_each_token(tokenizer, ids)
+    assert sum(decoded) < 5 * len(ids)

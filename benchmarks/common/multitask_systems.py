@@ -36,6 +36,7 @@ MOST_POSITIONS = 1024
 PAD_ID, END_ID, START_ID = 2, 3, 4
 PROMPT = [7, 4, 16, 62, 62, 5, 9, 11, 13]  # nine tokens, as in prompts of the format `canary2`
 NEVER = -1e4  # what is added to the logit of a token that must not come
+ONNX_PARTS = ("encoder.onnx", "decoder.onnx")
 PAUSE_SECONDS = 0.05  # in which the threads of the system before go to sleep
 
 Tokens = list[list[int]]
@@ -319,60 +320,85 @@ class DecoderStep(nn.Module):
         return self.head.mlp(states[:, -1]), torch.stack(kept)
 
 
+def export_onnx(shape: str, weights: Path, dtype: str) -> Path:
+    """
+    The folder of NeMo's encoder and of a step of its decoder in ONNX, next to the weights; made where it is missing.
+
+    NeMo exports the encoder, and itself no step of the decoder.
+    """
+    folder = weights.with_name(f"{weights.stem}_{dtype}_onnx")
+    if folder.exists():
+        return folder
+    source = export_onnx(shape, weights, "float32") if dtype == "int8" else None
+    unfinished = Path(tempfile.mkdtemp(dir=weights.parent))
+    if source is None:
+        write_onnx(shape, weights, unfinished)
+    else:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        for part in ONNX_PARTS:
+            quantize_dynamic(
+                source / part,
+                unfinished / part,
+                op_types_to_quantize=["MatMul"],
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                use_external_data_format=True,
+            )
+    return unfinished.rename(folder)
+
+
+def write_onnx(shape: str, weights: Path, folder: Path) -> None:
+    """Write the encoder and a step of the decoder in float32."""
+    config = make_config(shape)
+    encoder, _, decoder, head = build_nemo(shape, weights)
+    head.mlp.log_softmax = False
+    size, layers = config.decoder_hidden_size, config.num_decoder_layers
+    encoder.export(str(folder / "encoder.onnx"))
+    torch.onnx.export(
+        DecoderStep(decoder, head).eval(),
+        (
+            torch.zeros(2, 3, dtype=torch.int64),
+            torch.zeros(2, 7, size),
+            torch.ones(2, 7),
+            torch.zeros(layers, 2, 4, size),
+        ),
+        str(folder / "decoder.onnx"),
+        input_names=["tokens", "frames", "mask", "past"],
+        output_names=["logits", "kept"],
+        dynamic_axes={
+            "tokens": {0: "clips", 1: "new"},
+            "frames": {0: "clips", 1: "frames"},
+            "mask": {0: "clips", 1: "frames"},
+            "past": {1: "clips", 2: "tokens"},
+            "logits": {0: "clips"},
+            "kept": {1: "clips", 2: "all"},
+        },
+        dynamo=False,
+    )
+
+
 def use_onnxruntime(shape: str, weights: Path, dtype: str) -> Passes:
-    """Run NeMo's export of the encoder, and a step of NeMo's decoder, of which NeMo itself exports none."""
     import onnxruntime
 
     config = make_config(shape)
-    encoder, projection, decoder, head = build_nemo(shape, weights)
-    head.mlp.log_softmax = False
+    size, layers = config.decoder_hidden_size, config.num_decoder_layers
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    size, layers = config.decoder_hidden_size, config.num_decoder_layers
-    frames = torch.zeros(2, 7, size)
-    # The sessions hold the weights of their own; the files may go.
-    with tempfile.TemporaryDirectory() as folder:
-        encoder.export(f"{folder}/encoder.onnx")
-        torch.onnx.export(
-            DecoderStep(decoder, head).eval(),
-            (torch.zeros(2, 3, dtype=torch.int64), frames, torch.ones(2, 7), torch.zeros(layers, 2, 4, size)),
-            f"{folder}/decoder.onnx",
-            input_names=["tokens", "frames", "mask", "past"],
-            output_names=["logits", "kept"],
-            dynamic_axes={
-                "tokens": {0: "clips", 1: "new"},
-                "frames": {0: "clips", 1: "frames"},
-                "mask": {0: "clips", 1: "frames"},
-                "past": {1: "clips", 2: "tokens"},
-                "logits": {0: "clips"},
-                "kept": {1: "clips", 2: "all"},
-            },
-            dynamo=False,
-        )
-        names = {"encoder": f"{folder}/encoder.onnx", "decoder": f"{folder}/decoder.onnx"}
-        if dtype == "int8":
-            from onnxruntime.quantization import QuantType, quantize_dynamic
-
-            for part, path in names.items():
-                names[part] = f"{folder}/{part}_int8.onnx"
-                quantize_dynamic(
-                    path,
-                    names[part],
-                    op_types_to_quantize=["MatMul"],
-                    weight_type=QuantType.QInt8,
-                    per_channel=True,
-                    use_external_data_format=True,
-                )
-        del encoder, decoder
-        sessions = {
-            part: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            for part, path in names.items()
-        }
+    folder = export_onnx(shape, weights, dtype)
+    sessions = {
+        part: onnxruntime.InferenceSession(folder / part, options, providers=["CPUExecutionProvider"])
+        for part in ONNX_PARTS
+    }
+    projection = nn.Linear(config.hidden_size, size) if config.has_encoder_projection else nn.Identity()
+    if config.has_encoder_projection:
+        tensors = load_file(weights)
+        projection.load_state_dict({name: tensors[f"encoder_proj.{name}"] for name in ("weight", "bias")})
 
     def encode(features: torch.Tensor, lengths: torch.Tensor) -> Any:
         feed = {"audio_signal": features.transpose(1, 2).contiguous().numpy(), "length": lengths.numpy()}
-        encoded, encoded_lengths = sessions["encoder"].run(None, feed)
+        encoded, encoded_lengths = sessions["encoder.onnx"].run(None, feed)
         states = projection(torch.from_numpy(encoded).transpose(1, 2)).contiguous()
         return states.numpy(), (np.arange(states.shape[1]) < encoded_lengths[:, None]).astype(np.float32)
 
@@ -382,7 +408,7 @@ def use_onnxruntime(shape: str, weights: Path, dtype: str) -> Passes:
         found = []
         for _ in range(count):
             feed = {"tokens": tokens, "frames": encoded[0], "mask": encoded[1], "past": past}
-            logits, past = sessions["decoder"].run(None, feed)
+            logits, past = sessions["decoder.onnx"].run(None, feed)
             tokens = logits.argmax(axis=-1)[:, None]
             found.append(tokens[:, 0].tolist())
         return [list(row) for row in zip(*found, strict=True)]

@@ -119,11 +119,24 @@ def text_of_multitask(tokenizer: FastConformerTokenizer, token_ids: Sequence[int
 
 def word_of_each_token(tokenizer: FastConformerTokenizer, token_ids: Sequence[int]) -> list[int]:
     """Place of the word, among those that spaces part, that each token of a text without times belongs to."""
-    counts = [
-        len(tokenizer.decode(list(token_ids[: place + 1]), skip_special_tokens=True).split())
-        for place in range(len(token_ids))
-    ]
-    return [max(count - 1, 0) for count in counts]
+    words: list[int] = []
+    count, num_before, first = 0, 0, 0  # words so far, those before the last token that surely begins one, that token
+    for place, token_id in enumerate(token_ids):
+        if _begins_word(tokenizer, token_id):
+            num_before, first = count, place
+        count = num_before + len(
+            tokenizer.decode(list(token_ids[first : place + 1]), skip_special_tokens=True).split()
+        )
+        words.append(max(count - 1, 0))
+    return words
+
+
+def _begins_word(tokenizer: FastConformerTokenizer, token_id: int) -> bool:
+    """True for a token with a space before it that stays whatever follows."""
+    tokens = tokenizer.vocabulary_tokens(tokenizer.spoken_ids([token_id]))
+    return any(
+        token.startswith(WORD_MARK) and len(token) > 1 and token[1] not in tokenizer.punctuation for token in tokens
+    )
 
 
 def words_of_time_tokens(
@@ -150,7 +163,7 @@ def words_of_time_tokens(
             pieces.append(f" {text.lstrip()}" if begins_word else text)
             text_ids.clear()
 
-    for token_id in token_ids:
+    for token_id in tokenizer.spoken_ids(token_ids):
         if (frame := tokenizer.frame_of_time(token_id)) is not None:
             close()
             pieces.append(frame)

@@ -79,3 +79,28 @@ def test_text_that_cannot_be_aligned_has_no_words() -> None:
     (unknown,) = align_words(log_probs, "語", tokenizer)
     assert unknown.text == "語"
     assert 0 <= unknown.start_offset < unknown.end_offset <= 6
+
+
+def test_words_without_tokens_lie_between_their_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = sentencepiece_tokenizer(train_sentencepiece_model())
+    log_probs = torch.zeros(24, tokenizer.blank_token_id + 1).log_softmax(dim=-1)
+    call = type(tokenizer).__call__
+
+    def skip(self: Any, words: list[str], **options: Any) -> Any:
+        """As of a tokenizer whose normalisation leaves nothing of dashes."""
+        rows = call(self, [word.replace("-", "") or "the" for word in words], **options)
+        rows["input_ids"] = [[] if word == "-" else row for word, row in zip(words, rows["input_ids"], strict=True)]
+        return rows
+
+    plain = align_words(log_probs, "the dog the", tokenizer)
+    monkeypatch.setattr(type(tokenizer), "__call__", skip)
+    found = align_words(log_probs, "- the - - dog the -", tokenizer)
+    assert [span.text for span in found] == ["-", "the", "-", "-", "dog", "the", "-"]
+    the, dog, last = plain
+    assert [found[1], found[4], found[5]] == plain
+    middle = the.end_offset + (dog.start_offset - the.end_offset) // 2
+    assert found[0] == ("-", the.start_offset, the.start_offset)
+    assert found[2] == ("-", the.end_offset, middle)
+    assert found[3] == ("-", middle, dog.start_offset)
+    assert found[6] == ("-", last.end_offset, last.end_offset)
+    assert align_words(log_probs, "- -", tokenizer) == []

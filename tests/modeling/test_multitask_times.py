@@ -105,6 +105,8 @@ def test_it_has_the_precision_of_its_model(folder: Path, tmp_path: Path) -> None
         (load_model(folder, device="cpu", dtype="float32")[0], torch.float32),
     ):
         assert model.times_model.load(model).dtype == dtype
+        model.to(torch.float64)
+        assert model.times_model.load(model).dtype == torch.float64
     write_int8_checkpoint(folder, tmp_path / "int8")
     stored = load_model(tmp_path / "int8", device="cpu")[0]
     assert is_int8(stored.times_model.load(stored))

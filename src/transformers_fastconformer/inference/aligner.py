@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,8 +98,9 @@ def align_words(
 
     Returns:
         Words as they are written, each from the start of its first token to the end of its last one, or of the one
-        before its closing punctuation; none for a text without words or with more tokens than the frames have place
-        for.
+        before its closing punctuation. A word for which the tokenizer has no token has what is left between its
+        neighbours, or no duration next to the only one. None for a text without words or tokens or with more tokens
+        than the frames have place for.
     """
     words = text.split()
     if not words:
@@ -106,16 +108,38 @@ def align_words(
     options = {"language": language} if tokenizer.text_rule == "aggregate" else {}
     rows = tokenizer(words, **options)["input_ids"]
     token_ids = [token_id for row in rows for token_id in row]
-    if not all(rows) or count_needed_frames(token_ids) > log_probs.shape[0]:
+    if not token_ids or count_needed_frames(token_ids) > log_probs.shape[0]:
         return []
     aligned = iter(align_tokens(log_probs, token_ids, tokenizer.blank_token_id))
-    spans = []
+    spans: list[Span | None] = []
     for word, row in zip(words, rows, strict=True):
         tokens = [next(aligned) for _ in row]
+        if not tokens:
+            spans.append(None)
+            continue
         strings = tokenizer.vocabulary_tokens(row)
         count = len(row)
         while count and strings[count - 1] in PUNCTUATION:
             count -= 1
         stop = tokens[count - 1].stop_frame if count else tokens[0].start_frame
         spans.append(Span(word, tokens[0].start_frame, stop))
-    return spans
+    return _fill_in(words, spans)
+
+
+def _fill_in(words: Sequence[str], spans: Sequence[Span | None]) -> list[Span]:
+    """The spans of words, of which at least one is known; those next to each other without one share the gap."""
+    filled: list[Span] = []
+    for is_known, group in itertools.groupby(zip(words, spans, strict=True), key=lambda pair: pair[1] is not None):
+        pairs = list(group)
+        if is_known:
+            filled += [span for _, span in pairs if span is not None]
+            continue
+        following = next((span for span in spans[len(filled) :] if span is not None), None)
+        start = filled[-1].end_offset if filled else None
+        stop = following.start_offset if following is not None else start
+        start = stop if start is None else start
+        assert start is not None
+        assert stop is not None
+        bounds = [start + (stop - start) * place // len(pairs) for place in range(len(pairs) + 1)]
+        filled += [Span(word, *bound) for (word, _), bound in zip(pairs, itertools.pairwise(bounds), strict=True)]
+    return filled

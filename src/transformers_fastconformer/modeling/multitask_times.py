@@ -16,6 +16,7 @@ from ..checkpoint_sources import resolve_checkpoint
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..tokenization_fastconformer import FastConformerTokenizer
 from .int8_config import FastConformerInt8Config, is_int8_config
+from .quantization import is_stored_in_8_bits
 
 # Folder of the model in that of the checkpoint, which says that there is one by `config.has_timestamps_model`.
 TIMES_FOLDER = "timestamps_model"
@@ -114,7 +115,8 @@ class CarriedTimesModel:
                     options["quantization_config"] = FastConformerInt8Config(dequantize=is_stored)
                 dtype = None if is_int8 and is_stored else like.dtype
                 self._model = AutoModelForCTC.from_pretrained(self.folder, dtype=dtype, **options).eval()
-            return self._model.to(like.device)
+            # The other model may have been moved or cast since.
+            return self._model.to(like.device, None if is_stored_in_8_bits(self._model) else like.dtype)
 
     def save_into(self, save_directory: str | os.PathLike[str]) -> None:
         """Write its files into their place in the folder of a checkpoint."""
