@@ -15,6 +15,7 @@ from .audio.voice_activity import VoiceActivityOptions, detect_speech
 from .auto import AutoModelForRNNT, AutoModelForTDT
 from .checkpoints.saved_streams import load_encoder_cache, save_encoder_cache
 from .checkpoints.token_automata import load_phrases, save_phrases
+from .configuration_diarization import FastConformerDiarizationConfig
 from .configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -29,6 +30,10 @@ from .decoding.options import DecodingOptions
 from .decoding.phrase_boosting import CompiledPhrases, PhraseBoosting
 from .decoding.prompts import PromptOptions
 from .decoding.search import SearchOptions
+from .diarization.attribution import add_speakers, assign_speakers
+from .diarization.recordings import Diarization, DiarizationOptions, diarize, load_diarizer
+from .diarization.speaker_stream import SpeakerStreams
+from .diarization.turns import SpeakerTurn, SpeakerTurnOptions, find_turns
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .inference.evaluation import EvaluatedFile, EvaluationReport, ScoringOptions, evaluate
 from .inference.evaluation_data import EvaluationDataOptions
@@ -43,6 +48,7 @@ from .inference.transcript import Transcript
 from .interop.reading import convert_transformers_checkpoint
 from .interop.writing import ExportResult, export_to_transformers
 from .modeling.ctc import FastConformerForCTC
+from .modeling.diarization import FastConformerForDiarization
 from .modeling.encoder import FastConformerEncoder, FastConformerModel
 from .modeling.encoder_cache import FastConformerEncoderCache
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, ParakeetTDTForTDT, share_as_ctc
@@ -50,6 +56,7 @@ from .modeling.int8_config import FastConformerInt8Config
 from .modeling.multitask import FastConformerForMultitask
 from .modeling.outputs import (
     FastConformerCTCOutput,
+    FastConformerDiarizationOutput,
     FastConformerEncoderOutput,
     FastConformerGenerateOutput,
     FastConformerMultitaskEncoderOutput,
@@ -58,6 +65,7 @@ from .modeling.outputs import (
 )
 from .modeling.pretrained import FastConformerPreTrainedModel
 from .modeling.quantization import quantize_dynamic_int8, remove_int8
+from .modeling.speaker_cache import SpeakerCache, SpeakerStreamOptions
 from .modeling.streaming_schedule import StreamingSchedule
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.convert import ConversionResult, convert_nemo_checkpoint
@@ -97,6 +105,18 @@ if TYPE_CHECKING:
     from .training.trainer import FastConformerTrainer
 
 __all__ = [
+    "add_speakers",
+    "assign_speakers",
+    "Diarization",
+    "DiarizationOptions",
+    "diarize",
+    "load_diarizer",
+    "SpeakerCache",
+    "SpeakerStreamOptions",
+    "SpeakerStreams",
+    "SpeakerTurn",
+    "SpeakerTurnOptions",
+    "find_turns",
     "ClipFilterOptions",
     "FastConformerDataCollator",
     "FastConformerTrainer",
@@ -158,6 +178,8 @@ __all__ = [
     "FastConformerCTCConfig",
     "FastConformerCTCOutput",
     "FastConformerConfig",
+    "FastConformerDiarizationConfig",
+    "FastConformerDiarizationOutput",
     "FastConformerEncoder",
     "FastConformerEncoderCache",
     "FastConformerEncoderOutput",
@@ -166,6 +188,7 @@ __all__ = [
     "RunningNormalization",
     "push_streams",
     "FastConformerForCTC",
+    "FastConformerForDiarization",
     "FastConformerForMultitask",
     "FastConformerMultitaskConfig",
     "FastConformerMultitaskEncoderOutput",

@@ -37,6 +37,7 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
+    AutoModelForAudioFrameClassification,
     AutoModelForCTC,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
@@ -53,6 +54,7 @@ from transformers.utils import logging as transformers_logging
 
 from .checkpoint_sources import load_from_folder, loading, register_source, unregister_source
 from .checkpoints.own_folder import check_own_folder, is_own_folder
+from .configuration_diarization import FastConformerDiarizationConfig
 from .configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -64,6 +66,7 @@ from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .inference.hf_pipeline import register_pipeline, unregister_pipeline
 from .interop.sources import resolve_transformers_checkpoint
 from .modeling.ctc import FastConformerForCTC
+from .modeling.diarization import FastConformerForDiarization
 from .modeling.encoder import FastConformerModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
 from .modeling.multitask import FastConformerForMultitask
@@ -95,6 +98,7 @@ CONFIG_CLASSES = (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
     FastConformerMultitaskConfig,
+    FastConformerDiarizationConfig,
 )
 HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], type], ...] = (
     (AutoModelForCTC, FastConformerCTCConfig, FastConformerForCTC),
@@ -102,6 +106,7 @@ HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], 
     (AutoModelForCTC, FastConformerTDTConfig, ParakeetTDTForCTC),
     (AutoModelForRNNT, FastConformerRNNTConfig, FastConformerForRNNT),
     (AutoModelForTDT, FastConformerTDTConfig, FastConformerForTDT),
+    (AutoModelForAudioFrameClassification, FastConformerDiarizationConfig, FastConformerForDiarization),
     (AutoModelForSpeechSeq2Seq, FastConformerMultitaskConfig, FastConformerForMultitask),
 )
 # Replaced attributes: (class or module, name) to the original and ours.

@@ -24,6 +24,7 @@ from digits import PUBLISHED_NAME, SPARE_FILES, SPOKEN
 from forks import begin_as_a_program, fork
 from hub_server import HubServer
 from multitask_archives import fit_head, make_canary_config, write_canary
+from sortformer_archives import write_sortformer
 from transformers import AutoModel
 
 from transformers_fastconformer import FastConformerModel
@@ -70,7 +71,10 @@ audio_lengths = [len(clip) for clip in clips]
 
 def serve(hub: HubServer, nemo_bytes: bytes, names: set[str]) -> None:
     for name in names:
-        content = canary_bytes() if "canary" in name else nemo_bytes
+        content = nemo_bytes
+        for part, make in {"canary": canary_bytes, "sortformer": sortformer_bytes}.items():
+            if part in name:
+                content = make()
         hub.add_repository(name, {f"{name.rsplit('/', 1)[-1]}.nemo": content, **SPARE_FILES})
 
 
@@ -81,6 +85,13 @@ def canary_bytes() -> bytes:
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         torch.manual_seed(0)
         return write_canary(Path(folder) / "canary.nemo", config).read_bytes()
+
+
+@functools.cache
+def sortformer_bytes() -> bytes:
+    """A small Sortformer with drawn weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        return write_sortformer(Path(folder) / "sortformer.nemo").read_bytes()
 
 
 def write_mp3(path: Path) -> None:

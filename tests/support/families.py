@@ -655,9 +655,9 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "streaming sortformer",
         "diar_streaming_sortformer_4spk-v2, -v2.1",
-        "the encoder of a streaming speaker diariser, 128 mels",
+        "a streaming speaker diariser, 128 mels",
         "ctc",
-        "FastConformerModel",
+        "FastConformerForDiarization",
         {
             "nemo_class": "SortformerEncLabelModel",
             "tokenizer": "char",
@@ -666,21 +666,19 @@ FAMILIES: tuple[Family, ...] = (
             "encoder": {"d_model": 32, "xscaling": True},
             "sections": {**SORTFORMER_SECTIONS, "streaming_mode": True},
         },
-        left_out=("sortformer_modules", "transformer_encoder"),
     ),
     Family(
         "sortformer",
         "diar_sortformer_4spk-v1",
-        "the encoder of a speaker diariser",
+        "a speaker diariser",
         "ctc",
-        "FastConformerModel",
+        "FastConformerForDiarization",
         {
             "nemo_class": "SortformerEncLabelModel",
             "tokenizer": "char",
             "without": ("decoder", "labels"),
             "sections": SORTFORMER_SECTIONS,
         },
-        left_out=("sortformer_modules", "transformer_encoder"),
     ),
 )
 

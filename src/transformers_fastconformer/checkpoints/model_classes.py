@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel
 
+from ..configuration_diarization import FastConformerDiarizationConfig
 from ..configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -16,6 +17,7 @@ from ..configuration_fastconformer import (
 )
 from ..configuration_multitask import FastConformerMultitaskConfig
 from ..modeling.ctc import FastConformerForCTC
+from ..modeling.diarization import FastConformerForDiarization
 from ..modeling.encoder import FastConformerModel
 from ..modeling.hybrid import ParakeetTDTForTDT
 from ..modeling.multitask import FastConformerForMultitask
@@ -31,6 +33,7 @@ ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
         FastConformerForTDT,
         ParakeetTDTForTDT,
         FastConformerForMultitask,
+        FastConformerForDiarization,
     )
 }
 # By `model_type`.
@@ -42,6 +45,7 @@ CONFIG_CLASSES: dict[str, type[FastConformerConfig]] = {
         FastConformerRNNTConfig,
         FastConformerTDTConfig,
         FastConformerMultitaskConfig,
+        FastConformerDiarizationConfig,
     )
 }
 

@@ -15,6 +15,7 @@ from .allocator import keep_freed_memory
 from .cache import cache
 from .convert import convert
 from .demo import demo
+from .diarize import diarize
 from .doctor import doctor
 from .errors import say, show_error
 from .evaluate import evaluate
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 app.command()(transcribe)
 app.command()(stream)
+app.command()(diarize)
 app.command()(convert)
 app.command()(inspect)
 app.command()(export_nemo)

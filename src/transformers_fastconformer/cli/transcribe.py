@@ -16,6 +16,7 @@ from ..inference.loading import AUTO_DEVICE
 from ..inference.options import ChunkOptions, TranscriptionOptions
 from ..temporary_files import TemporaryFolder
 from ..writers.formats import CONFIDENT_FORMATS, MANIFEST_FORMAT, TIMED_FORMATS
+from .diarize import SpeakerFinder, make_diarization_options
 from .exit_codes import ExitCode
 from .model_options import (
     ContextOption,
@@ -62,6 +63,7 @@ from .transcribe_sources import SourceRecord
 
 MANY_PANEL = "Many files"
 VOICE_PANEL = "Voice activity"
+SPEAKERS_PANEL = "Speakers"
 
 
 class Strategy(str, Enum):
@@ -144,6 +146,27 @@ VadMaxPartSecondsOption = Annotated[
         rich_help_panel=VOICE_PANEL,
     ),
 ]
+DiarizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Sortformer checkpoint that tells who said each word: speakers in json, srt, vtt, rttm.",
+        rich_help_panel=SPEAKERS_PANEL,
+    ),
+]
+DiarizeLatencyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--diarize_latency",
+        metavar="NAME",
+        help="As --latency of diarize.",
+        rich_help_panel=SPEAKERS_PANEL,
+    ),
+]
+DiarizeTurnsOption = Annotated[
+    str | None,
+    typer.Option("--diarize_turns", metavar="NAME", help="As --turns of diarize.", rich_help_panel=SPEAKERS_PANEL),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(
@@ -185,6 +208,9 @@ def transcribe(
     head: HeadOption = Head.AUTO,
     language: LanguageOption = None,
     detect_language: DetectLanguageOption = False,
+    diarize: DiarizeOption = None,
+    latency: DiarizeLatencyOption = None,
+    turns: DiarizeTurnsOption = None,
     source_lang: SourceLangOption = None,
     target_lang: TargetLangOption = None,
     task: TaskOption = None,
@@ -269,9 +295,24 @@ def transcribe(
             batch_seconds=batch_seconds,
             num_workers=num_workers,
         )
-        is_failed = TranscriptionRun(inputs, output, options, output_dir is not None).run(checkpoint)
+        speakers = _make_speakers(diarize, {"latency": latency, "turns": turns}, checkpoint, chosen)
+        is_failed = TranscriptionRun(inputs, output, options, output_dir is not None, speakers).run(checkpoint)
     if is_failed:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+def _make_speakers(
+    source: str | None, given: Mapping[str, str | None], checkpoint: Checkpoint, formats: Sequence[str]
+) -> SpeakerFinder | None:
+    """What tells the speakers apart; None without `--diarize`."""
+    if source is None:
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"--diarize_{name} belongs to --diarize.")
+        return None
+    if not any(name in TIMED_FORMATS for name in formats):
+        raise ValueError(f"--diarize belongs to --format {', '.join(TIMED_FORMATS)}; found {','.join(formats)}.")
+    return SpeakerFinder(source, checkpoint.devices[0], make_diarization_options(given["latency"], given["turns"]))
 
 
 def _choose_formats(formats: Sequence[str] | None, inputs: Sequence[AudioInput]) -> tuple[str, ...]:

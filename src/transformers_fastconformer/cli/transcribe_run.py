@@ -25,6 +25,7 @@ from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import reading
 from ..writers.record import TranscriptRecord
+from .diarize import SpeakerFinder
 from .errors import say, show_error
 from .exit_codes import InputError
 from .transcribe_inputs import AudioInput
@@ -109,8 +110,14 @@ class TranscriptionRun:
     """One run of the command, with counts of what was done and what failed."""
 
     def __init__(
-        self, inputs: Sequence[AudioInput], output: Output, options: TranscriptionOptions, is_folder: bool
+        self,
+        inputs: Sequence[AudioInput],
+        output: Output,
+        options: TranscriptionOptions,
+        is_folder: bool,
+        speakers: SpeakerFinder | None = None,
     ) -> None:
+        self._speakers = speakers
         self._inputs = inputs
         self._output = output
         self._options = options
@@ -133,6 +140,8 @@ class TranscriptionRun:
                 workers = checkpoint.load()
                 decoding = checkpoint.complete(self._options.decoding, workers[0].processor)
                 self._options = replace(self._options, decoding=decoding)
+                if self._speakers is not None:
+                    self._speakers.load()
                 start = time.perf_counter()
                 self._transcribe(remaining, workers, checkpoint.describe(workers[0][0]))
             is_whole = True
@@ -170,6 +179,8 @@ class TranscriptionRun:
 
     def _transcribe(self, remaining: Sequence[int], workers: Sequence[Worker], described: dict[str, str]) -> None:
         options = self._options.describe()
+        if self._speakers is not None:
+            options |= self._speakers.describe()
         clips = [self._inputs[index].clip for index in remaining]
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
             lengths = list(pool.map(measure_clip, clips))
@@ -198,6 +209,12 @@ class TranscriptionRun:
         """Write a transcript; false if only this one cannot be written."""
         item = self._inputs[index]
         start_seconds = item.clip.start_seconds
+        if self._speakers is not None:
+            try:
+                transcript = self._speakers.add_to(item.clip, transcript)
+            except (ValueError, OSError) as error:
+                self._fail(index, InputError(f"the speakers of {item.file!r} cannot be told: {error}"))
+                return False
         record = TranscriptRecord(transcript, item.file, item.name, start_seconds, described, options, item.manifest)
         try:
             self._output.write(index, record)

@@ -137,6 +137,57 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
             input_features = spec_augment(self.config, input_features, lengths)
         may_pack = not (output_hidden_states or output_attentions)
         hidden_states, batch = self._subsample(input_features.to(self.dtype), lengths, may_pack)
+        output = self._run_blocks(
+            hidden_states, batch, bool(output_hidden_states), bool(output_attentions), capture_layers
+        )
+        return output if wants_dict(self.config, return_dict) else output.to_tuple()
+
+    def subsample(
+        self, input_features: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Compute only the front of the encoder (NeMo's `pre_encode`), whose frames `encode_subsampled` goes on with.
+
+        Args:
+            input_features: (batch, mel frames, num_mel_bins).
+            lengths: (batch,), real frames of each clip; None: all are.
+
+        Returns:
+            (batch, encoder frames, hidden_size) and the real frames of each clip, (batch,).
+        """
+        require_features(input_features)
+        frames, batch = subsample_padded(self.subsampling, input_features.to(self.dtype), lengths, None)
+        return frames, _full_lengths(frames) if batch.lengths is None else batch.lengths
+
+    def encode_subsampled(
+        self, frames: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> FastConformerEncoderOutput:
+        """
+        Compute encoder frames from those of `subsample` (NeMo's `bypass_pre_encode`), in any order.
+
+        Args:
+            frames: (batch, encoder frames, hidden_size).
+            lengths: (batch,), real frames of each clip; None: all are.
+
+        Raises:
+            ValueError: for frames of another width, and for a model whose norms or reduction count mel frames.
+        """
+        size = self.config.hidden_size
+        is_form = frames.ndim == 3 and frames.shape[-1] == size
+        require(is_form, "the shape of frames", tuple(frames.shape), f"(batch, frames, {size})")
+        norm = self.config.conv_norm_type
+        require(not CONV_NORMS[norm].counts_frames, "conv_norm_type", norm, "a norm that does not count frames")
+        return self._run_blocks(frames, PaddedBatch(frames.shape[1], lengths, None), False, False, ())
+
+    def _run_blocks(
+        self,
+        hidden_states: torch.Tensor,
+        batch: PaddedBatch | PackedRows,
+        output_hidden_states: bool,
+        output_attentions: bool,
+        capture_layers: Sequence[int],
+    ) -> FastConformerEncoderOutput:
+        """All that comes after the subsampling."""
         if self.config.scale_input:
             hidden_states = hidden_states * math.sqrt(self.config.hidden_size)
         positions = self._position_table(hidden_states, batch)
@@ -153,7 +204,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         captured: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for index in range(len(self.layers)):
             hidden_states, probabilities = self._run_block(
-                index, hidden_states, positions, mask, batch.norm_frames, bool(output_attentions)
+                index, hidden_states, positions, mask, batch.norm_frames, output_attentions
             )
             if self.reduction is not None and index == self.config.reduction_position:
                 hidden_states, batch = self._reduce(hidden_states, batch)
@@ -171,7 +222,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         hidden_states, lengths = batch.unpack(hidden_states)
         if self.reduction is not None and self.config.reduction_position == -1:
             hidden_states, lengths = self.reduction(hidden_states, lengths)
-        output = FastConformerEncoderOutput(
+        return FastConformerEncoderOutput(
             last_hidden_state=hidden_states,
             encoder_lengths=_full_lengths(hidden_states) if lengths is None else lengths,
             hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
@@ -179,7 +230,6 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
             captured_states=tuple(captured[index][0] for index in capture_layers) or None,
             captured_lengths=tuple(captured[index][1] for index in capture_layers) or None,
         )
-        return output if wants_dict(self.config, return_dict) else output.to_tuple()
 
     def _capture(
         self, hidden_states: torch.Tensor, batch: PaddedBatch | PackedRows

@@ -24,7 +24,7 @@ from .masking import resolve_lengths
 from .multitask_decoder import (
     FastConformerMultitaskDecoder,
     FastConformerTokenHead,
-    FastConformerTransformerEncoder,
+    shape_of,
 )
 from .multitask_decoding import decode_prompted, mask_frames, place_texts
 from .multitask_generation import (
@@ -48,6 +48,7 @@ from .outputs import (
 from .pretrained import wants_dict
 from .prompt import Language, check_language
 from .recognizer import FastConformerRecognizer
+from .transformer import FastConformerTransformerEncoder
 
 
 class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # type: ignore[misc]
@@ -70,7 +71,14 @@ class FastConformerForMultitask(FastConformerRecognizer, GenerationMixin):  # ty
         self.encoder = FastConformerEncoder(config)
         self.encoder_proj = nn.Linear(config.output_size, size) if config.has_encoder_projection else None
         self.transformer_encoder = (
-            FastConformerTransformerEncoder(config) if config.num_transformer_encoder_layers > 0 else None
+            FastConformerTransformerEncoder(
+                config,
+                shape_of(config, "transformer_encoder"),
+                config.num_transformer_encoder_layers,
+                config.transformer_encoder_final_norm,
+            )
+            if config.num_transformer_encoder_layers > 0
+            else None
         )
         self.decoder = FastConformerMultitaskDecoder(config)
         self.token_head = FastConformerTokenHead(config)

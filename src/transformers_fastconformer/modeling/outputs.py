@@ -44,6 +44,28 @@ class FastConformerEncoderOutput(ModelOutput):
 
 
 @dataclass
+class FastConformerDiarizationOutput(ModelOutput):
+    """
+    Output of [`FastConformerForDiarization`].
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(batch, encoder frames, num_speakers)`):
+            Scores before the sigmoid, in the order in which the speakers first speak.
+        probabilities (`torch.FloatTensor` of shape `(batch, encoder frames, num_speakers)`):
+            That the speaker speaks; 0 in frames at and beyond `encoder_lengths`.
+        encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
+        attentions (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
+    """
+
+    logits: torch.Tensor | None = None
+    probabilities: torch.Tensor | None = None
+    encoder_lengths: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
 class FastConformerCTCOutput(ModelOutput):
     """
     Output of a CTC head's `forward`.

@@ -8,8 +8,9 @@ from torch import nn
 
 from ..kernels.int8_linear import INT8_DTYPES, Int8Linear, use_int8, uses_int8
 from .block import FastConformerBlock
-from .multitask_decoder import FastConformerDecoderLayer, FastConformerTransformerEncoderLayer
+from .multitask_decoder import FastConformerDecoderLayer
 from .pretrained import FastConformerPreTrainedModel
+from .transformer import FastConformerTransformerEncoderLayer
 
 # Layers whose products are in 8 bits.
 BLOCKS = (FastConformerBlock, FastConformerDecoderLayer, FastConformerTransformerEncoderLayer)

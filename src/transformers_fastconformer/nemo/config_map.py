@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoints.key_table import REQUIRED, Drop, Pin, Read, Row, Table, Values, section, sequence
+from ..configuration_diarization import FastConformerDiarizationConfig
 from ..configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -24,6 +25,7 @@ from .sections.aux_ctc import map_auxiliary_ctc
 from .sections.common import REPORTING, TRAINING, NemoReader, class_of
 from .sections.decoder import CTC_DECODER, map_prediction_network
 from .sections.decoding import read_decoding, read_max_symbols
+from .sections.diarization import DIARIZATION, map_diarization
 from .sections.encoder import map_encoder
 from .sections.interctc import map_interctc
 from .sections.joint import map_joint
@@ -52,12 +54,11 @@ MODEL_CLASSES = {
     "SpeechEncDecSelfSupervisedModel": "encoder",
     "EncDecMaskedTokenPredModel": "encoder",
     "EncDecDenoiseMaskedTokenPredModel": "encoder",
-    "SortformerEncLabelModel": "encoder",
+    "SortformerEncLabelModel": "diarization",
 }
 
 # Sections that tell the same where an archive does not name its class.
 ENCODER_ALONE_SECTIONS = {
-    "sortformer_modules": "a speaker diariser, not converted",
     "quantizer": "self-supervised targets, not converted",
     "loss_list": "self-supervised targets, not converted",
 }
@@ -124,6 +125,12 @@ TOP_LEVEL: Table = {
     **LANGUAGE_ID_KEYS,
 }
 
+DIARIZATION_TOP_LEVEL: Table = {
+    **ENCODER_ALONE,
+    "spec_augment": TRAINING_SECTIONS["spec_augment"],
+    **WITHOUT_INFLUENCE,
+    **DIARIZATION,
+}
 MULTITASK_TOP_LEVEL: Table = {**ENCODER_ALONE, **TRAINING_SECTIONS, **WITHOUT_INFLUENCE, **MULTITASK}
 
 
@@ -135,8 +142,8 @@ class MappedConfig:
     Args:
         config: Shape of encoder and heads.
         architecture: Name of the model class.
-        family: `"ctc"`, `"rnnt"`, `"tdt"`, `"hybrid_rnnt_ctc"`, `"hybrid_tdt_ctc"`, `"multitask"`, or
-            `"encoder"` without a head.
+        family: `"ctc"`, `"rnnt"`, `"tdt"`, `"hybrid_rnnt_ctc"`, `"hybrid_tdt_ctc"`, `"multitask"`,
+            `"diarization"`, or `"encoder"` without a head.
         feature_extractor_arguments: For `FastConformerFeatureExtractor`.
         nemo_class: NeMo's class, the last part of `target`; None where the archive does not say.
         dropped: Every key that had no influence, as `section.key`, and why.
@@ -152,6 +159,9 @@ class MappedConfig:
     adapters_off: frozenset[str] = frozenset()
 
 
+# Families of which the processor is only a feature extractor.
+WITHOUT_TOKENIZER = ("encoder", "diarization")
+
 # Heads and durations: the classes of ours.
 FAMILIES: dict[tuple[str, bool], tuple[str, type[FastConformerConfig], str]] = {
     ("encoder", False): ("encoder", FastConformerConfig, "FastConformerModel"),
@@ -160,6 +170,7 @@ FAMILIES: dict[tuple[str, bool], tuple[str, type[FastConformerConfig], str]] = {
     ("transducer", True): ("tdt", FastConformerTDTConfig, "FastConformerForTDT"),
     ("hybrid", False): ("hybrid_rnnt_ctc", FastConformerRNNTConfig, "FastConformerForRNNT"),
     ("hybrid", True): ("hybrid_tdt_ctc", FastConformerTDTConfig, "ParakeetTDTForTDT"),
+    ("diarization", False): ("diarization", FastConformerDiarizationConfig, "FastConformerForDiarization"),
     ("multitask", False): ("multitask", FastConformerMultitaskConfig, "FastConformerForMultitask"),
 }
 
@@ -204,6 +215,8 @@ def _map_config(
     num_layers = arguments["num_hidden_layers"]
     arguments |= map_speaker_kernels(sections, nemo_class, num_layers, tensor_names, reader)
     encoder_width = arguments["encoder_output_size"] or arguments["hidden_size"]
+    if heads == "diarization":
+        arguments |= map_diarization(sections, encoder_width, arguments["subsampling_factor"], reader)
     arguments |= _map_heads(heads, sections, nemo_class, encoder_width, reader)
     family, config_class, architecture = FAMILIES[heads, bool(arguments.get("durations"))]
     mapped = config_class(**arguments)
@@ -223,6 +236,8 @@ def _heads_of(
         if nemo_class not in MODEL_CLASSES:
             raise reader.refuse("target", target, f"one of {sorted(MODEL_CLASSES)}")
         return nemo_class, MODEL_CLASSES[nemo_class]
+    if config.get("sortformer_modules") is not None:
+        return None, "diarization"
     for name, what in ENCODER_ALONE_SECTIONS.items():
         if config.get(name) is not None:
             reader.dropped[name] = what
@@ -252,6 +267,8 @@ def _read_top_level(config: Mapping[str, Any], heads: str, is_sortformer: bool, 
     table, reason = TOP_LEVEL, "not read by NeMo 3.0 either"
     if heads == "multitask":
         table = MULTITASK_TOP_LEVEL
+    if heads == "diarization":
+        table = DIARIZATION_TOP_LEVEL
     if heads == "encoder":
         table, reason = ENCODER_ALONE, "not of the encoder"
     if is_sortformer:
@@ -273,6 +290,8 @@ def _map_heads(
     if heads == "encoder":
         return {}
     training = map_spec_augment(sections["spec_augment"], reader)
+    if heads == "diarization":
+        return training
     training |= map_interctc(sections["interctc"], heads in ("ctc", "hybrid"), reader)
     if heads == "multitask":
         return map_multitask(sections, encoder_width, reader) | training

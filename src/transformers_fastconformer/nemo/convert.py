@@ -24,7 +24,7 @@ from ..modeling.multitask_times import TIMES_FOLDER
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import reading, require_choice
 from .archive import CONFIG_MEMBER, NemoArchive
-from .config_map import MappedConfig, map_config
+from .config_map import WITHOUT_TOKENIZER, MappedConfig, map_config
 from .description import check_vocabulary, describe_model, describe_parts_left_out
 from .front_end import build_feature_extractor
 from .locate import FoundArchive, require_archive
@@ -144,7 +144,7 @@ def convert_nemo_checkpoint(
     Convert a NeMo checkpoint. Nothing appears at `output_dir` before everything is written; then it appears whole.
 
     A model that is bundled with a Canary, for the times of its words, is converted into the folder
-    `timestamps_model` in the output. Of self-supervised and Sortformer models only the encoder is converted, for
+    `timestamps_model` in the output. Of self-supervised models only the encoder is converted, for
     `FastConformerModel` and without a tokenizer; a warning names the parts that are left out.
 
     Memory stays near that of the imports: weights are read and written tensor by tensor, and compared with the
@@ -270,8 +270,8 @@ def _build_processor(
     nemo_config: Mapping[str, Any],
     archive: NemoArchive,
 ) -> FastConformerProcessor | None:
-    """The processor of a model with a head; an encoder without one comes without a tokenizer."""
-    if mapped.family == "encoder":
+    """The processor of a model that writes text; others come without a tokenizer."""
+    if mapped.family in WITHOUT_TOKENIZER:
         return None
     tokenizer = build_tokenizer(nemo_config, archive.read_member, str(archive.source))
     complete_vocabulary(mapped.config, tokenizer, str(archive.source))

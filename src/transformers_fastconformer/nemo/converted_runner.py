@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..configuration_diarization import FastConformerDiarizationConfig
 from ..configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -18,6 +19,7 @@ from ..configuration_fastconformer import (
 from ..configuration_multitask import FastConformerMultitaskConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..modeling.ctc import FastConformerForCTC
+from ..modeling.diarization import FastConformerForDiarization
 from ..modeling.encoder import FastConformerModel
 from ..modeling.hybrid import share_as_ctc
 from ..modeling.multitask import FastConformerForMultitask
@@ -90,6 +92,9 @@ class ConvertedRunner:
         if language is not None:
             frames = model.apply_prompt(frames, language)
             outputs.keep("prompted frames", frames, lengths)
+        if isinstance(model, FastConformerForDiarization):
+            outputs.keep("speaker probabilities", model(**inputs).probabilities, lengths)
+            return outputs
         if "multitask" in self.heads:
             self._run_multitask(outputs, inputs, waveforms, with_hypotheses)
             return outputs
@@ -202,6 +207,7 @@ def _model_class_of(folder: str | Path) -> tuple[Any, type[FastConformerConfig]]
         FastConformerRNNTConfig.model_type: (FastConformerForRNNT, FastConformerRNNTConfig),
         FastConformerTDTConfig.model_type: (FastConformerForTDT, FastConformerTDTConfig),
         FastConformerMultitaskConfig.model_type: (FastConformerForMultitask, FastConformerMultitaskConfig),
+        FastConformerDiarizationConfig.model_type: (FastConformerForDiarization, FastConformerDiarizationConfig),
     }
     model_type = config_dict.get("model_type")
     if model_type not in classes:

@@ -23,7 +23,7 @@ from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..tokenization_fastconformer import FastConformerTokenizer
 from ..validation import reading
 from .archive import NemoArchive
-from .config_map import MappedConfig, map_config
+from .config_map import WITHOUT_TOKENIZER, MappedConfig, map_config
 from .convert import TIMES_MODEL
 from .description import check_vocabulary, describe_model, describe_parts_left_out
 from .locate import ARCHIVE_SUFFIX, require_archive
@@ -178,7 +178,7 @@ def inspect_checkpoint(
                     check_counts(mapped.config, headers, str(path))
                 _read_mapped(found, mapped)
                 FastConformerFeatureExtractor(**mapped.feature_extractor_arguments)
-                if mapped.family != "encoder":
+                if mapped.family not in WITHOUT_TOKENIZER:
                     tokenizer = build_tokenizer(config, archive.read_member, str(path))
                     found.tokenizer = _describe_tokenizer(config, tokenizer)
                     complete_vocabulary(mapped.config, tokenizer, str(path))

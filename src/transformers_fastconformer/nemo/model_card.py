@@ -16,6 +16,7 @@ from .locate import FoundArchive
 
 FAMILY_WORDS = {
     "encoder": "no head",
+    "diarization": "a head for the activities of speakers",
     "ctc": "a CTC head",
     "rnnt": "an RNN transducer head",
     "tdt": "a token-and-duration transducer (TDT) head",
@@ -25,6 +26,7 @@ FAMILY_WORDS = {
 }
 FAMILY_TAGS: dict[str, list[str]] = {
     "encoder": [],
+    "diarization": ["speaker-diarization"],
     "ctc": ["ctc"],
     "rnnt": ["rnnt"],
     "tdt": ["tdt"],
@@ -50,6 +52,13 @@ sampling_rate = processor.feature_extractor.sampling_rate
 inputs = processor(read_audio("speech.wav", sampling_rate), sampling_rate=sampling_rate, return_tensors="pt")
 print(processor.batch_decode(model.generate(**inputs{arguments})))"""
 
+DIARIZATION_USE = """\
+from transformers_fastconformer import diarize
+
+folder = "."  # this folder, or the id of its repository
+for turn in diarize("meeting.wav", model=folder).turns:
+    print(turn.speaker, turn.start, turn.end)"""
+
 ENCODER_USE = """\
 from transformers_fastconformer import FastConformerFeatureExtractor, {name}
 from transformers_fastconformer.audio.files import read_audio
@@ -62,6 +71,11 @@ sampling_rate = feature_extractor.sampling_rate
 audio = read_audio("speech.wav", sampling_rate)
 features = feature_extractor(audio, sampling_rate=sampling_rate, return_tensors="pt")
 print(model(**features).last_hidden_state.shape)  # (clips, frames, {size})"""
+
+
+# Family: what it is called, and how it is used; others are recognisers.
+KINDS = {"encoder": ("encoder", ENCODER_USE), "diarization": ("diariser", DIARIZATION_USE)}
+TASKS = {"encoder": "feature-extraction", "diarization": "voice-activity-detection"}
 
 
 def describe_conversion(
@@ -89,15 +103,15 @@ def describe_conversion(
     millions = f"{num_parameters / 1e6:.{0 if num_parameters >= MIN_ROUNDED_PARAMETERS else 2}f}"
     origin = f"[{hub_id}](https://huggingface.co/{hub_id}) (`{archive_name}`)" if hub_id else f"`{archive_name}`"
     licence = metadata.get("license_name") or metadata.get("license")
-    is_encoder = mapped.family == "encoder"
+    kind, use = KINDS.get(mapped.family, ("recogniser", RECOGNISER_USE))
     introduction = (
-        f"A FastConformer speech {'encoder' if is_encoder else 'recogniser'} with {FAMILY_WORDS[mapped.family]}: "
+        f"A FastConformer speech {kind} with {FAMILY_WORDS[mapped.family]}: "
         f"{config.num_hidden_layers} blocks of width {config.hidden_size}, {millions} million parameters.\n"
         f"Converted from {origin} with transformers-fastconformer {__version__}. The licence is that of the original"
         f"{f', {licence}' if licence else ''}."
     )
     left_out = (("Not converted", _describe_left_out(mapped, parts_left_out)),) if parts_left_out else ()
-    use = (ENCODER_USE if is_encoder else RECOGNISER_USE).format(
+    use = use.format(
         name=mapped.architecture,
         size=config.output_size,
         # A model with language prompts is told the language.
@@ -116,7 +130,7 @@ def describe_conversion(
 def _describe_metadata(
     mapped: MappedConfig, hub_id: str | None, source_card: Mapping[str, Any], languages: list[str]
 ) -> dict[str, Any]:
-    task = "feature-extraction" if mapped.family == "encoder" else "automatic-speech-recognition"
+    task = TASKS.get(mapped.family, "automatic-speech-recognition")
     metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task}
     metadata |= {key: source_card[key] for key in INHERITED_METADATA if source_card.get(key)}
     if "language" not in metadata and languages:

@@ -168,6 +168,12 @@ class NemoRunner:
             )
             outputs.keep("prompted frames", encoded.transpose(1, 2), encoder_lengths)
 
+        if hasattr(model, "sortformer_modules"):
+            states = encoded.transpose(1, 2)
+            if model.sortformer_modules.encoder_proj is not None:
+                states = model.sortformer_modules.encoder_proj(states)
+            outputs.keep("speaker probabilities", model.forward_infer(states, encoder_lengths), encoder_lengths)
+            return outputs
         if "multitask" in self.heads:
             self._run_multitask(
                 outputs, features.to(dtype), feature_lengths, joint_targets, strategy, prompt_ids or []

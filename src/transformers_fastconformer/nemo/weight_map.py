@@ -23,6 +23,7 @@ from ..checkpoints.name_table import (
     Shape,
     pointwise,
 )
+from ..configuration_diarization import FastConformerDiarizationConfig
 from ..configuration_fastconformer import FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig
 from ..configuration_multitask import FastConformerMultitaskConfig
 from ..frames import StackedSubsampling, StridedSubsampling
@@ -194,6 +195,19 @@ MULTITASK: tuple[Row, ...] = (
     Map("log_softmax.mlp.layer0.bias", "token_head.bias"),
 )
 
+DIARIZATION: tuple[Row, ...] = (
+    Map("sortformer_modules.encoder_proj.{p}", "encoder_proj.{p}"),
+    Map("sortformer_modules.first_hidden_to_hidden.{p}", "speaker_head.dense.{p}"),
+    Map("sortformer_modules.single_hidden_to_spks.{p}", "speaker_head.out_proj.{p}"),
+    Drop("sortformer_modules.hidden_to_spks.{p}", "NeMo does not read it"),
+    *_transformer_rows(
+        "transformer_encoder",
+        "transformer_encoder",
+        {"first_sub_layer": "self_attn", "second_sub_layer": "feed_forward"},
+    ),
+    Map("transformer_encoder.final_layer_norm.{p}", "transformer_encoder.norm.{p}"),
+)
+
 
 def name_table(config: FastConformerConfig, adapters_off: Collection[str] = ()) -> NameTable:
     """
@@ -236,6 +250,14 @@ MULTITASK_COUNTED_PARTS = (
     ),
     ("num_transformer_encoder_layers", "transf_encoder.num_layers", re.compile(r"transf_encoder\.layers\.(\d+)\..+")),
 )
+DIARIZATION_COUNTED_PARTS = (
+    COUNTED_PARTS[0],
+    (
+        "num_transformer_encoder_layers",
+        "transformer_encoder.num_layers",
+        re.compile(r"transformer_encoder\.layers\.(\d+)\..+"),
+    ),
+)
 
 
 def check_counts(config: FastConformerConfig, tensor_names: Iterable[str], source: str) -> None:
@@ -247,8 +269,12 @@ def check_counts(config: FastConformerConfig, tensor_names: Iterable[str], sourc
     """
     names = list(tensor_names)
     is_stateless = getattr(config, "decoder_type", None) == "stateless"
-    is_multitask = isinstance(config, FastConformerMultitaskConfig)
-    for option, key, pattern in MULTITASK_COUNTED_PARTS if is_multitask else COUNTED_PARTS:
+    counted: tuple[tuple[str, str, re.Pattern[str]], ...] = COUNTED_PARTS
+    if isinstance(config, FastConformerMultitaskConfig):
+        counted = MULTITASK_COUNTED_PARTS
+    if isinstance(config, FastConformerDiarizationConfig):
+        counted = DIARIZATION_COUNTED_PARTS
+    for option, key, pattern in counted:
         expected = getattr(config, option, None)
         if expected is None or (option == "num_decoder_layers" and is_stateless):
             continue
@@ -263,7 +289,8 @@ def check_counts(config: FastConformerConfig, tensor_names: Iterable[str], sourc
 
 
 def _has_head(config: FastConformerConfig) -> bool:
-    return isinstance(config, FastConformerCTCConfig | FastConformerRNNTConfig | FastConformerMultitaskConfig)
+    kinds = FastConformerCTCConfig | FastConformerRNNTConfig | FastConformerMultitaskConfig
+    return isinstance(config, kinds | FastConformerDiarizationConfig)
 
 
 def _subsampling_rows(config: FastConformerConfig) -> tuple[Map, ...]:
@@ -277,6 +304,8 @@ def _subsampling_rows(config: FastConformerConfig) -> tuple[Map, ...]:
 def _head_rows(config: FastConformerConfig) -> Iterator[Row]:
     if isinstance(config, FastConformerMultitaskConfig):
         yield from MULTITASK
+    if isinstance(config, FastConformerDiarizationConfig):
+        yield from DIARIZATION
     if isinstance(config, FastConformerCTCConfig):
         yield from CTC_HEAD
     if isinstance(config, FastConformerRNNTConfig):

@@ -47,7 +47,7 @@ def _describe(record: TranscriptRecord) -> dict[str, Any]:
         **({} if transcript.language is None else {"language": transcript.language}),
         "confidence": None if confidence is None else round(confidence, CONFIDENCE_DIGITS),
         "segments": [
-            {"text": item["segment"], "start": item["start"], "end": item["end"], **_language_of(given)}
+            {("text" if name == "segment" else name): value for name, value in item.items()} | _language_of(given)
             for item, given in zip(record.timed_items("segment"), record.items("segment"), strict=True)
         ],
         "words": timed_words(record),

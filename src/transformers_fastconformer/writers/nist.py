@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import PurePath
 
 from .record import TranscriptRecord, Word, timed_words
@@ -21,7 +22,7 @@ def format_ctm(record: TranscriptRecord) -> str:
     name, channel = _recording_name(record), _channel_number(record)
     lines = []
     for word in timed_words(record):
-        line = f"{name} {channel} {word['start']:.3f} {word['end'] - word['start']:.3f} {_one_field(word['word'])}"
+        line = f"{name} {channel} {word['start']:.3f} {word['end'] - word['start']:.3f} {one_field(word['word'])}"
         lines.append(f"{line} {word['confidence']:.4f}" if "confidence" in word else line)
     return "".join(line + "\n" for line in lines)
 
@@ -29,14 +30,30 @@ def format_ctm(record: TranscriptRecord) -> str:
 def format_rttm(record: TranscriptRecord, pause_seconds: float) -> str:
     """A line for each stretch without a pause of that length: file, channel, start, duration, speaker."""
     name, channel = _recording_name(record), _channel_number(record)
-    # Speakers are not known, except that each channel stands for one.
-    speaker = f"speaker_{channel - 1}"
-    lines = []
     items = timed_words(record) or record.timed_items("segment")
-    for start, end in speech_segments(items, pause_seconds):
-        fields = ["SPEAKER", name, channel, f"{start:.3f}", f"{end - start:.3f}"]
-        lines.append(" ".join(map(str, [*fields, NOT_KNOWN, NOT_KNOWN, speaker, NOT_KNOWN, NOT_KNOWN])))
-    return "".join(line + "\n" for line in lines)
+    lines = []
+    for _, said in groupby(items, key=lambda item: item.get("speaker")):
+        stretch = list(said)
+        # Where speakers are not known, each channel stands for one.
+        speaker = stretch[0].get("speaker", f"speaker_{channel - 1}")
+        lines += [
+            rttm_line(name, channel, start, end, speaker) for start, end in speech_segments(stretch, pause_seconds)
+        ]
+    return "".join(lines)
+
+
+def rttm_line(name: str, channel: int, start: float, end: float, speaker: str) -> str:
+    """
+    A line of RTTM: a stretch of one speaker.
+
+    Args:
+        name: Name of the recording, without spaces.
+        channel: From 1.
+        start, end: In seconds.
+        speaker: Its name, without spaces.
+    """
+    fields = ["SPEAKER", name, channel, f"{start:.3f}", f"{end - start:.3f}", NOT_KNOWN, NOT_KNOWN, speaker]
+    return " ".join(map(str, [*fields, NOT_KNOWN, NOT_KNOWN])) + "\n"
 
 
 def speech_segments(words: Sequence[Word], pause_seconds: float) -> Iterator[tuple[float, float]]:
@@ -54,14 +71,14 @@ def speech_segments(words: Sequence[Word], pause_seconds: float) -> Iterator[tup
         yield start, end
 
 
-def _one_field(text: str) -> str:
+def one_field(text: str) -> str:
     """Text as a field of a line. A line of CTM that begins with two semicolons would be a comment."""
     joined = re.sub(r"\s+", "_", text.strip())
     return re.sub(r"^;;", "__", joined) or NOT_KNOWN
 
 
 def _recording_name(record: TranscriptRecord) -> str:
-    return _one_field(record.name or PurePath(record.file).stem)
+    return one_field(record.name or PurePath(record.file).stem)
 
 
 def _channel_number(record: TranscriptRecord) -> int:

@@ -44,15 +44,21 @@ class TranscriptRecord:
         return (self.transcript.timestamps or {}).get(level, [])
 
     def timed_items(self, level: str) -> list[dict[str, Any]]:
-        """Text, `start` and `end` of the items of a level, in seconds from the start of the file."""
+        """Text, `start` and `end` of the items of a level, in seconds from the start of the file, and its speaker."""
         return [
             {level: item[level], "start": self.file_seconds(item["start"]), "end": self.file_seconds(item["end"])}
+            | speaker_of(item)
             for item in self.items(level)
         ]
 
     def file_seconds(self, clip_seconds: float) -> float:
         """A time of the clip as a time of the file."""
         return round(float(clip_seconds) + self.start_seconds, SECONDS_DIGITS)
+
+
+def speaker_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The speaker of a word or segment, where it is known."""
+    return {"speaker": item["speaker"]} if "speaker" in item else {}
 
 
 def spread_words(record: TranscriptRecord) -> list[Word]:
@@ -71,7 +77,8 @@ def spread_words(record: TranscriptRecord) -> list[Word]:
             start = segment["start"] + done * seconds_each
             done += len(text)
             end = segment["start"] + done * seconds_each
-            words.append({"word": text, "start": round(start, SECONDS_DIGITS), "end": round(end, SECONDS_DIGITS)})
+            times = {"start": round(start, SECONDS_DIGITS), "end": round(end, SECONDS_DIGITS)}
+            words.append({"word": text, **times, **speaker_of(segment)})
     return words
 
 

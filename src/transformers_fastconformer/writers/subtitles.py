@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pysubs2
 
 from ..validation import is_number, require, require_count
-from .record import TranscriptRecord, Word, spread_words, timed_words
+from .record import TranscriptRecord, Word, speaker_of, spread_words, timed_words
 from .sentence_ends import CLOSING, MARKS, ends_sentence
 
 # What ends a sentence where no space follows.
@@ -71,11 +71,13 @@ class Subtitle(NamedTuple):
         start: Start in seconds.
         end: End in seconds, after the start and not after the start of the next subtitle.
         lines: Its text.
+        speaker: Name of its speaker; None where speakers are not known.
     """
 
     start: float
     end: float
     lines: list[str]
+    speaker: str | None = None
 
 
 def group_words(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> Iterator[list[Word]]:
@@ -84,7 +86,7 @@ def group_words(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> 
 
     Args:
         words: Items with `word`, and `start` and `end` in seconds, as in `Transcript.timestamps["word"]`. An item with
-            `is_continuation` follows the one before it without a space.
+            `is_continuation` follows the one before it without a space. Items with another `speaker` begin a subtitle.
         rules: Rules for the layout.
     """
     group: list[Word] = []
@@ -93,7 +95,14 @@ def group_words(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> 
             is_sentence_end = _is_sentence_end(group, word)
             is_pause = word["start"] - group[-1]["end"] >= rules.pause_seconds
             is_long = word["end"] - group[0]["start"] > rules.max_seconds
-            if is_sentence_end or is_pause or is_long or len(_fill([*group, word], rules)) > rules.max_lines:
+            is_other = word.get("speaker") != group[-1].get("speaker")
+            if (
+                is_sentence_end
+                or is_pause
+                or is_long
+                or is_other
+                or len(_fill([*group, word], rules)) > rules.max_lines
+            ):
                 yield group
                 group = []
         group.append(word)
@@ -169,7 +178,7 @@ def split_long_words(
             piece = item["char"].strip()
             spelled += piece
             if piece:
-                pieces.append({"word": piece, "start": item["start"], "end": item["end"]})
+                pieces.append({"word": piece, "start": item["start"], "end": item["end"], **speaker_of(word)})
             position += 1
         if spelled != text:
             return list(words)
@@ -202,27 +211,36 @@ def lay_out_subtitles(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULE
             end = min(
                 end, following - rules.min_gap_seconds if following - rules.min_gap_seconds > start else following
             )
-        subtitles.append(Subtitle(start, max(end, start + MIN_SHOWN_SECONDS), lines))
+        speaker = group[0].get("speaker")
+        subtitles.append(Subtitle(start, max(end, start + MIN_SHOWN_SECONDS), lines, speaker))
     return subtitles
 
 
 def format_srt(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> str:
     """Write a SubRip file of words as in `group_words`. SubRip cannot escape marks that are only text."""
-    return _format_file("srt", words, rules, lambda line: line)
+    return _format_file("srt", words, rules, lambda line: line, lambda speaker: f"[{speaker}] ")
 
 
 def format_vtt(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> str:
     """Write a WebVTT file of words as in `group_words`; their marks are escaped, since the format has markup."""
-    return _format_file("vtt", words, rules, lambda line: html.escape(line, quote=False))
+    # A voice span lasts to the end of the subtitle, and need not be closed where it is the whole of it.
+    return _format_file(
+        "vtt", words, rules, lambda line: html.escape(line, quote=False), lambda speaker: f"<v {speaker}>"
+    )
 
 
 def _format_file(
-    pysubs2_format: str, words: Sequence[Word], rules: SubtitleRules, write_line: Callable[[str], str]
+    pysubs2_format: str,
+    words: Sequence[Word],
+    rules: SubtitleRules,
+    write_line: Callable[[str], str],
+    write_speaker: Callable[[str], str],
 ) -> str:
     subtitles = pysubs2.SSAFile()
-    for start, end, lines in lay_out_subtitles(words, rules):
+    for start, end, lines, speaker in lay_out_subtitles(words, rules):
         event = pysubs2.SSAEvent(start=round(1000 * start), end=round(1000 * end))
-        event.plaintext = "\n".join(map(write_line, lines))
+        said_by = "" if speaker is None else write_speaker(speaker)
+        event.plaintext = said_by + "\n".join(map(write_line, lines))
         subtitles.events.append(event)
     # Braces in a word are not a style of the Advanced SubStation format, which the library uses inside.
     return subtitles.to_string(pysubs2_format, keep_ssa_tags=True)
@@ -231,7 +249,7 @@ def _format_file(
 def format_tsv(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> str:
     """Write a table: start and end of each subtitle in milliseconds, and its text in one line."""
     rows = ["start\tend\ttext"]
-    for start, end, lines in lay_out_subtitles(words, rules):
+    for start, end, lines, _ in lay_out_subtitles(words, rules):
         text = re.sub(r"\s+", " ", " ".join(lines))
         rows.append(f"{round(1000 * start)}\t{round(1000 * end)}\t{text}")
     return "".join(row + "\n" for row in rows)

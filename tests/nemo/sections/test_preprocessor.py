@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from sortformer_archives import make_sortformer_config
 
 from transformers_fastconformer.nemo.config_map import map_config
 
@@ -45,14 +46,6 @@ def test_a_window_without_a_length_is_refused(nemo_config, samples):
         mapped_front_end(nemo_config, window_size=None, n_window_size=samples)
 
 
-def sortformer(nemo_config, **options):
-    """The configuration of a speaker diariser, as far as it is read."""
-    config = nemo_config("ctc")
-    kept = {name: config[name] for name in ("preprocessor", "encoder", "sample_rate")}
-    target = "nemo.collections.asr.models.sortformer_diar_models.SortformerEncLabelModel"
-    return {"target": target, "sortformer_modules": {}, **kept, **options}
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -68,8 +61,8 @@ def sortformer(nemo_config, **options):
     ],
 )
 @pytest.mark.parametrize("encoder_only", [False, True])
-def test_only_offline_diarisers_scale_the_audio(nemo_config, options, expected, encoder_only):
-    mapped = map_config(sortformer(nemo_config, **options), encoder_only=encoder_only)
+def test_only_offline_diarisers_scale_the_audio(options, expected, encoder_only):
+    mapped = map_config(make_sortformer_config(**{"streaming_mode": False, **options}), encoder_only=encoder_only)
     assert mapped.feature_extractor_arguments.get("peak_scaling") == expected
     assert expected is None or "eps" not in mapped.dropped
 
@@ -80,4 +73,4 @@ def test_only_offline_diarisers_scale_the_audio(nemo_config, options, expected, 
 def test_scaling_that_is_not_a_number_is_refused(nemo_config, options):
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=re.escape(f"{name}={value!r} is not supported; expected")):
-        map_config(sortformer(nemo_config, **options))
+        map_config(make_sortformer_config(**{"streaming_mode": False, **options}))

@@ -1,0 +1,1 @@
+"""Speakers: when each of them speaks, and which words are theirs."""

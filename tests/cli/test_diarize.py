@@ -1,0 +1,94 @@
+"""`fastconformer diarize`, and the speakers of `fastconformer transcribe --diarize`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from diarizers import build_diarizer, make_extractor
+
+from transformers_fastconformer import diarize
+from transformers_fastconformer.cli.main import main
+from transformers_fastconformer.demonstration import CLIP_PATHS
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sortformer")
+    build_diarizer().save_pretrained(folder)
+    make_extractor().save_pretrained(folder)
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["fastconformer", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_rttm_and_json(monkeypatch, capsys, checkpoint: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "a meeting.wav"
+    shutil.copy(CLIP_PATHS[0], clip)
+    expected = diarize(clip, checkpoint, device="cpu")
+    assert run(monkeypatch, "diarize", clip, "--model", checkpoint, "--device", "cpu") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(expected.turns) > 0
+    turn = expected.turns[0]
+    assert lines[0] == (
+        f"SPEAKER a_meeting 1 {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> speaker_{turn.speaker} <NA> <NA>"
+    )
+    output = tmp_path / "out"
+    arguments = (
+        "--model",
+        checkpoint,
+        "--format",
+        "json",
+        "--output_dir",
+        output,
+        "--latency",
+        "low",
+        "--turns",
+        "dihard3",
+    )
+    assert run(monkeypatch, "diarize", clip, CLIP_PATHS[1], *arguments) == 0
+    content = json.loads((output / "a meeting.json").read_text())
+    assert content["duration_seconds"] == expected.duration_seconds
+    assert {turn["speaker"] for turn in content["turns"]} == set(content["speakers"])
+    assert len(list(output.iterdir())) == 2
+
+
+def test_what_fails(monkeypatch, capsys, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("not audio")
+    assert run(monkeypatch, "diarize", tmp_path / "text.wav", CLIP_PATHS[0], "--model", checkpoint) == 1
+    printed = capsys.readouterr()
+    assert "text.wav" in printed.err
+    assert "SPEAKER" in printed.out
+    assert run(monkeypatch, "diarize", CLIP_PATHS[0], "--model", "demo") == 2
+    assert "expected 'fastconformer_diarization', a Sortformer" in capsys.readouterr().err
+    assert run(monkeypatch, "diarize", CLIP_PATHS[0], "--model", checkpoint, "--latency", "fast") == 2
+    assert run(monkeypatch, "diarize", CLIP_PATHS[0], "--model", checkpoint, "--turns", "ami") == 2
+
+
+@pytest.mark.parametrize("form", ["json", "srt", "vtt", "rttm"])
+def test_transcripts_say_who_speaks(monkeypatch, capsys, checkpoint: Path, form: str) -> None:
+    arguments = ("transcribe", CLIP_PATHS[0], "--model", "demo", "--diarize", checkpoint, "--format", form)
+    assert run(monkeypatch, *arguments) == 0
+    printed = capsys.readouterr().out
+    if form == "json":
+        content = json.loads(printed)
+        assert all(word["speaker"].startswith("speaker_") for word in content["words"])
+        assert all(segment["speaker"].startswith("speaker_") for segment in content["segments"])
+        assert content["options"]["diarize"] == str(checkpoint)
+    mark = {"json": '"speaker"', "srt": "[speaker_", "vtt": "<v speaker_", "rttm": " speaker_"}[form]
+    assert mark in printed
+
+
+def test_speakers_belong_to_formats_with_times(monkeypatch, capsys, checkpoint: Path) -> None:
+    assert run(monkeypatch, "transcribe", CLIP_PATHS[0], "--model", "demo", "--diarize", checkpoint) == 2
+    assert "--diarize belongs to --format" in capsys.readouterr().err
+    assert run(monkeypatch, "transcribe", CLIP_PATHS[0], "--model", "demo", "--diarize_latency", "low") == 2
+    assert "--diarize_latency belongs to --diarize." in capsys.readouterr().err
