@@ -30,6 +30,7 @@ from ..inference.loading import DEMONSTRATION_NAME, choose_device, load_model
 from ..kernels.int8_linear import Int8Weight, has_int8_products
 from ..kernels.layers import HAS_BFLOAT16_PRODUCTS
 from ..nemo.reference import INSTALL_NEMO
+from ..server.options import INSTALL_COMMAND as INSTALL_SERVER
 from ..training import packages
 from ..version import __version__
 
@@ -39,6 +40,7 @@ EXTRAS = {
     "audio": resampling.INSTALL_COMMAND,
     "vad": voice_activity.INSTALL_COMMAND,
     "microphone": microphone.INSTALL_COMMAND,
+    "server": INSTALL_SERVER,
     "train": packages.INSTALL_COMMAND,
     "nemo": INSTALL_NEMO,
 }

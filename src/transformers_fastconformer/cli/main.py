@@ -23,6 +23,7 @@ from .exit_codes import ExitCode, exit_code_of
 from .export_nemo import export_nemo
 from .finetune import finetune
 from .inspect import inspect
+from .serve import serve
 from .signals import ending_in_order, name_of_ending
 from .stream import stream
 from .streams import flush_standard_output, prepare_streams
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(transcribe)
 app.command()(stream)
 app.command()(diarize)
+app.command()(serve)
 app.command()(convert)
 app.command()(inspect)
 app.command()(export_nemo)

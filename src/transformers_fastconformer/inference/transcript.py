@@ -32,6 +32,7 @@ class Transcript:
         speech: Segments of the clip in which something is said, in seconds; None if voice activity detection was not
             asked for.
         token_ids: Ids of the tokens of the text; None where windows of a multitask model were joined.
+        token_confidences: Confidence in each of them; None if it was not asked for.
         events: Event tokens such as `<EOU>` with their times, under the name `"event"`.
         language: Language of the text, an ISO 639-1 code, where it was asked for; items of `"segment"` then have a
             `"language"` of their own. None: it was not asked for, or the text has no letters.
@@ -49,6 +50,7 @@ class Transcript:
     events: list[dict[str, Any]] | None = None
     strategy_reason: str = ""
     language: str | None = None
+    token_confidences: list[float] | None = None
 
     @classmethod
     def of(
@@ -83,6 +85,7 @@ class Transcript:
             word_confidences=transcription.word_confidences,
             speech=speech,
             token_ids=transcription.token_ids,
+            token_confidences=transcription.token_confidences,
             language=language,
             events=None if transcription.events is None else _end_with_clip(transcription.events, duration_seconds),
         )

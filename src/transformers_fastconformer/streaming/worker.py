@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,10 +47,19 @@ class EngineWorker:
 
     Args:
         engine: The engine, which nobody else uses from now on.
+        turn: Makes a context in which the device is used, where others use it too; None: it is always free.
+        gather_seconds: Time for which requests are gathered before they are done; 0 (default): what waits already.
     """
 
-    def __init__(self, engine: StreamingEngine) -> None:
+    def __init__(
+        self,
+        engine: StreamingEngine,
+        turn: Callable[[], AbstractContextManager[None]] | None = None,
+        gather_seconds: float = 0.0,
+    ) -> None:
         self.engine = engine
+        self._turn = nullcontext if turn is None else turn
+        self._gather_seconds = gather_seconds
         self._requests: queue.SimpleQueue[_Push | _Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._is_closed = False
@@ -106,6 +116,8 @@ class EngineWorker:
         is_open = True
         while is_open:
             requests = [self._requests.get()]
+            if self._gather_seconds and requests[0] is not None:
+                time.sleep(self._gather_seconds)
             while len(requests) < MAX_REQUESTS and not self._requests.empty():
                 requests.append(self._requests.get())
             is_open = None not in requests
@@ -122,7 +134,8 @@ class EngineWorker:
                 if isinstance(request, _Push):
                     pushes[request.stream_id] = request
                 else:
-                    _run(request.future, request.function)
+                    with self._turn():
+                        _run(request.future, request.function)
             self._step(pushes)
 
     def _step(self, pushes: dict[int, _Push]) -> None:
@@ -135,10 +148,11 @@ class EngineWorker:
         if not wanted:
             return
         try:
-            updates = self.engine.step(
-                {key: push.samples for key, push in wanted.items()},
-                {key: push.came_seconds for key, push in wanted.items()},
-            )
+            with self._turn():
+                updates = self.engine.step(
+                    {key: push.samples for key, push in wanted.items()},
+                    {key: push.came_seconds for key, push in wanted.items()},
+                )
         except BaseException as error:
             failure = error
             if isinstance(error, ValueError):  # it would say that the samples are wrong and that nothing has moved

@@ -1,0 +1,119 @@
+"""The endpoints for files, as the `openai` package uses them."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import soundfile
+from openai import OpenAI
+from served import CLIP, Served
+
+KEY = {"Authorization": "Bearer secret"}
+SPOKEN = "three one four one five nine"
+
+
+def transcribe(client: OpenAI, **fields: Any) -> Any:
+    with open(CLIP, "rb") as file:
+        return client.audio.transcriptions.create(file=file, **{"model": "demo", **fields})
+
+
+def test_every_format(client: OpenAI) -> None:
+    answer = transcribe(client)
+    assert answer.text == SPOKEN
+    assert answer.usage.seconds == 3
+    assert transcribe(client, response_format="text").strip() == SPOKEN
+    assert "00:00:00,000 --> " in transcribe(client, response_format="srt")
+    assert transcribe(client, response_format="vtt").startswith("WEBVTT")
+    verbose = transcribe(client, response_format="verbose_json", timestamp_granularities=["word", "segment"])
+    assert [word.word for word in verbose.words] == SPOKEN.split()
+    assert all(0 <= word.start < word.end <= verbose.duration for word in verbose.words)
+    assert [segment.text for segment in verbose.segments] == [SPOKEN]
+    assert len(verbose.segments[0].tokens) > 0
+
+
+def test_log_probabilities_of_the_tokens(client: OpenAI) -> None:
+    answer = transcribe(client, include=["logprobs"])
+    assert "".join(one.token for one in answer.logprobs).strip() == SPOKEN
+    assert all(-1 < one.logprob <= 0 for one in answer.logprobs)
+    assert bytes(map(int, answer.logprobs[0].bytes)).decode() == answer.logprobs[0].token
+    assert math.exp(min(one.logprob for one in answer.logprobs)) < 1
+
+
+def test_events(client: OpenAI) -> None:
+    events = list(transcribe(client, stream=True))
+    assert "".join(event.delta for event in events[:-1]) == SPOKEN
+    assert (events[-1].type, events[-1].text) == ("transcript.text.done", SPOKEN)
+
+
+def test_keywords_and_languages(client: OpenAI) -> None:
+    answer = transcribe(client, extra_body={"keywords": ["nine"], "languages": ["en"]})
+    assert answer.text == SPOKEN
+    assert answer.languages[0].code == "en"
+    with pytest.raises(openai.BadRequestError) as refused:
+        transcribe(client, language="klingon")
+    assert refused.value.param == "language"
+    assert "'en'" in str(refused.value)
+
+
+def test_speech_only(client: OpenAI) -> None:
+    answer = transcribe(client, chunking_strategy={"type": "server_vad", "silence_duration_ms": 1000})
+    assert answer.text == SPOKEN
+    assert transcribe(client, chunking_strategy="auto").text == SPOKEN
+
+
+def test_refusals_name_the_field(client: OpenAI, served: Served) -> None:
+    for name, fields in (
+        ("prompt", {"prompt": "so far"}),
+        ("temperature", {"temperature": 0.7}),
+        ("response_format", {"response_format": "diarized_json"}),
+        ("frobnicate", {"extra_body": {"frobnicate": "1"}}),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            transcribe(client, **fields)
+        assert refused.value.param == name
+    with pytest.raises(openai.NotFoundError, match="demo-streaming"):
+        transcribe(client, model="whisper-1")
+    with pytest.raises(openai.AuthenticationError):
+        transcribe(client.with_options(api_key="wrong"))
+    with open(CLIP, "rb") as file:
+        answer = httpx.post(f"{served.address}/v1/audio/translations", headers=KEY, files={"file": file})
+    assert "does not translate" in answer.json()["error"]["message"]
+    with pytest.raises(openai.BadRequestError, match="cannot be decoded"):
+        client.audio.transcriptions.create(file=("talk.mp3", b"not audio"), model="demo")
+    url = f"{served.address}/v1/audio/transcriptions"
+    assert httpx.post(url, headers=KEY, json={"file": "http://127.0.0.1/secret.wav"}).status_code == 415
+    answer = httpx.post(url, headers=KEY, files={"file": (None, "/etc/passwd")})
+    assert answer.json()["error"]["param"] == "file"
+
+
+def test_a_recording_longer_than_a_batch(client: OpenAI) -> None:
+    samples, rate = soundfile.read(CLIP)
+    file = io.BytesIO()
+    soundfile.write(file, np.concatenate([samples, np.zeros(2 * rate)] * 16), rate, format="FLAC")
+    answer = client.audio.transcriptions.create(file=("long.flac", file.getvalue()), model="demo")
+    assert answer.text.split().count("three") == 16
+
+
+def test_many_clients_each_have_their_own_text(client: OpenAI) -> None:
+    samples, rate = soundfile.read(CLIP)
+    texts: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        file = io.BytesIO()
+        soundfile.write(file, np.concatenate([samples] * (number % 3 + 1)), rate, format="WAV")
+        texts[number] = client.audio.transcriptions.create(file=("a.wav", file.getvalue()), model="demo").text
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for number in range(9):
+        assert texts[number].split().count("three") == number % 3 + 1
