@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from multitask_models import PROMPT, build_multitask, random_features
 from torch import nn
 
-from transformers_fastconformer import FastConformerForMultitask, quantize_dynamic_int8, remove_int8
+from transformers_fastconformer import (
+    FastConformerForMultitask,
+    FastConformerInt8Config,
+    quantize_dynamic_int8,
+    remove_int8,
+)
 from transformers_fastconformer.modeling.multitask_networks import derive_attention_decoder
 
 
@@ -108,3 +114,27 @@ def test_8_bits_are_those_of_the_modules() -> None:
     assert derive_attention_decoder(model.decoder, model.token_head) is not networks
     again = model(**inputs, decoder_input_ids=tokens).logits[:, -1]
     torch.testing.assert_close(again, exact)
+
+
+@torch.no_grad()
+def test_stored_8_bits_are_those_of_the_modules_and_shared_with_them(tmp_path: Path) -> None:
+    build_multitask(spread=1.0).save_pretrained(tmp_path)
+    model = FastConformerForMultitask.from_pretrained(tmp_path, quantization_config=FastConformerInt8Config()).eval()
+    inputs = random_features([160, 97, 56])
+    networks = derive_attention_decoder(model.decoder, model.token_head)
+    assert networks is not None
+    assert networks.layers[1].outer.rounded is model.decoder.layers[1].feed_forward.linear2.pack()
+    assert derive(model) is networks
+    fast = model.generate(**inputs, prompt_ids=PROMPT, return_dict_in_generate=True)
+    hook = model.decoder.layers[0].register_forward_hook(lambda *_: None)
+    assert derive(model) is None
+    plain = model.generate(**inputs, prompt_ids=PROMPT, return_dict_in_generate=True)
+    assert torch.equal(fast.sequences, plain.sequences)
+    torch.testing.assert_close(fast.log_probs, plain.log_probs, rtol=0, atol=0.02)
+    hook.remove()
+    model.decoder.layers[0].cross_attn.q_proj.weight_int8.neg_()
+    assert derive(model) is not networks
+    model.dequantize()
+    assert derive(model) is not None
+    model.decoder.layers[0].cross_attn.q_proj.__class__ = type("Other", (nn.Linear,), {})
+    assert derive(model) is None

@@ -22,18 +22,20 @@ from .transducer_networks import pack_weight
 FIRST_ROOM = 64
 
 Parameters = tuple[torch.Tensor, torch.Tensor]  # weight and bias
+LinearParameters = tuple[torch.Tensor | Int8Weight, torch.Tensor]  # of a layer that may be stored in 8 bits
 
 
 class RowLinear:
     """A linear layer for few rows, with what follows it: an activation, or a sum. See `Projection`."""
 
-    def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor, activation: str = "none", is_in_8_bits: bool = False
-    ) -> None:
+    def __init__(self, weight: torch.Tensor | Int8Weight, bias: torch.Tensor, activation: str = "none") -> None:
         self.bias, self.activation = bias.contiguous(), activation
-        self.rounded = Int8Weight(weight) if is_in_8_bits else None
-        self.packed = None if is_in_8_bits else pack_weight(weight)
-        self.weight = weight if self.packed is None and not is_in_8_bits else None
+        self.rounded, self.packed, self.weight = None, None, None
+        if isinstance(weight, Int8Weight):
+            self.rounded = weight
+            return
+        self.packed = pack_weight(weight)
+        self.weight = weight if self.packed is None else None
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """(rows, in) to (rows, out)."""
@@ -73,33 +75,58 @@ class LayerTensors(NamedTuple):
     """
 
     norm_tokens: Parameters
-    query: Parameters
-    key: Parameters
-    value: Parameters
-    output: Parameters
+    query: LinearParameters
+    key: LinearParameters
+    value: LinearParameters
+    output: LinearParameters
     norm_frames: Parameters
-    frames_query: Parameters
-    frames_key: Parameters
-    frames_value: Parameters
-    frames_output: Parameters
+    frames_query: LinearParameters
+    frames_key: LinearParameters
+    frames_value: LinearParameters
+    frames_output: LinearParameters
     norm_feed_forward: Parameters
-    inner: Parameters
-    outer: Parameters
+    inner: LinearParameters
+    outer: LinearParameters
+
+
+class _Joined:
+    """Layers of the same rows, next to each other."""
+
+    def __init__(self, layers: Sequence[RowLinear]) -> None:
+        self.layers = layers
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """(rows, in) to (rows, out of all layers)."""
+        return torch.cat([layer(rows) for layer in self.layers], dim=-1)
+
+
+def _join(layers: Sequence[LinearParameters], is_in_8_bits: bool) -> RowLinear | _Joined:
+    """One product of several layers; weights that are rounded already, and shared with modules, stay apart."""
+    weights = [weight for weight, _ in layers if not isinstance(weight, Int8Weight)]
+    if len(weights) < len(layers):
+        return _Joined([RowLinear(*layer) for layer in layers])
+    joined = torch.cat(weights)
+    return RowLinear(Int8Weight(joined) if is_in_8_bits else joined, torch.cat([bias for _, bias in layers]))
 
 
 class _Layer:
     def __init__(self, tensors: LayerTensors, activation: str, is_in_8_bits: bool) -> None:
-        def linear(parameters: Parameters, activation: str = "none") -> RowLinear:
-            return RowLinear(*parameters, activation, is_in_8_bits)
+        def linear(parameters: LinearParameters, activation: str = "none") -> RowLinear:
+            weight, bias = parameters
+            if is_in_8_bits and isinstance(weight, torch.Tensor):
+                weight = Int8Weight(weight)
+            return RowLinear(weight, bias, activation)
 
         self.norm_tokens, self.norm_frames = tensors.norm_tokens, tensors.norm_frames
         self.norm_feed_forward = tensors.norm_feed_forward
-        weights, biases = zip(tensors.query, tensors.key, tensors.value, strict=True)
-        self.query_key_value = linear((torch.cat(weights), torch.cat(biases)))
+        self.query_key_value = _join([tensors.query, tensors.key, tensors.value], is_in_8_bits)
         self.output = linear(tensors.output)
         self.frames_query = linear(tensors.frames_query)
-        self.frames_key, self.frames_value = tensors.frames_key, tensors.frames_value
-        self.frames_key_value = [linear(tensors.frames_key), linear(tensors.frames_value)] if is_in_8_bits else None
+        # The form for few rows is not for many frames, except in 8 bits.
+        self.frames_key_value: list[RowLinear | Parameters] = [
+            (weight, bias) if isinstance(weight, torch.Tensor) and not is_in_8_bits else linear((weight, bias))
+            for weight, bias in (tensors.frames_key, tensors.frames_value)
+        ]
         self.frames_output = linear(tensors.frames_output)
         self.inner = linear(tensors.inner, activation)
         self.outer = linear(tensors.outer)
@@ -153,7 +180,8 @@ class AttentionDecoder:
         is_pre_norm: Norms stand before the parts, not after the sums.
         activation: `"relu"` or `"gelu"`.
         epsilon: Of the norms.
-        is_in_8_bits: The products of the layers, not of the head, are those of `kernels.int8_linear`.
+        is_in_8_bits: The products of the layers, not of the head, are those of `kernels.int8_linear`; those of layers
+            that have an `Int8Weight` always are.
     """
 
     def __init__(
@@ -191,11 +219,10 @@ class AttentionDecoder:
 
     def _project_frames(self, layer: _Layer, frames: torch.Tensor) -> torch.Tensor:
         """Keys and values of frames, (2, batch, heads, frames, head size)."""
-        if layer.frames_key_value is not None:
-            parts = [linear(frames) for linear in layer.frames_key_value]
-        else:
-            # The form for few rows is not for many frames.
-            parts = [functional.linear(frames, *each) for each in (layer.frames_key, layer.frames_value)]
+        parts = [
+            each(frames) if isinstance(each, RowLinear) else functional.linear(frames, *each)
+            for each in layer.frames_key_value
+        ]
         return torch.stack([self._split(part) for part in parts])
 
     def step(self, tokens: torch.Tensor, state: AttentionDecoderState) -> tuple[torch.Tensor, AttentionDecoderState]:

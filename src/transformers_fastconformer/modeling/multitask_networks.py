@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..kernels.attention_decoder import AttentionDecoder, LayerTensors, Parameters
-from ..kernels.int8_linear import uses_int8
+from ..kernels.attention_decoder import AttentionDecoder, LayerTensors, LinearParameters, Parameters
+from ..kernels.int8_linear import Int8Linear, uses_int8
 from ..kernels.layers import is_as_built, is_reference
 from ..kernels.parameter_cache import ParameterCache
 from .multitask_decoder import (
@@ -18,13 +18,15 @@ from .multitask_decoder import (
     FastConformerTransformerFeedForward,
 )
 
-# Modules whose fast forms are known to compute the same. Subclasses, adapters and quantised layers do not count.
+# Modules whose fast forms are known to compute the same. Subclasses, adapters and layers quantised by others do not
+# count.
 _PLAIN_MODULES = (
     FastConformerDecoderLayer,
     FastConformerMultitaskDecoder,
     FastConformerTokenHead,
     FastConformerTransformerAttention,
     FastConformerTransformerFeedForward,
+    Int8Linear,
     nn.Embedding,
     nn.GELU,
     nn.LayerNorm,
@@ -35,6 +37,7 @@ _PLAIN_MODULES = (
 
 _decoders: ParameterCache[AttentionDecoder] = ParameterCache()
 _decoders_in_8_bits: ParameterCache[AttentionDecoder] = ParameterCache()
+_decoders_of_8_bits: ParameterCache[AttentionDecoder] = ParameterCache()  # of stored ones, whose weights they share
 
 
 def derive_attention_decoder(
@@ -45,12 +48,20 @@ def derive_attention_decoder(
 
     Returns:
         The fast form, or None where the modules must be called as they are: in training, with eager attention, under
-        autocast, with hooks, adapters, quantised layers or several dtypes or devices.
+        autocast, with hooks, adapters, layers quantised by others or in part, or several dtypes or devices.
     """
     parameters = [*decoder.parameters(), *head.parameters()]
     if is_reference(decoder.config) or not _are_plain([*decoder.modules(), *head.modules()], parameters):
         return None
-    in_8_bits = {uses_int8(layer) for layer in decoder.modules() if isinstance(layer, nn.Linear)}
+    linears = [layer for layer in decoder.modules() if isinstance(layer, nn.Linear | Int8Linear)]
+    stored = [layer for layer in linears if isinstance(layer, Int8Linear)]
+    if stored:
+        # One row of each weight has the fingerprint of its place; reading it all would bring it back into memory.
+        tensors = [tensor for layer in stored for tensor in (layer.weight_int8[:1], layer.weight_scale)]
+        if len(stored) < len(linears) or any(tensor.device.type != "cpu" for tensor in [*parameters, *tensors]):
+            return None
+        return _decoders_of_8_bits.get(decoder, [*parameters, *tensors], lambda: _build(decoder, head, False))
+    in_8_bits = {uses_int8(layer) for layer in linears}
     if len(in_8_bits) > 1:
         return None
     decoders = _decoders_in_8_bits if in_8_bits == {True} else _decoders
@@ -94,21 +105,25 @@ def _layer_tensors(layer: FastConformerDecoderLayer) -> LayerTensors:
     tokens, frames = layer.self_attn, layer.cross_attn
     return LayerTensors(
         norm_tokens=_parameters(layer.norm_self_attn),
-        query=_parameters(tokens.q_proj),
-        key=_parameters(tokens.k_proj),
-        value=_parameters(tokens.v_proj),
-        output=_parameters(tokens.o_proj),
+        query=_linear(tokens.q_proj),
+        key=_linear(tokens.k_proj),
+        value=_linear(tokens.v_proj),
+        output=_linear(tokens.o_proj),
         norm_frames=_parameters(layer.norm_cross_attn),
-        frames_query=_parameters(frames.q_proj),
-        frames_key=_parameters(frames.k_proj),
-        frames_value=_parameters(frames.v_proj),
-        frames_output=_parameters(frames.o_proj),
+        frames_query=_linear(frames.q_proj),
+        frames_key=_linear(frames.k_proj),
+        frames_value=_linear(frames.v_proj),
+        frames_output=_linear(frames.o_proj),
         norm_feed_forward=_parameters(layer.norm_feed_forward),
-        inner=_parameters(layer.feed_forward.linear1),
-        outer=_parameters(layer.feed_forward.linear2),
+        inner=_linear(layer.feed_forward.linear1),
+        outer=_linear(layer.feed_forward.linear2),
     )
 
 
-def _parameters(layer: nn.Linear | nn.LayerNorm) -> Parameters:
+def _linear(layer: nn.Linear | Int8Linear) -> LinearParameters:
     assert layer.bias is not None
+    return layer.pack() if isinstance(layer, Int8Linear) else layer.weight.detach(), layer.bias.detach()
+
+
+def _parameters(layer: nn.LayerNorm) -> Parameters:
     return layer.weight.detach(), layer.bias.detach()
