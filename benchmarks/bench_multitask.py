@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,10 @@ def start(name: str, shape: str, weights: Path, threads: int) -> MultitaskWorker
     return None
 
 
-def measure(arguments: argparse.Namespace, names: list[str], weights: Path) -> dict[str, dict[str, Measured]]:
-    """What each system took for each case."""
+def measure(
+    arguments: argparse.Namespace, names: list[str], weights: Path
+) -> Iterator[dict[str, dict[str, Measured]]]:
+    """What each system took for each case, of those that are done so far."""
     groups = [[name] for name in names] if arguments.one_at_a_time else [names]
     found: dict[str, dict[str, Measured]] = {case: {} for case in arguments.cases}
     for group in groups:
@@ -100,7 +102,7 @@ def measure(arguments: argparse.Namespace, names: list[str], weights: Path) -> d
                 found[case][name].append(ready[name].run(features, lengths, arguments.tokens))
         for worker in ready.values():
             worker.close()
-    return found
+        yield found
 
 
 def describe(arguments: argparse.Namespace, case: str, found: dict[str, Measured]) -> list[dict[str, Any]]:
@@ -124,13 +126,17 @@ def describe(arguments: argparse.Namespace, case: str, found: dict[str, Measured
             arguments.threads, name_machine(),
         )  # fmt: skip
         rows.append(dict(zip(COLUMNS, values, strict=True)))
-        print(
-            f"{arguments.shape} {case} s {name:22s} encoder {encode_ms:9.1f} ms, decoding {decode_ms:9.1f} ms "
-            f"({decode_ms / arguments.tokens:.2f} a token, {decode_ms / our_decode:.2f} x ours), whole "
-            f"{whole_ms:9.1f} ms ({whole_ms / our_whole:.2f} x ours), same tokens {same}/{batch}",
-            flush=True,
-        )
     return rows
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """A row for readers."""
+    name = f"{row['system']}_{row['dtype']}"
+    return (
+        f"{row['shape']} {row['batch']}x{row['seconds']} s {name:22s} encoder {row['encode_ms_min']:>9s} ms, decoding "
+        f"{row['decode_ms_min']:>9s} ms ({row['ms_per_token']} a token, {row['decode_ratio']} x ours), whole "
+        f"{row['whole_ms_min']:>9s} ms ({row['whole_ratio']} x ours), same tokens {row['same_tokens']}"
+    )
 
 
 def main() -> None:
@@ -156,10 +162,16 @@ def main() -> None:
         weights = folder / f"multitask-{arguments.shape}.safetensors"
         if not weights.exists():
             write_weights(arguments.shape, weights)
-        cases = measure(arguments, names, weights)
-    rows = [row for case, found in cases.items() for row in describe(arguments, case, found)]
-    if arguments.output is not None:
-        write_rows(arguments.output, rows, COLUMNS)
+        printed: set[tuple[Any, ...]] = set()
+        for found in measure(arguments, names, weights):
+            rows = [row for case in arguments.cases if found[case] for row in describe(arguments, case, found[case])]
+            for row in rows:
+                place = tuple(row[name] for name in ("batch", "seconds", "system", "dtype"))
+                if place not in printed:
+                    print(line_of(row), flush=True)
+                printed.add(place)
+            if arguments.output is not None:
+                write_rows(arguments.output, rows, COLUMNS)
 
 
 if __name__ == "__main__":
