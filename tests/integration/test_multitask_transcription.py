@@ -64,6 +64,8 @@ def test_every_door_gives_the_same_text(folder: Path, long_path: Path) -> None:
     recognize = pipeline("automatic-speech-recognition", model=model, processor=processor)
     options = {"source_lang": "de", "target_lang": "en", "task": "translate", "num_beams": 1}
     assert recognize(short, generate_kwargs=options)["text"] == expected.text
+    with pytest.raises(ValueError, match=r"num_return_sequences=2 .* expected 1, in the pipeline; the"):
+        recognize(short, generate_kwargs={"num_beams": 2, "num_return_sequences": 2})
     features = processor(short, sampling_rate=RATE)
     tokens = model.generate(**features, source_lang="de", target_lang="en")
     assert processor.batch_decode(tokens)[0].strip() == expected.text

@@ -199,7 +199,8 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             own = (*GENERATE_OPTIONS, *SEARCH_OPTIONS)
             of_prompt = {name: value for name, value in of_generate.items() if name in own and value is not None}
             others = {name: value for name, value in of_generate.items() if name not in of_prompt}
-            of_generate = {**of_prompt, **refuse_other_results(others, self.model.config.pad_token_id)}
+            padding_id, reason = self.model.config.pad_token_id, "in the pipeline; the model's generate takes others"
+            of_generate = {**of_prompt, **refuse_other_results(others, padding_id, reason)}
         else:
             beams = {name: value for name, value in of_generate.items() if name == "num_beams" and value is not None}
             others = {name: value for name, value in of_generate.items() if name != "num_beams"}
@@ -216,7 +217,7 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         if unknown:
             raise ValueError(
                 f"generate_kwargs has {', '.join(unknown)}; expected some of "
-                f"{', '.join((*GENERATE_OPTIONS, *SEARCH_OPTIONS))}."
+                f"{', '.join(dict.fromkeys((*GENERATE_OPTIONS, *SEARCH_OPTIONS)))}."
             )
         for name, value in of_generate.items():
             if options.get(name) not in (None, value):

@@ -103,13 +103,16 @@ def with_return_sequences(decoding: DecodingOptions, count: int | None) -> Decod
     return replace(decoding, beam=replace(beam, num_best=int(count)))
 
 
-def refuse_other_results(arguments: Mapping[str, Any], padding_id: int) -> dict[str, Any]:
+def refuse_other_results(
+    arguments: Mapping[str, Any], padding_id: int, reason: str = "as decoding is greedy"
+) -> dict[str, Any]:
     """
     Raise for known arguments that ask for another result than that of greedy decoding; the unknown ones are returned.
 
     Args:
         arguments: Arguments by name.
         padding_id: What the model pads with.
+        reason: The end of the message: why nothing else is accepted.
 
     Raises:
         ValueError: the message names the argument, its value and what is accepted.
@@ -123,9 +126,9 @@ def refuse_other_results(arguments: Mapping[str, Any], padding_id: int) -> dict[
         accepted = neutral_values[name]
         is_empty = value is None or (isinstance(value, list | tuple | dict) and not value)
         expected = " or ".join(map(repr, accepted)) or "None"
-        reason = "with which the model pads" if name == "pad_token_id" else "as decoding is greedy"
+        why = "with which the model pads" if name == "pad_token_id" else reason
         is_accepted = is_empty or any(_is_same(value, other) for other in accepted)
-        require(is_accepted, name, value, f"{expected}, {reason}")
+        require(is_accepted, name, value, f"{expected}, {why}")
     return rest
 
 
