@@ -34,6 +34,7 @@ from .diarization.attribution import add_speakers, assign_speakers
 from .diarization.recordings import Diarization, DiarizationOptions, diarize, load_diarizer
 from .diarization.speaker_stream import SpeakerStreams
 from .diarization.turns import SpeakerTurn, SpeakerTurnOptions, find_turns
+from .export.onnx import OnnxExportResult, export_onnx
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .inference.evaluation import EvaluatedFile, EvaluationReport, ScoringOptions, evaluate
 from .inference.evaluation_data import EvaluationDataOptions
@@ -163,6 +164,8 @@ __all__ = [
     "ConversionResult",
     "NemoExportResult",
     "export_nemo",
+    "OnnxExportResult",
+    "export_onnx",
     "export_to_transformers",
     "ExportResult",
     "convert_transformers_checkpoint",

@@ -46,9 +46,15 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # Pages that load published checkpoints run in `integration/test_hub_processes.py`, next to a Hub server.
 PYTHON_PAGES = [page for page in PAGES if (code := "".join(blocks_of(page, "python"))) and PUBLISHED not in code]
+# Torch's exporter takes many seconds.
+EXPORT_PAGE = "export"
 
 
-@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page.stem == EXPORT_PAGE else ()) for page in PYTHON_PAGES],
+    ids=lambda page: page.stem,
+)
 def test_python_examples_run(page: Path, working_folder: Path) -> None:
     script = working_folder / "examples.py"
     script.write_text("\n".join(blocks_of(page, "python")), encoding="utf-8")
@@ -58,7 +64,7 @@ def test_python_examples_run(page: Path, working_folder: Path) -> None:
 # `cli/test_demo.py` has what the page of the installation runs.
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=pytest.mark.slow if page.stem == "install" else ()) for page in PAGES],
+    [pytest.param(page, marks=pytest.mark.slow if page.stem in ("install", EXPORT_PAGE) else ()) for page in PAGES],
     ids=lambda page: page.stem,
 )
 def test_command_lines_run(

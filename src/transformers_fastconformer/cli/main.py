@@ -21,6 +21,7 @@ from .errors import say, show_error
 from .evaluate import evaluate
 from .exit_codes import ExitCode, exit_code_of
 from .export_nemo import export_nemo
+from .export_onnx import export_onnx
 from .finetune import finetune
 from .inspect import inspect
 from .serve import serve
@@ -43,6 +44,7 @@ app.command()(serve)
 app.command()(convert)
 app.command()(inspect)
 app.command()(export_nemo)
+app.command()(export_onnx)
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(demo)

@@ -204,11 +204,11 @@ class FastConformerAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend within each clip: one to a row or, in a packed row, several one after another."""
         if mask.spans is None:
-            return self._attend(states, mask, output_attentions)
+            return self.attend(states, mask, output_attentions)
         context = torch.zeros_like(states.value)
         for start, stop in mask.spans:
             clip_states = states.take_clip(start, stop, self.config.has_local_attention)
-            context[:, :, start:stop], _ = self._attend(clip_states, FrameMask(stop - start, mask.window), False)
+            context[:, :, start:stop], _ = self.attend(clip_states, FrameMask(stop - start, mask.window), False)
         return context, None
 
     def _project_heads(self, hidden_states: torch.Tensor, *layers: nn.Module) -> Projections:
@@ -257,7 +257,7 @@ class FastConformerAttention(nn.Module):
         table = sinusoids(relative_positions(KEPT_FRAMES, weight.device), self.config.hidden_size, weight.dtype)
         return self._split_heads(nn.functional.linear(table, weight)[None]).contiguous()
 
-    def _attend(
+    def attend(
         self, states: AttentionStates, mask: FrameMask, output_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Context (batch, heads, frames, head_dim) of clips of equal length, and in the plain form probabilities."""

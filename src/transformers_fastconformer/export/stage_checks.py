@@ -1,0 +1,133 @@
+"""Exported graphs run by ONNX Runtime next to the model they were made from, stage by stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..modeling.masking import lengths_to_mask
+from .graphs import GraphPart
+
+# Largest difference to the model, as a share of the largest magnitude of the stage.
+TOLERANCE = 1e-4
+# Clips, mel frames: other sizes than those that the graph was made with, one frame of the encoder among them.
+CHECKED_SIZES = ((1, 1), (1, 7), (3, 150), (1, 1200))
+CHECKED_STEPS = 3
+# Axis of the frames of each output of an encoder; None for one without.
+FRAME_AXES = {"outputs": 2, "encoded_lengths": None, "logprobs": 1}
+SEED = 20
+
+
+def check_stages(model: Any, parts: dict[str, GraphPart], folder: Path) -> dict[str, float]:
+    """
+    Run graphs on random input and compare what they give with the model.
+
+    Args:
+        model: The model that they were made from.
+        parts: The parts by the names of their files.
+        folder: Their folder.
+
+    Returns:
+        The largest relative difference of each output, by the names of file and output.
+
+    Raises:
+        RuntimeError: for a difference above `TOLERANCE`.
+    """
+    import onnxruntime
+
+    generator = torch.Generator(device="cpu").manual_seed(SEED)
+    differences: dict[str, float] = {}
+    for file_name, part in parts.items():
+        session = onnxruntime.InferenceSession(str(folder / file_name), providers=["CPUExecutionProvider"])
+        is_encoder = "audio_signal" in part.input_names
+        for arguments in _encoder_inputs(model, generator) if is_encoder else _step_inputs(model, part, generator):
+            if is_encoder:
+                expected, lengths = _run_encoder(model, part, *arguments)
+            else:
+                expected, lengths = _run_as_built(part, arguments), None
+            known = {entry.name for entry in session.get_inputs()}
+            inputs = {
+                name: value.numpy() for name, value in zip(part.input_names, arguments, strict=True) if name in known
+            }
+            found = session.run(list(part.output_names), inputs)
+            for name, ours, theirs in zip(part.output_names, expected, map(torch.from_numpy, found), strict=True):
+                stage = f"{file_name} {name}"
+                difference = _compare(ours, theirs, lengths, None if lengths is None else FRAME_AXES[name])
+                if not difference <= TOLERANCE:
+                    sizes = [tuple(argument.shape) for argument in arguments]
+                    raise RuntimeError(
+                        f"{stage}: the graph differs from the model by {difference:.1e} of the largest magnitude for "
+                        f"inputs of {sizes}; expected at most {TOLERANCE:.0e}. Nothing was written."
+                    )
+                differences[stage] = max(differences.get(stage, 0.0), difference)
+    return differences
+
+
+def _encoder_inputs(model: Any, generator: torch.Generator) -> list[tuple[torch.Tensor, ...]]:
+    inputs: list[tuple[torch.Tensor, ...]] = []
+    for num_clips, num_frames in CHECKED_SIZES:
+        shape = (num_clips, model.config.num_mel_bins, num_frames)
+        features = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        lengths = [max(num_frames - 50 * clip, 1) for clip in range(num_clips)]
+        inputs.append((features, torch.tensor(lengths, dtype=torch.int64, device="cpu")))
+    return inputs
+
+
+def _step_inputs(model: Any, part: GraphPart, generator: torch.Generator) -> list[tuple[torch.Tensor, ...]]:
+    """Arguments of a step of decoding for one clip and more; the first token is the blank."""
+    inputs: list[tuple[torch.Tensor, ...]] = []
+    for num_clips in range(1, 1 + CHECKED_STEPS):
+        arguments = []
+        for example, axes in zip(part.examples, part.dynamic_axes, strict=True):
+            shape = [num_clips if axis in axes else size for axis, size in enumerate(example.shape)]
+            if example.is_floating_point():
+                argument = torch.randn(shape, generator=generator, dtype=example.dtype, device="cpu")
+            elif example.ndim == 2:  # tokens
+                size = model.config.vocab_size
+                argument = torch.randint(0, size, shape, generator=generator, dtype=example.dtype, device="cpu")
+                argument[0] = model.config.blank_token_id
+            else:
+                argument = torch.ones(shape, dtype=example.dtype, device="cpu")
+            arguments.append(argument)
+        inputs.append(tuple(arguments))
+    return inputs
+
+
+@torch.no_grad()
+def _run_encoder(
+    model: Any, part: GraphPart, features: torch.Tensor, lengths: torch.Tensor
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """Outputs of the model as users run it, not of the modules that the graph was made of, and their lengths."""
+    encoded = model.encode(features.transpose(1, 2), input_lengths=lengths)
+    frames = encoded.last_hidden_state
+    if "logprobs" in part.output_names:
+        return (model.ctc_head(frames).log_softmax(dim=-1),), encoded.encoder_lengths
+    return (frames.transpose(1, 2), encoded.encoder_lengths), encoded.encoder_lengths
+
+
+@torch.no_grad()
+def _run_as_built(part: GraphPart, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    outputs = part.module(*arguments)
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _compare(ours: torch.Tensor, theirs: torch.Tensor, lengths: torch.Tensor | None, axis: int | None) -> float:
+    """
+    The largest difference as a share of the largest magnitude; infinite for other shapes and other integers.
+
+    Args:
+        ours, theirs: The outputs.
+        lengths: Frames of each clip that count; None for all.
+        axis: That of the frames; None where there are none.
+    """
+    if ours.shape != theirs.shape:
+        return float("inf")
+    if not ours.is_floating_point():
+        return 0.0 if bool((ours.to(torch.int64) == theirs.to(torch.int64)).all()) else float("inf")
+    if lengths is not None and axis is not None:
+        padding = ~lengths_to_mask(lengths, ours.shape[axis])
+        padding = padding[:, None] if axis == 2 else padding[..., None]
+        ours, theirs = ours.masked_fill(padding, 0.0), theirs.masked_fill(padding, 0.0)
+    return float((ours - theirs).abs().max() / ours.abs().max())
