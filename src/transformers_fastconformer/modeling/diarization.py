@@ -155,16 +155,15 @@ class FastConformerForDiarization(FastConformerPreTrainedModel):
         factor = self.config.mel_frames_per_encoder_frame
         for chunk, context in zip(chunks, contexts, strict=True):
             require(min(context) >= 0 and sum(context) <= chunk.shape[0], "contexts", context, "frames of the chunk")
-        lengths = torch.tensor([chunk.shape[0] for chunk in chunks], dtype=torch.int64, device=self.device)
-        features = nn.utils.rnn.pad_sequence([chunk.to(self.device) for chunk in chunks], batch_first=True)
+        features, lengths = self._pad([chunk.to(self.device) for chunk in chunks])
         frames, frame_lengths = self.encoder.subsample(features, lengths)
         counts = frame_lengths.tolist()
         rows = [
             torch.cat([state.cache, state.queue, row[:count]])
             for state, row, count in zip(states, frames, counts, strict=True)
         ]
-        row_lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=self.device)
-        encoded: Any = self.encoder.encode_subsampled(nn.utils.rnn.pad_sequence(rows, batch_first=True), row_lengths)
+        padded, row_lengths = self._pad(rows)
+        encoded: Any = self.encoder.encode_subsampled(padded, row_lengths)
         logits = self._find_speakers(encoded.last_hidden_state, row_lengths)
         found, after = [], []
         for state, row, scores, count, (left, right) in zip(states, rows, logits, counts, contexts, strict=True):
@@ -177,9 +176,17 @@ class FastConformerForDiarization(FastConformerPreTrainedModel):
             after.append(advance(state, row[own], heard, self.config, options))
         return found, after
 
-    def _find_speakers(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Logits of the speakers, (batch, frames, speakers)."""
+    def _pad(self, rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Rows as a batch, and their lengths; None where all are as long, for which nothing need be masked."""
+        counts = [len(row) for row in rows]
+        if len(set(counts)) == 1:
+            return torch.stack(list(rows)), None
+        lengths = torch.tensor(counts, dtype=torch.int64, device=self.device)
+        return nn.utils.rnn.pad_sequence(list(rows), batch_first=True), lengths
+
+    def _find_speakers(self, frames: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        """Logits of the speakers, (batch, frames, speakers); lengths of None: all frames are real."""
         if self.encoder_proj is not None:
             frames = choose_linear(self.config)(self.encoder_proj, frames)
-        mask = lengths_to_mask(lengths, frames.shape[1])[:, None, None]
+        mask = None if lengths is None else lengths_to_mask(lengths, frames.shape[1])[:, None, None]
         return self.speaker_head(self.transformer_encoder(frames, mask))
