@@ -59,6 +59,14 @@ def test_rttm_and_json(monkeypatch, capsys, checkpoint: Path, tmp_path: Path) ->
     assert content["duration_seconds"] == expected.duration_seconds
     assert {turn["speaker"] for turn in content["turns"]} == set(content["speakers"])
     assert len(list(output.iterdir())) == 2
+    (output / "a meeting.json").write_text("kept")
+    capsys.readouterr()
+    assert run(monkeypatch, "diarize", clip, *arguments) == 0
+    assert "1 of 1 finished before" in capsys.readouterr().err
+    assert (output / "a meeting.json").read_text() == "kept"
+    assert run(monkeypatch, "diarize", clip, *arguments, "--overwrite") == 0
+    assert json.loads((output / "a meeting.json").read_text()) == content
+    assert run(monkeypatch, "diarize", clip, "--model", checkpoint, "--overwrite") == 2
 
 
 def test_what_fails(monkeypatch, capsys, checkpoint: Path, tmp_path: Path) -> None:

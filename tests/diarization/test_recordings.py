@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from diarizers import build_diarizer, make_extractor
 
-from transformers_fastconformer import DiarizationOptions, SpeakerTurnOptions, diarize, load_diarizer
+from transformers_fastconformer import DiarizationOptions, SpeakerStreams, SpeakerTurnOptions, diarize, load_diarizer
 from transformers_fastconformer.demonstration import CLIP_PATHS
 from transformers_fastconformer.inference.reading import AudioClip
 
@@ -67,6 +68,31 @@ def test_a_checkpoint_for_whole_recordings(recording: Path) -> None:
         diarize(recording, offline, DiarizationOptions(latency="low"))
     with pytest.raises(ValueError, match="is_whole=False"):
         diarize(recording, offline, DiarizationOptions(is_whole=False))
+
+
+def test_normalised_features_are_those_of_the_whole_recording(recording: Path) -> None:
+    model, extractor = build_diarizer(), make_extractor(normalize="per_feature")
+    samples, rate = soundfile.read(recording, dtype="float32")
+    features = extractor(samples, sampling_rate=rate, return_tensors="pt").input_features[0]
+    expected = SpeakerStreams(model).push({0: features[: len(samples) // 160]}, {0: True})[0]
+    np.testing.assert_allclose(diarize(recording, (model, extractor)).probabilities, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [1 / 16000, 0.05, 0.1])
+def test_clips_of_hardly_any_sound(diarizer: Diarizer, seconds: float) -> None:
+    found = diarize(np.zeros(round(seconds * 16000), np.float32), diarizer)
+    assert found.probabilities.shape[1] == 3
+    assert all(turn.end <= seconds for turn in found.turns)
+    with pytest.raises(ValueError, match=r"not finite|NaN|nan"):
+        diarize(np.full(3200, np.nan, np.float32), diarizer)
+
+
+def test_half_precision_is_near(recording: Path, diarizer: Diarizer) -> None:
+    expected = diarize(recording, diarizer).probabilities
+    half = build_diarizer().to(torch.bfloat16), diarizer[1]
+    found = diarize(recording, half).probabilities
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).mean() < 0.1
 
 
 def test_loading(diarizer: Diarizer, recording: Path, tmp_path: Path) -> None:

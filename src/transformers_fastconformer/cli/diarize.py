@@ -28,7 +28,7 @@ from ..inference.transcript import Transcript
 from ..modeling.speaker_cache import PRESETS
 from ..temporary_files import TemporaryFolder
 from ..writers.nist import one_field, rttm_line
-from .errors import show_error
+from .errors import say, show_error
 from .exit_codes import ExitCode
 from .model_options import DtypeOption, Precision
 from .transcribe_inputs import AudioInput, find_inputs, parse_channel
@@ -85,6 +85,9 @@ def diarize(
     turns: TurnsOption = None,
     form: FormatOption = DiarizationFormat.RTTM,
     output_dir: OutputDirOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do recordings again whose files are there; they are left out else.")
+    ] = False,
     channel: Annotated[str, typer.Option(help="mix (the mean of the channels), each, or a number, from 0.")] = "mix",
     device: DeviceOption = "auto",
     dtype: DtypeOption = Precision.AUTO,
@@ -94,12 +97,23 @@ def diarize(
     Speakers are numbered by when they are first heard. Memory does not grow with the length of a recording.
     """
     options = make_diarization_options(latency, turns)
+    if overwrite and output_dir is None:
+        raise ValueError("--overwrite belongs to --output_dir.")
     with TemporaryFolder() as folder:
         inputs = find_inputs(files, parse_channel(channel), folder)
-        diarizer = load_diarizer(model, device, dtype.value)
-        is_failed = _run(inputs, diarizer, options, form, output_dir)
+        if output_dir is not None and not overwrite:
+            inputs = _leave_out_finished(inputs, form, output_dir)
+        is_failed = bool(inputs) and _run(inputs, load_diarizer(model, device, dtype.value), options, form, output_dir)
     if is_failed:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+def _leave_out_finished(inputs: Sequence[AudioInput], form: DiarizationFormat, output_dir: Path) -> list[AudioInput]:
+    """Recordings whose files are not there yet."""
+    kept = [item for item in inputs if not (output_dir / f"{item.name}.{form.value}").exists()]
+    if len(kept) < len(inputs):
+        say(f"{len(inputs) - len(kept)} of {len(inputs)} finished before; --overwrite does them again.")
+    return kept
 
 
 def make_diarization_options(latency: str | None, turns: str | None) -> DiarizationOptions:

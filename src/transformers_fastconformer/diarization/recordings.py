@@ -190,14 +190,20 @@ def _diarize_blocks(
     on_progress: SecondsDone | None,
 ) -> Diarization:
     rate = extractor.sampling_rate
+    # Normalised features need the whole recording, as in NeMo; those of published checkpoints are not.
+    is_whole = stream_options is None or extractor.normalize is not None
     frame_seconds = seconds_from_samples(extractor.hop_length * model.config.mel_frames_per_encoder_frame, rate)
-    if stream_options is None:
+    if is_whole:
         waveform = np.concatenate(list(blocks))
         num_samples = len(waveform)
         inputs: Any = extractor(waveform, sampling_rate=rate, return_tensors="pt", device=str(model.device))
-        with torch.no_grad():
-            output: Any = model(inputs["input_features"], input_lengths=inputs["input_lengths"])
-        probabilities = output.probabilities[0, : int(output.encoder_lengths[0])].float().cpu()
+        if stream_options is None:
+            with torch.no_grad():
+                output: Any = model(inputs["input_features"], input_lengths=inputs["input_lengths"])
+            probabilities = output.probabilities[0, : int(output.encoder_lengths[0])].float().cpu()
+        else:
+            whole = inputs["input_features"][0, : int(inputs["input_lengths"][0])]
+            probabilities = SpeakerStreams(model, stream_options).push({0: whole}, {0: True})[0]
     else:
         num_samples, parts = 0, []
         streams, features = SpeakerStreams(model, stream_options), FeatureStream(extractor.log_mel)
