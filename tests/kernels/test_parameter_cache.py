@@ -49,6 +49,20 @@ def test_a_changed_parameter_makes_it_anew(change: str) -> None:
     assert cache.get(layer, layer.parameters(), derive) == 2
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(1024, 512), (1024, 4096), (4096, 1024), (512, 2048)])
+def test_changes_of_parts_of_a_weight_that_do_not_count_are_seen(inputs: int, outputs: int) -> None:
+    cache: ParameterCache[int] = ParameterCache()
+    layer, derive = nn.Linear(inputs, outputs), Derivation()
+    weight = layer.weight.data
+    parts = [weight[:, inputs // 2 :], weight[:, : inputs // 16], weight[outputs // 2 :], weight[: outputs // 16]]
+    cache.get(layer, [layer.weight], derive)
+    for count, part in enumerate(parts, start=2):
+        part += 0.1
+        assert cache.get(layer, [layer.weight], derive) == count
+    weight.copy_(weight.flip(0))  # whose sum is the same
+    assert cache.get(layer, [layer.weight], derive) == len(parts) + 2
+
+
 def test_a_value_can_be_dropped() -> None:
     cache: ParameterCache[int] = ParameterCache()
     layer, derive = nn.Linear(3, 2), Derivation()

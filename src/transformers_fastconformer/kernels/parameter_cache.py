@@ -9,9 +9,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-SAMPLES_PER_PARAMETER = 4096
+# Each of about 520 samples lies in a page of its own. They take 7 microseconds; 4096 of them took a third of the time
+# of a product of 8 bits with a weight of 1024 x 1024 for a clip of 10 s. The golden ratio is far from every fraction
+# of small numbers, so that the step is next to no multiple of a row, whatever its length: all columns are seen.
+SAMPLE_STEP = 0.618 / 320
 
-Fingerprint = tuple[int, int, torch.dtype, str, int]
+Fingerprint = tuple[int, int, torch.dtype, str, bytes]
 Value = TypeVar("Value")
 
 
@@ -60,13 +63,13 @@ class ParameterCache(Generic[Value]):
 def fingerprint_parameter(parameter: torch.Tensor) -> Fingerprint:
     """
     Changes with the values of a parameter: by its counter of versions, and, for changes that do not count, such as
-    those through `.data`, by some thousand of its values, spread over rows and columns.
+    those through `.data`, by some hundred of its values, spread over rows and columns.
     """
     flat = parameter.detach().reshape(-1)
-    samples = flat[:: max(1, flat.numel() // SAMPLES_PER_PARAMETER) | 1]
+    samples = flat[:: int(flat.numel() * SAMPLE_STEP) | 1]
     integers = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[flat.element_size()]
-    checksum = int(samples.view(integers).sum(dtype=torch.int64))  # of bits: NaN is equal to itself
-    return (*_identify(parameter), checksum)
+    # As bits: NaN is equal to itself, and numpy has no bfloat16.
+    return (*_identify(parameter), samples.view(integers).cpu().numpy().tobytes())
 
 
 def _identify(parameter: torch.Tensor) -> tuple[int, int, torch.dtype, str]:
