@@ -45,7 +45,7 @@ PARTS: tuple[tuple[type, str, str], ...] = (
     (FastConformerFeedForward, "forward", "feed forward"),
     (FastConformerAttention, "forward", "attention"),
     (FastConformerConvolution, "forward", "convolution"),
-    (Int8Weight, "multiply", "8 bits"),
+    (Int8Weight, "multiply_all", "8 bits"),
 )
 PREFIX = "part: "
 # Operations by what they are for, wherever they are called.

@@ -21,7 +21,7 @@ from transformers_fastconformer.kernels.int8_linear import (
     use_int8,
     uses_int8,
 )
-from transformers_fastconformer.kernels.layers import apply_linear
+from transformers_fastconformer.kernels.layers import apply_linear, apply_linears
 
 
 def test_an_8_bit_product_is_that_of_rounded_numbers() -> None:
@@ -60,6 +60,29 @@ def test_an_8_bit_result_of_a_frame_depends_on_no_other() -> None:
     alone = torch.cat([product.multiply(row[None], None) for row in states])
     assert torch.equal(together, alone)
     assert torch.equal(product.multiply(torch.zeros(2, 24), None), torch.zeros(2, 8))
+
+
+def test_products_of_the_same_states_are_those_of_each_weight() -> None:
+    torch.manual_seed(0)
+    weights, biases = [Int8Weight(torch.randn(8, 24)), Int8Weight(torch.randn(40, 24))], [torch.randn(8), None]
+    states = torch.randn(2, 3, 24)
+    together = Int8Weight.multiply_all(weights, states, biases)
+    for weight, bias, found in zip(weights, biases, together, strict=True):
+        assert torch.equal(found, weight.multiply(states, bias))
+
+
+@pytest.mark.parametrize("in_8_bits", [(), (0, 1, 2), (0, 2), "stored"])
+@torch.no_grad()
+def test_layers_of_the_same_states_compute_as_each_does(in_8_bits: tuple[int, ...] | str) -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Linear(24, size, bias=size > 8).eval() for size in (8, 16, 24)]
+    for index in () if in_8_bits == "stored" else in_8_bits:
+        use_int8(layers[index], True)  # type: ignore[arg-type]
+    if in_8_bits == "stored":
+        layers = [Int8Linear.from_linear(layer) for layer in layers]  # type: ignore[arg-type]
+    for states in (torch.randn(2, 3, 24), torch.randn(0, 24)):
+        found = apply_linears(layers, states)
+        assert all(torch.equal(apply_linear(layer, states), each) for layer, each in zip(layers, found, strict=True))
 
 
 def test_8_bit_weights_follow_their_layer() -> None:

@@ -177,7 +177,11 @@ def test_source_pages_are_given_back_layer_by_layer(stored: Path, monkeypatch: p
             packed.append(rounded.data_ptr())
             self.plain = int8_linear.FloatProduct(rounded.clone(), scale)
 
-        def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        @staticmethod
+        def prepare(rows: torch.Tensor) -> torch.Tensor:
+            return rows
+
+        def multiply(self, rows: torch.Tensor) -> torch.Tensor:
             return self.plain(rows)
 
     monkeypatch.setattr(int8_linear, "has_int8_products", lambda: True)

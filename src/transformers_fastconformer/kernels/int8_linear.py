@@ -10,7 +10,7 @@ whole numbers are multiplied as floats, in the time that floats take.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -81,8 +81,16 @@ class PackedProduct:
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Whole numbers in float32, (rows, in), to (rows, out) times the scale of each output."""
+        return self.multiply(self.prepare(rows))
+
+    @staticmethod
+    def prepare(rows: torch.Tensor) -> torch.Tensor:
+        """Whole numbers in float32 in the form that `multiply` reads."""
         # The conversion to signed integers is vectorised, the one to unsigned integers is not.
-        unsigned = rows.to(torch.int8).view(torch.uint8).bitwise_xor_(UNSIGNED_ZERO)
+        return rows.to(torch.int8).view(torch.uint8).bitwise_xor_(UNSIGNED_ZERO)
+
+    def multiply(self, unsigned: torch.Tensor) -> torch.Tensor:
+        """The product of prepared rows."""
         return torch.ops.onednn.qlinear_pointwise(
             unsigned,
             1.0,
@@ -118,6 +126,15 @@ class FloatProduct:
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Whole numbers in float32, (rows, in), to (rows, out) times the scale of each output."""
+        return self.multiply(self.prepare(rows))
+
+    @staticmethod
+    def prepare(rows: torch.Tensor) -> torch.Tensor:
+        """Whole numbers as they are."""
+        return rows
+
+    def multiply(self, rows: torch.Tensor) -> torch.Tensor:
+        """The product of prepared rows."""
         if self.columns >= self.rounded.shape[1]:
             sums = rows @ self.rounded.float().t()
         else:
@@ -147,11 +164,22 @@ class Int8Weight:
 
     def multiply(self, states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """(..., in) to (..., out), in the dtype of `states`, which may be float32 or bfloat16."""
+        return self.multiply_all([self], states, [bias])[0]
+
+    @staticmethod
+    def multiply_all(
+        weights: Sequence[Int8Weight], states: torch.Tensor, biases: Sequence[torch.Tensor | None]
+    ) -> list[torch.Tensor]:
+        """The products of several weights with the same states, which are rounded once."""
         rows, scale = round_rows(states)
-        output = self.product(rows).mul_(scale)
-        if bias is not None:
-            output += bias
-        return output.unflatten(0, states.shape[:-1]).to(states.dtype)
+        prepared = weights[0].product.prepare(rows)
+        outputs = []
+        for weight, bias in zip(weights, biases, strict=True):
+            output = weight.product.multiply(prepared).mul_(scale)
+            if bias is not None:
+                output += bias
+            outputs.append(output.unflatten(0, states.shape[:-1]).to(states.dtype))
+        return outputs
 
 
 def multiply_rounded(
@@ -287,3 +315,8 @@ def int8_weight_of(layer: nn.Linear) -> Int8Weight:
 def multiply_in_8_bits(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
     """(..., in) to (..., out) with the `int8_weight_of` a layer."""
     return int8_weight_of(layer).multiply(states, layer.bias)
+
+
+def ready_weight_of(layer: nn.Linear | Int8Linear) -> Int8Weight:
+    """The weight of a layer that multiplies in 8 bits, rounded here or stored so."""
+    return layer.pack() if isinstance(layer, Int8Linear) else int8_weight_of(layer)

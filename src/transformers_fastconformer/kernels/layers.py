@@ -10,7 +10,7 @@ it was built as (adapters, hooks, layers quantised by others), in training, and 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeGuard, TypeVar
 
 import torch
@@ -21,7 +21,7 @@ from transformers.activations import SiLUActivation
 
 from ..configuration_fastconformer import FastConformerConfig
 from .few_rows import convolve_few_frames, has_few_frames, has_few_rows, multiply_few_rows
-from .int8_linear import INT8_DTYPES, Int8Linear, multiply_in_8_bits, uses_int8
+from .int8_linear import INT8_DTYPES, Int8Linear, Int8Weight, multiply_in_8_bits, ready_weight_of, uses_int8
 
 PlainLayer = TypeVar("PlainLayer", nn.Linear, nn.Conv1d)
 
@@ -113,6 +113,19 @@ def apply_linear(layer: nn.Module, states: torch.Tensor, activation: nn.Module |
     if _is_stored_in_8_bits(layer, states):
         return _activate(layer(states), activation)
     return call_linear(layer, states, activation)
+
+
+def apply_linears(layers: Sequence[nn.Module], states: torch.Tensor) -> list[torch.Tensor]:
+    """`apply_linear` of several layers to the same states, which in 8 bits are rounded once for all of them."""
+    if states.numel() > 0 and all(multiplies_in_8_bits(layer, states) for layer in layers):
+        weights = [ready_weight_of(layer) for layer in layers]  # type: ignore[arg-type]
+        return Int8Weight.multiply_all(weights, states, [layer.bias for layer in layers])  # type: ignore[misc]
+    return [apply_linear(layer, states) for layer in layers]
+
+
+def call_linears(layers: Sequence[nn.Module], states: torch.Tensor) -> list[torch.Tensor]:
+    """The same as the modules say it."""
+    return [call_linear(layer, states) for layer in layers]
 
 
 def apply_linear_like(model_layer: nn.Module, layer: nn.Module, states: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,8 @@ from ..configuration_fastconformer import FastConformerConfig
 from ..kernels.layers import (
     HAS_BFLOAT16_PRODUCTS,
     apply_linear_like,
+    apply_linears,
+    call_linears,
     choose_linear,
     is_as_built,
     is_inference,
@@ -213,8 +215,8 @@ class FastConformerAttention(nn.Module):
 
     def _project_heads(self, hidden_states: torch.Tensor, *layers: nn.Module) -> Projections:
         """Query, key and value, each (batch, heads, frames, head_dim)."""
-        linear = choose_linear(self.config)
-        query, key, value = (self._split_heads(linear(layer, hidden_states)) for layer in layers)
+        apply = call_linears if is_reference(self.config) else apply_linears
+        query, key, value = map(self._split_heads, apply(layers, hidden_states))
         return query, key, value
 
     def _project(self, layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
