@@ -25,7 +25,8 @@ def quantize_dynamic_int8(model: FastConformerPreTrainedModel) -> FastConformerP
     depends on nothing else in its batch. The model keeps its parameters and its `state_dict`; the 8-bit weights are
     made from them at the first call, take a quarter of their memory in float32 besides, and are made anew when the
     parameters have changed (a change of single values through `.data` may go unseen: take 8 bits back and on again).
-    A CPU that does not multiply 8-bit numbers itself (x86 without VNNI) computes the same bits in the time of float32.
+    A CPU that does not multiply 8-bit numbers itself (x86 without VNNI) computes the same products in the time of
+    float32. On one that multiplies in bfloat16, attention computes in it, next to blocks in 8 bits.
     Copies of the model, by `copy` or `pickle`, do so too; a checkpoint that it saves has its floating weights. It
     computes as before in training, with gradients, under autocast and in graphs of `torch.compile` and
     `torch.export`.
