@@ -6,13 +6,15 @@ windows, or with `--model demo-streaming` of steps with a cache. Words are compa
 added, wrong), next to one pass over the whole file, and with `--nemo` next to NeMo's own windows of the same lengths
 with the decoder's state carried over (`StreamingBatchedAudioBuffer`). `first_word_s` is the time from the end of a
 word to its first appearance, tentative text included, `final_word_s` that to its commitment; both in audio, to which
-the time of computing comes.
+the time of computing comes. With `--file` a recording takes the place of the digits, and the words of one pass over
+it that of what was said.
 
     python benchmarks/bench_live_words.py --minutes 20
     python benchmarks/bench_live_words.py --minutes 20 --nemo
     python benchmarks/bench_live_words.py --model demo-streaming --minutes 20
     python benchmarks/bench_live_words.py --model demo-streaming --hours 10 --latencies_ms 560 --heads ctc \
         --min_confidence 0.2
+    python benchmarks/bench_live_words.py --file ../shared/speech/long/crimson_joined.ogg --heads transducer
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def count_words(spoken: list[Spoken], text: str) -> dict[str, Any]:
     return counts
 
 
-def measure_digits(head: str, path: Path, spoken: list[Spoken], latency_ms: float, model: Any, processor: Any) -> Any:
+def measure_stream(head: str, path: Path, spoken: list[Spoken], latency_ms: float, model: Any, processor: Any) -> Any:
+    """The row of one latency."""
     engine = StreamingEngine(model, processor, EngineOptions(latency_ms=latency_ms))
     start = time.perf_counter()
     updates = run_stream(engine, path)
@@ -91,10 +94,29 @@ def measure_digits(head: str, path: Path, spoken: list[Spoken], latency_ms: floa
     return {**row, **find_delays(spoken, updates, places), "real_time_factor": round(seconds / audio_seconds, 3)}
 
 
+def measure_recording(options: argparse.Namespace) -> None:
+    """A recording as a live stream, next to one pass over the file."""
+    rows = []
+    for head in options.heads:
+        model, processor = load_model(options.model, head)
+        transcript = transcribe_file(model, processor, options.file, strategy="full", timestamps=["word"])
+        words = (transcript.timestamps or {})["word"]
+        expected = [Spoken(word["word"], word["start"], word["end"]) for word in words]
+        for latency_ms in options.latencies_ms or LATENCIES_MS[options.model]:
+            row = measure_stream(head, options.file, expected, latency_ms, model, processor)
+            row |= {"file": options.file.name, "threads": torch.get_num_threads(), "machine": name_machine()}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            write_rows(RESULTS / f"live_words_file_{options.model}_cpu.csv", rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--hours", type=float, help="in place of minutes, with a result file of its own")
+    parser.add_argument(
+        "--file", type=Path, help="a recording of 16 kHz in place of digits, with a result file of its own"
+    )
     parser.add_argument("--model", default="demo", choices=LATENCIES_MS)
     parser.add_argument("--latencies_ms", type=float, nargs="+")
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS)
@@ -104,6 +126,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     use_given_threads()
+    if options.file is not None:
+        measure_recording(options)
+        return
     minutes = options.minutes if options.hours is None else 60 * options.hours
     latencies_ms = options.latencies_ms or LATENCIES_MS[options.model]
     length = "" if options.hours is None else "hours_"
@@ -128,7 +153,7 @@ def main() -> None:
                 text = transcribe_file(model, processor, path, timestamps=False).text
                 add({"head": head, "how": "whole file", "words": len(spoken), **count_words(spoken, text)})
             for latency_ms in latencies_ms:
-                add(measure_digits(head, path, spoken, latency_ms, model, processor))
+                add(measure_stream(head, path, spoken, latency_ms, model, processor))
             if options.nemo and head == "transducer":
                 for latency_ms in latencies_ms:
                     half = latency_ms / 2000
