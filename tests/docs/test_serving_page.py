@@ -28,7 +28,7 @@ def test_clients_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
             if language == "py":
                 (tmp_path / "client.py").write_text(code, encoding="utf-8")
                 runpy.run_path(str(tmp_path / "client.py"), run_name="__main__")
-                assert "nine" in capsys.readouterr().out
+                assert "nine" in capsys.readouterr().out  # the last word of the clip
                 continue
             for line in code.splitlines():
                 if shutil.which("curl") is not None:

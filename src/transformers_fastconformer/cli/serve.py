@@ -1,4 +1,4 @@
-"""`fastconformer serve`: a server for files, which clients of OpenAI's API use unchanged."""
+"""`fastconformer serve`: a server for files and live streams, which existing clients use unchanged."""
 
 from __future__ import annotations
 
@@ -71,6 +71,30 @@ MaxWaitOption = Annotated[
 MaxConnectionsOption = Annotated[
     int, typer.Option("--max_connections", min=1, help="Connections at a time.", rich_help_panel=LIMITS_PANEL)
 ]
+WyomingOption = Annotated[
+    int | None,
+    typer.Option(
+        "--wyoming",
+        min=1,
+        max=65535,
+        help="Port of the Wyoming protocol, for Home Assistant (its own default is 10300). It knows no keys.",
+    ),
+]
+MaxStreamsOption = Annotated[
+    int, typer.Option("--max_streams", min=1, help="Live streams at a time.", rich_help_panel=LIMITS_PANEL)
+]
+MaxLoadOption = Annotated[
+    float,
+    typer.Option(
+        "--max_load",
+        help="Share of real time that live streams may take, as measured; more streams are refused.",
+        rich_help_panel=LIMITS_PANEL,
+    ),
+]
+MaxLagOption = Annotated[
+    float,
+    typer.Option("--max_lag_seconds", help="A stream that is later is ended.", rich_help_panel=LIMITS_PANEL),
+]
 BatchSizeOption = Annotated[
     int, typer.Option("--batch_size", min=1, help="Clips that the encoder sees at a time, at most.")
 ]
@@ -84,6 +108,7 @@ def serve(
     dtype: DtypeOption = Precision.AUTO,
     api_key: ApiKeyOption = None,
     cors_origin: CorsOption = None,
+    wyoming: WyomingOption = None,
     batch_size: BatchSizeOption = DEFAULTS.batch_size,
     max_loaded_models: MaxLoadedOption = DEFAULTS.max_loaded_models,
     unload_seconds: UnloadOption = None,
@@ -92,8 +117,11 @@ def serve(
     max_queue: MaxQueueOption = DEFAULTS.max_queue,
     max_wait_seconds: MaxWaitOption = DEFAULTS.max_wait_seconds,
     max_connections: MaxConnectionsOption = DEFAULTS.max_connections,
+    max_streams: MaxStreamsOption = DEFAULTS.max_streams,
+    max_load: MaxLoadOption = DEFAULTS.max_load,
+    max_lag_seconds: MaxLagOption = DEFAULTS.max_lag_seconds,
 ) -> None:
-    """Serve models to clients of OpenAI's API for audio: POST /v1/audio/transcriptions, /health, /docs, /metrics.
+    """Serve models: a page at /, files and live streams for clients of OpenAI and Deepgram, /docs, /health, /metrics.
 
     Ctrl-C or SIGTERM stops it: requests that are there are finished first.
     """
@@ -111,6 +139,9 @@ def serve(
         max_queue=max_queue,
         max_wait_seconds=max_wait_seconds,
         max_connections=max_connections,
+        max_streams=max_streams,
+        max_load=max_load,
+        max_lag_seconds=max_lag_seconds,
     )
     try:
         from ..server import run
@@ -122,4 +153,4 @@ def serve(
         names = ", ".join(served.name for served in options.models)
         say(f"Serving {names} at {address} (documentation: {address}/docs)")
 
-    run.serve(Service(options), host, port, announce)
+    run.serve(Service(options), host, port, announce, wyoming)

@@ -13,23 +13,27 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers.utils import logging
 
 from ..version import __version__
 from .errors import ApiError, error_of
 from .files_api import FilesApi
+from .listen import ListenApi
 from .metrics import CONTENT_TYPE
 from .openapi import describe_api, write_docs
+from .page import POLICY, read_page
+from .realtime import RealtimeApi
 from .service import Service
+from .stream_api import StreamApi
 from .uploads import BodyLimits
 
 logger = logging.get_logger(__name__)
 
 UNLOAD_CHECK_SECONDS = 5.0
 # Paths without a key: a check that the server lives, and what holds no data.
-OPEN_PATHS = frozenset({"/health", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -67,6 +71,9 @@ def build_app(service: Service) -> Starlette:
     async def show_docs(request: Request) -> Response:
         return HTMLResponse(write_docs(describe_api()))
 
+    async def show_page(request: Request) -> Response:
+        return HTMLResponse(read_page(), headers={"Content-Security-Policy": POLICY})
+
     routes: list[BaseRoute] = [
         Route("/health", health),
         Route("/v1/models", list_models),
@@ -74,6 +81,10 @@ def build_app(service: Service) -> Starlette:
         Route("/metrics", show_metrics),
         Route("/openapi.json", show_openapi),
         Route("/docs", show_docs),
+        WebSocketRoute("/v1/realtime", RealtimeApi(service).serve),
+        WebSocketRoute("/v1/listen", ListenApi(service).serve),
+        WebSocketRoute("/stream", StreamApi(service).serve),
+        Route("/", show_page),
         Route("/v1/audio/transcriptions", files.transcribe, methods=["POST"]),
         Route("/v1/audio/translations", files.translate, methods=["POST"]),
     ]

@@ -107,7 +107,7 @@ class FileRequest:
             model=texts.get("model") or None,
             language=texts.get("language") or None,
             languages=lists["languages"],
-            keywords=_check_keywords(lists["keywords"]),
+            keywords=check_keywords(lists["keywords"]),
             prompt=texts.get("prompt", ""),
             response_format=response_format,
             granularities=granularities or ("segment",),
@@ -228,7 +228,13 @@ def _require_choice(name: str, value: str, accepted: Sequence[str]) -> None:
         )
 
 
-def _check_keywords(keywords: tuple[str, ...]) -> tuple[str, ...]:
+def check_keywords(keywords: tuple[str, ...]) -> tuple[str, ...]:
+    """
+    The keywords, if they are not too many or too long.
+
+    Raises:
+        ApiError: otherwise.
+    """
     if len(keywords) > MAX_KEYWORDS or any(len(one) > MAX_KEYWORD_CHARACTERS for one in keywords):
         raise ApiError(
             f"keywords: expected at most {MAX_KEYWORDS} of {MAX_KEYWORD_CHARACTERS} characters each.",
@@ -295,9 +301,9 @@ def parse_server_vad(given: Mapping[str, Any], name: str) -> VoiceActivityOption
     return found
 
 
-def server_vad_numbers(given: Mapping[str, Any], name: str) -> dict[str, float]:
-    """The numbers of `server_vad`, with OpenAI's defaults."""
-    numbers = {"threshold": 0.5, "prefix_padding_ms": 300.0, "silence_duration_ms": 200.0}
+def server_vad_numbers(given: Mapping[str, Any], name: str, silence_ms: float = 200.0) -> dict[str, float]:
+    """The numbers of `server_vad`, with OpenAI's defaults, of which that of the silence differs."""
+    numbers = {"threshold": 0.5, "prefix_padding_ms": 300.0, "silence_duration_ms": silence_ms}
     for key, value in given.items():
         if key == "type":
             continue

@@ -21,6 +21,7 @@ from ..streaming.updates import StreamUpdate
 from ..streaming.worker import EngineWorker
 from .device_turn import DeviceTurn
 from .errors import ApiError
+from .fields import PROBABILITIES
 from .models import LoadedModel, ModelStore
 from .options import ServerOptions
 
@@ -45,6 +46,7 @@ class LiveRequest:
         keywords: Phrases that the text prefers.
         delay: One of `DELAYS`, for the look-ahead; None: that of the model.
         endpointing: How ends of utterances are found; None: they are not looked for.
+        has_confidence: Words have confidences.
     """
 
     model: str | None = None
@@ -54,6 +56,7 @@ class LiveRequest:
     keywords: tuple[str, ...] = ()
     delay: str | None = None
     endpointing: EndpointingOptions | None = None
+    has_confidence: bool = False
 
 
 def latency_of(delay: str | None, loaded: LoadedModel) -> float | None:
@@ -143,7 +146,7 @@ class LiveStreams:
             raise ApiError("languages: this model is told one; expected language.", 400, "languages", "invalid_value")
         codes = request.languages or ((request.language,) if request.language and not is_told else ())
         latency_ms = latency_of(request.delay, loaded)
-        key = (loaded.name, latency_ms, codes)
+        key = (loaded.name, latency_ms, codes, request.has_confidence)
         stream_options = StreamOptions(
             sampling_rate=request.sampling_rate,
             language=request.language if is_told else None,
@@ -157,7 +160,9 @@ class LiveStreams:
                     latency_ms=latency_ms,
                     max_streams=self.options.max_streams,
                     max_load=self.options.max_load,
-                    decoding=DecodingOptions(languages=codes or None),
+                    decoding=DecodingOptions(
+                        languages=codes or None, confidence=PROBABILITIES if request.has_confidence else None
+                    ),
                 )
                 made = StreamingEngine(loaded.model, loaded.processor, engine_options)
                 worker = EngineWorker(made, self._turn.live, self.options.gather_ms / 1000)

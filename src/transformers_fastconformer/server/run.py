@@ -11,6 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import build_app, preload
 from .service import Service
+from .wyoming import WyomingServer
 
 MAX_HEADER_BYTES = 32 * 1024
 HEADER_SECONDS = 15.0
@@ -67,7 +68,7 @@ def make_server(service: Service, host: str, port: int, stop_seconds: float = 30
     return uvicorn.Server(config)
 
 
-def serve(service: Service, host: str, port: int, on_start: Any = None) -> None:
+def serve(service: Service, host: str, port: int, on_start: Any = None, wyoming_port: int | None = None) -> None:
     """
     Run until a signal asks to stop: no new connections, those there end, then all threads.
 
@@ -75,6 +76,7 @@ def serve(service: Service, host: str, port: int, on_start: Any = None) -> None:
         service: The service.
         host, port: Where it listens.
         on_start: Called with the address once it listens.
+        wyoming_port: Port of the Wyoming protocol; None: it is not served.
 
     Raises:
         OSError: when the address cannot be had.
@@ -84,13 +86,24 @@ def serve(service: Service, host: str, port: int, on_start: Any = None) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listening:
         preload(service)
-        asyncio.run(_run(make_server(service, host, port), listening, host, on_start))
+        wyoming = None if wyoming_port is None else (WyomingServer(service), wyoming_port)
+        asyncio.run(_run(make_server(service, host, port), listening, host, on_start, wyoming))
 
 
-async def _run(server: uvicorn.Server, listening: socket.socket, host: str, on_start: Any) -> None:
+async def _run(
+    server: uvicorn.Server,
+    listening: socket.socket,
+    host: str,
+    on_start: Any,
+    wyoming: tuple[WyomingServer, int] | None,
+) -> None:
+    if wyoming is not None:
+        await wyoming[0].start(host, wyoming[1])
     serving = asyncio.create_task(server.serve([listening]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.02)
     if server.started and on_start is not None:
         on_start(f"http://{host}:{listening.getsockname()[1]}")
     await serving
+    if wyoming is not None:
+        await wyoming[0].stop()
