@@ -2,7 +2,7 @@
 Plots of speed and memory against the length of the clip.
 
 They show what `bench_encoder.py`, `bench_memory.py`, `bench_longform_memory.py`, `bench_latency.py` and
-`bench_live_words.py` have written, and the losses of `compare_training.py`.
+`bench_live_words.py` have written, the losses of `compare_training.py` and the curves of `bench_from_scratch.py`.
 
     pip install 'transformers-fastconformer[bench]'
     python benchmarks/plot_results.py
@@ -11,7 +11,8 @@ There is one picture for each shape and device: `docs/images/encoder_speed_<shap
 full attention, and `docs/images/encoder_memory_<shape>_<dtype>_<device>.png`; for files from a minute to hours, by
 strategy, `docs/images/longform_memory_<device>.png`; of live streams the time of a step by the number of streams,
 `docs/images/latency_<shape>_<dtype>_<device>.png`, and word errors by latency, `docs/images/live_words_<device>.png`;
-losses of the same training in NeMo and here, `docs/images/training_<dtype>_<device>.png`.
+losses of the same training in NeMo and here, `docs/images/training_<dtype>_<device>.png`; word errors of small models
+that learn from random weights, `docs/images/from_scratch_<dtype>_<device>.png`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ COLOURS = {"ours": "#0072b2", "nemo": "#d55e00", "transformers": "#009e73", "onn
 NAMES = {"ours": "this package", "nemo": "NeMo", "transformers": "transformers", "onnxruntime": "ONNX Runtime"}
 STYLES = {"float32": ("-", "o"), "bfloat16": ("--", "s"), "float16": ("-.", "D"), "int8": (":", "^")}
 STRATEGY_STYLES = {"full": ("#d55e00", "o"), "local": ("#009e73", "v"), "chunked": ("#0072b2", "s")}
+HEAD_TITLES = {"ctc": "CTC", "rnnt": "RNN-T", "tdt": "TDT", "tdt-ctc": "TDT and CTC"}
+HEAD_STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "v"), ("#cc79a7", "D"))
+SCRATCH_GOAL = 5.0
 SHAPES = {
     "0.6b": "0.6B (width 1024, 24 blocks)",
     "0.6b-2layers": "0.6B (width 1024), 2 of its 24 blocks",
@@ -292,6 +296,28 @@ def plot_training(rows: Rows, path: Path) -> None:
     save_figure(figure, path)
 
 
+def plot_from_scratch(rows: Rows, path: Path) -> None:
+    """Draw the word error rate of each head against the time of the processor."""
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for (head, title), (colour, marker) in zip(HEAD_TITLES.items(), HEAD_STYLES, strict=True):
+        if not (chosen := [row for row in rows if row["head"] == head]):
+            continue
+        minutes = [float(row["processor_seconds"]) / 60 for row in chosen]
+        axis.plot(
+            minutes, [float(row["wer"]) for row in chosen], marker + "-", color=colour, markersize=3, label=title
+        )
+    axis.axhline(SCRATCH_GOAL, color="#888888", linestyle="--", linewidth=1)
+    axis.set_ylim(0, 105)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("minutes of the processor")
+    axis.set_ylabel("word error rate, % (dashed: wanted)")
+    axis.grid(which="major", alpha=0.3)
+    axis.legend(fontsize=9, frameon=False)
+    save_figure(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -322,6 +348,8 @@ def main() -> None:
         path = arguments.images / "live_words_cpu.png"
         plot_live_words(words, path)
         print(f"written to {path}")
+    for source in sorted(arguments.results.glob("from_scratch_*.csv")):
+        plot_from_scratch(read_rows(source), arguments.images / f"{source.stem}.png")
     for source in sorted(arguments.results.glob("training_*.csv")):
         path = arguments.images / f"{source.stem}.png"
         plot_training(read_rows(source), path)
