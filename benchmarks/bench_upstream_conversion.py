@@ -131,7 +131,11 @@ def make_large_tokenizer(folder: Path) -> Path:
 
 def compares_tokens(family: Any) -> bool:
     """False where only features and encoder are compared: there is no head, or no script that reads it."""
-    return family.architecture not in ("FastConformerModel", "FastConformerForMultitask")
+    return family.architecture not in (
+        "FastConformerModel",
+        "FastConformerForDiarization",
+        "FastConformerForMultitask",
+    )
 
 
 def widths_of(family: Any) -> tuple[int, ...]:

@@ -23,7 +23,8 @@ from transformers_fastconformer.demonstration import CHECKPOINT_PATH
 from transformers_fastconformer.inference.language_model import NgramLanguageModel
 from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
-from transformers_fastconformer.tokenization_phrases import compile_decoding, compile_phrases
+from transformers_fastconformer.tokenization_decoding import compile_decoding
+from transformers_fastconformer.tokenization_phrases import compile_phrases
 
 pytestmark = pytest.mark.nemo
 
@@ -115,7 +116,7 @@ class Pair:
 
     def ours(self, clips: slice, **options: Any) -> list[list[int]]:
         """Tokens of ours; with a state, in two calls."""
-        decoding = compile_decoding(DecodingOptions(**options), self.processor.tokenizer)
+        decoding = compile_decoding(DecodingOptions(**options), self.processor.tokenizer, False)
         frames = self.encoded[clips].transpose(1, 2).contiguous()
         whole, _ = self.model.decode_frames(frames, self.lengths[clips], decoding)
         rows = _rows(whole)
@@ -211,7 +212,7 @@ def test_confidence_is_that_of_the_model(family: str, pairs: Callable[[str], Pai
     decoding = DecodingOptions(
         boosting=PhraseBoosting(PHRASES, strength=2.0), confidence=ConfidenceOptions(method="max_prob")
     )
-    compiled = compile_decoding(decoding, pair.processor.tokenizer)
+    compiled = compile_decoding(decoding, pair.processor.tokenizer, False)
     ours, _ = pair.model.decode_frames(pair.encoded.transpose(1, 2).contiguous(), pair.lengths, compiled)
     assert ours.scores is not None
     for clip, one in enumerate(found):
@@ -280,7 +281,7 @@ def test_attention_decoder_equals_nemo(kinds: str, canary: tuple[Any, Any, Any],
     prompt = [model.config.bos_token_id, 20, 21, 22]
     model.config.max_generation_delta = 10
     plain = model.generate(features.transpose(1, 2), input_lengths=lengths, prompt_ids=prompt)
-    options = compile_decoding(DecodingOptions(**ours), processor.tokenizer)
+    options = compile_decoding(DecodingOptions(**ours), processor.tokenizer, False)
     output = model.generate(
         features.transpose(1, 2),
         input_lengths=lengths,

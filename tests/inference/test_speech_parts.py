@@ -218,6 +218,7 @@ def test_where_nothing_is_said_the_transcript_is_empty(
     soundfile.write(tmp_path / "noise.wav", noise, RATE, subtype="FLOAT")
     empty: dict[str, list[Any]] = {"token": [], "char": [], "word": [], "segment": []}
     expected = Transcript("", empty, num_samples / RATE, "full", "mix", 1.0, [], [], token_ids=[], events=[])
+    expected.token_confidences = []
     expected.strategy = "full" if strategy == "auto" else strategy
     if strategy == "auto":
         expected.strategy_reason = "clips of up to 60 s are seen whole"

@@ -12,7 +12,7 @@ import torch
 from transformers_fastconformer.decoding.hypotheses import Hypotheses
 from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.inference.loading import load_model
-from transformers_fastconformer.tokenization_phrases import compile_decoding
+from transformers_fastconformer.tokenization_decoding import compile_decoding
 
 
 class Found(NamedTuple):
@@ -81,7 +81,7 @@ class SearchPair:
 
     def ours(self, clips: slice, **options: Any) -> list[list[Found]]:
         """Our texts of each clip, best first."""
-        decoding = compile_decoding(DecodingOptions(**options), self.processor.tokenizer)
+        decoding = compile_decoding(DecodingOptions(**options), self.processor.tokenizer, False)
         frames = self.encoded[clips].transpose(1, 2).contiguous()
         found, _ = self.model.decode_frames(frames, self.lengths[clips], decoding)
         assert decoding.beam is not None
