@@ -37,8 +37,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Published names; the server gives the demonstration checkpoint under each of them.
 PUBLISHED = re.compile(r"nvidia/[\w.\-]+")
-# Command lines that need a camera, a microphone or a data set.
-OF_OUTSIDE = re.compile(r"ffmpeg|microphone|openslr/")
+# Command lines that need a camera, a microphone, a data set or Docker, and those that do not end by themselves.
+OF_OUTSIDE = re.compile(r"ffmpeg|microphone|openslr/|docker|fastconformer serve")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
