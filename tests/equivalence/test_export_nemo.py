@@ -24,7 +24,9 @@ pytestmark = pytest.mark.nemo
 
 NUM_CLIPS = 2
 MAX_SAMPLES = 5 * 16000
-WITH_HEADS = [family for family in FAMILIES if family.architecture != "FastConformerModel"]
+# Others have no form to go back to yet, and are refused.
+NOT_EXPORTED = ("FastConformerModel", "FastConformerForDiarization")
+WITH_HEADS = [family for family in FAMILIES if family.architecture not in NOT_EXPORTED]
 # NeMo's decoder has it and does not read it.
 NOT_READ = "transf_decoder._embedding.token_type_embedding.weight"
 # Kernels of later blocks, which act only where a speaker is chosen, are left out by the conversion.
