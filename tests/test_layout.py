@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,9 @@ def test_what_is_out_of_place_is_found(
         (tmp_path / name).write_text("")
     problems = find_problems(tmp_path / "src", tmp_path / "tests", set(elsewhere))
     assert any(problem in found for found in problems) if problem else problems == []
+
+
+def test_no_test_replaces_the_clock_of_the_process() -> None:
+    """A server in a thread of the tests lives by it: its event loop would wait for hours. Replace a module's `time`."""
+    texts = {path: path.read_text(encoding="utf-8") for path in TESTS.rglob("*.py") if path.name != "test_layout.py"}
+    assert not [path.name for path, text in texts.items() if re.search(r"setattr\((\"time\.|time,)", text)]

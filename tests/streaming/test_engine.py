@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from transformers_fastconformer import (
     transcribe_waveforms,
 )
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
+from transformers_fastconformer.streaming import engine as engine_module
 from transformers_fastconformer.streaming.updates import StreamUpdate
 
 SAMPLING_RATE = 16000
@@ -304,10 +305,16 @@ def test_streams_are_refused_when_time_does_not_suffice(demo: tuple[Any, Any]) -
         engine.open()
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that engines see, to be changed; other threads of the process live by the real clock."""
+    now = [100.0]
+    monkeypatch.setattr(engine_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
 def test_streams_of_files_are_not_refused_for_time(demo: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Their audio comes faster than the clock goes."""
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    now = set_clock(monkeypatch)
     engine = StreamingEngine(*demo, EngineOptions(max_load=0.9))
     stream = engine.open()
     for _ in range(2):
@@ -320,8 +327,7 @@ def test_streams_of_files_are_not_refused_for_time(demo: tuple[Any, Any], monkey
 
 
 def test_lag_is_what_came_and_is_not_computed(demo: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    now = set_clock(monkeypatch)
     engine = StreamingEngine(*demo)
     stream = engine.open()
     second = np.zeros(SAMPLING_RATE, dtype=np.float32)
@@ -337,8 +343,7 @@ def test_lag_is_what_came_and_is_not_computed(demo: tuple[Any, Any], monkeypatch
 
 
 def test_a_restored_stream_tells_its_lag(demo: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    now = set_clock(monkeypatch)
     engine = StreamingEngine(*demo)
     second = np.zeros(SAMPLING_RATE, dtype=np.float32)
     first = engine.open()

@@ -40,5 +40,5 @@ def serving(**options: Any) -> Iterator[Served]:
         yield Served(service, server)
     finally:
         server.should_exit = True
-        thread.join(60)  # a busy machine
+        thread.join(30)
         assert not thread.is_alive(), "the server has not stopped"
