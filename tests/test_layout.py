@@ -146,6 +146,6 @@ def test_what_is_out_of_place_is_found(
 
 
 def test_no_test_replaces_the_clock_of_the_process() -> None:
-    """A server in a thread of the tests lives by it: its event loop would wait for hours. Replace a module's `time`."""
+    """The event loop of a server in a thread of the tests would wait for hours. Replace the `time` of a module."""
     texts = {path: path.read_text(encoding="utf-8") for path in TESTS.rglob("*.py") if path.name != "test_layout.py"}
     assert not [path.name for path, text in texts.items() if re.search(r"setattr\((\"time\.|time,)", text)]

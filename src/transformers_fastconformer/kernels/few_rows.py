@@ -42,10 +42,13 @@ def _has_mkl() -> bool:
 
 def has_few_rows(weight: torch.Tensor, states: torch.Tensor) -> bool:
     """True if `multiply_few_rows` is preferred, and the fast form for a weight (out, in) and states (..., in)."""
-    if not _is_preferred.get() or states.dtype != torch.float32 or not _has_mkl():
-        return False
+    return prefers_few_rows(states.dtype, states.numel() // weight.shape[1])
+
+
+def prefers_few_rows(dtype: torch.dtype, num_rows: int) -> bool:
+    """The same for a number of rows."""
     # For one row oneDNN is as fast.
-    return 1 < states.numel() // weight.shape[1] <= COLUMNS[-1]
+    return 1 < num_rows <= COLUMNS[-1] and dtype == torch.float32 and _is_preferred.get() and _has_mkl()
 
 
 def multiply_few_rows(weight: torch.Tensor, states: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -168,14 +168,32 @@ class FastConformerAttention(nn.Module):
         Returns:
             (streams, frames, hidden_size)
         """
-        query, key, value = self._project_heads(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        projections = self._project_heads(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        biases = (self.bias_u[:, None], self.bias_v[:, None])
+        return self._project(self.o_proj, self.attend_rings(projections, biases, stream, is_reference(self.config)))
+
+    @staticmethod
+    def attend_rings(
+        projections: Projections, biases: tuple[torch.Tensor, torch.Tensor], stream: StreamLayer, is_plain: bool
+    ) -> torch.Tensor:
+        """
+        The part of `step` between its linear layers.
+
+        Args:
+            projections: Query, key and value of the newest frames, each (streams, heads, frames, head_dim).
+            biases: That of content and that of positions, (heads, 1, head_dim).
+            stream: State of the streams in this block.
+            is_plain: Operation by operation, as NeMo does it.
+
+        Returns:
+            (streams, frames, hidden_size)
+        """
+        query, key, value = projections
         query = query.to(stream.keys.dtype)  # under autocast it may be another one
         key, value = stream.ring.exchange(stream.keys, key), stream.ring.exchange(stream.values, value)
-        query_u, query_v = query + self.bias_u[:, None], query + self.bias_v[:, None]
-        context = ring_attention(
-            query_u, query_v, key, value, stream.position_key, stream.ring, is_reference(self.config)
-        )
-        return self._project(self.o_proj, context.transpose(1, 2).flatten(-2))
+        query_u, query_v = query + biases[0], query + biases[1]
+        context = ring_attention(query_u, query_v, key, value, stream.position_key, stream.ring, is_plain)
+        return context.transpose(1, 2).flatten(-2)
 
     def project_distances(self, position_embeddings: torch.Tensor) -> torch.Tensor:
         """Distances as keys: (positions, hidden_size) to (1, heads, positions, head_dim)."""

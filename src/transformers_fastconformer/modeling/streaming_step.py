@@ -15,6 +15,7 @@ from .encoder_cache import FastConformerEncoderCache, StreamCounts
 from .masking import lengths_to_mask
 from .positions import sinusoids
 from .ring_attention import RingTables
+from .step_blocks import find_step_blocks
 from .stream_layer import StreamLayer
 from .streaming_schedule import StreamingSchedule
 
@@ -166,8 +167,10 @@ def _run_parts(
         hidden_states = hidden_states * math.sqrt(config.hidden_size)
     if encoder.speaker_kernel is not None:
         hidden_states = encoder.speaker_kernel(hidden_states)
-    for stream, block in zip(_stream_layers(encoder, hidden_states, parts, cache), encoder.layers, strict=True):
-        hidden_states, _ = block(hidden_states, None, None, stream=stream)
+    starts = any(cache.counts[part.row].mel_frames == 0 for part in parts)
+    streams = _stream_layers(encoder, hidden_states, parts, cache, starts)
+    for stream, block in zip(streams, find_step_blocks(encoder, hidden_states, starts), strict=True):
+        hidden_states = block(hidden_states, stream)
     _move_on(cache, parts)
     hidden_states = hidden_states[:, : max(part.given_frames for part in parts)]
     return hidden_states if encoder.output_proj is None else encoder.output_proj(hidden_states)
@@ -224,12 +227,11 @@ def _run_front_alike(
 
 
 def _stream_layers(
-    encoder: Any, hidden_states: torch.Tensor, parts: Sequence[_Part], cache: FastConformerEncoderCache
+    encoder: Any, hidden_states: torch.Tensor, parts: Sequence[_Part], cache: FastConformerEncoderCache, starts: bool
 ) -> list[StreamLayer]:
-    """The state of the streams in each block, and the places of the step in it."""
+    """The state of the streams in each block, and the places of the step in it; `starts` if one of them starts."""
     schedule = cache.schedule
     device = hidden_states.device
-    starts = any(cache.counts[part.row].mel_frames == 0 for part in parts)
     tables = _find_tables(encoder, cache, starts)
     num_frames = hidden_states.shape[1]
     row_numbers = [part.row for part in parts]
