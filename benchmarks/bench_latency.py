@@ -318,6 +318,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of each round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count_streams", action="store_true", help="count the streams that the machine serves too")
+    parser.add_argument("--count_steps", type=int, default=100, help="steps for each number of streams that is tried")
     options = parser.parse_args()
     use_given_threads()
     if options.system:
@@ -343,7 +344,7 @@ def main() -> None:
         counted: list[dict[str, Any]] = []
         for lookahead in options.lookaheads:
             for name_of_system, system in systems.items():
-                served, p99 = count_streams(system, lookahead, 5 * options.steps)
+                served, p99 = count_streams(system, lookahead, options.count_steps)
                 row = {"system": name_of_system, **common, "chunk_ms": (lookahead + 1) * FRAME_MS}
                 counted.append({**row, "streams_served": served, "ms_p99": round(p99, 2), **machine})
                 print(json.dumps(counted[-1]), flush=True)
