@@ -18,7 +18,10 @@ import soxr
 import torch
 from torch import Tensor
 
+from voice_changes import add_room, change_formants, change_tone
+
 SAMPLING_RATE = 16000
+SPEAKERS = ("george", "lucas", "nicolas", "theo", "yweweler")  # of the recordings
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 # The plain voices `en` and `en-us` are never heard in training; they are the test of the synthesised part.
@@ -37,6 +40,11 @@ class Augmentation:
 
     gain_db: tuple[float, float]  # lowest and highest
     repeat_chance: float = 0.0  # of a recorded digit to be that before it, spoken again, next to the chance of a draw
+    speed: tuple[float, float] = (0.85, 1.2)  # of tempo and pitch together, slowest and fastest
+    formants: float = 1.0  # largest factor of a recorded speaker's resonances, and one by the smallest; 1: left
+    tone_db: float = 0.0  # largest gain and loss of a part of the spectrum
+    room_chance: float = 0.15
+    single_chance: float = 0.12  # of a batch of single digits
 
 
 @dataclass
@@ -145,7 +153,7 @@ class DigitStrings(torch.utils.data.IterableDataset):
             else:
                 draw = generator.random()
                 if draw < 0.35:
-                    most_digits, expected_seconds = (1, 1.3) if draw < 0.12 else (2, 1.9)
+                    most_digits, expected_seconds = (1, 1.3) if draw < self.augmentation.single_chance else (2, 1.9)
                 elif draw < 0.82:
                     most_digits, expected_seconds = (4, 2.8) if draw < 0.55 else (8, 4.6)
                 else:
@@ -170,7 +178,9 @@ class DigitStrings(torch.utils.data.IterableDataset):
         parts = self.choose_parts(generator, count, recorded_only=stage == 0)
         pieces, digits = [], []
         level = generator.random() if stage else 1.0
-        tempo = generator.uniform(0.85, 1.2) if stage else 1.0
+        tempo = generator.uniform(*self.augmentation.speed) if stage else 1.0
+        widest = np.log(self.augmentation.formants)
+        formants = float(np.exp(generator.uniform(-widest, widest))) if degraded and widest else 1.0
         pause_style = generator.random()
         widest_pause = (
             0.0
@@ -182,7 +192,10 @@ class DigitStrings(torch.utils.data.IterableDataset):
             else 0.4
         )
         for part in parts:
-            waveform = self.change_speed(part.waveform, tempo * generator.uniform(0.95, 1.05))
+            waveform = part.waveform
+            if formants != 1.0 and part.speaker in self.by_speaker:
+                waveform = change_formants(waveform, formants)
+            waveform = self.change_speed(waveform, tempo * generator.uniform(0.95, 1.05))
             if level < 0.5:
                 waveform = waveform * (
                     0.1 / (np.sqrt(np.mean(waveform**2)) + 1e-6) * 10 ** generator.uniform(-0.3, 0.3)
@@ -193,7 +206,9 @@ class DigitStrings(torch.utils.data.IterableDataset):
         lead, trail = (int(edge * SAMPLING_RATE) for edge in edges)
         speech = np.concatenate([np.zeros(lead, np.float32), *pieces, np.zeros(trail, np.float32)])
         if degraded:
-            speech = self.degrade(generator, speech, self.augmentation.gain_db)
+            if self.augmentation.tone_db:
+                speech = change_tone(generator, speech, self.augmentation.tone_db)
+            speech = self.degrade(generator, speech, self.augmentation.gain_db, self.augmentation.room_chance)
         return speech, " ".join(DIGIT_WORDS[digit] for digit in digits)
 
     def choose_parts(self, generator: np.random.Generator, count: int, recorded_only: bool) -> list[Utterance]:
@@ -232,17 +247,13 @@ class DigitStrings(torch.utils.data.IterableDataset):
         return np.interp(positions, np.arange(len(waveform)), waveform).astype(np.float32)
 
     @staticmethod
-    def degrade(generator: np.random.Generator, speech: np.ndarray, gain_db: tuple[float, float]) -> np.ndarray:
+    def degrade(
+        generator: np.random.Generator, speech: np.ndarray, gain_db: tuple[float, float], room_chance: float = 0.15
+    ) -> np.ndarray:
         """Echo, band limit, background noise, and a gain between the two."""
         level = np.sqrt(np.mean(speech**2)) + 1e-6
-        if generator.random() < 0.15:
-            tail = int(generator.uniform(0.03, 0.25) * SAMPLING_RATE)
-            echo = (
-                generator.standard_normal(tail) * np.exp(-6.9 * np.arange(tail) / tail) * generator.uniform(0.02, 0.12)
-            )
-            echo[0] = 1.0
-            size = len(speech) + tail
-            speech = np.fft.irfft(np.fft.rfft(speech, size) * np.fft.rfft(echo, size), size)[: len(speech)]
+        if generator.random() < room_chance:
+            speech = add_room(generator, speech, SAMPLING_RATE)
         if generator.random() < 0.35:
             spectrum = np.fft.rfft(speech)
             cutoff = generator.uniform(3200, 5000)

@@ -1,7 +1,7 @@
 """Training of the demonstration checkpoints in NeMo's own hybrid model: what their scripts share.
 
 The model is NeMo's `EncDecHybridRNNTCTCBPEModel` and NeMo writes the `.nemo`. Only the transducer loss is ours, as
-those of NeMo 3.0 do not run on a CPU (TDT) or are slow there (RNN-T). Needs the extras `nemo` and `audio`.
+those of NeMo 3.0 do not run on a CPU (TDT) or are slow there (RNN-T). Needs the extras `nemo`, `audio` and `train`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import sentencepiece
 import torch
 from torch import Tensor, nn
 
-from digit_data import DIGIT_WORDS, SAMPLING_RATE, Augmentation, DigitStrings, Utterance
+from digit_data import DIGIT_WORDS, SAMPLING_RATE, SPEAKERS, Augmentation, DigitStrings, Utterance
+from transformers_fastconformer.training.word_errors import score_texts
 
 # Of the curriculum (single digits, one or two, up to four), for the head that is ahead.
 STAGE_ENDS_AT_LOSS = (0.8, 1.5, 2.5)
@@ -66,6 +67,13 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds_per_batch", type=float, default=48.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
+
+
+def add_left_out_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the speaker of the recordings that training does without."""
+    parser.add_argument(
+        "--without_speaker", choices=SPEAKERS, help="a speaker who is not heard in training, and is measured"
+    )
 
 
 def read_training_options(arguments: argparse.Namespace) -> TrainingOptions:
@@ -263,13 +271,9 @@ def compute_losses(model: Any, waveforms: Tensor, lengths: Tensor, texts: list[s
 
 
 def count_word_errors(reference: list[str], hypothesis: list[str]) -> int:
-    """Levenshtein distance in words."""
-    row = list(range(len(hypothesis) + 1))
-    for i, word in enumerate(reference, start=1):
-        previous, row[0] = row[0], i
-        for j, other in enumerate(hypothesis, start=1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != other))
-    return row[-1]
+    """Words that were found as others, not found, or put in; by jiwer."""
+    (errors,) = score_texts([" ".join(reference)], [" ".join(hypothesis)], "none")
+    return errors.words.num_errors
 
 
 @torch.no_grad()

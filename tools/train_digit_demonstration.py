@@ -1,11 +1,16 @@
 """Train the demonstration checkpoint: a small hybrid TDT-CTC FastConformer for strings of spoken English digits.
 
 The model is NeMo's own `EncDecHybridRNNTCTCBPEModel` and NeMo writes the `.nemo`; only the TDT loss is ours, because
-the one of NeMo 3.0 does not run on a CPU. Needs the extras `nemo` and `audio`, espeak-ng, and the recordings that
-`digit_data.py` describes.
+the one of NeMo 3.0 does not run on a CPU. Needs the extras `nemo`, `audio` and `train`, espeak-ng, and the recordings
+that `digit_data.py` describes.
 
     python tools/train_digit_demonstration.py --output digits.nemo --minutes 40
     python tools/train_digit_demonstration.py --output digits.nemo --evaluate
+
+What it does with a new voice is measured on a speaker that no run has heard:
+
+    python tools/train_digit_demonstration.py --output four.nemo --without_speaker theo --minutes 40
+    python tools/train_digit_demonstration.py --output four.nemo --without_speaker theo --evaluate
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from digit_data import (
     synthesize,
 )
 from digit_training import (
+    add_left_out_argument,
     add_training_arguments,
     build_model,
     make_configuration,
@@ -45,7 +51,9 @@ from digit_training import (
 from transformers_fastconformer.losses.tdt import tdt_loss
 
 DURATIONS = [0, 1, 2, 3, 4]
-AUGMENTATION = Augmentation(gain_db=(-25.0, 20.0))
+AUGMENTATION = Augmentation(
+    gain_db=(-25.0, 20.0), speed=(0.78, 1.3), formants=1.16, tone_db=8.0, room_chance=0.3, single_chance=0.2
+)
 
 
 def make_tdt_configuration(tokenizer_folder: Path) -> dict[str, Any]:
@@ -82,8 +90,13 @@ class VectorisedTDTLoss(nn.Module):
         )
 
 
-def evaluate(model: Any, speech_dir: Path) -> None:
-    """Print the word error rates of both heads."""
+def strings_of_each_length(clips: list[Utterance], mixed_speakers: bool = False) -> list[list[Utterance]]:
+    """Every clip once in strings of each length from 1 to 8."""
+    return [join_test_clips(clips, digits, 1, mixed_speakers) for digits in range(1, 9)]
+
+
+def evaluate(model: Any, speech_dir: Path, left_out: str | None) -> None:
+    """Print the word error rates of both heads, first those of a speaker that training has not heard."""
 
     def report(name: str, strings: list[Utterance]) -> tuple[int, int, int]:
         tdt_errors, ctc_errors, words = measure_word_error_rate(model, strings)
@@ -95,9 +108,18 @@ def evaluate(model: Any, speech_dir: Path) -> None:
         return tdt_errors, ctc_errors, words
 
     clips = read_digit_clips(speech_dir, "test")
+    if left_out is not None:
+        unheard = [clip for clip in read_digit_clips(speech_dir, "train") + clips if clip.speaker == left_out]
+        clips = [clip for clip in clips if clip.speaker != left_out]
+        report(f"{left_out}, left out, 1 digit", join_test_clips(unheard, 1, 1))
+        for digits in (2, 4, 8):
+            report(f"{left_out}, left out, {digits} digits", join_test_clips(unheard, digits, 1))
+        strings = [string for of_length in strings_of_each_length(unheard)[1:] for string in of_length]
+        report(f"{left_out}, left out, 2 to 8 digits", strings)
     for mixed in (False, True):
         title = "mixed speakers" if mixed else "one speaker"
-        rows = [report(f"test, {title}, {n} digits", join_test_clips(clips, n, 1, mixed)) for n in range(1, 9)]
+        lengths = enumerate(strings_of_each_length(clips, mixed), start=1)
+        rows = [report(f"test, {title}, {n} digits", of_length) for n, of_length in lengths]
         tdt_errors, ctc_errors, words = (sum(column) for column in zip(*rows, strict=True))
         print(f"  1 to 8 digits together: {words} words, TDT {tdt_errors / words:.2%}, CTC {ctc_errors / words:.2%}")
     report("test, one speaker, up to 40 digits", join_test_clips(clips, 40, 1))
@@ -119,12 +141,15 @@ def evaluate(model: Any, speech_dir: Path) -> None:
 
 
 def train_model(arguments: argparse.Namespace) -> None:
-    """Train the checkpoint on the clips of the training part."""
+    """Train the checkpoint on the clips of the training part, of all speakers or without one."""
     torch.manual_seed(arguments.seed)
-    recorded = read_digit_clips(arguments.speech_dir, "train")
+    recorded, tested = (
+        [clip for clip in read_digit_clips(arguments.speech_dir, split) if clip.speaker != arguments.without_speaker]
+        for split in ("train", "test")
+    )
     synthesized = read_synthesized_clips(arguments.cache_dir)
     print(f"{len(recorded)} recorded clips, {len(synthesized)} synthesised strings", flush=True)
-    strings = join_test_clips(read_digit_clips(arguments.speech_dir, "test"), 4, seed=1)
+    strings = join_test_clips(tested, 4, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(make_tdt_configuration(Path(folder)))
         kwargs = model.cfg.loss.tdt_kwargs
@@ -141,6 +166,7 @@ def train_model(arguments: argparse.Namespace) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training_arguments(parser)
+    add_left_out_argument(parser)
     return parser.parse_args()
 
 
@@ -149,7 +175,7 @@ def main() -> int:
     arguments.speech_dir = arguments.speech_dir.resolve()
     torch.set_num_threads(arguments.threads)
     if arguments.evaluate:
-        evaluate(restore(arguments.output), arguments.speech_dir)
+        evaluate(restore(arguments.output), arguments.speech_dir, arguments.without_speaker)
     else:
         train_model(arguments)
     return 0

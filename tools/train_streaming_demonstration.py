@@ -45,6 +45,7 @@ from digit_data import (
 from digit_training import (
     HIDDEN_SIZE,
     LAST_STAGE,
+    add_left_out_argument,
     add_training_arguments,
     build_model,
     make_configuration,
@@ -277,7 +278,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only_transducer", action="store_true", help="train the prediction and joint networks, which is much faster"
     )
-    parser.add_argument("--without_speaker", help="a speaker who is not heard in training, and is measured")
+    add_left_out_argument(parser)
     arguments = parser.parse_args()
     if arguments.without_speaker is not None and arguments.from_demonstration:
         parser.error("--from_demonstration: those weights have heard every speaker; expected no --without_speaker")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from recordings import encode, tone, with_flac_length
 
+from transformers_fastconformer.audio import parts
 from transformers_fastconformer.audio.files import Header, read_audio
-from transformers_fastconformer.audio.parts import read_header, read_part
+from transformers_fastconformer.audio.parts import measure_part, read_header, read_part
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
@@ -67,6 +69,31 @@ def test_parts_of_files_whose_length_is_not_in_the_header(
     for start_seconds, length in ((seconds + 0.01, None), (0.0, seconds + 0.2)):
         with pytest.raises(ValueError, match=rf"offset={start_seconds}, .* the file has {seconds:.2f} s"):
             read_part(str(path), 16000, start_seconds=start_seconds, seconds=length)
+
+
+def test_a_file_is_decoded_once_for_the_lengths_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    count = parts._count_seconds
+
+    def counted(audio: Any) -> float:
+        decoded.append(audio.name)
+        return count(audio)
+
+    monkeypatch.setattr(parts, "_count_seconds", counted)
+    path = tmp_path / "x.mp3"
+    path.write_bytes(encode(tone(2.0), "mp3"))
+    whole = len(read_audio(path)) / 16000
+    assert measure_part(str(path)) == pytest.approx(whole, abs=0.05)  # its header suffices
+    assert not decoded
+    assert measure_part(str(path), 0.5, 1.0) == 1.0
+    assert measure_part(str(path), 1.5) == pytest.approx(whole - 1.5)
+    for start, seconds in ((0.0, 2.5), (1.5, 1.0), (3.0, None)):
+        with pytest.raises(ValueError, match=rf"the file has {whole:.2f} s"):
+            measure_part(str(path), start, seconds)
+    assert len(decoded) == 1
+    path.write_bytes(encode(tone(3.0), "mp3"))
+    assert measure_part(str(path), 0.0, 2.5) == 2.5
+    assert len(decoded) == 2
 
 
 def test_lengths_of_headers(tmp_path: Path) -> None:

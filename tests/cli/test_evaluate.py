@@ -95,8 +95,10 @@ def test_texts_that_were_found_before(
     ("arguments", "code", "message"),
     [
         ((), 2, "--data is missing; expected a manifest, a folder, or the name of a data set"),
-        (("--data", "gone.jsonl", "--model", "demo"), 1, "'gone.jsonl' does not exist"),
-        (("--data", "a b", "--model", "demo"), 1, "data='a b' is not supported"),
+        (("--data", "gone.jsonl", "--model", "demo"), 2, "--data 'gone.jsonl' does not exist; expected a manifest"),
+        (("--hypotheses", "gone.jsonl"), 2, "--hypotheses 'gone.jsonl' does not exist"),
+        (("--hypotheses", "test.jsonl", "--data", "gone.jsonl"), 2, "--data 'gone.jsonl' does not exist"),
+        (("--data", "a b", "--model", "demo"), 2, "--data 'a b' does not exist"),
         (("--data", "test.jsonl", "--model", "demo", "--output", "rows.txt"), 2, "output='rows.txt' is not supported"),
         (("--hypotheses", "test.jsonl", "--model", "demo"), 2, "--model and --hypotheses exclude one another"),
         (("--data", "test.jsonl", "--normalizer", "whisper"), 2, "whisper"),

@@ -72,7 +72,7 @@ def test_audio_that_cannot_be_read_is_named_and_the_code_is_1(
     given = ["finetune", "--model", "demo", "--train_data", str(manifest), "--output_dir", str(tmp_path / "out")]
     done = run_command(*given, "--max_steps", "1")
     assert done.returncode == 1
-    assert "left out, audio that cannot be read: 1 clips: " in done.stderr
+    assert "left out, audio that cannot be read: 1 clip: " in done.stderr
     assert "missing.wav" in done.stderr
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
@@ -83,7 +83,7 @@ def test_audio_that_cannot_be_read_is_named_and_the_code_is_1(
         (["--lora_rank", "2"], 2, "--lora_rank belongs to --lora."),
         (["--task", "translate"], 2, "task='translate' is not supported by a model without prompts"),
         (["--eval_split", "test"], 2, "--eval_split belongs to --eval_data."),
-        (["--train_split", "test"], 1, "split='test' is not supported"),
+        (["--train_split", "test"], 2, "--train_split belongs to a data set of the Hub"),
         (["--max_steps", "0"], 2, "max_steps=0 is not supported"),
         (
             ["--freeze", "nothing", "--max_steps", "1"],
@@ -103,15 +103,23 @@ def test_what_is_refused(
     assert message in done.stderr
 
 
-def test_data_that_is_not_there(run_command: Callable[..., Any], tmp_path: Path) -> None:
+def test_data_that_is_not_there(run_command: Callable[..., Any], manifest: Path, tmp_path: Path) -> None:
     given = ["finetune", "--model", "demo", "--output_dir", str(tmp_path / "out"), "--train_data"]
-    done = run_command(*given, str(tmp_path / "none.jsonl"))
-    assert done.returncode == 1
-    assert "none.jsonl' does not exist; expected a manifest" in done.stderr
+    for name in ("none.jsonl", "none.csv", "none/"):
+        done = run_command(*given, str(tmp_path / name))
+        assert done.returncode == 2
+        assert f"error: --train_data '{tmp_path / name}" in done.stderr
+        assert "does not exist; expected a manifest (.jsonl, .json, .csv), a folder of audio" in done.stderr
     (tmp_path / "other.jsonl").write_text(json.dumps({"audio_filepath": "missing.wav", "text": "one"}) + "\n")
     done = run_command(*given, str(tmp_path / "other.jsonl"))
     assert done.returncode == 1
-    assert "error: No clip is left to train on: 0 clips" in done.stderr
+    assert (
+        "error: train_rows: No clip is left to train on; left out, audio that cannot be read: 1 clip: " in done.stderr
+    )
+    done = run_command(*given, str(manifest), "--eval_data", str(tmp_path / "other.jsonl"))
+    assert done.returncode == 1
+    assert "error: eval_rows: No clip is left" in done.stderr
+    assert run_command(*given, str(manifest), "--eval_data", str(tmp_path / "none.jsonl")).returncode == 2
     (tmp_path / "bad.jsonl").write_text("{")
     assert run_command(*given, str(tmp_path / "bad.jsonl")).returncode == 1
     assert not (tmp_path / "out").exists()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from models import build_config
+from prompted_clips import build_prompted
+from recordings import encode, tone
 
 from transformers_fastconformer import ClipFilterOptions, FastConformerProcessor, RowForm, filter_clips
+
+soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 
 OPTIONS = ClipFilterOptions(min_seconds=0.2, max_seconds=2.0)
 
@@ -52,7 +57,7 @@ def test_every_reason_is_named_and_counted(processor: FastConformerProcessor) ->
     ]
     assert set(report.counts().values()) == {1}
     text = report.to_text()
-    assert text.startswith("2 clips, 0.00 h\nleft out, too short: 1 clips: row 1 (0.10 s)\n")
+    assert text.startswith("2 clips, 0.00 h\nleft out, too short: 1 clip: row 1 (0.10 s)\n")
 
 
 @pytest.mark.parametrize(("kind", "is_left_out"), [("ctc", True), ("rnnt", False), ("tdt", False)])
@@ -79,8 +84,56 @@ def test_many_of_a_reason_are_counted_and_few_named(processor: FastConformerProc
 
 def test_nothing_left_is_an_error_that_says_why(processor: FastConformerProcessor) -> None:
     config = build_config("ctc", vocab_size=49, num_mel_bins=80)
-    with pytest.raises(ValueError, match=r"No clip is left to train on: 0 clips, 0.00 h\nleft out, too long: 1 clips"):
+    with pytest.raises(
+        ValueError, match=r"No clip is left to train on; left out, too long: 1 clip: row 0 \(3\.00 s\)\."
+    ):
         filter_clips([ROWS[2]], RowForm(), processor, config, OPTIONS)
+    with pytest.raises(ValueError, match=r"No clip is left to train on; there are no rows\."):
+        filter_clips([], RowForm(), processor, config, OPTIONS)
+
+
+def test_the_digest_is_of_files_parts_and_texts(
+    processor: FastConformerProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = build_config("ctc", vocab_size=49, num_mel_bins=80)
+    paths = [str(tmp_path / name) for name in ("a.wav", "b.wav")]
+    for path in paths:
+        soundfile.write(path, np.zeros(32000, dtype=np.float32), 16000)
+
+    def digest(path: str, offset: float, text: str) -> str:
+        line = {"audio_filepath": path, "offset": offset, "duration": 1.0, "text": text}
+        return filter_clips([line], RowForm(), processor, config, OPTIONS)[1].digest
+
+    first = digest(paths[0], 0.0, "one")
+    others = [digest(paths[1], 0.0, "one"), digest(paths[0], 0.5, "one"), digest(paths[0], 0.0, "two")]
+    assert len({first, *others}) == 4
+    monkeypatch.chdir(tmp_path)
+    assert digest("a.wav", 0.0, "one") == first  # the same file by another name
+
+
+def test_the_digest_is_of_prompts(tmp_path: Path) -> None:
+    model, processor = build_prompted()
+    line = {"audio": np.zeros(16000, dtype=np.float32), "answer": "the dog", "source_lang": "en"}
+    digests = {
+        filter_clips([{**line, **prompt}], RowForm(), processor, model.config, OPTIONS)[1].digest
+        for prompt in ({}, {"target_lang": "en"}, {"target_lang": "de"}, {"target_lang": "de", "pnc": "no"})
+    }
+    assert len(digests) == 3  # the first two are the same prompt
+
+
+def test_a_part_that_an_mp3_does_not_have_is_left_out(processor: FastConformerProcessor, tmp_path: Path) -> None:
+    config = build_config("ctc", vocab_size=49, num_mel_bins=80)
+    (tmp_path / "x.mp3").write_bytes(encode(tone(1.5), "mp3"))
+    lines = [
+        {"audio_filepath": str(tmp_path / "x.mp3"), "text": "one", "offset": offset, "duration": seconds}
+        for offset, seconds in ((0.0, 1.0), (0.5, 1.0), (0.0, 1.9), (1.0, 0.9))
+    ]
+    clips, report = filter_clips(lines, RowForm(), processor, config, OPTIONS)
+    assert clips.indices == [0, 1]
+    assert [clip.reason for clip in report.left_out] == ["audio that cannot be read"] * 2
+    assert "duration=1.9" in report.left_out[0].detail
+    for index in range(2):
+        assert len(RowForm().waveform_of(clips[index], 16000)) == 16000
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from transformers_fastconformer import (
     finetune,
     load_model,
 )
+from transformers_fastconformer.demonstration import CLIP_PATHS
 from transformers_fastconformer.training.finetune import find_checkpoint
 
 pytest.importorskip("accelerate", reason="accelerate is not installed")
@@ -85,6 +86,15 @@ def test_a_run_that_was_killed_goes_on_by_itself(rows: Any, tmp_path: Path, trai
         run(rows, tmp_path / "out", rows, **options)
 
 
+def test_weights_that_are_worse_than_before_are_said_to_be(rows: Any, tmp_path: Path) -> None:
+    spoken = [{"audio": str(CLIP_PATHS[0]), "text": "three one four one five nine"}]
+    result = run(rows, tmp_path / "out", spoken, max_steps=2, eval_steps=1, learning_rate=0.05, warmup_steps=0)
+    assert result.is_worse
+    assert result.best.wer > result.curve[0].wer == 0.0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "(worse than demo: no evaluation was as good as that before training)" in card
+
+
 def test_a_run_that_gets_no_better_ends(rows: Any, tmp_path: Path) -> None:
     result = run(rows, tmp_path / "out", rows, max_steps=8, early_stopping=1, learning_rate=1e-9)
     assert [point.step for point in result.curve] == [0, 2, 4]
@@ -122,6 +132,20 @@ def test_a_run_does_not_go_on_with_other_data(rows: Any, tmp_path: Path) -> None
         run(rows, tmp_path / "out", rows[1:3])
     with pytest.raises(ValueError, match="holds a run with other eval data"):
         run(rows, tmp_path / "out", None)
+
+
+def test_a_run_does_not_go_on_with_other_files_of_the_same_length(manifest: Path, tmp_path: Path) -> None:
+    def with_paths(*names: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+        for line, name in zip(lines, names, strict=False):
+            (manifest.parent / name).write_bytes((manifest.parent / line["audio_filepath"]).read_bytes())
+            line["audio_filepath"] = name
+        return [{**line, "audio_filepath": str(manifest.parent / line["audio_filepath"])} for line in lines]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(with_paths(), tmp_path / "out", callbacks=[Killed(3)])
+    with pytest.raises(ValueError, match="holds a run with other train data; expected the same clips and texts"):
+        run(with_paths("copy.wav"), tmp_path / "out")
 
 
 def test_checkpoints_that_are_not_whole_are_removed(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from .sections import CutOffError
 
 # By so much the parts that manifests name may exceed their file: lengths are rounded there.
 SPARE_SECONDS = 0.1
+# Files whose lengths are kept once they were decoded to find them: the parts of a file come one after the other.
+KEPT_LENGTHS = 256
 
 
 def read_header(path: str) -> Header | None:
@@ -84,6 +88,9 @@ def measure_part(path: str, start_seconds: float = 0.0, seconds: float | None = 
     """
     Length of a part of a local file in seconds, by the header where that has it.
 
+    A file whose header does not have it exactly (MP3 and what else FFmpeg reads) is decoded once if a part of it is
+    asked for: what is announced may be longer than the file.
+
     Args:
         path: An audio file.
         start_seconds: Where the part begins.
@@ -96,14 +103,31 @@ def measure_part(path: str, start_seconds: float = 0.0, seconds: float | None = 
     with AudioFile(path) as audio:
         header = audio.measure()
         found_seconds = header.seconds
-        if seconds is not None and (found_seconds is None or not header.is_exact):
-            return seconds
-        if found_seconds is None:
-            found_seconds = sum(len(block.samples) / block.sampling_rate for block in audio.decoded())
+        is_part = seconds is not None or start_seconds > 0
+        if found_seconds is None or (is_part and not header.is_exact):
+            found_seconds = _decoded_seconds(audio, path)
         end_seconds = 0.0 if seconds is None else start_seconds + seconds
         if (start_seconds > 0 and start_seconds >= found_seconds) or end_seconds > found_seconds + SPARE_SECONDS:
             raise _missing(audio.name, start_seconds, seconds, found_seconds)
         return found_seconds - start_seconds if seconds is None else min(seconds, found_seconds - start_seconds)
+
+
+def _decoded_seconds(audio: AudioFile, path: str) -> float:
+    """Length of a file by its samples; that of a local file is kept as long as it does not change."""
+    if not isinstance(path, str | os.PathLike) or is_url(path):
+        return _count_seconds(audio)
+    status = os.stat(path)
+    return _count_seconds_of_path(os.path.abspath(path), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=KEPT_LENGTHS)
+def _count_seconds_of_path(path: str, _changed_ns: int, _size: int) -> float:
+    with AudioFile(path) as audio:
+        return _count_seconds(audio)
+
+
+def _count_seconds(audio: AudioFile) -> float:
+    return sum(len(block.samples) / block.sampling_rate for block in audio.decoded())
 
 
 def _collect(

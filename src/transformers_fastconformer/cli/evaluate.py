@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ..audio.recordings import names_recordings
+from ..checkpoints.hub import is_hub_id
 from ..decoding.options import DecodingOptions
 from ..inference.evaluation import (
     EvaluationReport,
@@ -55,6 +57,26 @@ DATA_FORMS = (
     "metadata.jsonl, metadata.csv or texts (.txt next to each file, or *.trans.txt), or data set of the Hub (name, or "
     "name:configuration)"
 )
+
+
+def check_data(option: str, name: str | Path) -> None:
+    """
+    Refuse data that do not exist before anything is loaded; a name that a data set of the Hub may have passes.
+
+    Args:
+        option: The option that names them, for the message.
+        name: Its value.
+
+    Raises:
+        ValueError: for a file or folder that does not exist.
+    """
+    name = os.fspath(name)
+    is_local = names_recordings(name) or not is_hub_id(name.partition(":")[0])
+    if is_local and not os.path.exists(name):
+        raise ValueError(
+            f"{option} {name!r} does not exist; expected a manifest (.jsonl, .json, .csv), a folder of audio with "
+            "texts, or the name of a data set of the Hub."
+        )
 
 
 class NormalizerName(str, Enum):
@@ -153,10 +175,14 @@ def evaluate(
     if hypotheses is not None:
         if model is not None:
             raise ValueError("--model and --hypotheses exclude one another: texts that were found before are scored.")
+        check_data("--hypotheses", hypotheses)
+        if data is not None:
+            check_data("--data", data)
         report = _score(data, hypotheses, data_options, scoring)
     else:
         if data is None:
             raise ValueError("--data is missing; expected a manifest, a folder, or the name of a data set.")
+        check_data("--data", data)
         options = TranscriptionOptions(
             decoding=DecodingOptions(
                 language=language,

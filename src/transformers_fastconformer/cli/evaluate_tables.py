@@ -62,7 +62,8 @@ def _rates(report: EvaluationReport) -> Table:
 
 def _describe(report: EvaluationReport) -> str:
     """Number of files, their normalisation, and the speed of the run."""
-    parts = [f"{len(report.files)} files", f"normaliser {report.normalizer}"]
+    num_files = len(report.files)
+    parts = [f"{num_files} file" if num_files == 1 else f"{num_files} files", f"normaliser {report.normalizer}"]
     factor = report.real_time_factor
     if report.audio_seconds is not None and report.seconds is not None and factor:
         speed = f"real-time factor {factor:.4f}, {1 / factor:.0f}x real time"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from ..audio.recordings import names_recordings
 from ..checkpoints.model_card import read_card
 from ..decoding.prompts import PromptOptions
 from ..inference.loading import checkpoint_of_name, load_model
@@ -19,7 +20,7 @@ from ..training.lora import PRESETS, LoraOptions
 from ..training.options import FULL_LEARNING_RATE, LORA_LEARNING_RATE, FinetuneOptions
 from ..training.training_clips import RowForm
 from .errors import say
-from .evaluate import DATA_FORMS, DATA_PANEL, NormalizerName, NormalizerOption
+from .evaluate import DATA_FORMS, DATA_PANEL, NormalizerName, NormalizerOption, check_data
 from .exit_codes import ExitCode, InputError, failing_as_input
 from .model_options import (
     Head,
@@ -238,7 +239,7 @@ def finetune(
     A run that was interrupted or killed goes on from its last checkpoint when the same command is given again.
 
     Clips that cannot be trained on are named in left_out.jsonl and counted; the exit code is 1 if audio could not be
-    read.
+    read or nothing is left to train on, and 2 if the data do not exist.
     """
     # They bring the Trainer of Transformers, which other commands need not wait for.
     import torch.distributed
@@ -275,6 +276,12 @@ def finetune(
     )
     if eval_data is None and eval_split is not None:
         raise ValueError("--eval_split belongs to --eval_data.")
+    check_data("--train_data", train_data)
+    if eval_data is not None:
+        check_data("--eval_data", eval_data)
+    for name, data, split in (("train", train_data, train_split), ("eval", eval_data, eval_split)):
+        if data is not None and split is not None and names_recordings(data):
+            raise ValueError(f"--{name}_split belongs to a data set of the Hub; {data!r} has no splits.")
     with failing_as_input():
         train_rows = open_clips(train_data, options.form, train_split)
         eval_rows = None if eval_data is None else open_clips(eval_data, options.form, eval_split)
@@ -331,4 +338,9 @@ def _report(result: FinetuneResult) -> None:
         console.print(
             f"Word error rate {before.wer:.2%} before, {after.wer:.2%} after {after.step} steps.", markup=False
         )
+        if result.is_worse:
+            say(
+                "The new weights are worse than those that the run began with: no evaluation was as good as that "
+                "before training. Try a lower --learning_rate, more or other data, or --lora."
+            )
     console.print(f"Wrote {result.output_dir}.", markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from ..frames import mel_lengths_from_samples
 from ..losses.alignments import count_ctc_frames, has_transducer_alignment
 from ..validation import is_number, require
 from .prompted_rows import PromptedRows
-from .training_clips import MANIFEST_AUDIO, RowForm, TrainingClips
+from .training_clips import MANIFEST_AUDIO, MANIFEST_OFFSET, RowForm, TrainingClips
 
 UNREADABLE = "audio that cannot be read"
 TOO_SHORT = "too short"
@@ -80,7 +81,8 @@ class FilterReport:
         num_clips: Clips that are trained on.
         seconds: Their length together.
         left_out: The others.
-        digest: SHA-256 of the lengths and texts of those that are trained on, in order: other data have another one.
+        digest: SHA-256 of the paths, parts, lengths, texts and prompts of those that are trained on, in order: other
+            data have another one.
     """
 
     num_clips: int
@@ -94,13 +96,24 @@ class FilterReport:
 
     def to_text(self) -> str:
         """Describe both in lines, with the first clips of each reason by name."""
-        lines = [f"{self.num_clips} clips, {self.seconds / 3600:.2f} h"]
+        return "\n".join([f"{_count_clips(self.num_clips)}, {self.seconds / 3600:.2f} h", *self._name_left_out()])
+
+    def _name_left_out(self) -> list[str]:
+        lines = []
         for reason, count in self.counts().items():
             clips = [clip for clip in self.left_out if clip.reason == reason]
-            named = [f"{clip.name} ({clip.detail})" for clip in clips[:MAX_NAMED]]
+            named = [f"{clip.name} ({clip.detail.rstrip('.')})" for clip in clips[:MAX_NAMED]]
             more = [f"and {count - MAX_NAMED} more"] if count > MAX_NAMED else []
-            lines.append(f"left out, {reason}: {count} clips: {', '.join(named + more)}")
-        return "\n".join(lines)
+            lines.append(f"left out, {reason}: {_count_clips(count)}: {', '.join(named + more)}")
+        return lines
+
+    def explain_nothing(self) -> str:
+        """Say why no clip is left, in a sentence."""
+        return f"No clip is left to train on; {'; '.join(self._name_left_out()) or 'there are no rows'}."
+
+
+def _count_clips(count: int) -> str:
+    return f"{count} clip" if count == 1 else f"{count} clips"
 
 
 def filter_clips(
@@ -149,13 +162,15 @@ def filter_clips(
         if problem is None:
             indices.append(index)
             seconds_of_clips.append(seconds)
-            digest.update(json.dumps([round(seconds, 3), form.text_of(row)]).encode())
+            path = os.path.abspath(name) if os.path.exists(name) else name
+            start = row.get(MANIFEST_OFFSET) if MANIFEST_AUDIO in row else None
+            facts = [path, start, round(seconds, 3), checker.read_target(row)]
+            digest.update(json.dumps(facts, default=str).encode())
         else:
             left_out.append(LeftOut(name, *problem, seconds))
     report = FilterReport(len(indices), sum(seconds_of_clips), left_out, digest.hexdigest())
     if not indices:
-        told = report.to_text().rstrip(".")
-        raise NoClipsError(f"No clip is left to train on: {told}.")
+        raise NoClipsError(report.explain_nothing())
     return TrainingClips(rows, indices, seconds_of_clips, form), report
 
 
@@ -204,6 +219,10 @@ class _TextChecker:
         if num_tokens and num_tokens > self.config.decoder_max_positions:
             return TOO_MANY_TOKENS, f"{num_tokens} with the prompt, {self.config.decoder_max_positions} at most"
         return None
+
+    def read_target(self, row: Mapping[str, Any]) -> str | list[int]:
+        """What a clip without a problem is to teach: its text; of a model with prompts the tokens of both."""
+        return self.form.text_of(row) if self.prompted is None else list(self.prompted.write(row).decoder_input_ids)
 
     def _encode(self, text: str, language: str | None) -> list[int]:
         if self.prompted is not None:

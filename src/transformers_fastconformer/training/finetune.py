@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from ..checkpoints.files import CARD_FILE
 from ..checkpoints.model_card import write_model_card
 from ..validation import require
-from .clip_filter import FilterReport, filter_clips
+from .clip_filter import FilterReport, NoClipsError, filter_clips
 from .clip_sources import undecoded
 from .collator import FastConformerDataCollator
 from .curve import CURVE_FILE, Point, describe_run, find_best, plot_curve, read_curve
@@ -26,6 +26,7 @@ from .metrics import WordErrors
 from .options import FinetuneOptions
 from .packages import require_package
 from .trainer import FastConformerTrainer
+from .training_clips import RowForm, TrainingClips
 
 CHECKPOINTS_FOLDER = "checkpoints"
 # The options of the run in a folder, and clips that it left out.
@@ -48,7 +49,7 @@ class FinetuneResult:
     Args:
         output_dir: Folder of the checkpoint.
         curve: Evaluations, that before training first; empty without evaluation data.
-        best: The one whose weights were kept.
+        best: The one whose weights were kept; never that before training, see `is_worse`.
         parameters: How many were trained.
         train_report, eval_report: Clips that were used and left out.
         seconds: Time of the run, without what was before it was resumed.
@@ -61,6 +62,11 @@ class FinetuneResult:
     train_report: FilterReport
     eval_report: FilterReport | None
     seconds: float
+
+    @property
+    def is_worse(self) -> bool:
+        """Tell whether the weights that were kept have a higher word error rate than those before training."""
+        return self.best is not None and self.curve[0].step == 0 and self.best.wer > self.curve[0].wer
 
 
 def finetune(
@@ -113,14 +119,10 @@ def finetune(
     language = _set_up_language(model, processor, options.language)
     _set_ctc_weight(model, options.ctc_weight)
     arguments: Any = (options.form, processor, model.config, options.clips, language, options.prompt)
-    train_clips, train_report = filter_clips(
-        undecoded(train_rows, options.form.audio_column, options.form.text_column), *arguments
-    )
+    train_clips, train_report = _filter("train_rows", train_rows, *arguments)
     eval_clips, eval_report = None, None
     if eval_rows is not None:
-        eval_clips, eval_report = filter_clips(
-            undecoded(eval_rows, options.form.audio_column, options.form.text_column), *arguments
-        )
+        eval_clips, eval_report = _filter("eval_rows", eval_rows, *arguments)
     run["data"] = {"train": train_report.digest, "eval": None if eval_report is None else eval_report.digest}
     if resumed is not None:
         _check_data(output_dir, run["data"])
@@ -168,6 +170,14 @@ def finetune(
         _save(tuned, processor, result, options, source, source_card)
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def _filter(name: str, rows: Any, form: RowForm, *arguments: Any) -> tuple[TrainingClips, FilterReport]:
+    """The clips of rows that can be trained on; an error says whose clips there are none of."""
+    try:
+        return filter_clips(undecoded(rows, form.audio_column, form.text_column), form, *arguments)
+    except NoClipsError as error:
+        raise NoClipsError(f"{name}: {error}") from error
 
 
 def _find_run(output_dir: Path, run: Mapping[str, Any]) -> str | None:
@@ -315,7 +325,7 @@ def _save(
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     has_plot = len(result.curve) > 1 and plot_curve(result.curve, folder / CURVE_FILE)
-    facts = {
+    facts: dict[str, Any] = {
         "data": result.train_report.to_text().partition("\n")[0],
         "trained": str(result.parameters),
         "how": "all weights" if options.lora is None else f"LoRA of rank {options.lora.rank}, merged",
@@ -328,4 +338,6 @@ def _save(
     if result.best is not None and result.curve[0].step == 0:
         before, after = result.curve[0], result.best
         facts["word error rate"] = f"{100 * before.wer:.2f} % before, {100 * after.wer:.2f} % after"
+        if result.is_worse:
+            facts["word error rate"] += f" (worse than {source}: no evaluation was as good as that before training)"
     write_model_card(folder, describe_run(source, card, result.curve, has_plot, facts))
