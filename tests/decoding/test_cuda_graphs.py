@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -15,9 +14,10 @@ from transducer_cases import assert_equal, assert_states_equal, random_cases, re
 
 from transformers_fastconformer.configuration_fastconformer import DECODING_STRATEGIES
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions, TransducerScore
-from transformers_fastconformer.decoding.cuda_graphs import GraphCache, round_up_sizes, transducer_masked_decode
+from transformers_fastconformer.decoding.cuda_graphs import round_up_sizes, transducer_masked_decode
 from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.decoding.transducer_label_looping import transducer_label_looping_decode
+from transformers_fastconformer.kernels.graph_cache import GraphCache
 from transformers_fastconformer.modeling.decoding_networks import derive_decoding_networks
 from transformers_fastconformer.modeling.transducer import PLAIN_NETWORKS
 
@@ -121,18 +121,6 @@ def test_rounded_sizes():
     assert round_up_sizes(1, 10) == (1, 128)
     assert round_up_sizes(5, 129) == (8, 256)
     assert round_up_sizes(128, 1024) == (128, 1024)
-
-
-def test_the_cache_is_bounded():
-    graphs = GraphCache(max_loops=2, max_captures=3)
-    loops: list[Any] = [object() for _ in range(3)]
-    for number, loop in enumerate(loops):
-        assert graphs.may_capture()
-        graphs.keep(number, loop)
-        assert graphs.find(0) is loops[0]  # used last, so kept
-    assert graphs.find(1) is None
-    assert not graphs.may_capture()
-    assert graphs.num_captures == 3
 
 
 @pytest.mark.gpu

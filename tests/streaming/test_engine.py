@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from called_graphs import capture_as_calls
 from live_models import CACHED, build_live, run, text_of, words_of
 
 from transformers_fastconformer import (
@@ -508,3 +509,42 @@ def test_decoding_does_not_change_the_state_it_is_given(demo: tuple[Any, Any], w
     second, _ = model.decode_frames(rest, length, state=state)
     assert torch.equal(first.tokens, second.tokens)
     assert torch.equal(first.frame_indices, second.frame_indices)
+
+
+def _hear_three_streams(device: str, waveform: np.ndarray) -> tuple[list[str], list[Any]]:
+    """Text and words of streams that begin one after the other and come in pieces of other sizes."""
+    engine = StreamingEngine(
+        *load_model("demo-streaming", device=device), EngineOptions(latency_ms=160, max_load=1000.0)
+    )
+    pieces = [np.array_split(waveform[16000 * number :], 30 + 7 * number) for number in range(3)]
+    streams: dict[int, int] = {}
+    updates: dict[int, list[StreamUpdate]] = {number: [] for number in range(3)}
+    for step in range(60):
+        if step < 3:
+            streams[step] = engine.open()
+        for number, own in enumerate(pieces):
+            if step == number + len(own):
+                updates[number].append(engine.finish(streams.pop(number)))
+        ready = {number: own[step - number] for number, own in enumerate(pieces) if 0 <= step - number < len(own)}
+        for stream_id, update in engine.step({streams[number]: piece for number, piece in ready.items()}).items():
+            updates[next(number for number, own in streams.items() if own == stream_id)].append(update)
+    return [text_of(own) for own in updates.values()], [words_of(own) for own in updates.values()]
+
+
+def test_an_engine_with_captured_steps_gives_the_same_text(
+    waveform: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, expected_words = _hear_three_streams("cpu", waveform)
+    assert all(len(text.split()) > 3 for text in expected)
+    graphs = capture_as_calls(monkeypatch)
+    found, words = _hear_three_streams("cpu", waveform)
+    assert graphs.num_replays > 20
+    assert (found, words) == (expected, expected_words)
+
+
+@pytest.mark.gpu
+def test_an_engine_on_a_gpu_gives_the_text_of_the_cpu(waveform: np.ndarray) -> None:
+    """Its steps are captured, those of the CPU are not."""
+    expected, _ = _hear_three_streams("cpu", waveform)
+    found, _ = _hear_three_streams("cuda", waveform)
+    assert found == expected

@@ -8,56 +8,19 @@ only after each replay whether to go on, and has launched the next one by then.
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 
 import torch
 
+from ..kernels.graph_cache import Capturable, GraphCache
 from .hypotheses import Hypotheses, TokenTable
 from .state import TransducerState
 from .token_scorer import TokenScorer
 from .transducer_greedy import JointFunction, PredictFunction
 from .transducer_label_looping import ScoreFunction
 
-logger = logging.getLogger(__name__)
-
 ROUNDS_PER_REPLAY = 8
 MIN_FRAMES = 128
-WARM_UPS = 2
-
-
-class GraphCache:
-    """
-    Captured loops of one pair of networks, by their rounded sizes.
-
-    Args:
-        max_loops: Loops kept at a time; the one that was not used for the longest time is dropped first.
-        max_captures: Captures in all. After so many (for sizes that never come back) loops run without graphs.
-    """
-
-    def __init__(self, max_loops: int = 8, max_captures: int = 64) -> None:
-        self.max_loops = max_loops
-        self.max_captures = max_captures
-        self.num_captures = 0
-        self.loops: OrderedDict[Hashable, MaskedLoop] = OrderedDict()
-        # A loop's buffers serve one call at a time.
-        self.lock = threading.Lock()
-
-    def find(self, key: Hashable) -> MaskedLoop | None:
-        if key in self.loops:
-            self.loops.move_to_end(key)
-        return self.loops.get(key)
-
-    def may_capture(self) -> bool:
-        return self.num_captures < self.max_captures
-
-    def keep(self, key: Hashable, loop: MaskedLoop) -> None:
-        self.num_captures += 1
-        self.loops[key] = loop
-        while len(self.loops) > self.max_loops:
-            self.loops.popitem(last=False)
 
 
 def round_up_sizes(batch_size: int, num_frames: int) -> tuple[int, int]:
@@ -65,7 +28,7 @@ def round_up_sizes(batch_size: int, num_frames: int) -> tuple[int, int]:
     return 1 << max(batch_size - 1, 0).bit_length(), max(MIN_FRAMES, 1 << max(num_frames - 1, 0).bit_length())
 
 
-class MaskedLoop:
+class MaskedLoop(Capturable):
     """
     Static buffers, and rounds of label looping over them without a branch on values.
 
@@ -101,7 +64,7 @@ class MaskedLoop:
         strategy: str,
         scorer: TokenScorer | None = None,
     ) -> None:
-        device = template.device
+        device = self.device = template.device
         self.predict, self.joint, self.blank_id, self.score = predict, joint, blank_id, score
         self.durations = None if durations is None else torch.tensor(durations, dtype=torch.int64, device=device)
         self.max_symbols, self.looks_per_round = max_symbols_per_step, looks_per_round
@@ -126,7 +89,6 @@ class MaskedLoop:
         self.log_probs = torch.zeros(ROUNDS_PER_REPLAY, batch_size, dtype=torch.float32, device=device)
         self.scores = torch.zeros_like(self.log_probs)
         self.is_running = torch.zeros((), dtype=torch.bool, device=device)
-        self.graph: torch.cuda.CUDAGraph | None = None
 
     def load(
         self,
@@ -149,7 +111,7 @@ class MaskedLoop:
         if scorer_states is not None:
             self.scorer_states[:count] = scorer_states
 
-    def run_rounds(self) -> None:
+    def run(self) -> None:
         """Find every clip's next token, `ROUNDS_PER_REPLAY` times."""
         for number in range(ROUNDS_PER_REPLAY):
             self._run_round(number)
@@ -212,26 +174,6 @@ class MaskedLoop:
         buffers = (self.tokens, self.emitted_at, self.emitted_durations, self.log_probs)
         return buffers if self.score is None else (*buffers, self.scores)
 
-    def capture(self) -> None:
-        """Record `run_rounds` in a graph. The buffers hold no clips then, so it changes nothing."""
-        stream = torch.cuda.Stream(self.frames.device)
-        stream.wait_stream(torch.cuda.current_stream(self.frames.device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                self.run_rounds()
-        torch.cuda.current_stream(self.frames.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on allocating while this one captures.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self.run_rounds()
-        self.graph = graph
-
-    def replay(self) -> None:
-        if self.graph is not None:
-            self.graph.replay()
-        else:
-            self.run_rounds()
-
 
 def transducer_masked_decode(
     encoder_frames: torch.Tensor,
@@ -245,7 +187,7 @@ def transducer_masked_decode(
     state: TransducerState | None = None,
     looks_per_round: int | None = None,
     score: ScoreFunction | None = None,
-    graphs: GraphCache | None = None,
+    graphs: GraphCache[MaskedLoop] | None = None,
     strategy: str = "greedy_batch",
     scorer: TokenScorer | None = None,
 ) -> tuple[Hypotheses, TransducerState]:
@@ -316,24 +258,12 @@ def transducer_masked_decode(
         # The loop holds the scorer, so that no other automata get these ids while it is kept.
         key = key if scorer is None else (key, scorer.identity)
         with graphs.lock:
-            loop = graphs.find(key) or _capture(build(), key, graphs)
+            loop = graphs.find(key)
+            if loop is None:  # its buffers hold no clips yet, so that capturing changes nothing
+                loop = build()
+                graphs.capture(key, loop)
             rounds, next_state = _run(loop, *arguments)
     return _collect(rounds, batch_size, blank_id, padding_id, durations is not None, encoder_frames), next_state
-
-
-def _capture(loop: MaskedLoop, key: Hashable, graphs: GraphCache) -> MaskedLoop:
-    """Capture the loop in a graph; it stays as it is where no more captures are allowed or capturing fails."""
-    if loop.frames.device.type != "cuda" or not graphs.may_capture():
-        return loop
-    try:
-        loop.capture()
-    except RuntimeError as error:
-        graphs.max_captures = 0
-        loop.graph = None
-        logger.warning("Decoding goes on without CUDA graphs: %s", error)
-        return loop
-    graphs.keep(key, loop)
-    return loop
 
 
 Rounds = list[tuple[torch.Tensor, ...]]

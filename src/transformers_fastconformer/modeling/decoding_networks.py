@@ -8,9 +8,10 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import nn
 
-from ..decoding.cuda_graphs import GraphCache
+from ..decoding.cuda_graphs import MaskedLoop
 from ..decoding.transducer_greedy import JointFunction, PredictFunction
 from ..decoding.transducer_label_looping import ProjectFunction
+from ..kernels.graph_cache import GraphCache
 from ..kernels.layers import is_as_built
 from ..kernels.parameter_cache import ParameterCache
 from ..kernels.transducer_networks import Joint, LSTMPredictor, Projection, StatelessPredictor
@@ -39,7 +40,7 @@ class DecodingNetworks(NamedTuple):
     predict: PredictFunction
     joint: JointFunction
     project: ProjectFunction
-    graphs: GraphCache | None = None
+    graphs: GraphCache[MaskedLoop] | None = None
 
 
 _networks: ParameterCache[DecodingNetworks] = ParameterCache()

@@ -60,7 +60,10 @@ class FastConformerEncoderCache:
         keys, values (`(blocks, streams, heads, slots, head_dim)`): Rings of what attention sees of the frames before.
         convolutions (`(blocks, streams, frames, hidden_size)`): Frames that the convolutions see to the left.
         counts (`list[StreamCounts]`): The place of each stream.
+        graphs: Captured steps over these tensors, on a CUDA device; None as long as no step was captured.
     """
+
+    graphs: Any = None
 
     # What inference mode makes could not be changed outside of it.
     @torch.inference_mode(False)

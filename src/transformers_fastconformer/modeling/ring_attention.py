@@ -97,6 +97,27 @@ class RingTables:
             ) % self.num_slots
         return RingStep(rows, slots, distance_index, mask)
 
+    def locate_whole(self, rows: torch.Tensor, known_frames: torch.Tensor) -> RingStep:
+        """
+        The same for steps of which each stream has all frames, without a look at a value: places are tensors.
+
+        Args:
+            rows: (streams,), which rows of the rings these are.
+            known_frames: (streams,), int64, frames that each stream has put into its ring so far.
+        """
+        device = known_frames.device
+        starts = known_frames[:, None] % self.num_slots
+        turned = self.num_slots - starts + torch.arange(self.num_slots, device=device)  # (streams, slots)
+        # (frames, streams, slots) to (streams, 1, frames, slots)
+        distance_index = self.distance_index[:, turned].transpose(0, 1)[:, None]
+        left_frames = self.num_slots - self.step_frames
+        first = -known_frames.clamp(max=left_frames)[:, None]
+        mask = (self.slot_frames[turned] >= first)[:, None, None]  # slots that hold something
+        if self.window_mask is not None:
+            mask = mask & self.window_mask[:, turned].transpose(0, 1)[:, None]
+        slots = (starts + torch.arange(self.step_frames, device=device)) % self.num_slots
+        return RingStep(rows, slots, distance_index, mask)
+
     def _turn(self, table: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
         """A table for rings whose newest frames start there: (..., 2 * slots) to (streams or 1, ..., slots)."""
         if len(set(starts)) == 1:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,48 +13,20 @@ from ..kernels.parameter_cache import ParameterCache
 from .encoder_cache import FastConformerEncoderCache, StreamCounts
 from .masking import lengths_to_mask
 from .positions import sinusoids
-from .ring_attention import RingTables
-from .step_blocks import find_step_blocks
-from .stream_layer import StreamLayer
+from .ring_attention import RingStep, RingTables
+from .steady_step import (
+    StepPart,
+    StepTables,
+    count_kept_frames,
+    finish_front,
+    run_blocks,
+    run_captured,
+    see_window,
+)
 from .streaming_schedule import StreamingSchedule
 
-
-class _Tables(NamedTuple):
-    """All that depends on the weights and the schedule, and not on the chunk."""
-
-    ring: RingTables
-    position_keys: list[torch.Tensor]  # one a block, (1, heads, distances, head_dim)
-
-
 # Of each encoder those of the schedules, dtypes and devices that it has streamed with.
-_kept_tables: ParameterCache[dict[Any, _Tables]] = ParameterCache()
-
-
-class _Part(NamedTuple):
-    """
-    What a step computes of one stream.
-
-    Args:
-        row: Its row in the cache and in the features.
-        new_mel_frames: Mel frames of the chunk.
-        first_mel_frame: Where its frames start in the window, the mel frames of the cache and then the new ones.
-        num_mel_frames: Frames of the window that the front sees.
-        known_frames: Encoder frames that the front makes of these once more.
-        num_frames: Encoder frames that the step computes.
-        given_frames: Of these, how many are given out.
-        taken_mel_frames: Mel frames after which the next step begins.
-        is_last: True for the last step of the stream.
-    """
-
-    row: int
-    new_mel_frames: int
-    first_mel_frame: int
-    num_mel_frames: int
-    known_frames: int
-    num_frames: int
-    given_frames: int
-    taken_mel_frames: int
-    is_last: bool
+_kept_tables: ParameterCache[dict[Any, StepTables]] = ParameterCache()
 
 
 @torch.no_grad()
@@ -127,7 +98,7 @@ def _check_chunks(cache: FastConformerEncoderCache, mel_lengths: Sequence[int], 
 
 def _plan_part(
     schedule: StreamingSchedule, row: int, counts: StreamCounts, mel_length: int, ends: bool
-) -> _Part | None:
+) -> StepPart | None:
     """What is computed of a stream; None if it is nothing."""
     front = schedule.subsampling
     is_first = counts.mel_frames == 0
@@ -152,35 +123,41 @@ def _plan_part(
     rest = counts.waiting_mel_frames + mel_length - taken
     is_last = ends and (schedule.is_exact or rest < front.factor)
     given_frames = num_frames if schedule.is_exact and ends else min(num_frames, schedule.chunk_frames)
-    return _Part(
+    return StepPart(
         row, mel_length, first_mel_frame, num_mel_frames, known_frames, num_frames, given_frames, taken, is_last
     )
 
 
 def _run_parts(
-    encoder: Any, input_features: torch.Tensor, parts: Sequence[_Part], cache: FastConformerEncoderCache
+    encoder: Any, input_features: torch.Tensor, parts: Sequence[StepPart], cache: FastConformerEncoderCache
 ) -> torch.Tensor:
     """A step: (streams of the step, frames, size); moves the cache on."""
-    config = encoder.config
-    hidden_states = _run_front(encoder, input_features, parts, cache)
-    if config.scale_input:
-        hidden_states = hidden_states * math.sqrt(config.hidden_size)
-    if encoder.speaker_kernel is not None:
-        hidden_states = encoder.speaker_kernel(hidden_states)
     starts = any(cache.counts[part.row].mel_frames == 0 for part in parts)
-    streams = _stream_layers(encoder, hidden_states, parts, cache, starts)
-    for stream, block in zip(streams, find_step_blocks(encoder, hidden_states, starts), strict=True):
-        hidden_states = block(hidden_states, stream)
+    tables = _find_tables(encoder, cache, starts)
+    given = run_captured(encoder, input_features, parts, cache, tables)
+    if given is None:
+        hidden_states = finish_front(encoder, _run_front(encoder, input_features, parts, cache))
+        ring, padding_mask, kept_frames = _find_places(encoder, hidden_states, parts, cache, tables)
+        given = run_blocks(
+            encoder,
+            hidden_states,
+            list(zip(cache.keys, cache.values, cache.convolutions, strict=True)),
+            tables,
+            ring,
+            padding_mask,
+            kept_frames,
+            max(part.given_frames for part in parts),
+            starts,
+        )
     _move_on(cache, parts)
-    hidden_states = hidden_states[:, : max(part.given_frames for part in parts)]
-    return hidden_states if encoder.output_proj is None else encoder.output_proj(hidden_states)
+    return given
 
 
 def _run_front(
-    encoder: Any, input_features: torch.Tensor, parts: Sequence[_Part], cache: FastConformerEncoderCache
+    encoder: Any, input_features: torch.Tensor, parts: Sequence[StepPart], cache: FastConformerEncoderCache
 ) -> torch.Tensor:
     """The front of the encoder, without the frames that it made before; keeps the mel frames that it sees again."""
-    groups: dict[tuple[int, ...], list[_Part]] = {}
+    groups: dict[tuple[int, ...], list[StepPart]] = {}
     for part in parts:
         waiting = cache.counts[part.row].waiting_mel_frames
         groups.setdefault((part.first_mel_frame, part.known_frames, waiting), []).append(part)
@@ -196,7 +173,7 @@ def _run_front(
 
 
 def _run_front_alike(
-    encoder: Any, input_features: torch.Tensor, parts: Sequence[_Part], cache: FastConformerEncoderCache
+    encoder: Any, input_features: torch.Tensor, parts: Sequence[StepPart], cache: FastConformerEncoderCache
 ) -> torch.Tensor:
     """The same for streams whose windows start alike."""
     overlap = cache.schedule.subsampling.overlap_mel_frames
@@ -206,33 +183,28 @@ def _run_front_alike(
     kept = cache.mel if is_whole else cache.mel[rows]
     new = input_features if is_whole else input_features[rows]
     new_mel_frames = [part.new_mel_frames for part in parts]
-    window = torch.cat([kept[:, : overlap + waiting].to(new.dtype), new[:, : max(new_mel_frames)]], dim=1)
-    first, known = parts[0].first_mel_frame, parts[0].known_frames
     lengths = None
     if len(set(new_mel_frames)) > 1:
-        lengths = torch.tensor([part.num_mel_frames for part in parts], dtype=torch.int64, device=window.device)
-        padding = ~lengths_to_mask(lengths + first, window.shape[1])
-        window = window.masked_fill(padding[..., None], 0.0)
-    # The mel frames of the next step, from where this one ends.
-    taken = parts[0].taken_mel_frames
-    following = window[:, taken : taken + cache.mel.shape[1]]
-    if following.shape[1] < cache.mel.shape[1]:
-        following = nn.functional.pad(following, (0, 0, 0, cache.mel.shape[1] - following.shape[1]))
+        lengths = torch.tensor([part.num_mel_frames for part in parts], dtype=torch.int64, device=new.device)
+    new = new[:, : max(new_mel_frames)]
+    num_frames = max(part.num_frames for part in parts)
+    frames, following = see_window(encoder, kept, new, parts[0], overlap + waiting, num_frames, lengths)
     if is_whole:
         cache.mel.copy_(following)
     else:
         cache.mel[rows] = following.to(cache.mel.dtype)
-    frames, _ = encoder.subsampling(window[:, first:], lengths)
-    return frames[:, known : known + max(part.num_frames for part in parts)]
+    return frames
 
 
-def _stream_layers(
-    encoder: Any, hidden_states: torch.Tensor, parts: Sequence[_Part], cache: FastConformerEncoderCache, starts: bool
-) -> list[StreamLayer]:
-    """The state of the streams in each block, and the places of the step in it; `starts` if one of them starts."""
-    schedule = cache.schedule
+def _find_places(
+    encoder: Any,
+    hidden_states: torch.Tensor,
+    parts: Sequence[StepPart],
+    cache: FastConformerEncoderCache,
+    tables: StepTables,
+) -> tuple[RingStep, torch.Tensor | None, int | list[int]]:
+    """Places of the step in the rings, its padding mask, and the frames of each stream that the next step is after."""
     device = hidden_states.device
-    tables = _find_tables(encoder, cache, starts)
     num_frames = hidden_states.shape[1]
     row_numbers = [part.row for part in parts]
     rows = None
@@ -243,15 +215,11 @@ def _stream_layers(
     padding_mask = None
     if min(new_frames) < num_frames:
         padding_mask = lengths_to_mask(torch.tensor(new_frames, dtype=torch.int64, device=device), num_frames)
-    # NeMo 3.0's `CausalConv1D` counts the zeros to the right among the frames that it has seen.
-    surplus = 0 if schedule.is_exact else encoder.config.conv_padding[1]
-    kept = [max(frames + surplus - schedule.lookahead_frames, 0) for frames in new_frames]
-    kept_frames = kept[0] if len(set(kept)) == 1 else kept
-    layers = zip(cache.keys, cache.values, cache.convolutions, tables.position_keys, strict=True)
-    return [StreamLayer(*tensors, ring, padding_mask, kept_frames) for tensors in layers]
+    kept = [count_kept_frames(encoder, cache.schedule, frames) for frames in new_frames]
+    return ring, padding_mask, kept[0] if len(set(kept)) == 1 else kept
 
 
-def _find_tables(encoder: Any, cache: FastConformerEncoderCache, starts: bool) -> _Tables:
+def _find_tables(encoder: Any, cache: FastConformerEncoderCache, starts: bool) -> StepTables:
     """The tables of a schedule, made once for given weights, whose values are looked at when a stream starts."""
     weights = [block.self_attn.relative_k_proj.weight for block in encoder.layers]
     kept = _kept_tables.get(encoder, weights, dict, reads_values=starts)
@@ -264,15 +232,15 @@ def _find_tables(encoder: Any, cache: FastConformerEncoderCache, starts: bool) -
 # What inference mode makes could not be used outside of it.
 @torch.inference_mode(False)
 @torch.no_grad()
-def _build_tables(encoder: Any, cache: FastConformerEncoderCache) -> _Tables:
+def _build_tables(encoder: Any, cache: FastConformerEncoderCache) -> StepTables:
     schedule = cache.schedule
     ring = RingTables.build(schedule.context_window, schedule.left_frames, schedule.step_frames, cache.device)
     table = sinusoids(ring.build_distances(), encoder.config.hidden_size, cache.dtype)
     keys = [block.self_attn.project_distances(table).to(cache.dtype).contiguous() for block in encoder.layers]
-    return _Tables(ring, keys)
+    return StepTables(ring, keys)
 
 
-def _move_on(cache: FastConformerEncoderCache, parts: Sequence[_Part]) -> None:
+def _move_on(cache: FastConformerEncoderCache, parts: Sequence[StepPart]) -> None:
     """Count what the step has done."""
     for part in parts:
         counts = cache.counts[part.row]
