@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,3 +128,35 @@ def test_data_that_is_not_there(run_command: Callable[..., Any], manifest: Path,
     (tmp_path / "bad.jsonl").write_text("{")
     assert run_command(*given, str(tmp_path / "bad.jsonl")).returncode == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed_goes_on_with_the_losses_of_one_that_was_not(manifest: Path, tmp_path: Path) -> None:
+    """SIGKILL, as of a scheduler or for lack of memory, and the same command once more."""
+
+    def start(output: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "transformers_fastconformer.cli.main", "finetune", "--model", "demo"]
+        command += ["--train_data", str(manifest), "--eval_data", str(manifest), "--output_dir", str(output)]
+        command += ["--max_steps", "40", "--eval_steps", "2"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def course_of(output: Path) -> list[dict[str, Any]]:
+        checkpoints = (output / "checkpoints").glob("checkpoint-*/trainer_state.json")
+        state = json.loads(max(checkpoints, key=lambda path: int(path.parent.name.split("-")[1])).read_text())
+        names = ("step", "loss", "eval_loss", "eval_wer")
+        return [{name: entry[name] for name in names if name in entry} for entry in state["log_history"]]
+
+    killed = start(tmp_path / "killed")
+    while killed.poll() is None and not list(tmp_path.glob("killed/checkpoints/checkpoint-*/trainer_state.json")):
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "README.md").exists()
+    again = start(tmp_path / "killed")
+    printed = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, printed
+    assert "Going on after step " in printed
+    unbroken = start(tmp_path / "unbroken")
+    assert unbroken.communicate(timeout=300)[0]
+    assert unbroken.returncode == 0
+    assert course_of(tmp_path / "killed") == course_of(tmp_path / "unbroken")

@@ -64,16 +64,19 @@ def losses_of(trainer: Any) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_accumulated_batches_are_one_large_batch(make_trainer: Train, model: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_batches", "batch_seconds"), [(3, 4.7), (4, 3.3)])
+def test_accumulated_batches_are_one_large_batch(
+    make_trainer: Train, model: Any, tmp_path: Path, num_batches: int, batch_seconds: float
+) -> None:
     large, small = model, copy.deepcopy(model)
     # Adam makes much of gradients that are 0 but for rounding, as those of biases of keys.
     whole = make_trainer(large, batch_seconds=60.0, optim="sgd")
     assert [len(batch) for batch in whole.get_train_dataloader().batch_sampler] == [6]  # type: ignore[union-attr]
     whole.train()
-    pieces = make_trainer(small, batch_seconds=4.7, gradient_accumulation_steps=3, optim="sgd")
+    pieces = make_trainer(small, batch_seconds=batch_seconds, gradient_accumulation_steps=num_batches, optim="sgd")
     sizes = [len(batch) for batch in pieces.get_train_dataloader().batch_sampler]  # type: ignore[union-attr]
     assert sum(sizes) == 6
-    assert len(sizes) == 3
+    assert len(sizes) == num_batches
     assert len(set(sizes)) > 1, "means of means would do"
     pieces.train()
     np.testing.assert_allclose(losses_of(pieces), losses_of(whole), rtol=1e-5)
