@@ -2,7 +2,8 @@
 Plots of speed and memory against the length of the clip.
 
 They show what `bench_encoder.py`, `bench_memory.py`, `bench_longform_memory.py`, `bench_latency.py` and
-`bench_live_words.py` have written, the losses of `compare_training.py` and the curves of `bench_from_scratch.py`.
+`bench_live_words.py` have written, the losses of `compare_training.py` and the curves of `bench_from_scratch.py` and
+`bench_adaptation.py`.
 
     pip install 'transformers-fastconformer[bench]'
     python benchmarks/plot_results.py
@@ -12,7 +13,8 @@ full attention, and `docs/images/encoder_memory_<shape>_<dtype>_<device>.png`; f
 strategy, `docs/images/longform_memory_<device>.png`; of live streams the time of a step by the number of streams,
 `docs/images/latency_<shape>_<dtype>_<device>.png`, and word errors by latency, `docs/images/live_words_<device>.png`;
 losses of the same training in NeMo and here, `docs/images/training_<dtype>_<device>.png`; word errors of small models
-that learn from random weights, `docs/images/from_scratch_<dtype>_<device>.png`.
+that learn from random weights, `docs/images/from_scratch_<dtype>_<device>.png`; word errors of a new speaker while a
+checkpoint learns them, `docs/images/adaptation_speaker_<dtype>_<device>.png`.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ STYLES = {"float32": ("-", "o"), "bfloat16": ("--", "s"), "float16": ("-.", "D")
 STRATEGY_STYLES = {"full": ("#d55e00", "o"), "local": ("#009e73", "v"), "chunked": ("#0072b2", "s")}
 HEAD_TITLES = {"ctc": "CTC", "rnnt": "RNN-T", "tdt": "TDT", "tdt-ctc": "TDT and CTC"}
 HEAD_STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "v"), ("#cc79a7", "D"))
+ADAPTATION_STYLES = {"full": ("all weights", "#0072b2", "o"), "lora": ("LoRA of rank 16", "#d55e00", "s")}
 SCRATCH_GOAL = 5.0
 SHAPES = {
     "0.6b": "0.6B (width 1024, 24 blocks)",
@@ -318,6 +321,30 @@ def plot_from_scratch(rows: Rows, path: Path) -> None:
     save_figure(figure, path)
 
 
+def plot_adaptation(rows: Rows, path: Path) -> None:
+    """Draw the word error rate of a new speaker against the steps: each seed thin, their mean thick."""
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for method, (title, colour, marker) in ADAPTATION_STYLES.items():
+        by_step: dict[int, list[float]] = defaultdict(list)
+        for seed in dict.fromkeys(row["seed"] for row in rows):
+            chosen = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
+            points = [(int(row["step"]), float(row["wer"])) for row in chosen]
+            axis.plot([step for step, _ in points], [wer for _, wer in points], color=colour, linewidth=0.8, alpha=0.5)
+            for step, wer in points:
+                by_step[step].append(wer)
+        means = [sum(values) / len(values) for values in by_step.values()]
+        axis.plot(list(by_step), means, marker + "-", color=colour, markersize=4, label=title)
+    axis.set_ylim(bottom=0)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("steps of 30 seconds of audio")
+    axis.set_ylabel("word error rate of the new speaker, %")
+    axis.grid(which="major", alpha=0.3)
+    axis.legend(fontsize=9, frameon=False)
+    save_figure(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -350,6 +377,10 @@ def main() -> None:
         print(f"written to {path}")
     for source in sorted(arguments.results.glob("from_scratch_*.csv")):
         plot_from_scratch(read_rows(source), arguments.images / f"{source.stem}.png")
+    for source in sorted(arguments.results.glob("curve_adaptation_*.csv")):
+        path = arguments.images / f"{source.stem.removeprefix('curve_')}.png"
+        plot_adaptation(read_rows(source), path)
+        print(f"written to {path}")
     for source in sorted(arguments.results.glob("training_*.csv")):
         path = arguments.images / f"{source.stem}.png"
         plot_training(read_rows(source), path)
