@@ -21,7 +21,12 @@ PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 
 
 def write_manifest(
-    folder: Path, model: Any, source: str | None, target: str, checks: Mapping[str, float]
+    folder: Path,
+    model: Any,
+    source: str | None,
+    target: str,
+    checks: Mapping[str, float],
+    others: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
     Write the record of an export.
@@ -32,6 +37,7 @@ def write_manifest(
         source: The name of its checkpoint, whose card says the licence; None for that which the model remembers.
         target: The runtime.
         checks: The largest relative difference of each stage.
+        others: More entries: what was checked besides.
 
     Returns:
         What was written.
@@ -52,6 +58,7 @@ def write_manifest(
         },
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
         "largest_relative_differences": dict(checks),
+        **(others or {}),
     }
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest

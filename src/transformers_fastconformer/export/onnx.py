@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import torch
 from transformers import PreTrainedModel
 
 from ..checkpoints.output_folder import check_output, written_as_one
+from ..demonstration import CLIP_PATHS
 from ..modeling.int8_config import is_int8_config
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require, require_choice
 from . import onnx_asr, plain, sherpa_onnx
 from .graphs import check_packages, write_graph
+from .int8 import quantize_graphs
 from .manifest import write_manifest
 from .stage_checks import check_stages
+from .text_checks import TextCheck, check_package, check_texts, name_package
 
 TARGETS: dict[str, Any] = {"onnx-asr": onnx_asr, "sherpa-onnx": sherpa_onnx, "plain": plain}
 
@@ -33,12 +37,17 @@ class OnnxExportResult:
         target: The runtime that loads it.
         files: Names of the files in it, and their bytes.
         differences: The largest difference of each stage to the model, as a share of the stage's largest magnitude.
+        int8_differences: Of graphs in 8 bits the difference of each stage to float32, as a share of the stage, both by
+            their root mean squares; empty for graphs in float32.
+        texts: Clips that the program of the target transcribed, with `verify`.
     """
 
     folder: Path
     target: str
     files: dict[str, int]
     differences: dict[str, float]
+    int8_differences: dict[str, float] = field(default_factory=dict)
+    texts: list[TextCheck] = field(default_factory=list)
 
 
 def export_onnx(
@@ -48,6 +57,9 @@ def export_onnx(
     target: str = "onnx-asr",
     source: str | None = None,
     overwrite: bool = False,
+    int8: bool = False,
+    verify: bool = False,
+    verify_audio: Sequence[str | os.PathLike[str]] | None = None,
 ) -> OnnxExportResult:
     """
     Write ONNX graphs of a model and what a runtime reads next to them. The folder appears whole or not at all.
@@ -64,6 +76,11 @@ def export_onnx(
             one of your own.
         source: Name of the checkpoint for the manifest; by default the one that the model remembers.
         overwrite: Replace a folder that is not empty.
+        int8: Write graphs with 8-bit weights (`encoder.int8.onnx`) in place of those in float32, which are made and
+            compared with the model first.
+        verify: Transcribe clips by the target's own package too. With onnx-asr and float32 their texts must be those
+            of the model; sherpa-onnx has features of its own, and 8 bits change words, so there they are only told.
+        verify_audio: Audio files to transcribe; None: the two clips of digits that the package carries.
 
     Returns:
         [`OnnxExportResult`]; the manifest in the folder, `export.json`, says the same, with versions and licence.
@@ -72,7 +89,8 @@ def export_onnx(
         ValueError: naming what the target cannot express, its value and what is accepted; for a model in another
             dtype or on another device, and for a folder that is in use.
         RuntimeError: when a graph does not give what the model gives.
-        ImportError: the extra `onnx` is not installed; the message holds the command.
+        ImportError: the extra `onnx`, or with `verify` the target's package, is not installed; the message holds the
+            command.
     """
     require_choice("target", target, tuple(TARGETS))
     form = TARGETS[target]
@@ -81,16 +99,47 @@ def export_onnx(
     check_output(output, overwrite)
     form.check_expressible(recognizer, processor)
     check_packages()
+    require(verify or not verify_audio, "verify_audio", verify_audio, "None without verify")
+    if verify:
+        check_package(target)
     parts = form.graph_parts(recognizer)
     metadata = form.metadata(recognizer, processor)
     with written_as_one(output, overwrite) as written:
         for name, part in parts.items():
             write_graph(part, written / name, recognizer.config, metadata.get(name))
         differences = check_stages(recognizer, parts, written)
+        int8_differences = quantize_graphs(recognizer, parts, written) if int8 else {}
         form.write_settings(written, recognizer, processor)
-        write_manifest(written, recognizer, source, target, differences)
+        texts = []
+        if verify:
+            texts = check_texts(form, written, recognizer, processor, verify_audio or CLIP_PATHS, int8)
+            _require_texts(texts, target, int8)
+        others = _describe_checks(target, int8_differences, texts)
+        write_manifest(written, recognizer, source, target, differences, others)
         files = {path.name: path.stat().st_size for path in sorted(written.iterdir())}
-    return OnnxExportResult(output, target, files, differences)
+    return OnnxExportResult(output, target, files, differences, int8_differences, texts)
+
+
+def _require_texts(texts: Sequence[TextCheck], target: str, is_int8: bool) -> None:
+    """Raise a `RuntimeError` where texts should be those of the model and are not."""
+    others = [check for check in texts if check.found != check.expected]
+    if others and target == "onnx-asr" and not is_int8:
+        first = others[0]
+        raise RuntimeError(
+            f"{target} transcribes {len(others)} of {len(texts)} clips otherwise than the model, {first.clip} as "
+            f"{first.found!r}; expected {first.expected!r}. Nothing was written."
+        )
+
+
+def _describe_checks(target: str, int8_differences: dict[str, float], texts: Sequence[TextCheck]) -> dict[str, Any]:
+    """What the manifest says of 8 bits and of texts."""
+    described: dict[str, Any] = {}
+    if int8_differences:
+        described["int8_relative_rms_differences"] = int8_differences
+    if texts:
+        num_alike = sum(check.found == check.expected for check in texts)
+        described["texts"] = {"package": name_package(target), "clips": len(texts), "identical": num_alike}
+    return described
 
 
 def _check_model(model: Any) -> tuple[Any, Any]:

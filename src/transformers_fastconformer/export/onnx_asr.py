@@ -143,3 +143,14 @@ def write_settings(folder: Path, model: FastConformerRecognizer, processor: Fast
     (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     lines = [f"{token} {number}\n" for number, token in enumerate(vocabulary_lines(processor.tokenizer))]
     (folder / VOCABULARY_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def transcribe(
+    folder: Path, model: FastConformerRecognizer, processor: FastConformerProcessor, waveforms: Any, is_int8: bool
+) -> list[str]:
+    """The texts that onnx-asr gives, of waveforms at 16 kHz."""
+    import onnx_asr
+
+    name = f"nemo-conformer-{model.decoder_type}"
+    recognizer = onnx_asr.load_model(name, folder, quantization="int8" if is_int8 else None)
+    return [recognizer.recognize(waveform) for waveform in waveforms]

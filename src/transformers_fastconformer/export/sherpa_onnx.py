@@ -16,6 +16,7 @@ from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require
 from .graphs import GraphPart, ctc_part, encoder_part, joint_part, prediction_part
+from .int8 import int8_name
 from .onnx_asr import FEATURES, INSTEAD, vocabulary_lines
 
 TOKENS_FILE = "tokens.txt"
@@ -29,11 +30,13 @@ def graph_parts(model: FastConformerRecognizer) -> dict[str, GraphPart]:
     if model.decoder_type == "ctc":
         return {"model.onnx": ctc_part(model)}
     transducer: Any = model
-    return {
-        "encoder.onnx": encoder_part(model),
-        "decoder.onnx": prediction_part(transducer),
-        "joiner.onnx": joint_part(transducer),
-    }
+    parts = (encoder_part(model), prediction_part(transducer), joint_part(transducer))
+    return dict(zip(graph_files(model), parts, strict=True))
+
+
+def graph_files(model: FastConformerRecognizer) -> list[str]:
+    """The names of the graphs' files."""
+    return ["model.onnx"] if model.decoder_type == "ctc" else ["encoder.onnx", "decoder.onnx", "joiner.onnx"]
 
 
 def check_expressible(model: FastConformerRecognizer, processor: FastConformerProcessor) -> None:
@@ -94,3 +97,27 @@ def write_settings(folder: Path, model: FastConformerRecognizer, processor: Fast
     """Write the tokens."""
     lines = [f"{token} {number}\n" for number, token in enumerate(vocabulary_lines(processor.tokenizer))]
     (folder / TOKENS_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def transcribe(
+    folder: Path, model: FastConformerRecognizer, processor: FastConformerProcessor, waveforms: Any, is_int8: bool
+) -> list[str]:
+    """The texts that sherpa-onnx gives, of waveforms at 16 kHz."""
+    import sherpa_onnx
+
+    graphs = [str(folder / (int8_name(name) if is_int8 else name)) for name in graph_files(model)]
+    tokens = str(folder / TOKENS_FILE)
+    if model.decoder_type == "ctc":
+        recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(model=graphs[0], tokens=tokens)
+    else:
+        size = processor.feature_extractor.feature_size
+        recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(
+            *graphs, tokens, model_type="nemo_transducer", feature_dim=size
+        )
+    texts = []
+    for waveform in waveforms:
+        stream = recognizer.create_stream()
+        stream.accept_waveform(processor.feature_extractor.sampling_rate, waveform)
+        recognizer.decode_stream(stream)
+        texts.append(stream.result.text)
+    return texts

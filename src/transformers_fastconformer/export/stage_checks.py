@@ -37,13 +37,11 @@ def check_stages(model: Any, parts: dict[str, GraphPart], folder: Path) -> dict[
     """
     import onnxruntime
 
-    generator = torch.Generator(device="cpu").manual_seed(SEED)
     differences: dict[str, float] = {}
     for file_name, part in parts.items():
         session = onnxruntime.InferenceSession(str(folder / file_name), providers=["CPUExecutionProvider"])
-        is_encoder = "audio_signal" in part.input_names
-        for arguments in _encoder_inputs(model, generator) if is_encoder else _step_inputs(model, part, generator):
-            if is_encoder:
+        for arguments in list_inputs(model, part):
+            if _is_encoder(part):
                 expected, lengths = _run_encoder(model, part, *arguments)
             else:
                 expected, lengths = _run_as_built(part, arguments), None
@@ -63,6 +61,16 @@ def check_stages(model: Any, parts: dict[str, GraphPart], folder: Path) -> dict[
                     )
                 differences[stage] = max(differences.get(stage, 0.0), difference)
     return differences
+
+
+def list_inputs(model: Any, part: GraphPart) -> list[tuple[torch.Tensor, ...]]:
+    """Random arguments of a part, of several sizes."""
+    generator = torch.Generator(device="cpu").manual_seed(SEED)
+    return _encoder_inputs(model, generator) if _is_encoder(part) else _step_inputs(model, part, generator)
+
+
+def _is_encoder(part: GraphPart) -> bool:
+    return "audio_signal" in part.input_names
 
 
 def _encoder_inputs(model: Any, generator: torch.Generator) -> list[tuple[torch.Tensor, ...]]:
