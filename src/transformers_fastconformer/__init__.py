@@ -31,6 +31,7 @@ from .decoding.phrase_boosting import CompiledPhrases, PhraseBoosting
 from .decoding.prompts import PromptOptions
 from .decoding.search import SearchOptions
 from .diarization.attribution import add_speakers, assign_speakers
+from .diarization.live_speakers import LiveSpeakers, SpokenWord
 from .diarization.recordings import Diarization, DiarizationOptions, diarize, load_diarizer
 from .diarization.speaker_stream import SpeakerStreams
 from .diarization.turns import SpeakerTurn, SpeakerTurnOptions, find_turns
@@ -111,12 +112,14 @@ __all__ = [
     "Diarization",
     "DiarizationOptions",
     "diarize",
+    "LiveSpeakers",
     "load_diarizer",
     "SpeakerCache",
     "SpeakerStreamOptions",
     "SpeakerStreams",
     "SpeakerTurn",
     "SpeakerTurnOptions",
+    "SpokenWord",
     "find_turns",
     "ClipFilterOptions",
     "FastConformerDataCollator",

@@ -14,6 +14,7 @@ from ..inference.loading import AUTO_DEVICE
 from ..streaming.endpointing import KINDS, EndpointingOptions
 from ..streaming.options import EngineOptions, StreamOptions
 from ..writers.formats import CONFIDENT_FORMATS
+from .diarize import make_diarization_options
 from .model_options import (
     DtypeOption,
     Head,
@@ -48,6 +49,7 @@ from .output_options import (
 from .stream_display import choose_display
 from .stream_run import StreamRun
 from .stream_sources import MICROPHONE, Clock, PcmOptions, find_source
+from .stream_speakers import StreamSpeakers
 from .transcribe_inputs import AudioInput, parse_channel
 from .transcribe_outputs import Output
 from .transcribe_run import Checkpoint
@@ -55,6 +57,7 @@ from .transcribe_run import Checkpoint
 INPUT_PANEL = f"Input (-, {MICROPHONE})"
 LATENCY_PANEL = "Latency"
 ENDS_PANEL = "Ends of utterances"
+SPEAKERS_PANEL = "Speakers"
 NO_ENDPOINTING = "none"
 
 SourceArgument = Annotated[
@@ -159,6 +162,23 @@ SilenceMsOption = Annotated[
         rich_help_panel=ENDS_PANEL,
     ),
 ]
+DiarizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Streaming Sortformer checkpoint that tells who said each word: lines of a speaker each, an event "
+        "speakers with --json, and speakers in json, srt, vtt, rttm.",
+        rich_help_panel=SPEAKERS_PANEL,
+    ),
+]
+DiarizeLatencyOption = Annotated[
+    str | None,
+    typer.Option("--diarize_latency", metavar="NAME", help="As --latency of diarize.", rich_help_panel=SPEAKERS_PANEL),
+]
+DiarizeTurnsOption = Annotated[
+    str | None,
+    typer.Option("--diarize_turns", metavar="NAME", help="As --turns of diarize.", rich_help_panel=SPEAKERS_PANEL),
+]
 
 
 def stream(
@@ -192,6 +212,9 @@ def stream(
     input_device: InputDeviceOption = None,
     endpointing: EndpointingOption = "tokens",
     silence_ms: SilenceMsOption = None,
+    diarize: DiarizeOption = None,
+    diarize_latency: DiarizeLatencyOption = None,
+    diarize_turns: DiarizeTurnsOption = None,
     max_line_characters: MaxLineCharactersOption = None,
     max_lines: MaxLinesOption = None,
     max_seconds: MaxSecondsOption = None,
@@ -249,11 +272,18 @@ def stream(
         raise ValueError("--channel each is not supported by a stream; expected mix or the number of a channel.")
     clock = Clock()
     pcm = PcmOptions(encoding, sampling_rate, num_channels)
-    display = choose_display(json, has_transcript)
+    for name, value in (("latency", diarize_latency), ("turns", diarize_turns)):
+        if diarize is None and value is not None:
+            raise ValueError(f"--diarize_{name} belongs to --diarize.")
+    speakers = None
+    if diarize is not None:
+        speakers = StreamSpeakers(
+            diarize, checkpoint.devices[0], make_diarization_options(diarize_latency, diarize_turns)
+        )
+    display = choose_display(json, has_transcript, speakers is not None)
     audio = find_source(source, chosen_channel, pcm, input_device, realtime, clock)
-    StreamRun(audio, display, make_output if wants_output else None, engine_options, stream_options, clock).run(
-        checkpoint
-    )
+    output = make_output if wants_output else None
+    StreamRun(audio, display, output, engine_options, stream_options, clock, speakers).run(checkpoint)
 
 
 def _parse_context(text: str) -> tuple[int, ...]:

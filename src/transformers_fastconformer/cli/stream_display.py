@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ..diarization.live_speakers import SpokenWord
 from ..inference.transcript import Transcript
 from ..streaming.text import StreamWord
 from ..streaming.updates import StreamUpdate
 from ..writers.record import CONFIDENCE_DIGITS, SECONDS_DIGITS
 from .errors import say
 from .streams import ClosedOutput, closed_output_error, escape_controls, write_standard_output
+
+# Stands for a speaker where nobody was heard.
+NOBODY = "?"
 
 
 class Display(Protocol):
@@ -32,6 +36,9 @@ class Display(Protocol):
         Raises:
             OSError: when the standard output cannot be written.
         """
+
+    def speak(self, words: Sequence[SpokenWord]) -> None:
+        """Show words whose speakers are known now; they were in an update before, or in the one before it."""
 
     def finish(self, transcript: Transcript, max_lag_seconds: float) -> None:
         """Show that the stream has ended, after its last update."""
@@ -50,6 +57,9 @@ class SilentDisplay:
         """Nothing to show."""
 
     def update(self, update: StreamUpdate, lag_seconds: float) -> None:
+        """Nothing to show."""
+
+    def speak(self, words: Sequence[SpokenWord]) -> None:
         """Nothing to show."""
 
     def finish(self, transcript: Transcript, max_lag_seconds: float) -> None:
@@ -73,8 +83,30 @@ class TextDisplay(SilentDisplay):
         write_standard_output("\n")
 
 
+class SpeakersDisplay(SilentDisplay):
+    """Words on the standard output once their speakers are known, a line for each turn; nothing is written again."""
+
+    def __init__(self) -> None:
+        self._speaker: str | None = None
+        self._has_words = False
+
+    def speak(self, words: Sequence[SpokenWord]) -> None:
+        text = ""
+        for word, speaker in words:
+            if not self._has_words or speaker != self._speaker:
+                text += ("\n" if self._has_words else "") + f"{speaker or NOBODY}:"
+            self._speaker, self._has_words = speaker, True
+            text += " " + escape_controls(word.text)
+        if text:
+            write_standard_output(text)
+
+    def finish(self, transcript: Transcript, max_lag_seconds: float) -> None:
+        if self._has_words:
+            write_standard_output("\n")
+
+
 class JsonDisplay(SilentDisplay):
-    """Events on the standard output, a JSON object a line: `started`, `update`, `endpoint`, `final`."""
+    """Events on the standard output, a JSON object a line: `started`, `update`, `speakers`, `endpoint`, `final`."""
 
     def __init__(self) -> None:
         self._tentative = ""
@@ -108,6 +140,11 @@ class JsonDisplay(SilentDisplay):
                     "token": found.token,
                 }
             )
+
+    def speak(self, words: Sequence[SpokenWord]) -> None:
+        described = [{**_describe_word(word), "speaker": speaker} for word, speaker in words]
+        if described:
+            self._write({"event": "speakers", "words": described})
 
     def finish(self, transcript: Transcript, max_lag_seconds: float) -> None:
         confidence = transcript.confidence
@@ -165,6 +202,9 @@ class TerminalDisplay:
         self._line = last.plain
         self._live.update(Text.assemble(self._line, (escape_controls(update.tentative), "dim")), refresh=True)
 
+    def speak(self, words: Sequence[SpokenWord]) -> None:
+        """Nothing to show: a run that tells speakers apart has another display."""
+
     def finish(self, transcript: Transcript, max_lag_seconds: float) -> None:
         self.close()
 
@@ -182,13 +222,14 @@ class TerminalDisplay:
             self._line = ""
 
 
-def choose_display(is_json: bool, has_transcript: bool) -> Display:
+def choose_display(is_json: bool, has_transcript: bool, tells_speakers: bool = False) -> Display:
     """
     The place at which a stream is shown.
 
     Args:
         is_json: Events are wanted.
         has_transcript: A transcript goes to the standard output at the end, and nothing else may.
+        tells_speakers: Words come a second time with their speakers, which are shown in their place.
 
     Raises:
         OSError: for a standard output that is closed.
@@ -197,6 +238,8 @@ def choose_display(is_json: bool, has_transcript: bool) -> Display:
         raise closed_output_error()
     if is_json:
         return JsonDisplay()
+    if tells_speakers and not has_transcript:
+        return SpeakersDisplay()
     terminal = sys.stderr if has_transcript else sys.stdout
     if terminal.isatty():
         console = Console(file=terminal)

@@ -20,6 +20,7 @@ from .stream_display import Display, SilentDisplay
 from .stream_lag import LagWatch
 from .stream_queue import PieceQueue
 from .stream_sources import Clock, Source
+from .stream_speakers import StreamSpeakers
 from .stream_transcript import StreamTranscript
 from .transcribe_inputs import AudioInput
 from .transcribe_outputs import Output
@@ -42,6 +43,7 @@ class StreamRun:
         engine_options: Options of the engine.
         stream_options: Options of the stream, except for its rate.
         clock: The clock.
+        speakers: Tells who speaks; None: nobody is told apart.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class StreamRun:
         engine_options: EngineOptions,
         stream_options: StreamOptions,
         clock: Clock,
+        speakers: StreamSpeakers | None = None,
     ) -> None:
         self._source = source
         self._display = display
@@ -59,6 +62,7 @@ class StreamRun:
         self._engine_options = engine_options
         self._stream_options = stream_options
         self._clock = clock
+        self._speakers = speakers
         self._lag = LagWatch()
         self._rate = 0
         self._spoken_seconds: float | None = None
@@ -89,12 +93,16 @@ class StreamRun:
             self._source.stop()
 
     def _run(self, checkpoint: Checkpoint) -> None:
+        if self._speakers is not None:
+            self._speakers.load()
         model, processor = checkpoint.load()[0]
         decoding = checkpoint.complete(self._engine_options.decoding, processor)
         engine = StreamingEngine(model, processor, replace(self._engine_options, decoding=decoding))
         queue, self._rate = self._source.prepare(processor.feature_extractor.sampling_rate)
         if self._source.is_live:
             self._warm_up(engine)
+        if self._speakers is not None:
+            self._speakers.open(self._rate, self._stream_options.channels)
         item, options = self._source.item, self._describe(engine)
         stream_id = engine.open(replace(self._stream_options, sampling_rate=self._rate, name=repr(item.file)))
         confidence = self._engine_options.decoding.confidence
@@ -105,8 +113,10 @@ class StreamRun:
                 self._shown(lambda: self._display.start({"file": item.file, "model": described, **options}))
                 self._source.start()
                 self._listen(engine, stream_id, queue, stop, heard)
-                self._show(engine.finish(stream_id), heard)
+                self._show(engine.finish(stream_id), heard, None)
                 transcript = heard.finish()
+                if self._speakers is not None:
+                    transcript = self._speakers.add_to(transcript)
                 self._shown(lambda: self._display.finish(transcript, self._lag.max_seconds))
         finally:
             self._display.close()
@@ -151,15 +161,18 @@ class StreamRun:
                 if update.error is not None:
                     raise update.error
                 self._spoken_seconds = piece.spoken_seconds
-                self._show(update, heard)
+                self._show(update, heard, piece.samples)
             self._tell_losses(queue)
 
-    def _show(self, update: StreamUpdate, heard: StreamTranscript) -> None:
+    def _show(self, update: StreamUpdate, heard: StreamTranscript, samples: Any) -> None:
         heard.add(update)
+        words = [] if self._speakers is None else self._speakers.step(samples, update)
         lag_seconds = 0.0
         if self._spoken_seconds is not None:
             lag_seconds = max(self._clock.now() - self._spoken_seconds, 0.0)
         self._shown(lambda: self._display.update(update, lag_seconds))
+        if words:
+            self._shown(lambda: self._display.speak(words))
         warning = self._lag.note(lag_seconds)
         if warning is not None:
             self._display.say(warning)
@@ -204,5 +217,6 @@ class StreamRun:
             "is_exact": engine.options.is_exact,
             "language": decoding.language,
             "endpointing": None if endpointing is None else asdict(endpointing),
+            **({} if self._speakers is None else self._speakers.describe()),
             **{name: value for name, value in decoding.describe().items() if name in DESCRIBED},
         }

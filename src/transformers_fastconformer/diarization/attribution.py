@@ -21,7 +21,9 @@ def name_speaker(speaker: int) -> str:
     return SPEAKER_NAME.format(speaker)
 
 
-def assign_speakers(words: Sequence[Mapping[str, Any]], turns: Sequence[SpeakerTurn]) -> list[int | None]:
+def assign_speakers(
+    words: Sequence[Mapping[str, Any]], turns: Sequence[SpeakerTurn], before: int | None = None
+) -> list[int | None]:
     """
     Give words to speakers.
 
@@ -32,6 +34,7 @@ def assign_speakers(words: Sequence[Mapping[str, Any]], turns: Sequence[SpeakerT
     Args:
         words: Items with `start` and `end` in seconds, in order of time.
         turns: Turns by their start.
+        before: Speaker of the word before the first one, where words come a few at a time.
 
     Returns:
         The number of each word's speaker; None where there are no turns.
@@ -44,7 +47,7 @@ def assign_speakers(words: Sequence[Mapping[str, Any]], turns: Sequence[SpeakerT
         latest_ends.append(max(turn.end, latest_ends[-1] if latest_ends else turn.end))
     found: list[int | None] = []
     for word in words:
-        found.append(_find_speaker(word, ordered, starts, latest_ends, found[-1] if found else None))
+        found.append(_find_speaker(word, ordered, starts, latest_ends, found[-1] if found else before))
     return found
 
 
