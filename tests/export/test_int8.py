@@ -35,6 +35,8 @@ def test_words_in_8_bits_are_nearly_those_of_float32(tmp_path: Path, speech_dir:
     manifest = json.loads((tmp_path / "int8" / "export.json").read_text())
     assert manifest["int8_relative_rms_differences"] == rounded.int8_differences
     assert manifest["texts"]["clips"] == 2
+    assert exact.tokens == rounded.tokens
+    assert manifest["tokens"] == {"clips": 2, "tokens": 16, "differences": 0}
     paths = sorted((speech_dir / "digits").rglob("*.flac"))
     chosen = np.random.default_rng(5).choice(len(paths), size=(20, 6))
     clips = [np.concatenate([read_audio(paths[number], 16000) for number in row]) for row in chosen]

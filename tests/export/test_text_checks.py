@@ -14,6 +14,7 @@ from transformers_fastconformer import export_onnx, load_model
 from transformers_fastconformer.demonstration import CLIP_PATHS
 from transformers_fastconformer.export import onnx as door
 from transformers_fastconformer.export import onnx_asr
+from transformers_fastconformer.export.graph_decoding import TokenCheck
 from transformers_fastconformer.export.text_checks import check_package, check_texts
 
 pytest.importorskip("onnx")
@@ -31,6 +32,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs without the exporter, which takes seconds."""
     monkeypatch.setattr(door, "write_graph", lambda part, path, *others: path.write_bytes(b"graph"))
     monkeypatch.setattr(door, "check_stages", lambda model, parts, folder: {"encoder-model.onnx outputs": 1e-6})
+    monkeypatch.setattr(door, "check_tokens", lambda *others: TokenCheck(2, 16, 0))
 
 
 def test_a_target_without_a_package_and_one_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,5 +65,11 @@ def test_other_texts_leave_nothing_but_in_8_bits(
     assert [check.found for check in result.texts] == ["nine"]
     manifest = json.loads((tmp_path / "out" / "export.json").read_text())
     assert manifest["texts"]["identical"] == 0
+    assert manifest["tokens"] == {"clips": 2, "tokens": 16, "differences": 0}
+    monkeypatch.setattr(door, "check_tokens", lambda *others: TokenCheck(2, 16, 3))
+    with pytest.raises(RuntimeError, match="3 of 16 tokens by the graphs differ"):
+        export_onnx(demonstration, tmp_path / "other", verify=True)
+    counted = export_onnx(demonstration, tmp_path / "out", int8=True, overwrite=True)
+    assert counted.tokens == TokenCheck(2, 16, 3)
     with pytest.raises(ValueError, match="verify_audio"):
         export_onnx(demonstration, tmp_path / "other", verify_audio=CLIP_PATHS)

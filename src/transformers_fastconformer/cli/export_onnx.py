@@ -42,7 +42,9 @@ VerifyOption = Annotated[
 ]
 AudioOption = Annotated[
     list[Path] | None,
-    typer.Option("--verify_audio", help="Audio file for --verify, any number of times. Default: two clips of digits."),
+    typer.Option(
+        "--verify_audio", help="Audio file for --verify and --int8, any number of times. Default: two clips of digits."
+    ),
 ]
 
 
@@ -61,8 +63,8 @@ def export_onnx(
     ONNX Runtime runs the graphs next to the model before the folder appears. The exit code is 1 for a model that the
     runtime cannot express.
     """
-    if verify_audio and not verify:
-        raise typer.BadParameter("--verify_audio belongs to --verify.")
+    if verify_audio and not (verify or int8):
+        raise typer.BadParameter("--verify_audio belongs to --verify and --int8.")
     check_output(output_dir, overwrite)
     check_packages()
     name = DEFAULT_MODEL if model is None else model
@@ -96,6 +98,9 @@ def export_onnx(
         say("Differences of 8 bits to float32, root mean squares as a share of each stage's:")
     for stage, difference in result.int8_differences.items():
         say(f"  {stage}  {difference:.3f}")
+    if result.tokens is not None:
+        counts = result.tokens
+        say(f"{counts.differences} of {counts.tokens} tokens of {counts.clips} clips differ, from the same features.")
     if result.texts:
         num_alike = sum(check.found == check.expected for check in result.texts)
         say(f"{result.target} gives the text of the model for {num_alike} of {len(result.texts)} clips.")

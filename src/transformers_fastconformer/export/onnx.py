@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require, require_choice
 from . import onnx_asr, plain, sherpa_onnx
+from .graph_decoding import TokenCheck, check_tokens
 from .graphs import check_packages, write_graph
-from .int8 import quantize_graphs
+from .int8 import int8_name, quantize_graphs
 from .manifest import write_manifest
 from .stage_checks import check_stages
 from .text_checks import TextCheck, check_package, check_texts, name_package
@@ -40,6 +41,7 @@ class OnnxExportResult:
         int8_differences: Of graphs in 8 bits the difference of each stage to float32, as a share of the stage, both by
             their root mean squares; empty for graphs in float32.
         texts: Clips that the program of the target transcribed, with `verify`.
+        tokens: With `int8` or `verify`, clips decoded by the graphs from the features of the model.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class OnnxExportResult:
     differences: dict[str, float]
     int8_differences: dict[str, float] = field(default_factory=dict)
     texts: list[TextCheck] = field(default_factory=list)
+    tokens: TokenCheck | None = None
 
 
 def export_onnx(
@@ -77,10 +80,11 @@ def export_onnx(
         source: Name of the checkpoint for the manifest; by default the one that the model remembers.
         overwrite: Replace a folder that is not empty.
         int8: Write graphs with 8-bit weights (`encoder.int8.onnx`) in place of those in float32, which are made and
-            compared with the model first.
+            compared with the model first, and count the tokens of the clips that change.
         verify: Transcribe clips by the target's own package too. With onnx-asr and float32 their texts must be those
             of the model; sherpa-onnx has features of its own, and 8 bits change words, so there they are only told.
-        verify_audio: Audio files to transcribe; None: the two clips of digits that the package carries.
+        verify_audio: Audio files to transcribe, and whose tokens are counted; None: the two clips of digits that the
+            package carries.
 
     Returns:
         [`OnnxExportResult`]; the manifest in the folder, `export.json`, says the same, with versions and licence.
@@ -99,7 +103,7 @@ def export_onnx(
     check_output(output, overwrite)
     form.check_expressible(recognizer, processor)
     check_packages()
-    require(verify or not verify_audio, "verify_audio", verify_audio, "None without verify")
+    require(verify or int8 or not verify_audio, "verify_audio", verify_audio, "None without verify and int8")
     if verify:
         check_package(target)
     parts = form.graph_parts(recognizer)
@@ -110,14 +114,27 @@ def export_onnx(
         differences = check_stages(recognizer, parts, written)
         int8_differences = quantize_graphs(recognizer, parts, written) if int8 else {}
         form.write_settings(written, recognizer, processor)
-        texts = []
+        texts, tokens = [], None
+        if verify or int8:
+            graphs = {name: written / (int8_name(name) if int8 else name) for name in parts}
+            tokens = check_tokens(recognizer, processor, parts, graphs, verify_audio or CLIP_PATHS)
+            _require_tokens(tokens, int8)
         if verify:
             texts = check_texts(form, written, recognizer, processor, verify_audio or CLIP_PATHS, int8)
             _require_texts(texts, target, int8)
-        others = _describe_checks(target, int8_differences, texts)
+        others = _describe_checks(target, int8_differences, texts, tokens)
         write_manifest(written, recognizer, source, target, differences, others)
         files = {path.name: path.stat().st_size for path in sorted(written.iterdir())}
-    return OnnxExportResult(output, target, files, differences, int8_differences, texts)
+    return OnnxExportResult(output, target, files, differences, int8_differences, texts, tokens)
+
+
+def _require_tokens(tokens: TokenCheck, is_int8: bool) -> None:
+    """Raise a `RuntimeError` for graphs in float32 that give other tokens than the model."""
+    if tokens.differences > 0 and not is_int8:
+        raise RuntimeError(
+            f"{tokens.differences} of {tokens.tokens} tokens by the graphs differ from the model for equal features; "
+            "expected none. Nothing was written."
+        )
 
 
 def _require_texts(texts: Sequence[TextCheck], target: str, is_int8: bool) -> None:
@@ -131,11 +148,15 @@ def _require_texts(texts: Sequence[TextCheck], target: str, is_int8: bool) -> No
         )
 
 
-def _describe_checks(target: str, int8_differences: dict[str, float], texts: Sequence[TextCheck]) -> dict[str, Any]:
-    """What the manifest says of 8 bits and of texts."""
+def _describe_checks(
+    target: str, int8_differences: dict[str, float], texts: Sequence[TextCheck], tokens: TokenCheck | None
+) -> dict[str, Any]:
+    """What the manifest says of 8 bits, of tokens and of texts."""
     described: dict[str, Any] = {}
     if int8_differences:
         described["int8_relative_rms_differences"] = int8_differences
+    if tokens is not None:
+        described["tokens"] = asdict(tokens)
     if texts:
         num_alike = sum(check.found == check.expected for check in texts)
         described["texts"] = {"package": name_package(target), "clips": len(texts), "identical": num_alike}
