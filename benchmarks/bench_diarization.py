@@ -8,7 +8,7 @@ through this package at each latency, and the resident memory is noted after eve
 
     pip install 'transformers-fastconformer[nemo]'
     python benchmarks/bench_diarization.py --rounds 3
-    python benchmarks/bench_diarization.py --hours 10 --latencies very_high
+    python benchmarks/bench_diarization.py --hours 10 --latencies very_high --tiny
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ MEL_FRAMES_A_SECOND = 100
 NUM_MELS = 128
 SHAPE = {"d_model": 512, "n_layers": 17, "tf_d_model": 192, "tf_layers": 18}
 TINY = {"d_model": 64, "n_layers": 2, "tf_d_model": 48, "tf_layers": 2}
+WHOLE = "whole"
 RESULT_FILE, MEMORY_FILE = "diarization_float32_cpu.csv", "diarization_memory_cpu.csv"
 
 
@@ -142,7 +143,7 @@ def make_calls(
 def compare(nemo: Any, ours: FastConformerForDiarization, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each system, way and number of clips."""
     rows = []
-    for latency in (None, "low"):
+    for latency in (None if way == WHOLE else way for way in arguments.ways):
         if latency is not None:
             set_latency(nemo, SpeakerStreamOptions.of(ours.config, latency))
         for num_clips in arguments.clips:
@@ -160,7 +161,7 @@ def compare(nemo: Any, ours: FastConformerForDiarization, arguments: argparse.Na
                 least, median = minimum_and_median(values)
                 rows.append(
                     {
-                        "way": "whole" if latency is None else latency,
+                        "way": WHOLE if latency is None else latency,
                         "clips": num_clips,
                         "seconds_of_audio": arguments.seconds,
                         "system": name,
@@ -180,7 +181,7 @@ def compare(nemo: Any, ours: FastConformerForDiarization, arguments: argparse.Na
 
 
 @torch.inference_mode()
-def measure_memory(ours: FastConformerForDiarization, hours: float, latency: str) -> list[dict[str, Any]]:
+def measure_memory(ours: FastConformerForDiarization, hours: float, latency: str, shape: str) -> list[dict[str, Any]]:
     """Resident memory after the first minutes and after every hour of noise."""
     streams = SpeakerStreams(ours, SpeakerStreamOptions.of(ours.config, latency))
     generator = torch.Generator().manual_seed(0)
@@ -191,7 +192,7 @@ def measure_memory(ours: FastConformerForDiarization, hours: float, latency: str
         heard += 60
         if heard >= min(next_row, hours) * 3600:
             gc.collect()
-            about = {"latency": latency, "hours": round(heard / 3600, 2)}
+            about = {"shape": shape, "latency": latency, "hours": round(heard / 3600, 2)}
             rows.append({**about, "resident_mib": round(resident_bytes() / MIB, 1), "torch": torch.__version__})
             print(rows[-1], flush=True)
             next_row = 1.0 if next_row < 1 else next_row + 1
@@ -201,6 +202,7 @@ def measure_memory(ours: FastConformerForDiarization, hours: float, latency: str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each clip")
+    parser.add_argument("--ways", nargs="+", choices=(WHOLE, "low"), default=[WHOLE, "low"])
     parser.add_argument("--clips", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--hours", type=float, help="measure memory over so many hours instead")
@@ -220,10 +222,13 @@ def main() -> None:
             # Read again, as the weights that were drawn include tables that an archive does not hold.
             nemo = SortformerEncLabelModel.restore_from(str(archive), map_location="cpu").eval()
             path, rows = arguments.output_dir / RESULT_FILE, compare(nemo, ours, arguments)
+            # Other cases stay, so that a short run measures one of them.
+            cases = {(row["way"], str(row["clips"])) for row in rows}
+            rows = [*(row for row in read_rows(path) if (row["way"], row["clips"]) not in cases), *rows]
         else:
             path, rows = arguments.output_dir / MEMORY_FILE, []
             for latency in arguments.latencies:
-                rows += measure_memory(ours, arguments.hours, latency)
+                rows += measure_memory(ours, arguments.hours, latency, "tiny" if arguments.tiny else "published")
             rows = [*(row for row in read_rows(path) if row["latency"] not in arguments.latencies), *rows]
     write_rows(path, rows)
     print(f"written to {path}")
