@@ -22,6 +22,7 @@ class Target(str, Enum):
 
     ONNX_ASR = "onnx-asr"
     SHERPA_ONNX = "sherpa-onnx"
+    SHERPA_ONNX_STREAMING = "sherpa-onnx-streaming"
     PLAIN = "plain"
 
 
@@ -29,7 +30,8 @@ TargetOption = Annotated[
     Target,
     typer.Option(
         metavar="NAME",
-        help="Program that loads the folder: onnx-asr, sherpa-onnx (whole recordings), or plain for one of your own.",
+        help="Program that loads the folder: onnx-asr, sherpa-onnx (whole recordings), sherpa-onnx-streaming (live), "
+        "or plain for one of your own.",
     ),
 ]
 OutputOption = Annotated[Path, typer.Option("--output_dir", help="Folder to write, whole or not at all.")]

@@ -16,6 +16,8 @@ from ..decoding.ctc import ctc_greedy_decode
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.transducer_greedy import transducer_greedy_decode
 from .graphs import GraphPart
+from .stage_checks import run_windows
+from .streaming_graphs import cut_windows, encode_windows, is_streaming
 
 State = tuple[torch.Tensor, ...]
 
@@ -60,8 +62,13 @@ def check_tokens(
         batch = processor.feature_extractor(
             read_audio(path, sampling_rate), sampling_rate=sampling_rate, return_tensors="pt"
         )
-        encoded = model.encode(batch.input_features, input_lengths=batch.input_lengths)
-        expected = list_tokens(model.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths)[0])[0]
+        if decoder.is_streaming:
+            frames = encode_windows(model, cut_windows(model, batch.input_features))
+            lengths = torch.tensor([frames.shape[1]], dtype=torch.int64, device="cpu")
+        else:
+            encoded = model.encode(batch.input_features, input_lengths=batch.input_lengths)
+            frames, lengths = encoded.last_hidden_state, encoded.encoder_lengths
+        expected = list_tokens(model.decode_frames(frames, lengths)[0])[0]
         found = decoder.decode(batch.input_features, batch.input_lengths)[0]
         num_tokens += len(expected)
         differences += count_edits(expected, found)
@@ -79,11 +86,12 @@ class GraphDecoder:
     """
 
     def __init__(self, model: Any, parts: Mapping[str, GraphPart], files: Mapping[str, Path]) -> None:
-        self.config = model.config
+        self.model, self.config = model, model.config
         self.is_ctc = model.decoder_type == "ctc"
         self.is_tdt = model.decoder_type == "tdt"
         graphs = [_Graph(part, files[name]) for name, part in parts.items()]
         self.encoder = next(graph for graph in graphs if "audio_signal" in graph.part.input_names)
+        self.is_streaming = is_streaming(self.encoder.part)
         steps = [graph for graph in graphs if graph is not self.encoder]
         self.fused = next((graph for graph in steps if len(graph.part.input_names) == 5), None)
         self.prediction = next((graph for graph in steps if len(graph.part.input_names) == 4), None)
@@ -101,12 +109,9 @@ class GraphDecoder:
             The tokens of each clip.
         """
         blank_id, padding_id = self.config.blank_token_id, self.config.pad_token_id
-        outputs = self.encoder.run(input_features.transpose(1, 2), input_lengths)
+        frames, lengths = self._encode(input_features, input_lengths)
         if self.is_ctc:
-            counts = [self.config.count_encoder_frames(int(length)) for length in input_lengths]
-            lengths = torch.tensor(counts, dtype=torch.int64, device="cpu")
-            return list_tokens(ctc_greedy_decode(outputs[0], lengths, blank_id, padding_id))
-        frames, lengths = outputs
+            return list_tokens(ctc_greedy_decode(frames, lengths, blank_id, padding_id))
         hypotheses, _ = transducer_greedy_decode(
             frames.transpose(1, 2),
             lengths,
@@ -118,6 +123,19 @@ class GraphDecoder:
             max_symbols_per_step=self.config.max_symbols_per_step,
         )
         return list_tokens(hypotheses)
+
+    def _encode(self, input_features: torch.Tensor, input_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first output of the encoder, and its frames of each clip."""
+        if self.is_streaming:
+            windows = cut_windows(self.model, input_features)
+            outputs = run_windows(self.encoder.part, self.encoder.session, windows)
+            num_frames = outputs.shape[1 if self.is_ctc else 2]
+            return outputs, torch.full((outputs.shape[0],), num_frames, dtype=torch.int64, device="cpu")
+        outputs, *lengths = self.encoder.run(input_features.transpose(1, 2), input_lengths)
+        if lengths:
+            return outputs, lengths[0]
+        counts = [self.config.count_encoder_frames(int(length)) for length in input_lengths]
+        return outputs, torch.tensor(counts, dtype=torch.int64, device="cpu")
 
     # Prediction and joint in two graphs
 

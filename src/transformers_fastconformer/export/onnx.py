@@ -17,7 +17,7 @@ from ..modeling.int8_config import is_int8_config
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import require, require_choice
-from . import onnx_asr, plain, sherpa_onnx
+from . import onnx_asr, plain, sherpa_onnx, sherpa_onnx_streaming
 from .graph_decoding import TokenCheck, check_tokens
 from .graphs import check_packages, write_graph
 from .int8 import int8_name, quantize_graphs
@@ -25,7 +25,12 @@ from .manifest import write_manifest
 from .stage_checks import check_stages
 from .text_checks import TextCheck, check_package, check_texts, name_package
 
-TARGETS: dict[str, Any] = {"onnx-asr": onnx_asr, "sherpa-onnx": sherpa_onnx, "plain": plain}
+TARGETS: dict[str, Any] = {
+    "onnx-asr": onnx_asr,
+    "sherpa-onnx": sherpa_onnx,
+    "sherpa-onnx-streaming": sherpa_onnx_streaming,
+    "plain": plain,
+}
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,9 @@ def export_onnx(
         model: The model and its processor, as [`load_model`] returns them with `device="cpu", dtype="float32"`; of a
             hybrid the head that was chosen there.
         folder: The folder to make.
-        target: The program that loads it: `"onnx-asr"`, `"sherpa-onnx"` (whole recordings), or `"plain"` for
-            one of your own.
+        target: The program that loads it: `"onnx-asr"`, `"sherpa-onnx"` (whole recordings),
+            `"sherpa-onnx-streaming"` (live streams of cache-aware models, in the attention context that the model is
+            set to), or `"plain"` for one of your own.
         source: Name of the checkpoint for the manifest; by default the one that the model remembers.
         overwrite: Replace a folder that is not empty.
         int8: Write graphs with 8-bit weights (`encoder.int8.onnx`) in place of those in float32, which are made and

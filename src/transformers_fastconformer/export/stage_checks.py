@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..modeling.masking import lengths_to_mask
 from .graphs import GraphPart
+from .streaming_graphs import cut_windows, encode_windows, is_streaming, start_caches
 
 # Largest difference to the model, as a share of the largest magnitude of the stage.
 TOLERANCE = 1e-4
 # Clips, mel frames: other sizes than those that the graph was made with, one frame of the encoder among them.
 CHECKED_SIZES = ((1, 1), (1, 7), (3, 150), (1, 1200))
 CHECKED_STEPS = 3
+CHECKED_STREAMS = 3
+CHECKED_STREAM_FRAMES = 1200
 # Axis of the frames of each output of an encoder; None for one without.
 FRAME_AXES = {"outputs": 2, "encoded_lengths": None, "logprobs": 1}
 SEED = 20
@@ -40,8 +44,10 @@ def check_stages(model: Any, parts: dict[str, GraphPart], folder: Path) -> dict[
     differences: dict[str, float] = {}
     for file_name, part in parts.items():
         session = onnxruntime.InferenceSession(str(folder / file_name), providers=["CPUExecutionProvider"])
+        if is_streaming(part):
+            differences |= _check_stream(model, file_name, part, session)
         for arguments in list_inputs(model, part):
-            if _is_encoder(part):
+            if _is_encoder(part) and not is_streaming(part):
                 expected, lengths = _run_encoder(model, part, *arguments)
             else:
                 expected, lengths = _run_as_built(part, arguments), None
@@ -66,7 +72,54 @@ def check_stages(model: Any, parts: dict[str, GraphPart], folder: Path) -> dict[
 def list_inputs(model: Any, part: GraphPart) -> list[tuple[torch.Tensor, ...]]:
     """Random arguments of a part, of several sizes."""
     generator = torch.Generator(device="cpu").manual_seed(SEED)
+    if is_streaming(part):
+        return [_window_inputs(part, num_streams, generator) for num_streams in (1, CHECKED_STREAMS)]
     return _encoder_inputs(model, generator) if _is_encoder(part) else _step_inputs(model, part, generator)
+
+
+def _window_inputs(part: GraphPart, num_streams: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """Arguments of a step of streams whose caches are full."""
+    shapes = [(num_streams, *example.shape[1:]) for example in part.examples]
+    window, _, channels, times, _ = (
+        torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu") for shape in shapes
+    )
+    length = torch.full((num_streams,), window.shape[2], dtype=torch.int64, device="cpu")
+    known = torch.full((num_streams,), channels.shape[2], dtype=torch.int64, device="cpu")
+    return window, length, channels, times, known
+
+
+def _check_stream(model: Any, file_name: str, part: GraphPart, session: Any) -> dict[str, float]:
+    """Steps of fresh streams one after the other, next to the model with a cache of its own."""
+    generator = torch.Generator(device="cpu").manual_seed(SEED)
+    shape = (CHECKED_STREAMS, CHECKED_STREAM_FRAMES, model.config.num_mel_bins)
+    windows = cut_windows(model, torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu"))
+    frames = encode_windows(model, windows)
+    with torch.no_grad():
+        is_ctc = part.output_names[0] == "logprobs"
+        expected = model.ctc_head(frames).log_softmax(dim=-1) if is_ctc else frames
+    found = run_windows(part, session, windows)
+    stage = f"{file_name} {part.output_names[0]} of {len(windows)} steps"
+    difference = _compare(expected, found if is_ctc else found.transpose(1, 2), None, None)
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"{stage}: the graph differs from the model's own stream by {difference:.1e} of the largest magnitude; "
+            f"expected at most {TOLERANCE:.0e}. Nothing was written."
+        )
+    return {stage: difference}
+
+
+def run_windows(part: GraphPart, session: Any, windows: list[torch.Tensor]) -> torch.Tensor:
+    """The first output of all steps of streams, joined along the frames."""
+    known = {entry.name for entry in session.get_inputs()}
+    caches = [cache.numpy() for cache in start_caches(part, windows[0].shape[0])]
+    length = np.full(windows[0].shape[0], windows[0].shape[2], dtype=np.int64)
+    steps = []
+    for window in windows:
+        arguments = zip(part.input_names, [np.ascontiguousarray(window.numpy()), length, *caches], strict=True)
+        inputs = {name: value for name, value in arguments if name in known}
+        output, _, *caches = session.run(list(part.output_names), inputs)
+        steps.append(torch.from_numpy(output))
+    return torch.cat(steps, dim=1 if part.output_names[0] == "logprobs" else 2)
 
 
 def _is_encoder(part: GraphPart) -> bool:

@@ -17,6 +17,7 @@ from ..validation import require
 
 # Of each target that has a package: its name for `pip`, and the module.
 PACKAGES = {"onnx-asr": ("onnx-asr", "onnx_asr"), "sherpa-onnx": ("sherpa-onnx", "sherpa_onnx")}
+PACKAGES["sherpa-onnx-streaming"] = PACKAGES["sherpa-onnx"]
 
 
 @dataclass(frozen=True)
