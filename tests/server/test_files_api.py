@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 import threading
@@ -14,6 +15,11 @@ import pytest
 import soundfile
 from openai import OpenAI
 from served import CLIP, Served
+
+from transformers_fastconformer.server.app import build_app
+from transformers_fastconformer.server.file_queue import FileJob
+from transformers_fastconformer.server.options import ServerOptions
+from transformers_fastconformer.server.service import Service
 
 KEY = {"Authorization": "Bearer secret"}
 SPOKEN = "three one four one five nine"
@@ -117,3 +123,35 @@ def test_many_clients_each_have_their_own_text(client: OpenAI) -> None:
         thread.join(30)
     for number in range(9):
         assert texts[number].split().count("three") == number % 3 + 1
+
+
+def test_a_client_that_leaves_before_the_first_event_leaves_nothing() -> None:
+    service = Service(ServerOptions(device="cpu"))
+    request = httpx.Request(
+        "POST", "http://server/", data={"stream": "true"}, files={"file": ("clip.wav", CLIP.read_bytes())}
+    )
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/audio/transcriptions",
+        "query_string": b"",
+        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+    }
+    messages = iter([{"type": "http.request", "body": request.read(), "more_body": False}])
+    dropped: list[FileJob] = []
+    sent: list[str] = []
+
+    async def receive() -> Any:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+        await asyncio.sleep(0)  # the one that looks after the client comes first
+
+    submit = service.files.submit
+    service.files.submit = lambda job: dropped.append(job) or submit(job)  # type: ignore[method-assign]
+    asyncio.run(build_app(service)(scope, receive, send))
+    assert "http.response.body" not in sent, "an event was sent"
+    assert [job.is_dropped for job in dropped] == [True]
+    assert service.models._entries["demo"].num_users == 0
+    service.close()

@@ -93,3 +93,19 @@ def test_a_stream_that_is_too_late_is_told_so() -> None:
         asyncio.run(run())
     assert refused.value.status == 503
     asyncio.run(stream.close())
+
+
+def test_streams_of_a_server_that_ends_can_be_closed() -> None:
+    streams = make_streams()
+
+    async def run() -> None:
+        stream = await asyncio.to_thread(streams.open, LiveRequest("demo"))
+        await asyncio.to_thread(streams.close)
+        await stream.close()
+
+    asyncio.run(run())
+    assert streams.num_open == 0
+    assert streams.models._entries["demo"].num_users == 0
+    with pytest.raises(ApiError, match="The server ends") as refused:
+        streams.open(LiveRequest("demo"))
+    assert refused.value.status == 503

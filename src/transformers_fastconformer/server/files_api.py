@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ..inference.file import check_options
 from ..inference.transcript import Transcript
@@ -84,8 +85,7 @@ class FilesApi:
                 self._service.files.submit(job)
                 if parsed.is_stream:
                     is_handed_on = True
-                    events = self._stream(request, parsed, loaded, job, form)
-                    return StreamingResponse(events, media_type="text/event-stream")
+                    return _Events(self._stream(parsed, loaded, job), partial(self._end, job, name, form))
                 transcript = await self._wait(request, job)
                 if transcript is None:
                     return Response(status_code=CLIENT_LEFT)
@@ -119,9 +119,7 @@ class FilesApi:
         finally:
             job.drop()
 
-    async def _stream(
-        self, request: Request, parsed: FileRequest, loaded: LoadedModel, job: FileJob, form: Any
-    ) -> AsyncIterator[str]:
+    async def _stream(self, parsed: FileRequest, loaded: LoadedModel, job: FileJob) -> AsyncIterator[str]:
         future = asyncio.wrap_future(job.future)
         try:
             while not (await asyncio.wait([future], timeout=PROGRESS_SECONDS))[0]:
@@ -130,7 +128,29 @@ class FilesApi:
                 yield sse(event)
         except Exception as error:  # the status is sent already
             yield sse({"type": "error", "error": error_of(error).body})
+
+    async def _end(self, job: FileJob, name: str, form: FormData) -> None:
+        """End a request whose answer was a stream of events."""
+        job.drop()
+        self._service.models.release(name)
+        await form.close()
+
+
+class _Events(StreamingResponse):
+    """
+    Events of a request, and what is to be done after it, also where the client has left before the first event.
+
+    Args:
+        events: The events.
+        end: Called once, whatever happens.
+    """
+
+    def __init__(self, events: AsyncIterator[str], end: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
         finally:
-            job.drop()
-            self._service.models.release(loaded.name)
-            await form.close()
+            await self._end()

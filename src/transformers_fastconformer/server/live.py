@@ -20,7 +20,7 @@ from ..streaming.options import EngineOptions, StreamOptions
 from ..streaming.updates import StreamUpdate
 from ..streaming.worker import EngineWorker
 from .device_turn import DeviceTurn
-from .errors import ApiError
+from .errors import SERVER_ERROR, ApiError
 from .fields import PROBABILITIES
 from .models import LoadedModel, ModelStore
 from .options import ServerOptions
@@ -101,6 +101,7 @@ class LiveStreams:
         self._turn = turn
         self._engines: dict[tuple[Any, ...], _Engine] = {}
         self._lock = threading.Lock()
+        self._is_closed = False
         self.num_open = 0
 
     @property
@@ -113,11 +114,13 @@ class LiveStreams:
         Open a stream; not for the thread of the event loop, as a model may have to be loaded.
 
         Raises:
-            ApiError: 404 for an unknown model, 429 where there is no room.
+            ApiError: 404 for an unknown model, 429 where there is no room, 503 where the server ends.
             ValueError: for options that the model does not have.
         """
         name = self.models.require_name(request.model)
         with self._lock:
+            if self._is_closed:
+                raise ApiError("The server ends.", 503, code="shutting_down", kind=SERVER_ERROR)
             if self.num_open >= self.options.max_streams:
                 raise _refusal(f"{self.num_open} live streams are open")
             self.num_open += 1
@@ -191,7 +194,9 @@ class LiveStreams:
     def _leave(self, key: tuple[Any, ...]) -> None:
         closing = None
         with self._lock:
-            engine = self._engines[key]
+            engine = self._engines.get(key)
+            if engine is None:  # they have ended, all together
+                return
             engine.num_users -= 1
             if not engine.num_users:
                 closing = self._engines.pop(key)
@@ -199,8 +204,9 @@ class LiveStreams:
             closing.worker.close()
 
     def close(self) -> None:
-        """End the threads of all engines."""
+        """End the threads of all engines; their streams can only be closed from now on."""
         with self._lock:
+            self._is_closed = True
             engines, self._engines = list(self._engines.values()), {}
         for engine in engines:
             engine.worker.close()
@@ -247,7 +253,7 @@ class LiveStream:
                 f"This stream is {update.lag_seconds:.1f} s late, more than {limit:g} s; the server is overloaded.",
                 503,
                 code="overloaded",
-                kind="server_error",
+                kind=SERVER_ERROR,
                 retry_seconds=SECONDS_TO_RETRY,
             )
         return update
@@ -272,9 +278,13 @@ class LiveStream:
             await asyncio.shield(asyncio.to_thread(self._close))
 
     def _close(self) -> None:
-        if self._stream_id in self._worker.engine.open_streams:
-            self._worker.close_stream(self._stream_id).exception()
-        self._streams.leave(self._key)
+        try:
+            if self._stream_id in self._worker.engine.open_streams:
+                self._worker.close_stream(self._stream_id).exception()
+        except RuntimeError:  # the worker has ended, and its streams with it
+            pass
+        finally:
+            self._streams.leave(self._key)
 
 
 def _refusal(reason: str) -> ApiError:
