@@ -13,7 +13,8 @@ and the file pages after everything is loaded and read.
 
 With `--transcript` the question is how long it takes, and how much memory, until a fresh process has the first
 transcript, of 10 s of noise, with `load_model` and weights in float32, bfloat16 and 8 bits: rounded in that process
-(from a folder, which has no entry in the cache), and stored (from the archive, whose 8-bit form the cache holds).
+(from a folder, which has no entry in the cache), and stored (from the archive, whose 8-bit form the cache holds);
+and with onnx-asr, if it is installed, and the same weights in 8 bits, exported by `export_onnx(..., int8=True)`.
 Memory is told after the imports, after loading and after the transcript.
 """
 
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -84,6 +86,20 @@ TRANSCRIPT_KINDS = {
     "8 bits, rounded": ("folder", "int8"),
     "8 bits, stored": ("archive", "int8"),
 }
+ONNX_ASR = "onnx-asr, 8 bits"
+OUR_STEPS = {
+    "imports": "import transformers_fastconformer as package",
+    "load": 'pair = package.load_model(sys.argv[1], device="cpu", dtype=json.loads(sys.argv[2])["dtype"])',
+    "transcribe": "package.transcribe(noise, pair)",
+}
+ONNX_ASR_STEPS = {
+    "imports": "import onnx_asr, onnxruntime",
+    "load": """options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = int(json.loads(sys.argv[2])["threads"])
+kind = json.load(open(sys.argv[1] + "/config.json"))["model_type"]
+model = onnx_asr.load_model(kind, sys.argv[1], quantization="int8", sess_options=options)""",
+    "transcribe": "model.recognize(noise)",
+}
 TRANSCRIPT_CHILD = """
 import json, os, resource, sys, time
 def resident():
@@ -91,15 +107,15 @@ def resident():
     return int(status["VmRSS"].split()[0]) * 1024
 start = time.perf_counter()
 import numpy as np
-import transformers_fastconformer as package
+{imports}
 imported, imported_bytes = time.perf_counter(), resident()
-model, processor = package.load_model(sys.argv[1], device="cpu", dtype=json.loads(sys.argv[2])["dtype"])
+{load}
 loaded, loaded_bytes = time.perf_counter(), resident()
 noise = np.random.default_rng(0).standard_normal(10 * 16000).astype(np.float32) * 0.05
-package.transcribe(noise, (model, processor))
+{transcribe}
 done, done_bytes = time.perf_counter(), resident()
 usage = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({
+print(json.dumps({{
     "import_seconds": imported - start,
     "load_seconds": loaded - imported,
     "transcript_seconds": done - loaded,
@@ -108,7 +124,15 @@ print(json.dumps({
     "loaded_bytes": loaded_bytes,
     "transcript_bytes": done_bytes,
     "peak_bytes": usage.ru_maxrss * 1024,
-}))
+}}))
+"""
+# Makes the folder that onnx-asr loads, in a process that gives its memory back.
+EXPORT_CHILD = """
+import sys
+from pathlib import Path
+import transformers_fastconformer as package
+pair = package.load_model(sys.argv[1], device="cpu", dtype="float32")
+package.export_onnx(pair, Path(sys.argv[2]), int8=True, overwrite=True)
 """
 
 
@@ -121,15 +145,33 @@ def run_child(code: str, archive: Path, cache: Path, options: dict[str, str]) ->
     return {**json.loads(output.splitlines()[-1]), "process_seconds": time.perf_counter() - start}
 
 
-def measure_transcripts(shape: str, archive: Path, cache: Path, repeats: int) -> None:
+def find_graphs(shape: str, archive: Path, folder: Path) -> Path | None:
+    """The folder of 8-bit graphs for onnx-asr, made if it is not there; None where onnx-asr is not installed."""
+    if find_spec("onnx_asr") is None:
+        return None
+    graphs = folder / f"{shape}-onnx-asr-int8"
+    if not graphs.exists():
+        subprocess.run([sys.executable, "-c", EXPORT_CHILD, str(archive), str(graphs)], check=True)
+    return graphs
+
+
+def measure_transcripts(shape: str, archive: Path, folder: Path, cache: Path, repeats: int) -> None:
     """Write the table of first transcripts; what the cache holds is made before."""
-    run_child(TRANSCRIPT_CHILD, archive, cache, {"dtype": "int8"})
+    ours = TRANSCRIPT_CHILD.format(**OUR_STEPS)
+    run_child(ours, archive, cache, {"dtype": "int8"})
+    graphs = find_graphs(shape, archive, folder)
     entries = {is_int8_checkpoint(path.parent): path.parent for path in cache.glob("v*/*/config.json")}
     sources = {"archive": archive, "folder": entries[False]}
-    runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in TRANSCRIPT_KINDS}
-    for _, kind in take_turns(TRANSCRIPT_KINDS, repeats):
+    kinds = [*TRANSCRIPT_KINDS, *([] if graphs is None else [ONNX_ASR])]
+    runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    for _, kind in take_turns(kinds, repeats):
+        if kind == ONNX_ASR:
+            assert graphs is not None
+            theirs = TRANSCRIPT_CHILD.format(**ONNX_ASR_STEPS)
+            runs[kind].append(run_child(theirs, graphs, cache, {"threads": str(torch.get_num_threads())}))
+            continue
         source, dtype = TRANSCRIPT_KINDS[kind]
-        runs[kind].append(run_child(TRANSCRIPT_CHILD, sources[source], cache, {"dtype": dtype}))
+        runs[kind].append(run_child(ours, sources[source], cache, {"dtype": dtype}))
     rows = []
     for kind, results in runs.items():
         row: dict[str, object] = {"shape": shape, "kind": kind, "repeats": repeats}
@@ -137,8 +179,11 @@ def measure_transcripts(shape: str, archive: Path, cache: Path, repeats: int) ->
             is_bytes = name.endswith("_bytes")
             value = (max if is_bytes else min)(result[name] for result in results)
             row[name] = int(value) if is_bytes else round(value, 2)
-        stored = entries[kind == "8 bits, stored"]
-        row["stored_bytes"] = sum(path.stat().st_size for path in stored.glob("*.safetensors"))
+        stored = entries[kind == "8 bits, stored"].glob("*.safetensors")
+        if kind == ONNX_ASR:
+            assert graphs is not None
+            stored = graphs.glob("*.onnx*")
+        row["stored_bytes"] = sum(path.stat().st_size for path in stored)
         rows.append(row | {"torch": torch.__version__, "cpu": name_machine()})
     path = RESULTS / f"first_transcript_{shape}_cpu.csv"
     write_rows(path, rows)
@@ -160,7 +205,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as cache_name:
             cache = Path(cache_name)
             if options.transcript:
-                measure_transcripts(options.shape, archive, cache, options.repeats)
+                measure_transcripts(options.shape, archive, folder, cache, options.repeats)
                 return
             first = run_child(CHILD.format(load=OURS), archive, cache, {})
             runs = {"first": [first], **{kind: [] for kind in KINDS}}

@@ -44,6 +44,7 @@ def test_tokens_are_those_of_the_model(kind: str, is_fused: bool) -> None:
     model: Any = build_model(kind).eval()
     decoder = GraphDecoder.__new__(GraphDecoder)
     decoder.config, decoder.is_ctc, decoder.is_tdt = model.config, False, kind == "tdt"
+    decoder.is_streaming = False
     decoder.encoder = Encoder(model)  # type: ignore[assignment]
     decoder.fused = Step(graphs.decoder_joint_part(model)) if is_fused else None  # type: ignore[assignment]
     decoder.prediction = Step(graphs.prediction_part(model))  # type: ignore[assignment]
