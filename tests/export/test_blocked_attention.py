@@ -86,3 +86,27 @@ def test_memory_of_a_long_clip_is_that_of_its_blocks() -> None:
     session.run(None, inputs)
     grown_bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown_bytes < HEADS * num_frames * num_frames * 4 / 4
+
+
+def test_weights_are_not_serialised_with_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of large models would not go into one message."""
+    seen = []
+    inline = onnx.inliner.inline_local_functions
+    monkeypatch.setattr(
+        onnx.inliner, "inline_local_functions", lambda model: seen.append(model.ByteSize()) or inline(model)
+    )
+    floats = onnx.TensorProto.FLOAT
+    value = np.arange(30_000, dtype=np.float32)
+    weights = [
+        onnx.numpy_helper.from_array(value, "large"),
+        onnx.helper.make_tensor("small", onnx.TensorProto.FLOAT, [2], [1.0, 2.0]),
+    ]
+    nodes = [onnx.helper.make_node("Identity", [name], [f"{name}_output"]) for name in ("large", "small")]
+    outputs = [onnx.helper.make_tensor_value_info(f"{name}_output", floats, None) for name in ("large", "small")]
+    graph = onnx.helper.make_graph(nodes, "weights", [], outputs, weights)
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    model = give_meaning(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), ContextWindow())
+    assert seen[0] < 20_000
+    large, small = map(onnx.numpy_helper.to_array, model.graph.initializer)
+    assert (large == value).all()
+    assert small.tolist() == [1.0, 2.0]

@@ -177,4 +177,13 @@ def give_meaning(model: Any, window: ContextWindow) -> Any:
     model.functions.append(onnx.parser.parse_function(text))
     if not any(entry.domain == DOMAIN for entry in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, OPERATOR_VERSION))
-    return onnx.inliner.inline_local_functions(model)
+    # The inliner serialises the model, which takes no more than two gigabytes.
+    weights = [tensor for tensor in model.graph.initializer if tensor.HasField("raw_data")]
+    values = {tensor.name: tensor.raw_data for tensor in weights}
+    for tensor in weights:
+        tensor.ClearField("raw_data")
+    inlined = onnx.inliner.inline_local_functions(model)
+    for tensor in inlined.graph.initializer:
+        if tensor.name in values:
+            tensor.raw_data = values.pop(tensor.name)
+    return inlined
