@@ -1,4 +1,4 @@
-"""What the tests of exports share: one graph of a step of decoding, as the exporter takes seconds."""
+"""Parts that the tests of exports share, as loading and exporting take seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import pytest
 from models import build_model
 
+from transformers_fastconformer import load_model
 from transformers_fastconformer.export import graphs
+from transformers_fastconformer.export import onnx as door
 
 
 class ExportedStep(NamedTuple):
@@ -29,3 +31,16 @@ def exported_step(tmp_path_factory: pytest.TempPathFactory) -> ExportedStep:
     part = graphs.decoder_joint_part(model)
     graphs.write_graph(part, folder / "step.onnx", model.config)
     return ExportedStep(model, part, folder)
+
+
+@pytest.fixture(scope="session")
+def demonstration() -> tuple[Any, Any]:
+    """The demonstration checkpoint, to be left as it is."""
+    return load_model("demo", device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs without the exporter, which takes seconds."""
+    monkeypatch.setattr(door, "write_graph", lambda part, path, *others: path.write_bytes(b"graph"))
+    monkeypatch.setattr(door, "check_stages", lambda model, parts, folder: {"encoder-model.onnx outputs": 1e-6})

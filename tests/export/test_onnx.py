@@ -17,18 +17,6 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-@pytest.fixture(scope="module")
-def demonstration() -> tuple[Any, Any]:
-    return load_model("demo", device="cpu", dtype="float32")
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs without the exporter, which takes seconds."""
-    monkeypatch.setattr(door, "write_graph", lambda part, path, *others: path.write_bytes(b"graph"))
-    monkeypatch.setattr(door, "check_stages", lambda model, parts, folder: {"encoder-model.onnx outputs": 1e-6})
-
-
 def test_folder_and_manifest(demonstration: tuple[Any, Any], quick: None, tmp_path: Path) -> None:
     result = export_onnx(demonstration, tmp_path / "out", source="demo")
     names = {"encoder-model.onnx", "decoder_joint-model.onnx", "config.json", "vocab.txt", "export.json"}

@@ -15,11 +15,6 @@ from transformers_fastconformer.demonstration import CLIP_PATHS
 from transformers_fastconformer.export.onnx_asr import BLANK, check_expressible, vocabulary_lines
 
 
-@pytest.fixture(scope="module")
-def demonstration() -> tuple[Any, Any]:
-    return load_model("demo", device="cpu", dtype="float32")
-
-
 def test_demonstration_can_be_expressed(demonstration: tuple[Any, Any]) -> None:
     model, processor = demonstration
     check_expressible(model, processor)

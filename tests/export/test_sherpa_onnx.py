@@ -14,11 +14,6 @@ from transformers_fastconformer.demonstration import CLIP_PATHS
 from transformers_fastconformer.export import sherpa_onnx
 
 
-@pytest.fixture(scope="module")
-def demonstration() -> tuple[Any, Any]:
-    return load_model("demo", device="cpu", dtype="float32")
-
-
 def test_metadata_are_on_the_first_graph(demonstration: tuple[Any, Any]) -> None:
     model, processor = demonstration
     sherpa_onnx.check_expressible(model, processor)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from transformers_fastconformer import export_onnx, load_model
+from transformers_fastconformer import export_onnx
 from transformers_fastconformer.demonstration import CLIP_PATHS
 from transformers_fastconformer.export import onnx as door
 from transformers_fastconformer.export import onnx_asr
@@ -20,11 +20,6 @@ from transformers_fastconformer.export.text_checks import check_package, check_t
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-
-
-@pytest.fixture(scope="module")
-def demonstration() -> tuple[Any, Any]:
-    return load_model("demo", device="cpu", dtype="float32")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..audio.files import read_audio
@@ -16,7 +15,7 @@ from ..decoding.ctc import ctc_greedy_decode
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.transducer_greedy import transducer_greedy_decode
 from .graphs import GraphPart
-from .stage_checks import run_windows
+from .stage_checks import RuntimeGraph, run_windows
 from .streaming_graphs import cut_windows, encode_windows, is_streaming
 
 State = tuple[torch.Tensor, ...]
@@ -89,7 +88,7 @@ class GraphDecoder:
         self.model, self.config = model, model.config
         self.is_ctc = model.decoder_type == "ctc"
         self.is_tdt = model.decoder_type == "tdt"
-        graphs = [_Graph(part, files[name]) for name, part in parts.items()]
+        graphs = [RuntimeGraph(part, files[name]) for name, part in parts.items()]
         self.encoder = next(graph for graph in graphs if "audio_signal" in graph.part.input_names)
         self.is_streaming = is_streaming(self.encoder.part)
         steps = [graph for graph in graphs if graph is not self.encoder]
@@ -128,7 +127,7 @@ class GraphDecoder:
         """The first output of the encoder, and its frames of each clip."""
         if self.is_streaming:
             windows = cut_windows(self.model, input_features)
-            outputs = run_windows(self.encoder.part, self.encoder.session, windows)
+            outputs = run_windows(self.encoder, windows)
             num_frames = outputs.shape[1 if self.is_ctc else 2]
             return outputs, torch.full((outputs.shape[0],), num_frames, dtype=torch.int64, device="cpu")
         outputs, *lengths = self.encoder.run(input_features.transpose(1, 2), input_lengths)
@@ -173,22 +172,6 @@ class GraphDecoder:
         return zeros, zeros
 
 
-class _Graph:
-    """A graph in ONNX Runtime."""
-
-    def __init__(self, part: GraphPart, path: Path) -> None:
-        import onnxruntime
-
-        self.part = part
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        self.known = {entry.name for entry in self.session.get_inputs()}
-
-    def run(self, *arguments: torch.Tensor) -> list[torch.Tensor]:
-        pairs = zip(self.part.input_names, arguments, strict=True)
-        inputs = {name: np.ascontiguousarray(value.numpy()) for name, value in pairs if name in self.known}
-        return [torch.from_numpy(output) for output in self.session.run(list(self.part.output_names), inputs)]
-
-
 def _step_arguments(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(clips,) to what the graphs take of a token: (clips, 1) and the number of tokens of each clip."""
     return tokens[:, None].to(torch.int32), torch.ones(tokens.shape[0], dtype=torch.int32, device="cpu")
@@ -202,10 +185,6 @@ def list_tokens(hypotheses: Hypotheses) -> list[list[int]]:
 
 def count_edits(reference: list[Any], found: list[Any]) -> int:
     """The smallest number of entries to be changed, put in or left out to make one list of another (Levenshtein)."""
-    row = list(range(len(found) + 1))
-    for number, expected in enumerate(reference, 1):
-        diagonal, row[0] = row[0], number
-        for place, entry in enumerate(found, 1):
-            cheapest = min(row[place] + 1, row[place - 1] + 1, diagonal + (entry != expected))
-            diagonal, row[place] = row[place], cheapest
-    return row[-1]
+    from rapidfuzz.distance import Levenshtein
+
+    return Levenshtein.distance(reference, found)

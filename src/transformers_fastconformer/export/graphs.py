@@ -268,8 +268,11 @@ def check_packages() -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
+        import rapidfuzz  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"Export to ONNX needs onnx, onnxscript and onnxruntime: {INSTALL_COMMAND}") from error
+        raise ImportError(
+            f"Export to ONNX needs onnx, onnxscript, onnxruntime and rapidfuzz: {INSTALL_COMMAND}"
+        ) from error
 
 
 def write_graph(part: GraphPart, path: Path, config: Any, metadata: Mapping[str, str] | None = None) -> None:
@@ -284,7 +287,8 @@ def write_graph(part: GraphPart, path: Path, config: Any, metadata: Mapping[str,
     """
     import onnx
 
-    with torch.no_grad(), _quiet_exporter():
+    # The exporter notes which packages are not there, and names of axes.
+    with torch.no_grad(), errors_only("torch.onnx"):
         program: Any = torch.onnx.export(
             part.module,
             part.examples,
@@ -314,9 +318,9 @@ def write_graph(part: GraphPart, path: Path, config: Any, metadata: Mapping[str,
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's notes on packages that are not there and on names of axes."""
-    logger = python_logging.getLogger("torch.onnx")
+def errors_only(name: str) -> Iterator[None]:
+    """Without a logger's notes and warnings, and without those of Python."""
+    logger = python_logging.getLogger(name)
     level = logger.level
     logger.setLevel(python_logging.ERROR)
     try:

@@ -8,16 +8,11 @@ more would overflow without a word. With VNNI it takes half the time of unsigned
 
 from __future__ import annotations
 
-import logging as python_logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .graphs import EXTERNAL_SUFFIX, GraphPart
-from .stage_checks import list_inputs
+from .graphs import EXTERNAL_SUFFIX, GraphPart, errors_only
+from .stage_checks import RuntimeGraph, list_inputs
 
 QUANTIZED_OPERATIONS = ("MatMul", "Gemm")
 # Largest root mean square of the difference to the graph in float32, as a share of that of the stage.
@@ -60,7 +55,8 @@ def _quantize(path: Path, target: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _without_advice():
+    # Its advice on a preparation that these graphs do not need goes to the root.
+    with errors_only("root"):
         quantize_dynamic(
             str(path),
             str(target),
@@ -78,21 +74,15 @@ def _quantize(path: Path, target: Path) -> None:
 
 def _compare(model: Any, part: GraphPart, folder: Path, name: str) -> dict[str, float]:
     """Differences of the outputs of a graph, the largest of several inputs."""
-    import onnxruntime
-
-    providers = ["CPUExecutionProvider"]
-    exact = onnxruntime.InferenceSession(str(folder / name), providers=providers)
-    rounded = onnxruntime.InferenceSession(str(folder / int8_name(name)), providers=providers)
-    known = {entry.name for entry in exact.get_inputs()}
+    graphs = [RuntimeGraph(part, folder / file_name) for file_name in (name, int8_name(name))]
     found: dict[str, float] = {}
     for arguments in list_inputs(model, part):
-        inputs = {key: value.numpy() for key, value in zip(part.input_names, arguments, strict=True) if key in known}
-        outputs = (session.run(list(part.output_names), inputs) for session in (exact, rounded))
+        outputs = [graph.run(*arguments) for graph in graphs]
         for output, expected, ours in zip(part.output_names, *outputs, strict=True):
-            if not np.issubdtype(expected.dtype, np.floating):
+            if not expected.is_floating_point():
                 continue
             stage = f"{int8_name(name)} {output}"
-            difference = float(np.sqrt(np.mean((ours - expected) ** 2) / np.mean(expected**2)))
+            difference = float(((ours - expected).square().mean() / expected.square().mean()).sqrt())
             if not difference <= MAX_DIFFERENCE:
                 raise RuntimeError(
                     f"{stage}: 8 bits change the output by {difference:.2f} of its root mean square; expected at most "
@@ -100,15 +90,3 @@ def _compare(model: Any, part: GraphPart, folder: Path, name: str) -> dict[str, 
                 )
             found[stage] = max(found.get(stage, 0.0), difference)
     return found
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Without the quantiser's advice on a preparation that these graphs do not need."""
-    root = python_logging.getLogger()
-    level = root.level
-    root.setLevel(python_logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)

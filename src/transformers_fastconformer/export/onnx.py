@@ -157,7 +157,7 @@ def _require_texts(texts: Sequence[TextCheck], target: str, is_int8: bool) -> No
 def _describe_checks(
     target: str, int8_differences: dict[str, float], texts: Sequence[TextCheck], tokens: TokenCheck | None
 ) -> dict[str, Any]:
-    """What the manifest says of 8 bits, of tokens and of texts."""
+    """Entries of the manifest for 8 bits, tokens and texts."""
     described: dict[str, Any] = {}
     if int8_differences:
         described["int8_relative_rms_differences"] = int8_differences

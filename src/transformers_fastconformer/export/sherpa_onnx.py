@@ -70,7 +70,7 @@ def check_expressible(model: FastConformerRecognizer, processor: FastConformerPr
 
 
 def metadata(model: FastConformerRecognizer, processor: FastConformerProcessor) -> dict[str, dict[str, str]]:
-    """What sherpa-onnx reads off the first graph, by the name of its file."""
+    """Entries that sherpa-onnx reads off the first graph, by the name of its file."""
     config, extractor = model.config, processor.feature_extractor
     entries: dict[str, Any] = {
         "vocab_size": config.vocab_size - 1,

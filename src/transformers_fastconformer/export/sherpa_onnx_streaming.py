@@ -57,7 +57,7 @@ def check_expressible(model: FastConformerRecognizer, processor: FastConformerPr
 
 
 def metadata(model: FastConformerRecognizer, processor: FastConformerProcessor) -> dict[str, dict[str, str]]:
-    """What sherpa-onnx reads off the first graph, by the name of its file."""
+    """Entries that sherpa-onnx reads off the first graph, by the name of its file."""
     sizes = StreamSizes.of(model)
     entries: dict[str, Any] = {"window_size": sizes.window_mel_frames, "chunk_shift": sizes.shift_mel_frames}
     for name, shape in (("cache_last_channel", sizes.channel_cache), ("cache_last_time", sizes.time_cache)):

@@ -24,6 +24,29 @@ FRAME_AXES = {"outputs": 2, "encoded_lengths": None, "logprobs": 1}
 SEED = 20
 
 
+class RuntimeGraph:
+    """
+    A graph in ONNX Runtime.
+
+    Args:
+        part: The part of a model that it was made from.
+        path: Its file.
+    """
+
+    def __init__(self, part: GraphPart, path: Path) -> None:
+        import onnxruntime
+
+        self.part = part
+        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self._known = {entry.name for entry in self._session.get_inputs()}
+
+    def run(self, *arguments: torch.Tensor) -> list[torch.Tensor]:
+        """The outputs for the arguments of the part; the graph may have no input for some of them."""
+        pairs = zip(self.part.input_names, arguments, strict=True)
+        inputs = {name: np.ascontiguousarray(value.numpy()) for name, value in pairs if name in self._known}
+        return [torch.from_numpy(output) for output in self._session.run(list(self.part.output_names), inputs)]
+
+
 def check_stages(model: Any, parts: dict[str, GraphPart], folder: Path) -> dict[str, float]:
     """
     Run graphs on random input and compare what they give with the model.
@@ -39,24 +62,17 @@ def check_stages(model: Any, parts: dict[str, GraphPart], folder: Path) -> dict[
     Raises:
         RuntimeError: for a difference above `TOLERANCE`.
     """
-    import onnxruntime
-
     differences: dict[str, float] = {}
     for file_name, part in parts.items():
-        session = onnxruntime.InferenceSession(str(folder / file_name), providers=["CPUExecutionProvider"])
+        graph = RuntimeGraph(part, folder / file_name)
         if is_streaming(part):
-            differences |= _check_stream(model, file_name, part, session)
+            differences |= _check_stream(model, file_name, graph)
         for arguments in list_inputs(model, part):
             if _is_encoder(part) and not is_streaming(part):
                 expected, lengths = _run_encoder(model, part, *arguments)
             else:
                 expected, lengths = _run_as_built(part, arguments), None
-            known = {entry.name for entry in session.get_inputs()}
-            inputs = {
-                name: value.numpy() for name, value in zip(part.input_names, arguments, strict=True) if name in known
-            }
-            found = session.run(list(part.output_names), inputs)
-            for name, ours, theirs in zip(part.output_names, expected, map(torch.from_numpy, found), strict=True):
+            for name, ours, theirs in zip(part.output_names, expected, graph.run(*arguments), strict=True):
                 stage = f"{file_name} {name}"
                 difference = _compare(ours, theirs, lengths, None if lengths is None else FRAME_AXES[name])
                 if not difference <= TOLERANCE:
@@ -88,8 +104,9 @@ def _window_inputs(part: GraphPart, num_streams: int, generator: torch.Generator
     return window, length, channels, times, known
 
 
-def _check_stream(model: Any, file_name: str, part: GraphPart, session: Any) -> dict[str, float]:
+def _check_stream(model: Any, file_name: str, graph: RuntimeGraph) -> dict[str, float]:
     """Steps of fresh streams one after the other, next to the model with a cache of its own."""
+    part = graph.part
     generator = torch.Generator(device="cpu").manual_seed(SEED)
     shape = (CHECKED_STREAMS, CHECKED_STREAM_FRAMES, model.config.num_mel_bins)
     windows = cut_windows(model, torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu"))
@@ -97,7 +114,7 @@ def _check_stream(model: Any, file_name: str, part: GraphPart, session: Any) -> 
     with torch.no_grad():
         is_ctc = part.output_names[0] == "logprobs"
         expected = model.ctc_head(frames).log_softmax(dim=-1) if is_ctc else frames
-    found = run_windows(part, session, windows)
+    found = run_windows(graph, windows)
     stage = f"{file_name} {part.output_names[0]} of {len(windows)} steps"
     difference = _compare(expected, found if is_ctc else found.transpose(1, 2), None, None)
     if not difference <= TOLERANCE:
@@ -108,18 +125,16 @@ def _check_stream(model: Any, file_name: str, part: GraphPart, session: Any) -> 
     return {stage: difference}
 
 
-def run_windows(part: GraphPart, session: Any, windows: list[torch.Tensor]) -> torch.Tensor:
+def run_windows(graph: RuntimeGraph, windows: list[torch.Tensor]) -> torch.Tensor:
     """The first output of all steps of streams, joined along the frames."""
-    known = {entry.name for entry in session.get_inputs()}
-    caches = [cache.numpy() for cache in start_caches(part, windows[0].shape[0])]
-    length = np.full(windows[0].shape[0], windows[0].shape[2], dtype=np.int64)
+    num_streams, _, num_frames = windows[0].shape
+    caches = start_caches(graph.part, num_streams)
+    length = torch.full((num_streams,), num_frames, dtype=torch.int64, device="cpu")
     steps = []
     for window in windows:
-        arguments = zip(part.input_names, [np.ascontiguousarray(window.numpy()), length, *caches], strict=True)
-        inputs = {name: value for name, value in arguments if name in known}
-        output, _, *caches = session.run(list(part.output_names), inputs)
-        steps.append(torch.from_numpy(output))
-    return torch.cat(steps, dim=1 if part.output_names[0] == "logprobs" else 2)
+        output, _, *caches = graph.run(window, length, *caches)
+        steps.append(output)
+    return torch.cat(steps, dim=1 if graph.part.output_names[0] == "logprobs" else 2)
 
 
 def _is_encoder(part: GraphPart) -> bool:

@@ -95,7 +95,7 @@ class _LayerStep:
         return joined
 
     def extend(self, hidden_states: torch.Tensor, right_frames: int) -> torch.Tensor:
-        """As `StreamLayer.extend`."""
+        """The frames of `StreamLayer.extend`; those for the next step are kept here."""
         extended = torch.cat([self.convolutions, hidden_states], dim=1)
         extended = nn.functional.pad(extended, (0, 0, 0, right_frames))
         start = hidden_states.shape[1] + self.surplus

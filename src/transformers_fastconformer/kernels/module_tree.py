@@ -1,4 +1,4 @@
-"""What modules are made of at some moment, to tell later whether they still are: cheap enough for every live step."""
+"""Records of what modules are made of, by which every live step can afford to see whether they still are that."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def run_captured(
     tables: StepTables,
 ) -> torch.Tensor | None:
     """
-    Do a step by a graph, which is captured where there is none of it yet.
+    Do a step by a graph, which is captured at its first use.
 
     Args:
         encoder: The encoder.

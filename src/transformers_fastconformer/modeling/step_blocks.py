@@ -24,6 +24,7 @@ from ..kernels.layers import (
     FramesConvolution,
     can_be_folded,
     has_fused_product,
+    is_as_built,
     is_inference,
     is_reference,
     multiplies_in_8_bits,
@@ -200,14 +201,14 @@ def _call_modules(encoder: Any) -> list[StepBlock]:
 
 def _are_plain(encoder: Any, states: torch.Tensor) -> bool:
     """True if the forms here compute what the modules do."""
-    if is_reference(encoder.config) or not ModuleTree(encoder.layers).is_unchanged():
-        return False
-    if not has_fused_product(states.dtype):
+    if is_reference(encoder.config) or not has_fused_product(states.dtype):
         return False
     for block in encoder.layers:
         if type(block) is not FastConformerBlock or not block.self_attn.has_relative_positions:
             return False
         for module in block.modules():
+            if module.training or not is_as_built(module):
+                return False
             is_linear = type(module) is nn.Linear or multiplies_in_8_bits(module, states)
             if not is_linear and type(module) not in _PLAIN_MODULES:
                 return False

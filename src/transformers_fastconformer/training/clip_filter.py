@@ -221,7 +221,7 @@ class _TextChecker:
         return None
 
     def read_target(self, row: Mapping[str, Any]) -> str | list[int]:
-        """What a clip without a problem is to teach: its text; of a model with prompts the tokens of both."""
+        """The text that a clip without a problem teaches; of a model with prompts the tokens of both."""
         return self.form.text_of(row) if self.prompted is None else list(self.prompted.write(row).decoder_input_ids)
 
     def _encode(self, text: str, language: str | None) -> list[int]:

@@ -173,7 +173,7 @@ def finetune(
 
 
 def _filter(name: str, rows: Any, form: RowForm, *arguments: Any) -> tuple[TrainingClips, FilterReport]:
-    """The clips of rows that can be trained on; an error says whose clips there are none of."""
+    """The clips of rows that can be trained on; an error says whose clips are missing."""
     try:
         return filter_clips(undecoded(rows, form.audio_column, form.text_column), form, *arguments)
     except NoClipsError as error:
