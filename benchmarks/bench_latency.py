@@ -5,10 +5,11 @@ The encoders of a published streaming shape (of transformers: `NemotronAsrStream
 of noise of 80, 160, 560 and 1120 ms (look-aheads of 0, 1, 6 and 13 frames), for one stream and for several in one
 batch. Each system is a process of its own; they take turns, and the times of all rounds count. `weights_ms` is the
 time that the same process takes to read all weights of its encoder once, the least of several; `streams_served` is the
-number of streams for which the 99th percentile of a step stays under the length of the chunk, found by doubling.
+number of streams for which the 99th percentile of a step stays under the length of the chunk. Without numbers
+`--streams` leaves the times of steps out, and their file as it is.
 
     python benchmarks/bench_latency.py --shape 114m --dtype float32
-    python benchmarks/bench_latency.py --shape 0.6b --dtype float32 --count_streams
+    python benchmarks/bench_latency.py --shape 0.6b --dtype int8 --streams --count_streams --lookaheads 1 6 13
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ SHAPES: dict[str, dict[str, int]] = {
 }
 SYSTEMS = ("ours", "nemo", "transformers")
 WARM_UP_STEPS = 3
-MAX_STREAMS = 256
+MAX_STREAMS = 512
+BRACKET_STEPS = 8
 
 # The systems: a function that makes one of them gives its encoder and a step for so many streams
 
@@ -284,26 +286,32 @@ def describe(times: list[float], system: System, row: dict[str, Any]) -> dict[st
 
 
 def count_streams(system: System, lookahead: int, steps: int) -> tuple[int, float]:
-    """Streams whose steps, together, stay under the length of the chunk by the 99th percentile, by doubling."""
+    """
+    Streams whose steps, together, stay under the length of the chunk by the 99th percentile, and that percentile.
+
+    The median of a few steps brackets the number, by doubling and then by halves; from its lower end on, the number
+    falls by an eighth until `steps` steps hold.
+    """
     chunk_ms = (lookahead + 1) * FRAME_MS
-    served, p99 = 0, 0.0
-    streams = 1
-    while streams <= MAX_STREAMS:
-        found = percentile(system.time(lookahead, streams, steps), 0.99)
-        if found > chunk_ms:
-            break
-        served, p99 = streams, found
-        streams *= 2
-    # Between the last number that was served and twice as many.
-    low, high = served, min(2 * max(served, 1), MAX_STREAMS + 1)
-    while served and high - low > max(low // 8, 1):
+
+    def is_fast(streams: int) -> bool:
+        return statistics.median(system.time(lookahead, streams, BRACKET_STEPS)) <= chunk_ms
+
+    low, high = 0, 1
+    while high <= MAX_STREAMS and is_fast(high):
+        low, high = high, 2 * high
+    while high - low > max(low // 8, 1):
         middle = (low + high) // 2
-        found = percentile(system.time(lookahead, middle, steps), 0.99)
-        if found <= chunk_ms:
-            low, p99 = middle, found
+        if is_fast(middle):
+            low = middle
         else:
             high = middle
-    return low, p99
+    while low:
+        p99 = percentile(system.time(lookahead, low, steps), 0.99)
+        if p99 <= chunk_ms:
+            return low, p99
+        low -= max(low // 8, 1)
+    return 0, 0.0
 
 
 def main() -> None:
@@ -314,11 +322,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "int8"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--lookaheads", type=int, nargs="+", default=list(LOOKAHEADS))
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--streams", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--steps", type=int, default=20, help="of each round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count_streams", action="store_true", help="count the streams that the machine serves too")
-    parser.add_argument("--count_steps", type=int, default=100, help="steps for each number of streams that is tried")
+    parser.add_argument("--count_steps", type=int, default=100, help="steps that must hold for the number of streams")
     options = parser.parse_args()
     use_given_threads()
     if options.system:

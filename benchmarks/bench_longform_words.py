@@ -4,10 +4,12 @@ Are all words of long files in the transcript?
 Digits are joined into a long file with known times, which is transcribed whole, with local attention and in chunks of
 5 s to 2 minutes; `--minutes` has the lengths for the transducer and for CTC. The digits are those of which the
 checkpoint is sure, so that differences do not come from guesses; with `--least_confidence 0` all digits that it
-recognises (`longform_words_any_demo_cpu.csv`).
+recognises (`longform_words_any_demo_cpu.csv`). With `--multitask` the checkpoint of a multitask model, whose decoder
+writes the text of a window as a whole, in windows of 10 to 40 s (`longform_words_multitask_cpu.csv`).
 
     python benchmarks/bench_longform_words.py --minutes 60 60
     python benchmarks/bench_longform_words.py --least_confidence 0 --minutes 20 20
+    python benchmarks/bench_longform_words.py --multitask digits.nemo --minutes 20
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from transformers_fastconformer.inference.strategy import plan_chunks
 
 CHUNK_SECONDS = (5.0, 10.0, 30.0, 60.0, 120.0)
 LOCAL_CHUNK_SECONDS = (15.0, 60.0, 120.0)
+MULTITASK_CHUNK_SECONDS = (10.0, 20.0, 30.0, 40.0)
 
 
 def seam_words(spoken: list[Spoken], plan: Any, num_frames: int, frame_seconds: float) -> list[int]:
@@ -85,6 +88,29 @@ def measure_words(
                 write_rows(RESULTS / name_of_file, rows)
 
 
+def measure_multitask_words(
+    checkpoint: Path, speech_dir: Path, minutes: float, seed: int, batch_size: int, min_confidence: float
+) -> None:
+    rows: list[dict[str, Any]] = []
+    model, processor = load_model(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "digits.wav"
+        known = keep_known(model, processor, read_digits(speech_dir), seed, min_confidence, pnc=False)
+        print(f"{sum(map(len, known.values()))} clips of {len(known)} speakers", flush=True)
+        spoken = join_digits(known, 60 * minutes, path, seed)
+        for length in MULTITASK_CHUNK_SECONDS:
+            start = time.perf_counter()
+            transcript = transcribe_file(
+                model, processor, path, chunk_length_s=length, batch_size=batch_size, timestamps=False, pnc=False
+            )
+            seconds = time.perf_counter() - start
+            counts, _ = compare_words(spoken, [{"word": word} for word in transcript.text.split()])
+            row = {"how": f"windows of {length:g} s", "minutes": minutes, "words": len(spoken), **counts}
+            rows.append({**row, "seconds": round(seconds, 1)})
+            print(json.dumps(rows[-1]), flush=True)
+            write_rows(RESULTS / "longform_words_multitask_cpu.csv", rows)
+
+
 def describe_words(
     spoken: list[Spoken], transcript: Transcript, reference: Transcript, model: Any, processor: Any, chunk: Any
 ) -> dict[str, Any]:
@@ -123,14 +149,19 @@ def describe_words(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="+", default=[60, 60], help="for the transducer and for CTC")
+    parser.add_argument("--multitask", type=Path, metavar="CHECKPOINT", help="of a multitask model that knows digits")
     parser.add_argument("--speech_dir", type=Path, default=SPEECH_DIR)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--least_confidence", type=float, default=MIN_CONFIDENCE)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     use_given_threads()
+    sizes = (options.seed, options.batch_size, options.least_confidence)
+    if options.multitask is not None:
+        measure_multitask_words(options.multitask, options.speech_dir, options.minutes[0], *sizes)
+        return
     heads = dict(zip(("transducer", "ctc"), options.minutes, strict=False))
-    measure_words(options.speech_dir, heads, options.seed, options.batch_size, options.least_confidence)
+    measure_words(options.speech_dir, heads, *sizes)
 
 
 if __name__ == "__main__":

@@ -54,10 +54,11 @@ def keep_known(
     clips: dict[str, list[tuple[str, np.ndarray]]],
     seed: int,
     min_confidence: float = MIN_CONFIDENCE,
+    **options: Any,
 ) -> dict[str, list[tuple[str, np.ndarray]]]:
     """
     Keep the clips that a head surely recognises: by themselves and in several short strings of digits, always with
-    more than the given confidence (0: any) in the word.
+    more than the given confidence (0: any) in the word. `options` are those of the transcription.
 
     Clips that are long enough for more than a digit are left out: some speakers were recorded with something after it.
 
@@ -75,7 +76,7 @@ def keep_known(
             kept[speaker] = [
                 clip
                 for batch in split_batches(strings, 16)
-                for string in _recognise(model, processor, batch, min_confidence)
+                for string in _recognise(model, processor, batch, min_confidence, options)
                 for clip in string
             ]
         kept = {speaker: spoken for speaker, spoken in kept.items() if len({word for word, _ in spoken}) > 1}
@@ -85,11 +86,15 @@ def keep_known(
 
 
 def _recognise(
-    model: Any, processor: Any, strings: Sequence[Sequence[tuple[str, np.ndarray]]], min_confidence: float
+    model: Any,
+    processor: Any,
+    strings: Sequence[Sequence[tuple[str, np.ndarray]]],
+    min_confidence: float,
+    options: dict[str, Any],
 ) -> Iterator[list[tuple[str, np.ndarray]]]:
     """Clips with enough confidence from each string that is recognised correctly."""
     waveforms = [np.concatenate([EDGE, *(part for _, clip in string for part in (clip, EDGE))]) for string in strings]
-    transcripts = transcribe_waveforms(model, processor, waveforms, confidence=ConfidenceOptions())
+    transcripts = transcribe_waveforms(model, processor, waveforms, confidence=ConfidenceOptions(), **options)
     for string, transcript in zip(strings, transcripts, strict=True):
         if transcript.text == " ".join(word for word, _ in string):
             sure = transcript.word_confidences or []
