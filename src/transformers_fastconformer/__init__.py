@@ -32,6 +32,7 @@ from .decoding.prompts import PromptOptions
 from .decoding.search import SearchOptions
 from .diarization.attribution import add_speakers, assign_speakers
 from .diarization.live_speakers import LiveSpeakers, SpokenWord
+from .diarization.multi_talker import SpeakerTranscripts, transcribe_speakers
 from .diarization.recordings import Diarization, DiarizationOptions, diarize, load_diarizer
 from .diarization.speaker_stream import SpeakerStreams
 from .diarization.turns import SpeakerTurn, SpeakerTurnOptions, find_turns
@@ -68,6 +69,7 @@ from .modeling.outputs import (
 from .modeling.pretrained import FastConformerPreTrainedModel
 from .modeling.quantization import quantize_dynamic_int8, remove_int8
 from .modeling.speaker_cache import SpeakerCache, SpeakerStreamOptions
+from .modeling.speaker_kernel import follow_speaker
 from .modeling.streaming_schedule import StreamingSchedule
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.convert import ConversionResult, convert_nemo_checkpoint
@@ -115,6 +117,9 @@ __all__ = [
     "LiveSpeakers",
     "load_diarizer",
     "SpeakerCache",
+    "follow_speaker",
+    "SpeakerTranscripts",
+    "transcribe_speakers",
     "SpeakerStreamOptions",
     "SpeakerStreams",
     "SpeakerTurn",

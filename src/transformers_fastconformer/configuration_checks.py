@@ -69,9 +69,27 @@ def _check_widths(config: PreTrainedConfig) -> None:
     )
     require_field(
         config,
-        config.has_speaker_kernel or not config.has_background_kernel,
+        config.follows_speakers or not config.has_background_kernel,
         "has_background_kernel",
-        "False where has_speaker_kernel is False",
+        "False where no kernel follows a speaker",
+    )
+    _check_speaker_kernels(config)
+
+
+def _check_speaker_kernels(config: PreTrainedConfig) -> None:
+    blocks = config.later_speaker_kernels
+    are_blocks = all(1 <= block <= config.num_hidden_layers for block in blocks)
+    require_field(
+        config,
+        are_blocks and sorted(set(blocks)) == blocks,
+        "later_speaker_kernels",
+        f"numbers of blocks in order, 1 to {config.num_hidden_layers}",
+    )
+    require_field(
+        config,
+        not blocks or config.reduction_type is None,
+        "later_speaker_kernels",
+        "[] with a reduction, after which frames are not those of the activities",
     )
 
 

@@ -104,7 +104,9 @@ class FastConformerConfig(LoadsFromSources, SpecAugmentFields, PreTrainedConfig)
             Frames the depthwise convolution sees to the left and right; `None` is half of the kernel on each side.
         has_speaker_kernel (`bool`, defaults to `False`), has_background_kernel (`bool`, defaults to `False`):
             Small networks before the first block of a multi-talker model, for the speaker to follow and for the
-            others. Without a target everybody is followed.
+            others. Without speaker activities everybody is followed.
+        later_speaker_kernels (`list[int]`, defaults to `[]`):
+            Blocks, counted from 1, after which such networks stand too; they act only with speaker activities.
         encoder_output_size (`int`, *optional*): Width after an output projection; `None`: there is none.
         dropout (`float`, defaults to 0.1), activation_dropout (`float`, defaults to 0.1): Dropouts of the modules'
             outputs and inside of the feed-forward modules.
@@ -158,6 +160,7 @@ class FastConformerConfig(LoadsFromSources, SpecAugmentFields, PreTrainedConfig)
     conv_context: list[int] | tuple[int, ...] | None = None
     has_speaker_kernel: bool = False
     has_background_kernel: bool = False
+    later_speaker_kernels: list[int] | tuple[int, ...] = ()
     encoder_output_size: int | None = None
     dropout: float | int = 0.1
     dropout_positions: float | int = 0.0
@@ -173,6 +176,7 @@ class FastConformerConfig(LoadsFromSources, SpecAugmentFields, PreTrainedConfig)
         self.attention_context = list(self.attention_context)
         if self.conv_context is not None:
             self.conv_context = list(self.conv_context)
+        self.later_speaker_kernels = list(self.later_speaker_kernels)
         self.check_values()
         super().__post_init__(**kwargs)
 
@@ -243,6 +247,11 @@ class FastConformerConfig(LoadsFromSources, SpecAugmentFields, PreTrainedConfig)
     def output_size(self) -> int:
         """Width of the encoder's output: `encoder_output_size` where there is a projection, else `hidden_size`."""
         return self.encoder_output_size or self.hidden_size
+
+    @property
+    def follows_speakers(self) -> bool:
+        """True for a multi-talker model, which can be told whom to listen to."""
+        return self.has_speaker_kernel or bool(self.later_speaker_kernels)
 
     @property
     def conv_padding(self) -> tuple[int, int]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from diarizers import build_diarizer, make_extractor
+from live_models import build_live
 
-from transformers_fastconformer import diarize
+from transformers_fastconformer import diarize, transcribe_speakers
 from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
@@ -100,3 +101,29 @@ def test_speakers_belong_to_formats_with_times(monkeypatch, capsys, checkpoint: 
     assert "--diarize belongs to --format" in capsys.readouterr().err
     assert run(monkeypatch, "transcribe", CLIP_PATHS[0], "--model", "demo", "--diarize_latency", "low") == 2
     assert "--diarize_latency belongs to --diarize." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["json", "srt"])
+def test_a_multi_talker_model_hears_each_speaker(monkeypatch, capsys, checkpoint: Path, tmp_path: Path, form) -> None:
+    folder = tmp_path / "multi-talker"
+    model, processor = build_live("rnnt", has_speaker_kernel=True, has_background_kernel=True)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (tmp_path / "text.wav").write_text("not audio")
+    arguments = ("transcribe", CLIP_PATHS[0], "--model", folder, "--diarize", checkpoint, "--device", "cpu")
+    assert run(monkeypatch, *arguments, "--format", form) == 0
+    printed = capsys.readouterr().out
+    expected = transcribe_speakers(CLIP_PATHS[0], (model, processor), checkpoint).join()
+    if form == "json":
+        content = json.loads(printed)
+        words = [(word["word"], word["speaker"]) for word in content["words"]]
+        assert words == [(word["word"], word["speaker"]) for word in expected.timestamps["word"]]
+        assert len({speaker for _, speaker in words}) > 1
+        assert run(monkeypatch, *arguments, tmp_path / "text.wav", "--format", form) == 1
+        printed = capsys.readouterr()
+        assert "text.wav" in printed.err
+        assert json.loads(printed.out.splitlines()[0])["words"] == content["words"]
+        assert run(monkeypatch, *arguments[:-1], "cpu,cpu", "--format", form) == 2
+        assert "one device for a multi-talker model" in capsys.readouterr().err
+    else:
+        assert "[speaker_" in printed

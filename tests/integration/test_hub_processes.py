@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from digits import PUBLISHED_NAME, SPARE_FILES, SPOKEN
 from forks import begin_as_a_program, fork
 from hub_server import HubServer
 from multitask_archives import fit_head, make_canary_config, write_canary
+from nemo_archives import make_members, make_nemo_config, make_nemo_tensors, write_members
 from sortformer_archives import write_sortformer
 from transformers import AutoModel
 
@@ -72,7 +74,7 @@ audio_lengths = [len(clip) for clip in clips]
 def serve(hub: HubServer, nemo_bytes: bytes, names: set[str]) -> None:
     for name in names:
         content = nemo_bytes
-        for part, make in {"canary": canary_bytes, "sortformer": sortformer_bytes}.items():
+        for part, make in MADE.items():
             if part in name:
                 content = make()
         hub.add_repository(name, {f"{name.rsplit('/', 1)[-1]}.nemo": content, **SPARE_FILES})
@@ -92,6 +94,25 @@ def sortformer_bytes() -> bytes:
     """A small Sortformer with drawn weights."""
     with tempfile.TemporaryDirectory() as folder:
         return write_sortformer(Path(folder) / "sortformer.nemo").read_bytes()
+
+
+@functools.cache
+def multi_talker_bytes() -> bytes:
+    """A small multi-talker model with drawn weights."""
+    config = make_nemo_config("rnnt") | {
+        "target": "nemo.collections.asr.models.multitalker_asr_models.EncDecMultiTalkerRNNTBPEModel",
+        "spk_kernel_type": "ff",
+        "spk_kernel_layers": [0],
+    }
+    content = io.BytesIO()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        write_members(content, make_members(config, make_nemo_tensors(config)))
+    return content.getvalue()
+
+
+# What published names are of that the demonstration cannot stand for.
+MADE = {"canary": canary_bytes, "sortformer": sortformer_bytes, "multitalker": multi_talker_bytes}
 
 
 def write_mp3(path: Path) -> None:

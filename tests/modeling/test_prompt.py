@@ -130,7 +130,7 @@ def test_a_speaker_kernel_follows_everybody(features):
     seen = []
     model.encoder.layers[0].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     model.encoder(features)
-    kernel.forward, plain = (lambda hidden_states: hidden_states), seen[0]
+    kernel.forward, plain = (lambda hidden_states, activities: hidden_states), seen[0]
     model.encoder(features)
     hidden = seen[1] + kernel.speaker(seen[1])
     nobody = kernel.background[3](kernel.background[0].bias.relu())  # what zeros give

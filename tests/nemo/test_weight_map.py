@@ -123,7 +123,6 @@ def test_dropped_tensors_have_reasons(nemo_config):
         ("preprocessor.featurizer.fb", Check),
         ("preprocessor.featurizer.window", Check),
         ("encoder.pos_enc.pe", Drop),
-        ("spk_kernels.11.0.weight", Drop),
     ):
         row = table.find(name)
         assert type(row) is kind

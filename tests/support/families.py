@@ -563,7 +563,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "multi-talker",
         "multitalker-parakeet-streaming-0.6b-v1",
-        "speaker kernels, all speakers followed",
+        "speaker kernels, everybody and one speaker followed",
         "rnnt",
         "FastConformerForRNNT",
         {

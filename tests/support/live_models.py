@@ -22,14 +22,14 @@ CACHED = {
 }
 
 
-def build_live(kind: str) -> tuple[Any, Any]:
+def build_live(kind: str, **options: Any) -> tuple[Any, Any]:
     """A small checkpoint with a cache, and a processor whose features are not normalised."""
     _, processor = load_model(CHECKPOINT_PATH)
     extractor = type(processor.feature_extractor)(**{**processor.feature_extractor.to_dict(), "normalize": None})
     processor = type(processor)(extractor, processor.tokenizer)
     size = processor.tokenizer.blank_token_id
     overrides = {"num_mel_bins": extractor.feature_size, "vocab_size": size + 1}
-    return build_model(kind, **{**CACHED, **overrides}), processor
+    return build_model(kind, **{**CACHED, **overrides, **options}), processor
 
 
 def run(

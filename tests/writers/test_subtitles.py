@@ -216,3 +216,20 @@ def test_text_without_spaces_ends_at_its_marks() -> None:
         word["is_continuation"] = True
     joined = ["".join(word["word"] for word in group) for group in group_words(words)]
     assert joined == ["\u300c\u306f\u3044\u3002\u300d", "\u30683.5\u3002", "\u307e"]
+
+
+def test_speakers_who_talk_at_the_same_time_have_subtitles_that_overlap() -> None:
+    first = [("how", 0.0, 0.4), ("are", 0.5, 0.9), ("you", 1.0, 2.0)]
+    second = [("I", 0.8, 1.0), ("see", 1.1, 1.5)]
+    words = [
+        {"word": word, "start": start, "end": end, "speaker": speaker}
+        for speaker, said in (("a", first), ("b", second))
+        for word, start, end in said
+    ]
+    found = lay_out_subtitles(words)
+    assert [(one.speaker, one.lines, one.start) for one in found] == [
+        ("a", ["how are you"], 0.0),
+        ("b", ["I see"], 0.8),
+    ]
+    assert found[0].end >= 2.0
+    assert found[1].end >= 1.5

@@ -23,7 +23,7 @@ from ..inference.reading import measure_clip
 from ..inference.transcript import Transcript
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
-from ..validation import reading
+from ..validation import reading, require
 from ..writers.record import TranscriptRecord
 from .diarize import SpeakerFinder
 from .errors import say, show_error
@@ -126,6 +126,7 @@ class TranscriptionRun:
         self._strategies: Counter[str] = Counter()
         self._seconds = 0.0
         self._speech_seconds = 0.0
+        self._has_speakers = False  # transcripts come with them
 
     def run(self, checkpoint: Checkpoint) -> bool:
         """Transcribe what is not done yet; true if something has failed."""
@@ -187,14 +188,18 @@ class TranscriptionRun:
         # A bar among lines of text on one terminal would make both hard to read.
         is_shown = Console(stderr=True).is_terminal and (self._is_folder or not sys.stdout.isatty())
         with TranscriptionProgress(lengths, is_shown) as progress:
-            results = transcribe_clips(
-                workers,
-                clips,
-                self._options,
-                lengths,
-                sort_ahead=None if self._is_folder else SORT_AHEAD_CLIPS,
-                on_progress=progress.update,
-            )
+            if self._hears_each_speaker(workers):
+                assert self._speakers is not None
+                results = self._speakers.transcribe_each(workers[0], clips, self._options, progress.update)
+            else:
+                results = transcribe_clips(
+                    workers,
+                    clips,
+                    self._options,
+                    lengths,
+                    sort_ahead=None if self._is_folder else SORT_AHEAD_CLIPS,
+                    on_progress=progress.update,
+                )
             with closing(results):
                 for place, transcript, error in results:
                     index = remaining[place]
@@ -205,11 +210,24 @@ class TranscriptionRun:
                         self._count(self._inputs[index], transcript)
                     progress.finish(place, None if transcript is None else transcript.duration_seconds)
 
+    def _hears_each_speaker(self, workers: Sequence[Worker]) -> bool:
+        """
+        True where a multi-talker model is to follow one speaker after the other.
+
+        Raises:
+            ValueError: for more than one device, of which each speaker would need the same.
+        """
+        if self._speakers is None or not workers[0].model.follows_speakers:
+            return False
+        require(len(workers) == 1, "--device", len(workers), "one device for a multi-talker model with --diarize")
+        self._has_speakers = True
+        return True
+
     def _write(self, index: int, transcript: Transcript, described: dict[str, str], options: dict[str, Any]) -> bool:
         """Write a transcript; false if only this one cannot be written."""
         item = self._inputs[index]
         start_seconds = item.clip.start_seconds
-        if self._speakers is not None:
+        if self._speakers is not None and not self._has_speakers:
             try:
                 transcript = self._speakers.add_to(item.clip, transcript)
             except (ValueError, OSError) as error:

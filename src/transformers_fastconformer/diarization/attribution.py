@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -113,17 +114,27 @@ def add_speakers(transcript: Transcript, turns: Sequence[SpeakerTurn]) -> Transc
     ]
     added = {**timestamps, level: items}
     if level == "word" and "segment" in timestamps:
-        added["segment"] = _join_words(items, timestamps["segment"])
+        added["segment"] = join_words(items, timestamps["segment"])
     return replace(transcript, timestamps=added)
 
 
-def _join_words(words: Sequence[dict[str, Any]], segments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Segments that end where they did, and where another speaker begins."""
+def join_words(
+    words: Sequence[dict[str, Any]], segments: Sequence[dict[str, Any]], pause_seconds: float = math.inf
+) -> list[dict[str, Any]]:
+    """
+    Segments that end where they did, and where another speaker begins.
+
+    Args:
+        words: Items with `word`, `start`, `end` and, where it is known, `speaker`.
+        segments: The segments of the same words.
+        pause_seconds: A pause of this length between two words ends a segment too.
+    """
     ends = [segment["end"] for segment in segments]
     joined: list[dict[str, Any]] = []
     place = 0
     for word in words:
         is_new = not joined or joined[-1].get(KEY) != word.get(KEY)
+        is_new = is_new or word["start"] - joined[-1]["end"] >= pause_seconds
         while place < len(ends) and word["start"] >= ends[place]:
             place, is_new = place + 1, True
         if is_new:

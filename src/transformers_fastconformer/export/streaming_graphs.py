@@ -62,9 +62,8 @@ class StreamSizes:
             "fastconformer stream runs this model",
         )
         require(schedule.left_frames > 0, "attention_context", list(schedule.attention_context), "frames to the left")
-        encoder: Any = model.encoder
-        speakers = encoder.speaker_kernel
-        require(speakers is None, "speaker_kernel", speakers, "None, as graphs are told no speaker")
+        follows = config.follows_speakers
+        require(not follows, "config.follows_speakers", follows, "False, as graphs are told no speaker")
         layers, size = config.num_hidden_layers, config.hidden_size
         return cls(
             schedule.subsampling.overlap_mel_frames + schedule.mel_frames,

@@ -28,9 +28,7 @@ from ..modeling.outputs import FastConformerGenerateOutput
 from ..modeling.recognizer import FastConformerRecognizer
 from ..validation import require_count
 from .chunk_plan import Window, WindowPlan
-from .clip_features import ClipFeatures, StreamedFeatures
-
-Clip = ClipFeatures | StreamedFeatures
+from .clip_features import Clip, FollowedClip
 
 
 @dataclass
@@ -165,9 +163,29 @@ def _encode(
         mel_lengths.append(stop - start)
     batch = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(model.device)  # (windows, mel frames, mels)
     lengths = torch.tensor(mel_lengths, dtype=torch.int64, device=model.device)
-    encoded: Any = model.encode(batch, input_lengths=lengths, language=decoding.language)
+    told = _tell_speakers(model, clips, chosen, mel_lengths)
+    encoded: Any = model.encode(batch, input_lengths=lengths, language=decoding.language, **told)
     rows = encoded.last_hidden_state  # (windows, frames, size)
     return [rows[row, window.kept_rows] for row, (_, window, _) in enumerate(chosen)]
+
+
+def _tell_speakers(
+    model: FastConformerRecognizer,
+    clips: Sequence[Clip],
+    chosen: Sequence[tuple[int, Window, bool]],
+    mel_lengths: Sequence[int],
+) -> dict[str, Any]:
+    """Activities of the speakers whom the model is to follow in some windows; nothing where there are none."""
+    config: Any = model.config
+    pieces = []
+    for (index, window, _), mel_length in zip(chosen, mel_lengths, strict=True):
+        clip = clips[index]
+        if isinstance(clip, FollowedClip):
+            num_frames = config.subsampling.count_frames(mel_length)
+            pieces.append(clip.speaker_activities[window.start : window.start + num_frames])
+    if not pieces:
+        return {}
+    return {"speaker_activities": torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)}
 
 
 # Decoding

@@ -122,6 +122,37 @@ class StreamedFeatures:
         return self._held[start - self._first_frame : stop - self._first_frame]
 
 
+@dataclass(frozen=True)
+class FollowedClip:
+    """
+    A clip for a multi-talker model, which follows one of its speakers.
+
+    Args:
+        clip: The features.
+        speaker_activities: (encoder frames, 2), of the speaker and of the others, at least as many as the clip has.
+    """
+
+    clip: ClipFeatures | StreamedFeatures
+    speaker_activities: torch.Tensor
+
+    @property
+    def mel_length(self) -> int:
+        """Mel frames that count."""
+        return self.clip.mel_length
+
+    @property
+    def to_align(self) -> None:
+        """None: no other model aligns the words."""
+        return None
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Mel frames as in [`ClipFeatures.rows`]."""
+        return self.clip.rows(start, stop)
+
+
+Clip = ClipFeatures | StreamedFeatures | FollowedClip
+
+
 def log_mel_blocks(
     feature_extractor: FastConformerFeatureExtractor, audio: AudioSource, channels: str | int
 ) -> Iterator[tuple[torch.Tensor, int]]:

@@ -23,7 +23,7 @@ from ..processing_multitask import MULTITASK, MULTITASK_LEVELS, word_of_each_tok
 from ..processing_outputs import FastConformerTranscription
 from ..validation import require_count
 from .aligner import Aligner
-from .clip_features import ClipFeatures, StreamedFeatures
+from .clip_features import Clip
 from .multitask_plan import MultitaskPlan, plan_multitask
 from .options import TranscriptionOptions
 from .overlaps import HeardWindow, HeardWord, join_windows
@@ -76,7 +76,7 @@ class _Joined:
 def transcribe_multitask(
     model: Any,
     processor: FastConformerProcessor,
-    clips: Sequence[ClipFeatures | StreamedFeatures],
+    clips: Sequence[Clip],
     rules: CutRules | None,
     batch_size: int,
     options: TranscriptionOptions,
@@ -121,9 +121,7 @@ def transcribe_multitask(
     return [_finish(processor, clip, plan) for clip in joined]
 
 
-def _list_jobs(
-    model: Any, clips: Sequence[ClipFeatures | StreamedFeatures], rules: CutRules | None, aligner: Aligner | None
-) -> Iterator[_Job]:
+def _list_jobs(model: Any, clips: Sequence[Clip], rules: CutRules | None, aligner: Aligner | None) -> Iterator[_Job]:
     """The windows of all clips, one clip after the other, read when they are asked for."""
     for place, clip in enumerate(clips):
         num_frames = model.config.count_encoder_frames(clip.mel_length)
@@ -136,7 +134,7 @@ def _list_jobs(
             yield _Job(place, window, rows, rows if is_shared else _cut_to_align(clip, window, aligner))
 
 
-def _cut_to_align(clip: ClipFeatures | StreamedFeatures, window: PauseWindow, aligner: Aligner | None) -> torch.Tensor:
+def _cut_to_align(clip: Clip, window: PauseWindow, aligner: Aligner | None) -> torch.Tensor:
     """Features of a window for the model of times."""
     assert aligner is not None
     assert clip.to_align is not None

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..validation import require
-from .clip_features import ClipFeatures, StreamedFeatures
+from .clip_features import Clip
 from .options import ChunkOptions
 
 # Windows in seconds: published models were trained with up to 40 s. Shorter ones give the decoder too little text.
@@ -132,9 +132,7 @@ class PauseWindow(NamedTuple):
         return self.overlap_frames > 0 or self.is_overlapped
 
 
-def cut_at_pauses(
-    clip: ClipFeatures | StreamedFeatures, num_frames: int, rules: CutRules
-) -> Iterator[tuple[PauseWindow, torch.Tensor]]:
+def cut_at_pauses(clip: Clip, num_frames: int, rules: CutRules) -> Iterator[tuple[PauseWindow, torch.Tensor]]:
     """
     Cut a clip into windows while they are asked for.
 

@@ -9,7 +9,8 @@ from typing import Any
 from ..processing_fastconformer import FastConformerProcessor
 from ..processing_outputs import FastConformerTranscription
 from ..tokenization_decoding import compile_decoding
-from .chunked import Clip, transcribe_features
+from .chunked import transcribe_features
+from .clip_features import Clip
 from .multitask import transcribe_multitask
 from .multitask_plan import is_multitask
 from .options import TranscriptionOptions

@@ -209,6 +209,7 @@ COMMON_PINS: dict[str, Pin] = {
     "position_embedding_type": Pin(("rel_pos",)),
     "has_speaker_kernel": Pin((False,)),
     "has_background_kernel": Pin((False,)),
+    "later_speaker_kernels": Pin(([],)),
 }
 OFFLINE_PINS: dict[str, Pin] = {
     **COMMON_PINS,

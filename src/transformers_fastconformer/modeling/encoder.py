@@ -29,7 +29,7 @@ from .outputs import FastConformerEncoderOutput
 from .packing import PackedRows, PaddedBatch, plan_packing, subsample_packed, subsample_padded
 from .positions import build_position_table
 from .pretrained import HEAD_KEYS, FastConformerPreTrainedModel, wants_dict
-from .speaker_kernel import FastConformerSpeakerKernel
+from .speaker_kernel import FastConformerSpeakerKernel, build_later_kernels, prepare_activities
 from .spec_augment import spec_augment
 from .streaming_step import run_streams
 from .subsampling import build_reduction, build_subsampling
@@ -53,6 +53,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         self.subsampling = build_subsampling(config)
         self.reduction = build_reduction(config)
         self.speaker_kernel = FastConformerSpeakerKernel(config) if config.has_speaker_kernel else None
+        self.later_speaker_kernels = build_later_kernels(config) if config.later_speaker_kernels else None
         self.layers = nn.ModuleList(FastConformerBlock(config, index) for index in range(config.num_hidden_layers))
         has_projection = config.encoder_output_size not in (None, config.hidden_size)
         self.output_proj = nn.Linear(config.hidden_size, config.output_size) if has_projection else None
@@ -88,6 +89,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         cache: FastConformerEncoderCache | None = None,
         is_last: bool | Sequence[bool] | None = None,
         capture_layers: Sequence[int] = (),
+        speaker_activities: torch.Tensor | None = None,
     ) -> FastConformerEncoderOutput | tuple[Any, ...]:
         r"""
         Compute encoder frames. In training features are masked by SpecAugment first, as the configuration says.
@@ -108,13 +110,19 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
                 With a cache: this is the last chunk, of all streams or of each; it may have fewer mel frames, or none.
             capture_layers (`Sequence[int]`, defaults to `()`):
                 Indices of blocks whose output is returned as `captured_states`, for losses between the blocks.
+            speaker_activities (`torch.Tensor` of shape `(batch, encoder frames)` or `(batch, encoder frames, 2)`):
+                Of a multi-talker model: how much the speaker to follow speaks in each frame, 0 to 1, and the same of
+                the others, who are silent where they are not given ([`follow_speaker`] makes both of a Sortformer's
+                probabilities). As many frames as the longest clip of the batch has, or as its padding has too; with a
+                cache `cache.schedule.chunk_frames`. None (default): everybody is followed.
 
         Returns:
             [`FastConformerEncoderOutput`]
 
         Raises:
-            ValueError: for features of another shape or without frames, for a mask and lengths that disagree, and for
-                chunks of another number of mel frames than the schedule of the cache has.
+            ValueError: for features of another shape or without frames, for a mask and lengths that disagree, for
+                chunks of another number of mel frames than the schedule of the cache has, and for speaker activities
+                that do not fit.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -129,16 +137,17 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         if cache is not None:
             require(not output_hidden_states, "output_hidden_states", output_hidden_states, "False with a cache")
             require(not output_attentions, "output_attentions", output_attentions, "False with a cache")
-            output = self._step_streams(input_features, lengths, cache, is_last)
+            output = self._step_streams(input_features, lengths, cache, is_last, speaker_activities)
             return output if wants_dict(self.config, return_dict) else output.to_tuple()
         require(not is_last, "is_last", is_last, "None without a cache")
 
         if self.training and self.config.has_spec_augment:
             input_features = spec_augment(self.config, input_features, lengths)
+        activities = self._prepare_activities(speaker_activities, input_features, lengths)
         may_pack = not (output_hidden_states or output_attentions)
         hidden_states, batch = self._subsample(input_features.to(self.dtype), lengths, may_pack)
         output = self._run_blocks(
-            hidden_states, batch, bool(output_hidden_states), bool(output_attentions), capture_layers
+            hidden_states, batch, bool(output_hidden_states), bool(output_attentions), capture_layers, activities
         )
         return output if wants_dict(self.config, return_dict) else output.to_tuple()
 
@@ -186,8 +195,10 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         output_hidden_states: bool,
         output_attentions: bool,
         capture_layers: Sequence[int],
+        activities: torch.Tensor | None = None,
     ) -> FastConformerEncoderOutput:
-        """All that comes after the subsampling."""
+        """All that comes after the subsampling; `activities` are (batch, frames, 2)."""
+        activities = None if activities is None else batch.lay_out(activities)
         if self.config.scale_input:
             hidden_states = hidden_states * math.sqrt(self.config.hidden_size)
         positions = self._position_table(hidden_states, batch)
@@ -195,7 +206,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
             hidden_states = batch.add_positions(hidden_states, positions)
         hidden_states = nn.functional.dropout(hidden_states, self.config.dropout_pre_encoder, self.training)
         if self.speaker_kernel is not None:
-            hidden_states = self.speaker_kernel(hidden_states)
+            hidden_states = self.speaker_kernel(hidden_states, activities)
         window = resolve_context(self.config.attention_context_style, self._choose_context())
         mask = self._build_mask(hidden_states, batch, window)
 
@@ -204,7 +215,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         captured: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for index in range(len(self.layers)):
             hidden_states, probabilities = self._run_block(
-                index, hidden_states, positions, mask, batch.norm_frames, output_attentions
+                index, hidden_states, positions, mask, batch.norm_frames, output_attentions, activities
             )
             if self.reduction is not None and index == self.config.reduction_position:
                 hidden_states, batch = self._reduce(hidden_states, batch)
@@ -248,13 +259,35 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         mask: FrameMask,
         norm_frames: torch.Tensor | None,
         output_attentions: bool,
+        activities: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A block, in training with stochastic depth."""
+        """A block and the kernel after it, in training with stochastic depth."""
         output, probabilities = self.layers[index](hidden_states, positions, mask, norm_frames, output_attentions)
+        output = self.follow_later(index, output, activities)
         drop_probability = layerdrop_probability(self.config, index) if self.training else 0.0
         if drop_probability > 0:
             output = drop_block(hidden_states, output, drop_probability)
         return output, probabilities
+
+    def follow_later(self, index: int, hidden_states: torch.Tensor, activities: torch.Tensor | None) -> torch.Tensor:
+        """States after a block (its index, from 0) as the kernel there leaves them: without activities as they are."""
+        name = str(index + 1)
+        if activities is None or self.later_speaker_kernels is None or name not in self.later_speaker_kernels:
+            return hidden_states
+        return self.later_speaker_kernels[name](hidden_states, activities)
+
+    def _prepare_activities(
+        self, speaker_activities: torch.Tensor | None, input_features: torch.Tensor, lengths: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Activities of the speakers of whole clips, (batch, rows of encoder frames, 2), checked."""
+        if speaker_activities is None:
+            return None
+        num_clips, num_mel_frames = input_features.shape[:2]
+        front = self.config.subsampling
+        num_frames = front.count_rows(num_mel_frames)
+        least_frames = num_frames if lengths is None else int(front.count_frames(lengths).max())
+        activities = prepare_activities(self.config, speaker_activities, num_clips, least_frames, num_frames)
+        return activities.to(device=input_features.device, dtype=self.dtype)
 
     def _step_streams(
         self,
@@ -262,6 +295,7 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         lengths: torch.Tensor | None,
         cache: FastConformerEncoderCache,
         is_last: bool | Sequence[bool] | None,
+        speaker_activities: torch.Tensor | None = None,
     ) -> FastConformerEncoderOutput:
         """The next chunk of live streams, without gradients."""
         require(not self.training, "training", self.training, "False with a cache (`model.eval()`)")
@@ -279,7 +313,14 @@ class FastConformerEncoder(FastConformerPreTrainedModel):
         ends = [bool(is_last)] * num_streams if isinstance(is_last, bool | None) else list(is_last)
         require(len(ends) == num_streams, "is_last", is_last, f"a bool, or one for each of the {num_streams} streams")
         features = input_features.to(self.dtype)
-        hidden_states, encoder_lengths = run_streams(self, features, mel_lengths, ends, cache)
+        activities = None
+        if speaker_activities is not None:
+            frames = cache.schedule.lookahead_frames
+            require(frames == 0, "speaker_activities", "a tensor", "None for steps that compute frames twice")
+            num_frames = cache.schedule.chunk_frames
+            activities = prepare_activities(self.config, speaker_activities, num_streams, num_frames, num_frames)
+            activities = activities.to(device=self.device, dtype=self.dtype)
+        hidden_states, encoder_lengths = run_streams(self, features, mel_lengths, ends, cache, activities)
         return FastConformerEncoderOutput(
             last_hidden_state=hidden_states, encoder_lengths=encoder_lengths, cache=cache
         )
@@ -396,6 +437,7 @@ class FastConformerModel(FastConformerPreTrainedModel):
         return_dict: bool | None = None,
         cache: FastConformerEncoderCache | None = None,
         is_last: bool | Sequence[bool] | None = None,
+        speaker_activities: torch.Tensor | None = None,
     ) -> FastConformerEncoderOutput | tuple[Any, ...]:
         """Encode features; arguments and result are those of [`FastConformerEncoder.forward`]."""
         return self.encoder(
@@ -407,4 +449,5 @@ class FastConformerModel(FastConformerPreTrainedModel):
             return_dict=wants_dict(self.config, return_dict),
             cache=cache,
             is_last=is_last,
+            speaker_activities=speaker_activities,
         )

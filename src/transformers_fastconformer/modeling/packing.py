@@ -44,6 +44,10 @@ class PaddedBatch:
         """Absolute positions (longest_frames, hidden_size) added to the states of every clip."""
         return hidden_states + positions
 
+    def lay_out(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of frames, (batch, frames, ...), in the places of the frames: as they are."""
+        return values
+
     def build_mask(self, window: ContextWindow, device: torch.device) -> FrameMask:
         """Real frames, and those that attention may look at. Queries in the padding see too: nothing reads them."""
         padding_mask = None if self.lengths is None else lengths_to_mask(self.lengths, self.num_frames)
@@ -93,6 +97,13 @@ class PackedRows:
         for start, stop in self.spans:
             hidden_states[:, start:stop] += positions[: stop - start]
         return hidden_states
+
+    def lay_out(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of frames, (batch, frames, ...), in the places of the frames, (1, rows, ...); zeros in the gaps."""
+        rows = values.new_zeros(1, self.num_rows, *values.shape[2:])
+        for clip, (start, stop) in zip(values, self.spans, strict=True):
+            rows[0, start:stop] = clip[: stop - start]
+        return rows
 
     def build_mask(self, window: ContextWindow, device: torch.device) -> FrameMask:
         """Frames that the blocks may look at: gaps are padding."""

@@ -97,6 +97,11 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         return True
 
     @property
+    def follows_speakers(self) -> bool:
+        """True for a multi-talker model, whose `encode` and `generate` take `speaker_activities`."""
+        return False
+
+    @property
     def is_told_language(self) -> bool:
         """True for a model that is told the language; others write what `compile_languages` allows."""
         return getattr(self.config, "num_prompts", 0) > 0
@@ -125,6 +130,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         decoding: DecodingOptions | None = None,
         return_dict_in_generate: bool | None = None,
         generation_config: GenerationConfig | None = None,
+        speaker_activities: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> FastConformerGenerateOutput | torch.Tensor:
         r"""
@@ -142,6 +148,8 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
                 Return frames, durations and log-probabilities too.
             generation_config (`GenerationConfig`, *optional*, defaults to that of the model):
                 Its entries count like the arguments of their names.
+            speaker_activities (`torch.Tensor`, *optional*):
+                Whom a multi-talker model follows in each clip, as in [`FastConformerEncoder.forward`].
             kwargs: Fields of [`DecodingOptions`] one by one: `language`, `max_symbols_per_step`,
                 `decoding_strategy`, `confidence`, `boosting`, `language_model`, `language_model_weight`, `num_beams`,
                 `beam`; `num_return_sequences`, the number of best texts of each clip, which come in consecutive rows;
@@ -174,7 +182,12 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
         if decoding.confidence is not None and not return_dict_in_generate:
             raise ValueError("confidence needs return_dict_in_generate=True; found only token ids asked for.")
         features_check = check_features(input_features, attention_mask, input_lengths)
-        encoded: Any = self.encode(input_features, attention_mask, input_lengths, decoding.language)
+        told: dict[str, Any] = {}
+        if speaker_activities is not None:
+            follows = self.follows_speakers
+            require(follows, "speaker_activities", "a tensor", "None, as this model follows no speaker")
+            told["speaker_activities"] = speaker_activities
+        encoded: Any = self.encode(input_features, attention_mask, input_lengths, decoding.language, **told)
         hypotheses, _ = self.decode_frames(encoded.last_hidden_state, encoded.encoder_lengths, decoding)
         features_check.finish()
         if max_tokens is not None:

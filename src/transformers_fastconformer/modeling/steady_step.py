@@ -98,11 +98,11 @@ def see_window(
     return frames[:, part.known_frames : part.known_frames + num_frames], following
 
 
-def finish_front(encoder: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    """Encoder frames of the front as the first block sees them."""
+def finish_front(encoder: Any, hidden_states: torch.Tensor, activities: torch.Tensor | None = None) -> torch.Tensor:
+    """Encoder frames of the front as the first block sees them; `activities` are (streams, frames, 2)."""
     if encoder.config.scale_input:
         hidden_states = hidden_states * math.sqrt(encoder.config.hidden_size)
-    return hidden_states if encoder.speaker_kernel is None else encoder.speaker_kernel(hidden_states)
+    return hidden_states if encoder.speaker_kernel is None else encoder.speaker_kernel(hidden_states, activities)
 
 
 def count_kept_frames(encoder: Any, schedule: Any, num_frames: int) -> int:
@@ -122,6 +122,7 @@ def run_blocks(
     kept_frames: int | Sequence[int],
     given_frames: int,
     starts: bool,
+    activities: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Run the blocks of the encoder on the frames of a step.
@@ -135,15 +136,17 @@ def run_blocks(
         padding_mask, kept_frames: As in `StreamLayer`.
         given_frames: Frames that are given out.
         starts: True if a stream starts.
+        activities: (streams, frames, 2), of the speakers to follow and of the others; None: everybody is followed.
 
     Returns:
         (streams, given frames, size)
     """
     blocks = find_step_blocks(encoder, hidden_states, starts)
-    for block, tensors, position_key in zip(blocks, cache_layers, tables.position_keys, strict=True):
+    places = enumerate(zip(blocks, cache_layers, tables.position_keys, strict=True))
+    for index, (block, tensors, position_key) in places:
         keys, values, convolutions = tensors
         layer = StreamLayer(keys, values, convolutions, position_key, ring, padding_mask, kept_frames)
-        hidden_states = block(hidden_states, layer)
+        hidden_states = encoder.follow_later(index, block(hidden_states, layer), activities)
     hidden_states = hidden_states[:, :given_frames]
     return hidden_states if encoder.output_proj is None else encoder.output_proj(hidden_states)
 

@@ -36,6 +36,7 @@ def run_streams(
     mel_lengths: Sequence[int],
     is_last: Sequence[bool],
     cache: FastConformerEncoderCache,
+    activities: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Encode a chunk of each stream that has one.
@@ -46,6 +47,8 @@ def run_streams(
         mel_lengths: Mel frames of each stream's chunk; 0 for those that sit the step out.
         is_last: True for each stream that ends with this chunk.
         cache: State of the streams, changed in place.
+        activities: (streams, frames, 2), of the speaker to follow and of the others in the frames of the chunk; None:
+            everybody is followed.
 
     Returns:
         (streams, frames, size) and the frames of each stream, (streams,).
@@ -64,7 +67,7 @@ def run_streams(
         ]
         if parts:
             with preferring_few_rows():
-                frames = _run_parts(encoder, input_features, parts, cache)
+                frames = _run_parts(encoder, input_features, parts, cache, activities)
             if not any(is_last) and len(parts) == len(pieces):  # the usual case
                 return frames, _full_lengths(frames)
             for part, rows in zip(parts, frames, strict=True):
@@ -129,14 +132,22 @@ def _plan_part(
 
 
 def _run_parts(
-    encoder: Any, input_features: torch.Tensor, parts: Sequence[StepPart], cache: FastConformerEncoderCache
+    encoder: Any,
+    input_features: torch.Tensor,
+    parts: Sequence[StepPart],
+    cache: FastConformerEncoderCache,
+    activities: torch.Tensor | None,
 ) -> torch.Tensor:
     """A step: (streams of the step, frames, size); moves the cache on."""
     starts = any(cache.counts[part.row].mel_frames == 0 for part in parts)
     tables = _find_tables(encoder, cache, starts)
-    given = run_captured(encoder, input_features, parts, cache, tables)
+    # A captured step is told no speaker.
+    given = None if activities is not None else run_captured(encoder, input_features, parts, cache, tables)
     if given is None:
-        hidden_states = finish_front(encoder, _run_front(encoder, input_features, parts, cache))
+        frames = _run_front(encoder, input_features, parts, cache)
+        if activities is not None:
+            activities = activities[[part.row for part in parts], : frames.shape[1]]
+        hidden_states = finish_front(encoder, frames, activities)
         ring, padding_mask, kept_frames = _find_places(encoder, hidden_states, parts, cache, tables)
         given = run_blocks(
             encoder,
@@ -148,6 +159,7 @@ def _run_parts(
             kept_frames,
             max(part.given_frames for part in parts),
             starts,
+            activities,
         )
     _move_on(cache, parts)
     return given

@@ -210,6 +210,10 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
         self.prompt_kernel = FastConformerPromptKernel(config) if config.num_prompts > 0 else None
         self.post_init()
 
+    @property
+    def follows_speakers(self) -> bool:
+        return self.config.follows_speakers
+
     def encode(
         self,
         input_features: torch.Tensor,
@@ -221,6 +225,7 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
         cache: FastConformerEncoderCache | None = None,
         is_last: bool | Sequence[bool] | None = None,
         capture_layers: Sequence[int] = (),
+        speaker_activities: torch.Tensor | None = None,
     ) -> FastConformerEncoderOutput:
         """Encode features and, in models with prompts, mix the language in; arguments are those of `forward`."""
         encoded = self.encoder(
@@ -233,6 +238,7 @@ class FastConformerTransducerPreTrainedModel(FastConformerRecognizer):
             cache=cache,
             is_last=is_last,
             capture_layers=capture_layers,
+            speaker_activities=speaker_activities,
         )
         encoded.last_hidden_state = self.apply_prompt(encoded.last_hidden_state, language)
         return encoded
@@ -281,6 +287,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         output_logits: bool | None = None,
+        speaker_activities: torch.Tensor | None = None,
     ) -> FastConformerTransducerOutput | tuple[Any, ...]:
         r"""
         Encode features and, with labels, compute the loss.
@@ -304,6 +311,9 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             output_logits (`bool`, *optional*, defaults to `False`):
                 Return the joint outputs for the labels too, `(batch, frames, tokens + 1, num_joint_outputs)`, and
                 compute the loss of them. Without it they are computed slice by slice and never held whole.
+            speaker_activities (`torch.Tensor` of shape `(batch, encoder frames)` or `(batch, encoder frames, 2)`):
+                Whom a multi-talker model follows in each clip, as in [`FastConformerEncoder.forward`]. None (default):
+                everybody.
 
         Returns:
             [`FastConformerTransducerOutput`]; without labels only the encoder's output is in it.
@@ -325,6 +335,7 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             capture_layers=layers_to_capture(self.config, labels),
+            speaker_activities=speaker_activities,
         )
         output = FastConformerTransducerOutput(
             last_hidden_state=encoded.last_hidden_state,

@@ -24,6 +24,7 @@ from ..processing_fastconformer import FastConformerProcessor
 from .multitask_writer import multitask_fillers, multitask_sections
 from .sections.decoding import TIME_DEFAULTS
 from .sections.loss import DEFAULT_LOSS, write_gradient_options, write_reduction
+from .sections.speaker_kernels import kernel_layers
 from .sections.spec_augment import write_spec_augment
 
 Section = dict[str, Any]
@@ -141,10 +142,10 @@ def _told(parts: ModelParts) -> Section:
         return told | multitask_sections(config, processor)
     if parts.tokenizer_section is None or parts.heads != "ctc":
         told["labels"] = list(parts.tokens)
-    if config.has_speaker_kernel:
+    if config.follows_speakers:
         told |= {
             "spk_kernel_type": "ff",
-            "spk_kernel_layers": [0],
+            "spk_kernel_layers": kernel_layers(config),
             "add_bg_spk_kernel": config.has_background_kernel,
         }
     times = _times(processor)
@@ -178,7 +179,7 @@ def _fillers(parts: ModelParts) -> Section:
         return {"preprocessor": preprocessor, "encoder": encoder, **multitask_fillers(config)}
     is_character_model = parts.tokenizer_section is None
     name = MODEL_CLASSES[heads, is_character_model]
-    if config.has_speaker_kernel:
+    if config.follows_speakers:
         name = MULTI_TALKER_CLASS
     elif getattr(config, "num_prompts", 0) > 0:
         name = PROMPTED_CLASSES[heads]

@@ -27,10 +27,12 @@ from ..modeling.outputs import FastConformerEncoderOutput
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from ..processing_fastconformer import FastConformerProcessor
 from .stage_outputs import (
+    FOLLOWED,
     ClipHypothesis,
     StageOutputs,
     capture_outputs,
     keep_encoder_stages,
+    made_up_activities,
     stage_modules,
 )
 
@@ -89,6 +91,12 @@ class ConvertedRunner:
             encoded = model.encoder(**inputs)
         frames, lengths = encoded.last_hidden_state, encoded.encoder_lengths
         keep_encoder_stages(outputs, captured, frames, lengths)
+        if model.config.follows_speakers:
+            activities = made_up_activities(len(waveforms), frames.shape[1])
+            followed = model.encoder(**inputs, speaker_activities=activities).last_hidden_state
+            outputs.keep(f"frames of {FOLLOWED}", followed, lengths)
+            if with_hypotheses and "rnnt" in self.heads:
+                outputs.hypotheses[FOLLOWED] = self._decode("rnnt", waveforms, inputs, None, activities)
         if language is not None:
             frames = model.apply_prompt(frames, language)
             outputs.keep("prompted frames", frames, lengths)
@@ -160,17 +168,27 @@ class ConvertedRunner:
         return extractor(waveforms, sampling_rate=extractor.sampling_rate, return_tensors="pt", device=self.device)
 
     def _decode(
-        self, head: str, waveforms: list[np.ndarray], inputs: Any, language: str | None
+        self,
+        head: str,
+        waveforms: list[np.ndarray],
+        inputs: Any,
+        language: str | None,
+        activities: torch.Tensor | None = None,
     ) -> list[ClipHypothesis]:
         model: Any = self.heads[head]
         assert self.processor is not None
         options = {"return_dict_in_generate": True} | ({} if language is None else {"language": language})
-        in_batch: Any = model.generate(**inputs, **options)
+        told = {} if activities is None else {"speaker_activities": activities}
+        in_batch: Any = model.generate(**inputs, **options, **told)
         results = []
         for index, waveform in enumerate(waveforms):
             output = in_batch
             if len(waveforms) > 1:
-                output = model.generate(**self._features([waveform]), **options)
+                alone = self._features([waveform])
+                if activities is not None:
+                    num_frames = model.config.subsampling.count_rows(alone["input_features"].shape[1])
+                    told = {"speaker_activities": activities[index : index + 1, :num_frames]}
+                output = model.generate(**alone, **options, **told)
             row = 0 if len(waveforms) > 1 else index
             # NeMo has event tokens such as `<EOU>` in the text.
             decoded: Any = self.processor.batch_decode(

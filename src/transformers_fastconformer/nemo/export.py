@@ -51,7 +51,7 @@ from .multitask_writer import TIMES_KEY, added_tensors, name_tokenizer_class
 from .prompt_tokens import complete_vocabulary
 from .sections.common import class_of
 from .sections.multitask import PROMPT_MASK_KEY
-from .sections.speaker_kernels import MULTI_TALKER_CLASS
+from .sections.speaker_kernels import MULTI_TALKER_CLASS, kernel_layers
 from .tokenizer_map import build_tokenizer, timestamp_options
 from .tokenizer_writer import describe_tokenizer, write_tokenizer
 from .weight_map import FILTERBANK, TIED_HEAD, TOKEN_EMBEDDING, WINDOW, name_table
@@ -389,8 +389,10 @@ def _without_parts_left_out(kept: Section, config: FastConformerConfig, name: st
     kept = dict(kept)
     if check_adapters(kept.get("adapters"), name):
         del kept["adapters"]
-    if class_of(kept.get("target")) == MULTI_TALKER_CLASS and isinstance(kept.get("spk_kernel_layers"), list):
-        kept["spk_kernel_layers"] = [0] if config.has_speaker_kernel else []
+    # Folders that were converted before kernels after blocks were read lack them.
+    layers = kept.get("spk_kernel_layers")
+    if class_of(kept.get("target")) == MULTI_TALKER_CLASS and isinstance(layers, list):
+        kept["spk_kernel_layers"] = layers if set(layers) == set(kernel_layers(config)) else kernel_layers(config)
     return kept
 
 

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 
 from .stage_outputs import (
+    FOLLOWED,
     ClipHypothesis,
     StageOutputs,
     capture_outputs,
     keep_encoder_stages,
+    made_up_activities,
     pad_waveforms,
     stage_modules,
 )
@@ -159,6 +161,14 @@ class NemoRunner:
             encoded, encoder_lengths = model.encoder(audio_signal=features.to(dtype), length=feature_lengths)
         frames = encoded.transpose(1, 2)
         keep_encoder_stages(outputs, captured, frames, encoder_lengths)
+        if getattr(model, "spk_kernels", None):
+            activities = made_up_activities(len(waveforms), int(frames.shape[1])).to(self.device, dtype)
+            model.set_speaker_targets(activities[..., 0], activities[..., 1])
+            followed, _ = model.encoder(audio_signal=features.to(dtype), length=feature_lengths)
+            model.clear_speaker_targets()
+            outputs.keep(f"frames of {FOLLOWED}", followed.transpose(1, 2), encoder_lengths)
+            if joint_targets is None:
+                outputs.hypotheses[FOLLOWED] = self._decode("rnnt", strategy, followed, encoder_lengths, None)
         if self.has_prompts:
             number = model.cfg.model_defaults.prompt_dictionary[language]
             encoded, _ = model.forward(

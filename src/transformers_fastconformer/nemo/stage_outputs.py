@@ -104,6 +104,18 @@ def _hypothesis_from_json(values: dict[str, Any]) -> ClipHypothesis:
     return ClipHypothesis(**{**values, "timestamps": timestamps})
 
 
+# Name of what a multi-talker model writes while it follows a speaker, next to those of the heads.
+FOLLOWED = "a followed speaker"
+
+
+def made_up_activities(num_clips: int, num_frames: int) -> torch.Tensor:
+    """Activities of a speaker and of others for the verification of a multi-talker model: (clips, frames, 2)."""
+    generator = torch.Generator().manual_seed(0)
+    activities = torch.rand(num_clips, num_frames, 2, generator=generator, device="cpu")
+    activities[..., 1] = (activities[..., 1] > 0.5).float()
+    return activities
+
+
 def pad_waveforms(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad clips with zeros to (batch, samples); also returns the number of samples of each, (batch,)."""
     lengths = torch.tensor([len(waveform) for waveform in waveforms], dtype=torch.int64, device="cpu")

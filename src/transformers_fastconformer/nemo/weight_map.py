@@ -40,10 +40,6 @@ LEFT_OUT: tuple[Row, ...] = (
         for name in (FILTERBANK, WINDOW)
     ),
     Drop("encoder.pos_enc.pe", "sinusoids, computed"),
-    *(
-        Drop(f"{kernels}.{{later}}.{{i}}.{{p}}", "acts only where a speaker is chosen")
-        for kernels in ("spk_kernels", "bg_spk_kernels")
-    ),
 )
 
 # Of a model that is converted without its heads.
@@ -110,7 +106,8 @@ ENCODER: tuple[Map, ...] = (
     Map("encoder.out_proj.{p}", "encoder.output_proj.{p}"),
 )
 SPEAKER_KERNELS = tuple(
-    Map(f"{nemo}_kernels.0.{{i}}.{{p}}", f"encoder.speaker_kernel.{ours}.{{i}}.{{p}}")
+    Map(f"{nemo}_kernels.{place}.{{i}}.{{p}}", f"encoder.{kernel}.{ours}.{{i}}.{{p}}")
+    for place, kernel in (("0", "speaker_kernel"), ("{n}", "later_speaker_kernels.{n}"))
     for nemo, ours in (("spk", "speaker"), ("bg_spk", "background"))
 )
 PROMPTS = (
@@ -225,7 +222,7 @@ def name_table(config: FastConformerConfig, adapters_off: Collection[str] = ()) 
             *REFUSED,
             *_subsampling_rows(config),
             *ENCODER,
-            *(SPEAKER_KERNELS if config.has_speaker_kernel else ()),
+            *(SPEAKER_KERNELS if config.follows_speakers else ()),
             *_head_rows(config),
         ]
     )

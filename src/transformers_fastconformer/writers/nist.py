@@ -21,7 +21,7 @@ def format_ctm(record: TranscriptRecord) -> str:
     """One word a line: file, channel, start, duration, word, and its confidence if it is known."""
     name, channel = _recording_name(record), _channel_number(record)
     lines = []
-    for word in timed_words(record):
+    for word in sorted(timed_words(record), key=lambda word: word["start"]):  # speakers may talk at the same time
         line = f"{name} {channel} {word['start']:.3f} {word['end'] - word['start']:.3f} {one_field(word['word'])}"
         lines.append(f"{line} {word['confidence']:.4f}" if "confidence" in word else line)
     return "".join(line + "\n" for line in lines)

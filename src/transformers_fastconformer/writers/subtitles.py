@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pysubs2
@@ -191,12 +192,19 @@ def split_long_words(
 
 def lay_out_subtitles(words: Sequence[Word], rules: SubtitleRules = DEFAULT_RULES) -> list[Subtitle]:
     """
-    Lay words out as subtitles, one after the other.
+    Lay words out as subtitles, one after the other; those of speakers who talk at the same time overlap.
 
     Args:
-        words: As in `group_words`, in the order of their times.
+        words: As in `group_words`, in the order of their times; or of several speakers, those of each in that order.
         rules: Rules for the layout.
     """
+    if any(later["start"] < word["start"] for word, later in pairwise(words)):
+        of_speakers: dict[Any, list[Word]] = {}
+        for word in words:
+            of_speakers.setdefault(word.get("speaker"), []).append(word)
+        if len(of_speakers) > 1:
+            laid_out = [one for said in of_speakers.values() for one in lay_out_subtitles(said, rules)]
+            return sorted(laid_out, key=lambda one: one.start)
     groups = list(group_words(words, rules))
     subtitles: list[Subtitle] = []
     for index, group in enumerate(groups):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...checkpoints.key_table import Read, Row, Values
+from ...configuration_fastconformer import FastConformerConfig
 from ...validation import is_integer
 from .common import NemoReader
 
@@ -23,8 +24,8 @@ def map_speaker_kernels(
     sections: Values, nemo_class: str | None, num_layers: int, tensor_names: Iterable[str] | None, reader: NemoReader
 ) -> dict[str, Any]:
     """
-    Arguments of a multi-talker model. Its kernels after the first block act only where a speaker is chosen (NeMo 3.0);
-    the one before it always does.
+    Arguments of a multi-talker model. The kernel before the first block (NeMo's layer 0) always acts, those after
+    blocks only where a speaker is chosen (NeMo 3.0's `SpeakerKernelMixin`).
     """
     kind, layers = sections["spk_kernel_type"], sections["spk_kernel_layers"]
     if nemo_class != MULTI_TALKER_CLASS or not isinstance(layers, list):
@@ -37,8 +38,13 @@ def map_speaker_kernels(
         stored = {int(name.split(".")[1]) for name in tensor_names if name.startswith(PREFIXES)}
         if stored != set(layers):
             raise reader.refuse("spk_kernel_layers", layers, f"those of the weights, {sorted(stored)}")
-    has_first = 0 in layers
     return {
-        "has_speaker_kernel": has_first,
-        "has_background_kernel": has_first and bool(sections["add_bg_spk_kernel"]),
+        "has_speaker_kernel": 0 in layers,
+        "later_speaker_kernels": sorted({layer for layer in layers if layer > 0}),
+        "has_background_kernel": bool(layers) and bool(sections["add_bg_spk_kernel"]),
     }
+
+
+def kernel_layers(config: FastConformerConfig) -> list[int]:
+    """NeMo's numbers of the layers that have kernels; 0 is before the first block."""
+    return [0] * config.has_speaker_kernel + list(config.later_speaker_kernels)
