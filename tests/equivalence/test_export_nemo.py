@@ -29,7 +29,6 @@ NOT_EXPORTED = ("FastConformerModel", "FastConformerForDiarization")
 WITH_HEADS = [family for family in FAMILIES if family.architecture not in NOT_EXPORTED]
 # NeMo's decoder has it and does not read it.
 NOT_READ = "transf_decoder._embedding.token_type_embedding.weight"
-# Kernels of later blocks, which act only where a speaker is chosen, are left out by the conversion.
 
 
 @pytest.fixture(scope="module", autouse=True)
