@@ -111,7 +111,7 @@ FOLLOWED = "a followed speaker"
 def made_up_activities(num_clips: int, num_frames: int) -> torch.Tensor:
     """Activities of a speaker and of others for the verification of a multi-talker model: (clips, frames, 2)."""
     generator = torch.Generator().manual_seed(0)
-    activities = torch.rand(num_clips, num_frames, 2, generator=generator, device="cpu")
+    activities = torch.rand(num_clips, num_frames, 2, generator=generator, dtype=torch.float32, device="cpu")
     activities[..., 1] = (activities[..., 1] > 0.5).float()
     return activities
 
