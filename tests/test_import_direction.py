@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         "writers",
         "diarization",
     ),
-    ("server", "auto"),
+    ("server", "cluster", "auto"),
     ("cli", "__main__"),
     ("__init__",),  # the public names; nothing inside imports them from here
 )

@@ -15,6 +15,8 @@ from .audio.voice_activity import VoiceActivityOptions, detect_speech
 from .auto import AutoModelForRNNT, AutoModelForTDT
 from .checkpoints.saved_streams import load_encoder_cache, save_encoder_cache
 from .checkpoints.token_automata import load_phrases, save_phrases
+from .cluster.blocks import plan_blocks
+from .cluster.transcribe_batches import TranscribeBatches
 from .configuration_diarization import FastConformerDiarizationConfig
 from .configuration_fastconformer import (
     FastConformerConfig,
@@ -177,6 +179,8 @@ __all__ = [
     "export_to_transformers",
     "ExportResult",
     "convert_transformers_checkpoint",
+    "TranscribeBatches",
+    "plan_blocks",
     "detect_speech",
     "AudioFile",
     "AudioClip",

@@ -24,6 +24,7 @@ from transformers.utils.hub import is_offline_mode
 
 from ..audio import microphone, resampling, voice_activity
 from ..checkpoints.store import cache_folder
+from ..cluster.packages import INSTALL_COMMAND as INSTALL_RAY
 from ..demonstration import CLIP_PATHS
 from ..inference.file import transcribe_waveforms
 from ..inference.loading import DEMONSTRATION_NAME, choose_device, load_model
@@ -41,6 +42,7 @@ EXTRAS = {
     "vad": voice_activity.INSTALL_COMMAND,
     "microphone": microphone.INSTALL_COMMAND,
     "server": INSTALL_SERVER,
+    "ray": INSTALL_RAY,
     "train": packages.INSTALL_COMMAND,
     "nemo": INSTALL_NEMO,
 }
