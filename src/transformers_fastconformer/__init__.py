@@ -25,6 +25,7 @@ from .configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from .configuration_multitask import FastConformerMultitaskConfig
+from .configuration_pretraining import FastConformerPreTrainingConfig
 from .decoding.beam_options import BeamOptions
 from .decoding.confidence import ConfidenceOptions
 from .decoding.language_mask import CompiledLanguages
@@ -66,9 +67,11 @@ from .modeling.outputs import (
     FastConformerGenerateOutput,
     FastConformerMultitaskEncoderOutput,
     FastConformerMultitaskOutput,
+    FastConformerPreTrainingOutput,
     FastConformerTransducerOutput,
 )
 from .modeling.pretrained import FastConformerPreTrainedModel
+from .modeling.pretraining import FastConformerForPreTraining
 from .modeling.quantization import quantize_dynamic_int8, remove_int8
 from .modeling.speaker_cache import SpeakerCache, SpeakerStreamOptions
 from .modeling.speaker_kernel import follow_speaker
@@ -194,6 +197,9 @@ __all__ = [
     "FastConformerCTCOutput",
     "FastConformerConfig",
     "FastConformerDiarizationConfig",
+    "FastConformerPreTrainingConfig",
+    "FastConformerPreTrainingOutput",
+    "FastConformerForPreTraining",
     "FastConformerDiarizationOutput",
     "FastConformerEncoder",
     "FastConformerEncoderCache",

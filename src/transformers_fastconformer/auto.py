@@ -39,6 +39,7 @@ from transformers import (
     AutoModel,
     AutoModelForAudioFrameClassification,
     AutoModelForCTC,
+    AutoModelForPreTraining,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     AutoTokenizer,
@@ -62,6 +63,7 @@ from .configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from .configuration_multitask import FastConformerMultitaskConfig
+from .configuration_pretraining import FastConformerPreTrainingConfig
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
 from .inference.hf_pipeline import register_pipeline, unregister_pipeline
 from .interop.sources import resolve_transformers_checkpoint
@@ -70,6 +72,7 @@ from .modeling.diarization import FastConformerForDiarization
 from .modeling.encoder import FastConformerModel
 from .modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC
 from .modeling.multitask import FastConformerForMultitask
+from .modeling.pretraining import FastConformerForPreTraining
 from .modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from .nemo.locate import ARCHIVE_SUFFIX
 from .nemo.sources import resolve_nemo_checkpoint, resolved_once
@@ -99,6 +102,7 @@ CONFIG_CLASSES = (
     FastConformerTDTConfig,
     FastConformerMultitaskConfig,
     FastConformerDiarizationConfig,
+    FastConformerPreTrainingConfig,
 )
 HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], type], ...] = (
     (AutoModelForCTC, FastConformerCTCConfig, FastConformerForCTC),
@@ -107,6 +111,7 @@ HEAD_CLASSES: tuple[tuple[type[_BaseAutoModelClass], type[FastConformerConfig], 
     (AutoModelForRNNT, FastConformerRNNTConfig, FastConformerForRNNT),
     (AutoModelForTDT, FastConformerTDTConfig, FastConformerForTDT),
     (AutoModelForAudioFrameClassification, FastConformerDiarizationConfig, FastConformerForDiarization),
+    (AutoModelForPreTraining, FastConformerPreTrainingConfig, FastConformerForPreTraining),
     (AutoModelForSpeechSeq2Seq, FastConformerMultitaskConfig, FastConformerForMultitask),
 )
 # Replaced attributes: (class or module, name) to the original and ours.

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from balance import balance_classes
-from families import FAMILIES, Family, balance_decoder, read_page, write_bert_base, write_page
+from families import FAMILIES, WITHOUT_TEXT, Family, balance_decoder, read_page, write_bert_base, write_page
 from tolerances import FLOAT32_SHARE
 from transformers import AutoModel
 
@@ -146,7 +146,7 @@ def test_family_equals_nemo(
         with open_dict(model.cfg.decoding):
             model.cfg.decoding.strategy = family.strategy
         balance_decoder(model)
-    elif family.architecture not in ("FastConformerModel", "FastConformerForDiarization"):
+    elif family.architecture not in WITHOUT_TEXT:
         prompts = model.cfg.get("model_defaults", {}).get("prompt_dictionary", {})
         longest = max((clips[0] for clips in batches.values()), key=len)
         balance_classes(model, longest, prompts.get(family.languages[0]))

@@ -22,6 +22,7 @@ import pytest
 import soundfile
 import torch
 from digits import PUBLISHED_NAME, SPARE_FILES, SPOKEN
+from families import NEST_SECTIONS
 from forks import begin_as_a_program, fork
 from hub_server import HubServer
 from multitask_archives import fit_head, make_canary_config, write_canary
@@ -111,8 +112,23 @@ def multi_talker_bytes() -> bytes:
     return content.getvalue()
 
 
+@functools.cache
+def nest_bytes() -> bytes:
+    """A small self-supervised model with drawn weights."""
+    config = make_nemo_config("ctc")
+    width = config["encoder"]["d_model"]
+    kept = {key: config[key] for key in ("preprocessor", "encoder", "sample_rate")}
+    target = "nemo.collections.asr.models.ssl_models.EncDecDenoiseMaskedTokenPredModel"
+    config = {"target": target, **kept, **NEST_SECTIONS, "decoder": {**NEST_SECTIONS["decoder"], "feat_in": width}}
+    content = io.BytesIO()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        write_members(content, make_members(config, make_nemo_tensors(config)))
+    return content.getvalue()
+
+
 # What published names are of that the demonstration cannot stand for.
-MADE = {"canary": canary_bytes, "sortformer": sortformer_bytes, "multitalker": multi_talker_bytes}
+MADE = {"canary": canary_bytes, "sortformer": sortformer_bytes, "multitalker": multi_talker_bytes, "nest": nest_bytes}
 
 
 def write_mp3(path: Path) -> None:

@@ -292,7 +292,7 @@ def test_sections_that_bring_modules_along_are_refused(nemo_config, key):
 
 def test_any_decoder_is_left_out_where_the_encoder_alone_is_converted(nemo_config):
     config = nemo_config("ctc") | {"decoder": {"a": 1}, "quantizer": {"b": 2}, "sample_rate": 16000}
-    for target in ("ssl_models.SpeechEncDecSelfSupervisedModel", "ssl_models.EncDecDenoiseMaskedTokenPredModel", None):
+    for target in ("ssl_models.SpeechEncDecSelfSupervisedModel", None):
         mapped = map_config(config | {"target": target})
         assert (mapped.family, mapped.architecture, type(mapped.config)) == (
             "encoder",

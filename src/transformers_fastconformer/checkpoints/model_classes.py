@@ -16,11 +16,13 @@ from ..configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from ..configuration_multitask import FastConformerMultitaskConfig
+from ..configuration_pretraining import FastConformerPreTrainingConfig
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.diarization import FastConformerForDiarization
 from ..modeling.encoder import FastConformerModel
 from ..modeling.hybrid import ParakeetTDTForTDT
 from ..modeling.multitask import FastConformerForMultitask
+from ..modeling.pretraining import FastConformerForPreTraining
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 
 # By the name under `architectures` in `config.json`.
@@ -34,6 +36,7 @@ ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
         ParakeetTDTForTDT,
         FastConformerForMultitask,
         FastConformerForDiarization,
+        FastConformerForPreTraining,
     )
 }
 # By `model_type`.
@@ -46,6 +49,7 @@ CONFIG_CLASSES: dict[str, type[FastConformerConfig]] = {
         FastConformerTDTConfig,
         FastConformerMultitaskConfig,
         FastConformerDiarizationConfig,
+        FastConformerPreTrainingConfig,
     )
 }
 

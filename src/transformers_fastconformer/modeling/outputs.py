@@ -66,6 +66,34 @@ class FastConformerDiarizationOutput(ModelOutput):
 
 
 @dataclass
+class FastConformerPreTrainingOutput(ModelOutput):
+    """
+    Output of [`FastConformerForPreTraining`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Cross-entropy of the tokens of hidden frames; 0 where none is hidden enough, None where nothing is hidden.
+        logits (`torch.FloatTensor` of shape `(batch, encoder frames, num_codebooks, codebook_size)`):
+            Scores of the tokens before the softmax.
+        token_ids (`torch.LongTensor` of shape `(batch, encoder frames, num_codebooks)`):
+            The quantiser's tokens, which are to be predicted.
+        is_predicted (`torch.BoolTensor` of shape `(batch, encoder frames)`, *optional*):
+            Frames that count in the loss.
+        encoder_lengths (`torch.LongTensor` of shape `(batch,)`): Valid encoder frames of each clip.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
+        attentions (`tuple(torch.FloatTensor)`, *optional*): As in [`FastConformerEncoderOutput`].
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    token_ids: torch.Tensor | None = None
+    is_predicted: torch.Tensor | None = None
+    encoder_lengths: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
 class FastConformerCTCOutput(ModelOutput):
     """
     Output of a CTC head's `forward`.

@@ -27,7 +27,7 @@ Model = TypeVar("Model", bound="FastConformerPreTrainedModel")
 # Parts after the encoder.
 HEADS = frozenset(
     {"ctc_head", "decoder", "joint", "prompt_kernel", "encoder_proj", "transformer_encoder", "token_head"}
-    | {"speaker_head"}
+    | {"speaker_head", "prediction_head", "quantizer", "masking"}
 )
 # What an encoder leaves out, on purpose, of a checkpoint with heads.
 HEAD_KEYS = [rf"^{head}\." for head in sorted(HEADS)]
@@ -47,6 +47,8 @@ def _heads_of_checkpoint(name: str, options: Mapping[str, Any]) -> set[str]:
         heads |= {"decoder", "encoder_proj", "transformer_encoder", "token_head"}
     if kind == "fastconformer_diarization":
         heads |= {"encoder_proj", "transformer_encoder", "speaker_head"}
+    if kind == "fastconformer_pretraining":
+        heads |= {"prediction_head", "quantizer", "masking"}
     return heads | ({"prompt_kernel"} if stored.get("num_prompts") else set())
 
 

@@ -19,6 +19,7 @@ from ..configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from ..configuration_multitask import FastConformerMultitaskConfig
+from ..configuration_pretraining import FastConformerPreTrainingConfig
 from ..validation import reading
 from .adapters import ADAPTER_OFF, check_adapters
 from .sections.aux_ctc import map_auxiliary_ctc
@@ -32,6 +33,7 @@ from .sections.joint import map_joint
 from .sections.loss import map_loss, read_reduction
 from .sections.multitask import MULTITASK, map_multitask
 from .sections.preprocessor import WAVEFORM_SCALING, map_preprocessor, read_peak_scaling
+from .sections.pretraining import PRETRAINING, map_pretraining
 from .sections.prompts import LANGUAGE_ID_KEYS, check_language_id_prompts, map_prompts
 from .sections.speaker_kernels import SPEAKER_KERNELS, map_speaker_kernels
 from .sections.spec_augment import map_spec_augment
@@ -52,8 +54,8 @@ MODEL_CLASSES = {
     "EncDecHybridRNNTCTCBPEModelWithPrompt": "hybrid",
     "EncDecMultiTaskModel": "multitask",
     "SpeechEncDecSelfSupervisedModel": "encoder",
-    "EncDecMaskedTokenPredModel": "encoder",
-    "EncDecDenoiseMaskedTokenPredModel": "encoder",
+    "EncDecMaskedTokenPredModel": "pretraining",
+    "EncDecDenoiseMaskedTokenPredModel": "pretraining",
     "SortformerEncLabelModel": "diarization",
 }
 
@@ -131,6 +133,7 @@ DIARIZATION_TOP_LEVEL: Table = {
     **WITHOUT_INFLUENCE,
     **DIARIZATION,
 }
+PRETRAINING_TOP_LEVEL: Table = {**ENCODER_ALONE, **WITHOUT_INFLUENCE, **PRETRAINING}
 MULTITASK_TOP_LEVEL: Table = {**ENCODER_ALONE, **TRAINING_SECTIONS, **WITHOUT_INFLUENCE, **MULTITASK}
 
 
@@ -143,7 +146,7 @@ class MappedConfig:
         config: Shape of encoder and heads.
         architecture: Name of the model class.
         family: `"ctc"`, `"rnnt"`, `"tdt"`, `"hybrid_rnnt_ctc"`, `"hybrid_tdt_ctc"`, `"multitask"`,
-            `"diarization"`, or `"encoder"` without a head.
+            `"diarization"`, `"pretraining"`, or `"encoder"` without a head.
         feature_extractor_arguments: For `FastConformerFeatureExtractor`.
         nemo_class: NeMo's class, the last part of `target`; None where the archive does not say.
         dropped: Every key that had no influence, as `section.key`, and why.
@@ -160,7 +163,7 @@ class MappedConfig:
 
 
 # Families of which the processor is only a feature extractor.
-WITHOUT_TOKENIZER = ("encoder", "diarization")
+WITHOUT_TOKENIZER = ("encoder", "diarization", "pretraining")
 
 # Heads and durations: the classes of ours.
 FAMILIES: dict[tuple[str, bool], tuple[str, type[FastConformerConfig], str]] = {
@@ -171,6 +174,7 @@ FAMILIES: dict[tuple[str, bool], tuple[str, type[FastConformerConfig], str]] = {
     ("hybrid", False): ("hybrid_rnnt_ctc", FastConformerRNNTConfig, "FastConformerForRNNT"),
     ("hybrid", True): ("hybrid_tdt_ctc", FastConformerTDTConfig, "ParakeetTDTForTDT"),
     ("diarization", False): ("diarization", FastConformerDiarizationConfig, "FastConformerForDiarization"),
+    ("pretraining", False): ("pretraining", FastConformerPreTrainingConfig, "FastConformerForPreTraining"),
     ("multitask", False): ("multitask", FastConformerMultitaskConfig, "FastConformerForMultitask"),
 }
 
@@ -217,6 +221,8 @@ def _map_config(
     encoder_width = arguments["encoder_output_size"] or arguments["hidden_size"]
     if heads == "diarization":
         arguments |= map_diarization(sections, encoder_width, arguments["subsampling_factor"], reader)
+    if heads == "pretraining":
+        arguments |= map_pretraining(sections, num_features, arguments, reader)
     arguments |= _map_heads(heads, sections, nemo_class, encoder_width, reader)
     family, config_class, architecture = FAMILIES[heads, bool(arguments.get("durations"))]
     mapped = config_class(**arguments)
@@ -238,6 +244,8 @@ def _heads_of(
         return nemo_class, MODEL_CLASSES[nemo_class]
     if config.get("sortformer_modules") is not None:
         return None, "diarization"
+    if config.get("quantizer") is not None and config.get("masking") is not None:
+        return None, "pretraining"
     for name, what in ENCODER_ALONE_SECTIONS.items():
         if config.get(name) is not None:
             reader.dropped[name] = what
@@ -269,6 +277,8 @@ def _read_top_level(config: Mapping[str, Any], heads: str, is_sortformer: bool, 
         table = MULTITASK_TOP_LEVEL
     if heads == "diarization":
         table = DIARIZATION_TOP_LEVEL
+    if heads == "pretraining":
+        table = PRETRAINING_TOP_LEVEL
     if heads == "encoder":
         table, reason = ENCODER_ALONE, "not of the encoder"
     if is_sortformer:
@@ -287,7 +297,7 @@ def _map_heads(
     heads: str, sections: Values, nemo_class: str | None, encoder_width: int, reader: NemoReader
 ) -> dict[str, Any]:
     """Arguments of what comes after the encoder."""
-    if heads == "encoder":
+    if heads in ("encoder", "pretraining"):
         return {}
     training = map_spec_augment(sections["spec_augment"], reader)
     if heads == "diarization":

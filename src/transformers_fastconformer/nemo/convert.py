@@ -144,8 +144,9 @@ def convert_nemo_checkpoint(
     Convert a NeMo checkpoint. Nothing appears at `output_dir` before everything is written; then it appears whole.
 
     A model that is bundled with a Canary, for the times of its words, is converted into the folder
-    `timestamps_model` in the output. Of self-supervised models only the encoder is converted, for
-    `FastConformerModel` and without a tokenizer; a warning names the parts that are left out.
+    `timestamps_model` in the output. Of self-supervised models without a quantiser
+    (`SpeechEncDecSelfSupervisedModel`) only the encoder is converted, for `FastConformerModel` and without a
+    tokenizer; a warning names the parts that are left out.
 
     Memory stays near that of the imports: weights are read and written tensor by tensor, and compared with the
     archive's checksums on the way. While it runs, the weights of a gzipped archive lie twice next to `output_dir`.

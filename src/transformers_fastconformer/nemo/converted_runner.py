@@ -17,6 +17,7 @@ from ..configuration_fastconformer import (
     FastConformerTDTConfig,
 )
 from ..configuration_multitask import FastConformerMultitaskConfig
+from ..configuration_pretraining import FastConformerPreTrainingConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.diarization import FastConformerForDiarization
@@ -24,6 +25,7 @@ from ..modeling.encoder import FastConformerModel
 from ..modeling.hybrid import share_as_ctc
 from ..modeling.multitask import FastConformerForMultitask
 from ..modeling.outputs import FastConformerEncoderOutput
+from ..modeling.pretraining import FastConformerForPreTraining
 from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from ..processing_fastconformer import FastConformerProcessor
 from .stage_outputs import (
@@ -102,6 +104,11 @@ class ConvertedRunner:
             outputs.keep("prompted frames", frames, lengths)
         if isinstance(model, FastConformerForDiarization):
             outputs.keep("speaker probabilities", model(**inputs).probabilities, lengths)
+            return outputs
+        if isinstance(model, FastConformerForPreTraining):
+            output = model(**inputs)
+            outputs.keep("masked-token log-probabilities", output.logits.float().log_softmax(dim=-1), lengths)
+            outputs.keep("quantiser ids", output.token_ids, lengths)
             return outputs
         if "multitask" in self.heads:
             self._run_multitask(outputs, inputs, waveforms, with_hypotheses)
@@ -226,6 +233,7 @@ def _model_class_of(folder: str | Path) -> tuple[Any, type[FastConformerConfig]]
         FastConformerTDTConfig.model_type: (FastConformerForTDT, FastConformerTDTConfig),
         FastConformerMultitaskConfig.model_type: (FastConformerForMultitask, FastConformerMultitaskConfig),
         FastConformerDiarizationConfig.model_type: (FastConformerForDiarization, FastConformerDiarizationConfig),
+        FastConformerPreTrainingConfig.model_type: (FastConformerForPreTraining, FastConformerPreTrainingConfig),
     }
     model_type = config_dict.get("model_type")
     if model_type not in classes:

@@ -16,6 +16,7 @@ from .locate import FoundArchive
 
 FAMILY_WORDS = {
     "encoder": "no head",
+    "pretraining": "the head of its self-supervised pre-training",
     "diarization": "a head for the activities of speakers",
     "ctc": "a CTC head",
     "rnnt": "an RNN transducer head",
@@ -26,6 +27,7 @@ FAMILY_WORDS = {
 }
 FAMILY_TAGS: dict[str, list[str]] = {
     "encoder": [],
+    "pretraining": ["self-supervised"],
     "diarization": ["speaker-diarization"],
     "ctc": ["ctc"],
     "rnnt": ["rnnt"],
@@ -73,9 +75,25 @@ features = feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=
 print(model(**features).last_hidden_state.shape)  # (clips, frames, {size})"""
 
 
+PRETRAINING_USE = ENCODER_USE.replace(
+    "print(model(**features).last_hidden_state.shape)  # (clips, frames, {size})",
+    """output = model(**features)
+print(output.token_ids)  # (clips, frames, codebooks), what it would learn to predict
+print(model.encoder(**features).last_hidden_state.shape)  # (clips, frames, {size})""",
+)
+
+
 # Family: what it is called, and how it is used; others are recognisers.
-KINDS = {"encoder": ("encoder", ENCODER_USE), "diarization": ("diariser", DIARIZATION_USE)}
-TASKS = {"encoder": "feature-extraction", "diarization": "voice-activity-detection"}
+KINDS = {
+    "encoder": ("encoder", ENCODER_USE),
+    "pretraining": ("self-supervised encoder", PRETRAINING_USE),
+    "diarization": ("diariser", DIARIZATION_USE),
+}
+TASKS = {
+    "encoder": "feature-extraction",
+    "pretraining": "feature-extraction",
+    "diarization": "voice-activity-detection",
+}
 
 
 def describe_conversion(

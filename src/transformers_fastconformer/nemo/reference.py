@@ -184,6 +184,14 @@ class NemoRunner:
                 states = model.sortformer_modules.encoder_proj(states)
             outputs.keep("speaker probabilities", model.forward_infer(states, encoder_lengths), encoder_lengths)
             return outputs
+        if hasattr(model, "quantizer"):
+            # (batch, frames, classes, books), or without the last where there is one
+            log_probs = model.decoder(encoder_output=encoded).flatten(3)
+            log_probs = log_probs.reshape(*log_probs.shape[:2], -1, model.quantizer.num_books).transpose(2, 3)
+            outputs.keep("masked-token log-probabilities", log_probs, encoder_lengths)
+            tokens = self._quantize(features.to(dtype), feature_lengths)
+            outputs.keep("quantiser ids", tokens.reshape(*tokens.shape[:2], -1), encoder_lengths)
+            return outputs
         if "multitask" in self.heads:
             self._run_multitask(
                 outputs, features.to(dtype), feature_lengths, joint_targets, strategy, prompt_ids or []
@@ -208,6 +216,16 @@ class NemoRunner:
                 for clip, count in enumerate(encoder_lengths.tolist())
             ]
         return outputs
+
+    def _quantize(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Ids of a self-supervised model's targets, (batch, frames, books), of features padded as it wants them."""
+        quantizer = self.model.quantizer
+        if self.model.pre_encoder is not None:
+            front = self.model.pre_encoder.pre_encode
+            states, _ = front(x=features.transpose(1, 2), lengths=lengths)
+            return quantizer(input_signal=states.transpose(1, 2))[1]
+        missing = -features.shape[2] % quantizer.combine_time_steps
+        return quantizer(input_signal=torch.nn.functional.pad(features, (0, missing)))[1]
 
     def _run_multitask(
         self,

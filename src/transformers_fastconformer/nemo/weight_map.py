@@ -26,6 +26,7 @@ from ..checkpoints.name_table import (
 from ..configuration_diarization import FastConformerDiarizationConfig
 from ..configuration_fastconformer import FastConformerConfig, FastConformerCTCConfig, FastConformerRNNTConfig
 from ..configuration_multitask import FastConformerMultitaskConfig
+from ..configuration_pretraining import FastConformerPreTrainingConfig
 from ..frames import StackedSubsampling, StridedSubsampling
 from .adapters import adapter_rows
 from .sections.prompts import LANGUAGE_ID_KERNEL, LANGUAGE_ID_PROMPTS
@@ -206,6 +207,16 @@ DIARIZATION: tuple[Row, ...] = (
 )
 
 
+PRETRAINING: tuple[Row, ...] = (
+    Map("quantizer.proj.weight", "quantizer.projection"),
+    Map("quantizer.codebooks", "quantizer.codebooks"),
+    Map("mask_processor.mask_embedding", "masking.embedding"),
+    *pointwise("decoder.decoder_layers.0", "prediction_head"),
+    Drop("pre_encoder.{any}", "the front and the masks once more"),
+    Drop("encoder.pre_encode.masking.{p}", "the masks once more"),
+)
+
+
 def name_table(config: FastConformerConfig, adapters_off: Collection[str] = ()) -> NameTable:
     """
     The rows for one model.
@@ -287,7 +298,7 @@ def check_counts(config: FastConformerConfig, tensor_names: Iterable[str], sourc
 
 def _has_head(config: FastConformerConfig) -> bool:
     kinds = FastConformerCTCConfig | FastConformerRNNTConfig | FastConformerMultitaskConfig
-    return isinstance(config, kinds | FastConformerDiarizationConfig)
+    return isinstance(config, kinds | FastConformerDiarizationConfig | FastConformerPreTrainingConfig)
 
 
 def _subsampling_rows(config: FastConformerConfig) -> tuple[Map, ...]:
@@ -303,6 +314,8 @@ def _head_rows(config: FastConformerConfig) -> Iterator[Row]:
         yield from MULTITASK
     if isinstance(config, FastConformerDiarizationConfig):
         yield from DIARIZATION
+    if isinstance(config, FastConformerPreTrainingConfig):
+        yield from PRETRAINING
     if isinstance(config, FastConformerCTCConfig):
         yield from CTC_HEAD
     if isinstance(config, FastConformerRNNTConfig):
