@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from transformers_fastconformer import NgramLanguageModel, PhraseBoosting, load_model, transcribe
 from transformers_fastconformer.cli.main import main
 from transformers_fastconformer.demonstration import CLIP_PATHS
 
@@ -59,6 +60,30 @@ def test_json_rows_and_options(run: Callable[..., int], folder: Path, capsys: py
     assert len((folder / "rows.csv").read_text().splitlines()) == 2
 
 
+def test_phrases_language_model_and_beams(
+    run: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The texts are those of `transcribe` with the same options."""
+    model = load_model("demo")
+    language_model = NgramLanguageModel.from_text(["nine nine", "one one"], model[1].tokenizer, order=3)
+    language_model.save_arpa(folder / "lm.arpa")
+    (folder / "names.txt").write_text("nine\n", encoding="utf-8")
+    options = ("--keywords", "names.txt", "--keyword_strength", "20", "--num_beams", "3", "--lm", "lm.arpa")
+    assert run("--data", "test.jsonl", "--model", "demo", *options, "--lm_weight", "4", "--output", "rows.jsonl") == 0
+    capsys.readouterr()
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    expected = transcribe(
+        [str(path) for path in CLIP_PATHS],
+        model=model,
+        num_beams=3,
+        boosting=PhraseBoosting(["nine"], strength=20),
+        language_model=language_model,
+        language_model_weight=4.0,
+    )
+    assert [row["pred_text"] for row in rows] == [transcript.text for transcript in expected]
+    assert rows[0]["pred_text"] != SPOKEN[0]
+
+
 def test_a_failed_recording_is_named_and_the_code_is_1(
     run: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +128,8 @@ def test_texts_that_were_found_before(
         (("--hypotheses", "test.jsonl", "--model", "demo"), 2, "--model and --hypotheses exclude one another"),
         (("--data", "test.jsonl", "--normalizer", "whisper"), 2, "whisper"),
         (("--data", "test.jsonl", "--model", "demo", "--language", "de"), 2, "language='de' cannot be written"),
+        (("--hypotheses", "test.jsonl", "--num_beams", "2"), 2, "--num_beams and --hypotheses exclude one another"),
+        (("--data", "test.jsonl", "--lm_weight", "2"), 2, "--lm_weight belongs to --lm"),
     ],
 )
 def test_wrong_use(

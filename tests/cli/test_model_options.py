@@ -41,6 +41,9 @@ def test_phrases_and_language_models(head: str, run_command: Callable[..., Any],
     found = run_command("stream", clip, *base, *keywords, "--lm", "lm.arpa", folder=tmp_path)
     assert found.returncode == 0, found.stderr
     assert set(found.stdout.split()) & {"nine", "four"}
+    found = run_command("stream", clip, *base, "--num_beams", "3", folder=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == transcribe(clip, model=model, num_beams=3).text.split()
 
 
 @pytest.mark.parametrize(

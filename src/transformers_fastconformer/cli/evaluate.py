@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -38,13 +39,22 @@ from .model_options import (
     Head,
     HeadOption,
     ItnOption,
+    KeywordCasesOption,
+    KeywordsOption,
+    KeywordStrengthOption,
     LanguageOption,
+    LmOption,
+    LmWeightOption,
     ModelOption,
+    NumBeamsOption,
     PncOption,
     Precision,
     SourceLangOption,
     TargetLangOption,
     TaskOption,
+    check_lm,
+    make_boosting,
+    read_language,
 )
 from .transcribe import BatchSecondsOption, BatchSizeOption, DeviceOption, NumWorkersOption, Strategy, StrategyOption
 from .transcribe_progress import TranscriptionProgress
@@ -157,6 +167,12 @@ def evaluate(
     pnc: PncOption = None,
     itn: ItnOption = None,
     context: ContextOption = None,
+    num_beams: NumBeamsOption = None,
+    keywords: KeywordsOption = None,
+    keyword_strength: KeywordStrengthOption = None,
+    keyword_cases: KeywordCasesOption = False,
+    lm: LmOption = None,
+    lm_weight: LmWeightOption = None,
     device: DeviceOption = AUTO_DEVICE,
     dtype: DtypeOption = Precision.AUTO,
     batch_size: BatchSizeOption = 8,
@@ -172,9 +188,27 @@ def evaluate(
     for path in output or ():
         check_report_path(path)
     check_scoring(scoring)
+    boosting = make_boosting(keywords, keyword_strength, keyword_cases)
+    check_lm(lm, lm_weight)
     if hypotheses is not None:
-        if model is not None:
-            raise ValueError("--model and --hypotheses exclude one another: texts that were found before are scored.")
+        of_model = {
+            "--model": model,
+            "--language": language,
+            "--source_lang": source_lang,
+            "--target_lang": target_lang,
+            "--task": task,
+            "--pnc": pnc,
+            "--itn": itn,
+            "--context": context,
+            "--num_beams": num_beams,
+            "--keywords": keywords,
+            "--lm": lm,
+        }
+        for name, value in of_model.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} and --hypotheses exclude one another: texts that were found before are scored."
+                )
         check_data("--hypotheses", hypotheses)
         if data is not None:
             check_data("--data", data)
@@ -185,20 +219,22 @@ def evaluate(
         check_data("--data", data)
         options = TranscriptionOptions(
             decoding=DecodingOptions(
-                language=language,
+                **read_language(language),
                 source_lang=source_lang,
                 target_lang=target_lang,
                 task=None if task is None else task.value,
                 pnc=pnc,
                 itn=itn,
                 context=context,
+                num_beams=num_beams,
+                boosting=boosting,
             ),
             chunking=ChunkOptions(strategy.value),
             batch_size=batch_size,
             batch_seconds=batch_seconds,
             num_workers=num_workers,
         )
-        checkpoint = Checkpoint(model, head.value, device, dtype.value)
+        checkpoint = Checkpoint(model, head.value, device, dtype.value, lm, lm_weight)
         with failing_as_input():
             items = read_data(data, data_options)
         report = _transcribe(checkpoint, items, options, scoring, is_local=os.path.exists(data))
@@ -234,6 +270,7 @@ def _transcribe(
     is_local: bool,
 ) -> EvaluationReport:
     workers = checkpoint.load()
+    options = replace(options, decoding=checkpoint.complete(options.decoding, workers[0].processor))
     lengths: list[float | None] = [None] * len(items)
     if is_local:  # a data set would give its audio twice
         with ThreadPoolExecutor(HEADER_THREADS) as pool:

@@ -116,8 +116,7 @@ NumBeamsOption = Annotated[
     typer.Option(
         "--num_beams",
         min=1,
-        help="Texts that a beam search holds; 1: greedy. Default: the search of the checkpoint.",
-        rich_help_panel=PROMPT_PANEL,
+        help="Texts that a beam search holds; 1: greedy. Default: greedy; of Canary, what the checkpoint says.",
     ),
 ]
 WORDS_PANEL = "Names and jargon"

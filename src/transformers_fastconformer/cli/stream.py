@@ -26,6 +26,7 @@ from .model_options import (
     LmOption,
     LmWeightOption,
     ModelOption,
+    NumBeamsOption,
     Precision,
     check_lm,
     make_boosting,
@@ -190,6 +191,7 @@ def stream(
     channel: ChannelOption = "mix",
     head: HeadOption = Head.AUTO,
     language: LanguageOption = None,
+    num_beams: NumBeamsOption = None,
     keywords: KeywordsOption = None,
     keyword_strength: KeywordStrengthOption = None,
     keyword_cases: KeywordCasesOption = False,
@@ -259,6 +261,7 @@ def stream(
         decoding=DecodingOptions(
             **read_language(language),
             confidence=ConfidenceOptions() if is_confident else None,
+            num_beams=num_beams,
             boosting=make_boosting(keywords, keyword_strength, keyword_cases),
         ),
     )

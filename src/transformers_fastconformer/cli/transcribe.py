@@ -11,7 +11,6 @@ import typer
 from ..audio.voice_activity import VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
 from ..decoding.options import DecodingOptions
-from ..decoding.search import SearchOptions
 from ..inference.loading import AUTO_DEVICE
 from ..inference.options import ChunkOptions, TranscriptionOptions
 from ..temporary_files import TemporaryFolder
@@ -284,7 +283,7 @@ def transcribe(
                 pnc=pnc,
                 itn=itn,
                 context=context,
-                search=None if num_beams is None else SearchOptions(num_beams=num_beams),
+                num_beams=num_beams,
                 boosting=boosting,
             ),
             chunking=ChunkOptions(strategy.value, chunk_length_s, stride_length_s),
