@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         "writers",
         "diarization",
     ),
-    ("server", "cluster", "auto"),
+    ("server", "cluster", "hf_pipeline", "auto"),
     ("cli", "__main__"),
     ("__init__",),  # the public names; nothing inside imports them from here
 )

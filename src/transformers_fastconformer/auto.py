@@ -10,7 +10,7 @@ Registration: all changes that importing this package makes in Transformers, and
   Two functions that the pipeline calls on any name (`cached_file`, `find_adapter_config_file`) return None for a name
   that ends in `.nemo`, which they would take for the id of a repository.
 - `pipeline("automatic-speech-recognition", ...)` makes a pipeline of ours for our models, and so does the constructor
-  of `AutomaticSpeechRecognitionPipeline` (`inference/hf_pipeline.py`).
+  of `AutomaticSpeechRecognitionPipeline` (`hf_pipeline.py`).
 - The loggers of this package become children of Transformers' own, so that `transformers.logging` and
   `TRANSFORMERS_VERBOSITY` hold for them.
 - Our own classes are told where `.nemo` checkpoints and those of Transformers' own FastConformer classes come from
@@ -65,7 +65,7 @@ from .configuration_fastconformer import (
 from .configuration_multitask import FastConformerMultitaskConfig
 from .configuration_pretraining import FastConformerPreTrainingConfig
 from .feature_extraction_fastconformer import FastConformerFeatureExtractor
-from .inference.hf_pipeline import register_pipeline, unregister_pipeline
+from .hf_pipeline import register_pipeline, unregister_pipeline
 from .interop.sources import resolve_transformers_checkpoint
 from .modeling.ctc import FastConformerForCTC
 from .modeling.diarization import FastConformerForDiarization

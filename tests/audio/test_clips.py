@@ -14,9 +14,9 @@ import torch
 from transformers_fastconformer.audio.clips import check_samples, mono_clip, pad_clips, read_clips, take_channels
 from transformers_fastconformer.audio.files import find_file, load_waveform
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH
+from transformers_fastconformer.hf_pipeline import FastConformerSpeechRecognitionPipeline
 from transformers_fastconformer.inference.clip_features import FrontEnd
 from transformers_fastconformer.inference.file import transcribe_waveforms
-from transformers_fastconformer.inference.hf_pipeline import FastConformerSpeechRecognitionPipeline
 from transformers_fastconformer.inference.loading import load_model
 from transformers_fastconformer.inference.reading import prepare_clip
 from transformers_fastconformer.inference.transcribe import transcribe

@@ -23,22 +23,22 @@ from transformers import AutomaticSpeechRecognitionPipeline, Pipeline, PreTraine
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
-from ..audio.clips import is_rate_and_samples
-from ..audio.files import find_file
-from ..configuration_fastconformer import FastConformerConfig
-from ..decoding.options import DecodingOptions
-from ..decoding.search import SEARCH_OPTIONS, SearchOptions
-from ..modeling.generation import refuse_other_results
-from ..modeling.recognizer import FastConformerRecognizer
-from ..processing_fastconformer import FastConformerProcessor
-from ..processing_outputs import TIMESTAMP_LEVELS
-from ..validation import require, require_choice
-from .file import check_options
-from .loading import NotOursError, choose_head, load_recognizer
-from .many_files import BATCHES_AHEAD, Finished, transcribe_clips
-from .multitask_plan import is_multitask
-from .options import ChunkOptions, TranscriptionOptions
-from .reading import AudioClip
+from .audio.clips import is_rate_and_samples
+from .audio.files import find_file
+from .configuration_fastconformer import FastConformerConfig
+from .decoding.options import DecodingOptions
+from .decoding.search import SEARCH_OPTIONS, SearchOptions
+from .inference.file import check_options
+from .inference.loading import NotOursError, choose_head, load_recognizer
+from .inference.many_files import BATCHES_AHEAD, Finished, transcribe_clips
+from .inference.multitask_plan import is_multitask
+from .inference.options import ChunkOptions, TranscriptionOptions
+from .inference.reading import AudioClip
+from .modeling.generation import refuse_other_results
+from .modeling.recognizer import FastConformerRecognizer
+from .processing_fastconformer import FastConformerProcessor
+from .processing_outputs import TIMESTAMP_LEVELS
+from .validation import require, require_choice
 
 logger = logging.get_logger(__name__)
 

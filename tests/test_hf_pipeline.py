@@ -22,8 +22,8 @@ from models import build_model, make_features
 from transformers import AutomaticSpeechRecognitionPipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+import transformers_fastconformer.hf_pipeline as recognition
 import transformers_fastconformer.inference.clip_features as features_module
-import transformers_fastconformer.inference.hf_pipeline as recognition
 import transformers_fastconformer.inference.many_files as files_module
 import transformers_fastconformer.inference.reading as reading_module
 import transformers_fastconformer.inference.recognition as recognition_module
@@ -38,13 +38,13 @@ from transformers_fastconformer.audio.voice_activity import VoiceActivityOptions
 from transformers_fastconformer.decoding.confidence import ConfidenceOptions
 from transformers_fastconformer.decoding.options import DecodingOptions
 from transformers_fastconformer.demonstration import CHECKPOINT_PATH, CLIP_PATHS
-from transformers_fastconformer.inference.chunked import transcribe_features
-from transformers_fastconformer.inference.clip_features import ClipFeatures, extract_clip
-from transformers_fastconformer.inference.hf_pipeline import (
+from transformers_fastconformer.hf_pipeline import (
     FastConformerSpeechRecognitionPipeline,
     register_pipeline,
     unregister_pipeline,
 )
+from transformers_fastconformer.inference.chunked import transcribe_features
+from transformers_fastconformer.inference.clip_features import ClipFeatures, extract_clip
 from transformers_fastconformer.inference.loading import choose_head
 from transformers_fastconformer.inference.options import ChunkOptions
 from transformers_fastconformer.inference.strategy import plan_chunks
