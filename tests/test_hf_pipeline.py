@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from diarizers import build_diarizer, make_extractor
 from models import build_model, make_features
 from transformers import AutomaticSpeechRecognitionPipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -29,9 +30,13 @@ import transformers_fastconformer.inference.reading as reading_module
 import transformers_fastconformer.inference.recognition as recognition_module
 import transformers_fastconformer.inference.strategy as strategies_module
 from transformers_fastconformer import (
+    DiarizationOptions,
     FastConformerForTDT,
     FastConformerProcessor,
     ParakeetTDTForCTC,
+    add_speakers,
+    diarize,
+    transcribe,
 )
 from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.audio.voice_activity import VoiceActivityOptions
@@ -104,6 +109,10 @@ def test_our_models_get_our_pipeline(recognize: Any) -> None:
     assert type(recognize.model) is FastConformerForTDT
     assert type(recognize.processor) is FastConformerProcessor
     assert not recognize.model.training
+
+
+def test_it_says_what_it_is(recognize: Any) -> None:
+    assert "'output_modalities': ('text',)" in repr(recognize)
 
 
 def test_a_nemo_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -710,6 +719,52 @@ def test_voice_activity(recognize: Any, waveforms: list[np.ndarray]) -> None:
     assert found["text"] == TEXTS[0]
     ((start, end),) = found["speech"]
     assert 3.0 < start < end < 8.0
+
+
+def test_speakers(recognize: Any, tmp_path: Path) -> None:
+    """Chunks are those of `add_speakers`, for every form of audio; a model by name is loaded once."""
+    diarizer = build_diarizer().eval(), make_extractor()
+    for part in diarizer:
+        part.save_pretrained(tmp_path)
+    clips = [str(path) for path in CLIP_PATHS]
+    transcripts = transcribe(clips, model=(recognize.model, recognize.processor))
+    for level in ("segment", "word"):
+        expected = [
+            [
+                {"text": item[level], "timestamp": (item["start"], item["end"]), "speaker": item["speaker"]}
+                for item in add_speakers(transcript, diarize(clip, diarizer).turns).timestamps[level]
+            ]
+            for clip, transcript in zip(clips, transcripts, strict=True)
+        ]
+        found = recognize(clips, diarize=str(tmp_path), return_timestamps=level)
+        assert [result["chunks"] for result in found] == expected
+        loaded = recognize._speakers
+        samples = {"raw": read_audio(clips[0]), "sampling_rate": SAMPLING_RATE}
+        with open(clips[0], "rb") as file:
+            for audio in (clips[0], samples, Path(clips[0]).read_bytes(), file):
+                result = recognize(audio, diarize=str(tmp_path), return_timestamps=level)
+                assert result["chunks"] == expected[0]
+        assert recognize._speakers is loaded
+    assert recognize(clips[0], diarize=diarizer)["chunks"][0]["speaker"].startswith("speaker_")
+    assert recognize._speakers is not loaded
+    assert set(recognize(clips[0])) == {"text"}
+    options = DiarizationOptions(latency="very_low")
+    by_default = pipeline(TASK, model=recognize.model, processor=recognize.processor, diarize=diarizer)
+    assert by_default(clips[0], diarization=options)["text"] == TEXTS[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"diarize": 3}, "diarize=3 is not supported; expected the name of a Sortformer"),
+        ({"diarization": DiarizationOptions()}, "expected None without a model as diarize"),
+        ({"diarize": "demo"}, "a Sortformer, which tells speakers apart"),
+        ({"diarize": "demo", "return_timestamps": "token"}, "return_timestamps='token' is not supported"),
+    ],
+)
+def test_wrong_speakers(recognize: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recognize(str(CLIP_PATHS[0]), **options)
 
 
 def test_options_whole(recognize: Any, waveforms: list[np.ndarray]) -> None:

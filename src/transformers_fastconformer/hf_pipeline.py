@@ -28,6 +28,7 @@ from .audio.files import find_file
 from .configuration_fastconformer import FastConformerConfig
 from .decoding.options import DecodingOptions
 from .decoding.search import SEARCH_OPTIONS, SearchOptions
+from .diarization.speaker_finder import SpeakerFinder
 from .inference.file import check_options
 from .inference.loading import NotOursError, choose_head, load_recognizer
 from .inference.many_files import BATCHES_AHEAD, Finished, transcribe_clips
@@ -59,7 +60,10 @@ CALL_OPTIONS = (
     "generate_kwargs",
     "voice_activity",
     "batch_seconds",
+    "diarization",
 )
+# Levels whose items have a speaker.
+SPEAKER_LEVELS = ("word", "segment")
 PARTS = ("tokenizer", "feature_extractor")
 # Arguments that `transformers.pipeline` takes next to a name and passes on when it loads the parts of a checkpoint.
 COMPONENT_OPTIONS = ("revision", "token", "trust_remote_code")
@@ -120,6 +124,7 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             task=task,
             **kwargs,
         )
+        self._speakers: SpeakerFinder | None = None  # those of the last call
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save the model and the processor, which loads again with `from_pretrained` and with `pipeline`."""
@@ -154,6 +159,10 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
                 needs the extra `languages`.
             confidence ([`ConfidenceOptions`], *optional*): As in [`DecodingOptions`].
             voice_activity ([`VoiceActivityOptions`], *optional*): Find speech first and transcribe only that.
+            diarize (`str` or what [`load_diarizer`] returns, *optional*): A Sortformer that tells who said each chunk:
+                `"chunks"`, of `"segment"` (default) or `"word"`, have a `"speaker"` then. A name is loaded once, onto
+                the device of the model. True and False are for prompts, see [`PromptOptions`].
+            diarization ([`DiarizationOptions`], *optional*): How the speakers are found.
             batch_seconds (`float`, *optional*): Seconds of audio in one batch, at most.
             generate_kwargs (`dict`, *optional*): The options of [`DecodingOptions`] in one mapping, and others of
                 `generate` that ask for nothing else than what happens, such as `num_beams=1`; for multitask models
@@ -176,15 +185,32 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         asked = given.pop("return_timestamps", None)
         given["detect_language"] = given.pop("return_language", False)
         level = TRUE_LEVEL if asked is True else None if asked is False else asked
-        options = TranscriptionOptions.of(None, {**given, "timestamps": False if level is None else [level]})
+        speakers = self._find_speakers(given, level)
+        timestamps: Any = False if level is None else [level]
+        if speakers is not None:  # who are words' or segments', whichever there are
+            level, timestamps = level or TRUE_LEVEL, True
+        options = TranscriptionOptions.of(None, {**given, "timestamps": timestamps})
         check_options(self.model, self.processor, options)
         if isinstance(inputs, list | tuple) and _is_many(inputs):
             # The results of a list are returned at once, so that all its clips may be sorted.
-            return list(self._transcribe(inputs, options, level, SORTED_CLIPS))
+            return list(self._transcribe(inputs, options, level, SORTED_CLIPS, speakers))
         if _is_many(inputs):
             ahead = BATCHES_AHEAD if options.num_workers else 1
-            return self._transcribe(_iterate(inputs), options, level, ahead * options.batch_size)
-        return next(self._transcribe([inputs], replace(options, num_workers=0), level, 1))
+            return self._transcribe(_iterate(inputs), options, level, ahead * options.batch_size, speakers)
+        return next(self._transcribe([inputs], replace(options, num_workers=0), level, 1, speakers))
+
+    def _find_speakers(self, given: dict[str, Any], level: str | None) -> SpeakerFinder | None:
+        """What tells speakers apart; its options are taken out of `given`. None: nobody asked for it."""
+        diarization = given.pop("diarization", None)
+        if given.get("diarize") is None or isinstance(given["diarize"], bool):
+            require(diarization is None, "diarization", diarization, "None without a model as diarize")
+            return None
+        require_choice("return_timestamps", level, (None, *SPEAKER_LEVELS))
+        wanted = SpeakerFinder(given.pop("diarize"), str(self.device), diarization)
+        if not wanted.is_like(self._speakers):
+            wanted.load()
+            self._speakers = wanted
+        return self._speakers
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         accepted = CALL_OPTIONS
@@ -227,20 +253,32 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         is_level = level is None or isinstance(level, bool) or (isinstance(level, str) and level in TIMESTAMP_LEVELS)
         require(is_level, "return_timestamps", level, f"a bool or one of {TIMESTAMP_LEVELS}")
         # Values are checked here too, so that a default of the pipeline fails where it is given.
-        returned = ("return_timestamps", "return_language")
-        TranscriptionOptions.of(None, {name: value for name, value in options.items() if name not in returned})
+        apart = ["return_timestamps", "return_language", "diarization"]
+        if not isinstance(options.get("diarize"), bool):
+            apart.append("diarize")
+        TranscriptionOptions.of(None, {name: value for name, value in options.items() if name not in apart})
         require_choice("return_language", options.get("return_language", False), (True, False))
         return {}, options, {}
 
     def _transcribe(
-        self, inputs: Iterable[Any], options: TranscriptionOptions, level: str | None, sort_ahead: int
+        self,
+        inputs: Iterable[Any],
+        options: TranscriptionOptions,
+        level: str | None,
+        sort_ahead: int,
+        speakers: SpeakerFinder | None,
     ) -> Iterator[dict[str, Any]]:
         """Results of many clips, in their order."""
         extras: dict[int, dict[str, Any]] = {}
+        heard: dict[int, AudioClip] = {}  # until their speakers are known
 
         def clips() -> Iterator[AudioClip]:
             for place, audio in enumerate(inputs):
+                if speakers is not None and hasattr(audio, "read"):
+                    audio = audio.read()  # an open file can be read once, and two models hear it
                 clip, extras[place] = self.preprocess((place, audio))
+                if speakers is not None:
+                    heard[place] = clip
                 yield clip
 
         finished = self._forward(clips(), options, sort_ahead)
@@ -248,6 +286,10 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
         place = 0
         with closing(finished):
             while (result := self._next(finished)) is not None:
+                if speakers is not None:
+                    clip = heard.pop(result.place)
+                    if result.transcript is not None:
+                        result = result._replace(transcript=speakers.add_to(clip, result.transcript))
                 waiting[result.place] = result
                 while place in waiting:
                     yield self.postprocess(waiting.pop(place), extras.pop(place), level)
@@ -285,7 +327,7 @@ class FastConformerSpeechRecognitionPipeline(Pipeline):
             items = (transcript.timestamps or {})[level]
             result["chunks"] = [
                 {"text": item[level], "timestamp": (item["start"], item["end"])}
-                | ({"language": item["language"]} if "language" in item else {})
+                | {name: item[name] for name in ("language", "speaker") if name in item}
                 for item in items
             ]
         if transcript.language is not None:

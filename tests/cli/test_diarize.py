@@ -127,3 +127,10 @@ def test_a_multi_talker_model_hears_each_speaker(monkeypatch, capsys, checkpoint
         assert "one device for a multi-talker model" in capsys.readouterr().err
     else:
         assert "[speaker_" in printed
+
+
+def test_a_model_of_speakers_does_not_transcribe(monkeypatch, capsys, checkpoint: Path) -> None:
+    assert run(monkeypatch, "transcribe", CLIP_PATHS[0], "--model", checkpoint) == 2
+    assert "It tells speakers apart: see diarize(), `fastconformer diarize`" in " ".join(
+        capsys.readouterr().err.split()
+    )

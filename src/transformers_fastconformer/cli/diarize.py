@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path, PurePath
@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..diarization.attribution import add_speakers, name_speaker
-from ..diarization.multi_talker import check_multi_talker, transcribe_speakers
+from ..diarization.attribution import name_speaker
 from ..diarization.recordings import (
     DEFAULT_DIARIZATION_MODEL,
     Diarization,
@@ -24,10 +23,6 @@ from ..diarization.recordings import (
     diarize as diarize_recording,
 )
 from ..diarization.turns import TUNED
-from ..inference.many_files import Finished, Progress, Worker
-from ..inference.options import TranscriptionOptions
-from ..inference.reading import CLIP_ERRORS, AudioClip, name_clip
-from ..inference.transcript import Transcript
 from ..modeling.speaker_cache import PRESETS
 from ..temporary_files import TemporaryFolder
 from ..writers.nist import one_field, rttm_line
@@ -175,57 +170,3 @@ def _write(item: AudioInput, found: Diarization, form: DiarizationFormat) -> str
         ],
     }
     return json.dumps(content, ensure_ascii=False) + "\n"
-
-
-class SpeakerFinder:
-    """
-    The speakers of transcripts: what `--diarize` asks for.
-
-    Args:
-        source: Value of `--diarize`.
-        device: The device of the run.
-        options: How to diarise.
-    """
-
-    def __init__(self, source: str, device: str, options: DiarizationOptions) -> None:
-        self._source, self._device, self._options = source, device, options
-        self._diarizer: Diarizer | None = None
-
-    def load(self) -> None:
-        """Load the model, so that what is wrong with it is told before anything is transcribed."""
-        self._diarizer = load_diarizer(self._source, self._device)
-
-    def add_to(self, clip: AudioClip, transcript: Transcript) -> Transcript:
-        """The transcript of a clip with the speakers of its words."""
-        assert self._diarizer is not None
-        return add_speakers(transcript, diarize_recording(clip, self._diarizer, self._options).turns)
-
-    def transcribe_each(
-        self, worker: Worker, clips: Sequence[AudioClip], options: TranscriptionOptions, on_progress: Progress
-    ) -> Generator[Finished, None, None]:
-        """
-        Transcribe clips with a multi-talker model: each speaker's words come from a pass that follows the speaker.
-
-        Args:
-            worker: Model and processor.
-            clips: Clips, which are transcribed in order.
-            options: How to transcribe.
-            on_progress: As in `transcribe_clips`.
-        """
-        check_multi_talker(worker, options)
-        assert self._diarizer is not None
-        for place, clip in enumerate(clips):
-            try:
-                spoken = transcribe_speakers(
-                    clip, worker, self._diarizer, channel=clip.channel, diarization=self._options, options=options
-                )
-                transcript = spoken.join()
-            except CLIP_ERRORS as error:
-                yield Finished(place, None, name_clip(error, clip))
-                continue
-            on_progress(place, transcript.duration_seconds)
-            yield Finished(place, replace(transcript, channel=clip.channel), None)
-
-    def describe(self) -> dict[str, Any]:
-        """The options that the speakers depend on, as plain values."""
-        return {"diarize": self._source}

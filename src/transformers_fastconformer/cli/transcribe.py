@@ -11,11 +11,12 @@ import typer
 from ..audio.voice_activity import VoiceActivityOptions, check_voice_activity
 from ..decoding.confidence import ConfidenceOptions
 from ..decoding.options import DecodingOptions
+from ..diarization.speaker_finder import SpeakerFinder
 from ..inference.loading import AUTO_DEVICE
 from ..inference.options import ChunkOptions, TranscriptionOptions
 from ..temporary_files import TemporaryFolder
 from ..writers.formats import CONFIDENT_FORMATS, MANIFEST_FORMAT, TIMED_FORMATS
-from .diarize import SpeakerFinder, make_diarization_options
+from .diarize import make_diarization_options
 from .exit_codes import ExitCode
 from .model_options import (
     ContextOption,

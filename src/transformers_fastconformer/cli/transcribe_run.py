@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from ..decoding.options import DecodingOptions
+from ..diarization.speaker_finder import SpeakerFinder
 from ..inference.language_model import NgramLanguageModel
 from ..inference.loading import DEFAULT_MODEL, choose_device, load_model
 from ..inference.many_files import Worker, transcribe_clips
@@ -25,7 +26,6 @@ from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
 from ..validation import reading, require
 from ..writers.record import TranscriptRecord
-from .diarize import SpeakerFinder
 from .errors import say, show_error
 from .exit_codes import InputError
 from .transcribe_inputs import AudioInput

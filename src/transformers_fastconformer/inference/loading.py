@@ -18,6 +18,7 @@ from ..checkpoint_sources import load_from_folder, loading, resolve_checkpoint
 from ..checkpoints.files import path_of_name
 from ..checkpoints.int8_form import cached_int8_folder
 from ..checkpoints.network import is_unreachable
+from ..configuration_diarization import FastConformerDiarizationConfig
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from ..configuration_multitask import FastConformerMultitaskConfig
 from ..demonstration import CHECKPOINT_PATH, STREAMING_CHECKPOINT_PATH
@@ -208,6 +209,7 @@ def check_device(device: str) -> str:
     return device
 
 
+SAYS_WHO_SPEAKS = " It tells speakers apart: see diarize(), `fastconformer diarize`, `transcribe --diarize`."
 HYBRID_CTC_CLASSES = {FastConformerHybridForCTC.__name__, ParakeetTDTForCTC.__name__}
 
 
@@ -241,9 +243,11 @@ def load_recognizer(name: Any, config: Any = None, **kwargs: Any) -> FastConform
             model = model_class.from_pretrained(name, config=config, **kwargs)
             is_saved_as_ctc = bool({*(config.architectures or ())} & HYBRID_CTC_CLASSES)
             return share_as_ctc(model) if is_saved_as_ctc and config.has_ctc_head else model
+    is_diarizer = isinstance(config, FastConformerDiarizationConfig)
     raise NotOursError(
         f"{name} holds a model of type {config.model_type!r}; expected one of this package with a head to "
         "transcribe with: 'fastconformer_ctc', 'fastconformer_rnnt', 'fastconformer_tdt' or 'fastconformer_multitask'."
+        + (SAYS_WHO_SPEAKS if is_diarizer else "")
     )
 
 

@@ -31,6 +31,7 @@ class FastConformerRecognizer(FastConformerPreTrainedModel):
     config: Any  # of one of the heads
     generation_config: GenerationConfig
     decoder_type: ClassVar[str]
+    output_modalities = ("text",)  # which the pipelines of Transformers show
     # Names of the options of decoding that the head reads; others are refused.
     decoding_options: ClassVar[frozenset[str]] = frozenset(
         {"language", "languages", "confidence", "boosting", "language_model", "language_model_weight"}
