@@ -47,6 +47,21 @@ def test_prompts_and_translations_are_those_of_canary() -> None:
     assert (decoding.source_lang, decoding.target_lang, decoding.task) == ("de", "en", "translate")
 
 
+def test_speakers_need_a_server_that_tells_them_apart() -> None:
+    for fields, name in (
+        ([("response_format", "diarized_json")], "response_format"),
+        ([("response_format", "vtt"), ("diarize", "true")], "diarize"),
+    ):
+        parsed = FileRequest.parse(fields)
+        assert parsed.has_speakers
+        with pytest.raises(ApiError, match="serve --diarize MODEL") as refused:
+            parsed.to_options(ServerOptions(), is_multitask=False)
+        assert refused.value.parameter == name
+        assert "segment" in parsed.to_options(ServerOptions(diarize="speakers"), is_multitask=True).timestamps
+        with pytest.raises(ApiError):
+            FileRequest.parse(fields, is_translation=True)
+
+
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
@@ -54,7 +69,8 @@ def test_prompts_and_translations_are_those_of_canary() -> None:
         ([("model", "a"), ("model", "b")], "model"),
         ([("temperature", "0.5")], "temperature"),
         ([("temperature", "warm")], "temperature"),
-        ([("response_format", "diarized_json")], "response_format"),
+        ([("diarize", "true")], "diarize"),
+        ([("diarize", "who"), ("response_format", "srt")], "diarize"),
         ([("response_format", "docx")], "response_format"),
         ([("known_speaker_names[]", "Ann")], "known_speaker_names"),
         ([("include", "everything")], "include"),

@@ -6,6 +6,8 @@ import asyncio
 import io
 import math
 import threading
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,9 +15,12 @@ import numpy as np
 import openai
 import pytest
 import soundfile
+from diarizers import build_diarizer, make_extractor
 from openai import OpenAI
-from served import CLIP, Served
+from served import CLIP, Served, serving
 
+from transformers_fastconformer import add_speakers, diarize, load_model, transcribe_file
+from transformers_fastconformer.audio.files import read_audio
 from transformers_fastconformer.server.app import build_app
 from transformers_fastconformer.server.file_queue import FileJob
 from transformers_fastconformer.server.options import ServerOptions
@@ -72,6 +77,46 @@ def test_speech_only(client: OpenAI) -> None:
     answer = transcribe(client, chunking_strategy={"type": "server_vad", "silence_duration_ms": 1000})
     assert answer.text == SPOKEN
     assert transcribe(client, chunking_strategy="auto").text == SPOKEN
+
+
+def test_speakers(tmp_path: Path) -> None:
+    """Who said what is what `add_speakers` gives, in each format that has a place for it; short files and long."""
+    diarizer = build_diarizer(), make_extractor()
+    for part in diarizer:
+        part.save_pretrained(tmp_path / "speakers")
+    long = tmp_path / "long.wav"  # is not kept in memory
+    samples = read_audio(CLIP)
+    soundfile.write(long, np.concatenate([samples, np.zeros(16000 * 61)]), 16000)
+    model = load_model("demo")
+    with serving(diarize=str(tmp_path / "speakers")) as running:
+        asking = OpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=0)
+        assert asking.models.list().data[0].diarizes
+        for path in (CLIP, long):
+            transcript = add_speakers(transcribe_file(*model, path), diarize(path, diarizer).turns)
+            words, segments = (
+                [item["speaker"] for item in transcript.timestamps[kind]] for kind in ("word", "segment")
+            )
+            letters = dict(zip(dict.fromkeys(segments), "ABC", strict=False))
+            asked = {"extra_body": {"diarize": True}}
+            with open(path, "rb") as file:
+                create = partial(asking.audio.transcriptions.create, file=file, model="demo")
+                answer = create(response_format="diarized_json")
+                assert answer.text == transcript.text
+                assert [one.text for one in answer.segments] == [
+                    item["segment"] for item in transcript.timestamps["segment"]
+                ]
+                assert [one.speaker for one in answer.segments] == [letters[speaker] for speaker in segments]
+                assert answer.segments[0].id == "seg_001"
+                verbose = create(response_format="verbose_json", timestamp_granularities=["word", "segment"], **asked)
+                assert [one.speaker for one in verbose.words] == words
+                assert [one.speaker for one in verbose.segments] == segments
+                assert f"[{segments[0]}]" in create(response_format="srt", **asked)
+                assert "speaker" not in create(response_format="srt")
+                events = list(create(response_format="diarized_json", stream=True))
+            found = [event.speaker for event in events if event.type == "transcript.text.segment"]
+            assert found == [letters[speaker] for speaker in segments]
+            text = "".join(event.delta for event in events if event.type == "transcript.text.delta")
+            assert text == events[-1].text == transcript.text
 
 
 def test_refusals_name_the_field(client: OpenAI, served: Served) -> None:

@@ -28,6 +28,14 @@ PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen 
 DeviceOption = Annotated[
     str, typer.Option(help="Where models run: cpu, cuda, mps, or auto (the first there is of cuda, mps, cpu).")
 ]
+DiarizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Sortformer checkpoint that tells the speakers of files apart, for clients that ask for diarized_json or "
+        "diarize=true, and for the page.",
+    ),
+]
 ApiKeyOption = Annotated[
     str | None,
     typer.Option(
@@ -106,6 +114,7 @@ def serve(
     port: PortOption = 8000,
     device: DeviceOption = AUTO_DEVICE,
     dtype: DtypeOption = Precision.AUTO,
+    diarize: DiarizeOption = None,
     api_key: ApiKeyOption = None,
     cors_origin: CorsOption = None,
     wyoming: WyomingOption = None,
@@ -129,6 +138,7 @@ def serve(
         models=[ServedModel.parse(text) for text in model] if model else DEFAULT_MODELS,
         device=device,
         dtype=dtype.value,
+        diarize=diarize,
         api_key=api_key,
         cors_origins=tuple(cors_origin or ()),
         batch_size=batch_size,

@@ -15,7 +15,7 @@ from ..inference.transcript import Transcript
 from ..validation import require
 from .attribution import add_speakers
 from .multi_talker import check_multi_talker, transcribe_speakers
-from .recordings import DiarizationOptions, Diarizer, diarize, load_diarizer
+from .recordings import DiarizationOptions, Diarizer, SecondsDone, diarize, load_diarizer
 
 
 @dataclass(eq=False)
@@ -61,9 +61,17 @@ class SpeakerFinder:
         assert self._diarizer is not None
         return self._diarizer
 
-    def add_to(self, clip: AudioClip, transcript: Transcript) -> Transcript:
-        """The transcript of a clip with the speakers of its words, see [`add_speakers`]."""
-        return add_speakers(transcript, diarize(clip, self._loaded(), self.options).turns)
+    def add_to(self, clip: AudioClip, transcript: Transcript, on_progress: SecondsDone | None = None) -> Transcript:
+        """
+        The transcript of a clip with the speakers of its words, see [`add_speakers`].
+
+        Args:
+            clip: The recording, read once more.
+            transcript: Its transcript, with times.
+            on_progress: Called with the seconds of audio that are done, now and then.
+        """
+        turns = diarize(clip, self._loaded(), self.options, on_progress=on_progress).turns
+        return add_speakers(transcript, turns)
 
     def transcribe_each(
         self, worker: Worker, clips: Sequence[AudioClip], options: TranscriptionOptions, on_progress: Progress

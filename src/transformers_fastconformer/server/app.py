@@ -120,7 +120,9 @@ def build_app(service: Service) -> Starlette:
 
 
 def preload(service: Service) -> None:
-    """Load the first model, so that one which cannot be loaded ends the server at once."""
+    """Load the first model, and that of the speakers: one which cannot be loaded ends the server at once."""
+    if service.speakers is not None:
+        service.speakers.load()
     with service.models.using(service.models.names[0]):
         pass
 
@@ -138,6 +140,7 @@ def _describe_model(service: Service, name: str) -> dict[str, object]:
         "created": service.models.started_seconds,
         "owned_by": "transformers-fastconformer",
         "loaded": name in service.models.loaded,
+        "diarizes": service.speakers is not None,
     }
 
 

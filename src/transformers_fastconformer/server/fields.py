@@ -20,13 +20,17 @@ from ..validation import is_number
 from .errors import ApiError, refused_field
 from .options import ServerOptions
 
-RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt", "diarized_json")
+# Formats that have a place for speakers, which `diarize` asks for; the first always has them.
+SPEAKER_FORMATS = ("diarized_json", "verbose_json", "srt", "vtt")
+STREAM_FORMATS = ("json", "text", "diarized_json")
 GRANULARITIES = ("word", "segment")
 LIST_FIELDS = ("languages", "keywords", "include", "timestamp_granularities")
-TEXT_FIELDS = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy")
+TEXT_FIELDS = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy",
+               "diarize")  # fmt: skip
 REFUSED = {
-    "known_speaker_names": "speakers are not told apart by this server.",
-    "known_speaker_references": "speakers are not told apart by this server.",
+    "known_speaker_names": "speakers are told apart, and not recognised.",
+    "known_speaker_references": "speakers are told apart, and not recognised.",
 }
 CHUNKING_PART = re.compile(r"chunking_strategy\[(\w+)\]")
 MAX_KEYWORDS = 1000
@@ -52,6 +56,7 @@ class FileRequest:
         is_stream: Server-sent events are wanted.
         voice_activity: Find speech first.
         is_translation: English text is wanted, whatever is spoken.
+        has_speakers: Who said what is wanted.
     """
 
     model: str | None = None
@@ -65,6 +70,7 @@ class FileRequest:
     is_stream: bool = False
     voice_activity: VoiceActivityOptions | None = None
     is_translation: bool = False
+    has_speakers: bool = False
 
     @classmethod
     def parse(cls, fields: Sequence[tuple[str, str]], is_translation: bool = False) -> FileRequest:
@@ -80,8 +86,6 @@ class FileRequest:
         """
         lists, texts = _sort_fields(fields)
         response_format = texts.get("response_format") or "json"
-        if response_format == "diarized_json":
-            raise refused_field("response_format", "diarized_json: speakers are not told apart by this server.")
         _require_choice("response_format", response_format, RESPONSE_FORMATS)
         include = lists["include"]
         for name in include:
@@ -95,12 +99,19 @@ class FileRequest:
             raise refused_field("timestamp_granularities", "they belong to response_format=verbose_json.")
         _check_temperature(texts.get("temperature"))
         is_stream = _parse_flag("stream", texts.get("stream"))
-        if is_stream and response_format not in ("json", "text"):
-            raise refused_field("stream", f"expected response_format=json or text; found {response_format}.")
+        if is_stream and response_format not in STREAM_FORMATS:
+            expected = ", ".join(STREAM_FORMATS)
+            raise refused_field("stream", f"expected a response_format of {expected}; found {response_format}.")
+        has_speakers = _parse_flag("diarize", texts.get("diarize"))
+        if has_speakers and response_format not in SPEAKER_FORMATS:
+            expected = ", ".join(SPEAKER_FORMATS)
+            raise refused_field("diarize", f"expected a response_format of {expected}; found {response_format}.")
         if texts.get("language") and lists["languages"]:
             raise refused_field("languages", "expected it or language, not both.")
         if is_translation:
-            for name in ("languages", "keywords", "stream", "include", "chunking_strategy"):
+            if response_format == "diarized_json":
+                raise refused_field("response_format", "diarized_json is not a format of translations.")
+            for name in ("languages", "keywords", "stream", "include", "chunking_strategy", "diarize"):
                 if name in {key.removesuffix("[]") for key, _ in fields}:
                     raise refused_field(name, "it is not a field of translations.")
         return cls(
@@ -115,6 +126,7 @@ class FileRequest:
             is_stream=is_stream,
             voice_activity=_parse_chunking(texts.get("chunking_strategy")),
             is_translation=is_translation,
+            has_speakers=has_speakers or response_format == "diarized_json",
         )
 
     def to_options(self, server: ServerOptions, is_multitask: bool) -> TranscriptionOptions:
@@ -128,6 +140,9 @@ class FileRequest:
         Raises:
             ApiError: for what such a model does not have.
         """
+        if self.has_speakers and server.diarize is None:
+            name = "response_format" if self.response_format == "diarized_json" else "diarize"
+            raise refused_field(name, "this server does not tell speakers apart: `serve --diarize MODEL` does.")
         decoding: dict[str, Any] = {}
         if is_multitask:
             if self.has_log_probs:
@@ -168,7 +183,7 @@ class FileRequest:
         if not is_multitask:
             # The same for all, so that requests of all formats go through the model together.
             return ("token", "char", "word", "segment")
-        if self.response_format in ("srt", "vtt"):
+        if self.response_format in ("srt", "vtt", "diarized_json"):
             return ("word", "segment")
         return tuple(self.granularities) if self.response_format == "verbose_json" else False
 

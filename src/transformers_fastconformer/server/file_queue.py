@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from transformers.utils import logging
 
+from ..diarization.speaker_finder import SpeakerFinder
 from ..inference.many_files import transcribe_clips
 from ..inference.options import TranscriptionOptions
 from ..inference.reading import AudioClip
@@ -36,6 +37,7 @@ class FileJob:
         clip: The audio.
         seconds: Its length.
         options: How to transcribe; checked.
+        speakers: What tells the speakers apart; None: they are not asked for.
         done_seconds: Seconds that are done.
         future: The transcript. `cancel` drops the job: it is not begun any more, or ends at its next window.
     """
@@ -45,9 +47,18 @@ class FileJob:
     clip: AudioClip
     seconds: float
     options: TranscriptionOptions
+    speakers: SpeakerFinder | None = None
     done_seconds: float = 0.0
     is_dropped: bool = False
     future: Future[Transcript] = field(default_factory=Future)
+
+    def add_speakers(self, transcript: Transcript, on_progress: Callable[[float], None]) -> Transcript:
+        """The transcript with the speakers of its words, if they are asked for and somebody waits for it."""
+        if self.speakers is None or self.is_dropped:
+            return transcript
+        if hasattr(self.clip.source, "seek"):
+            self.clip.source.seek(0)  # the open file of a long upload, which was read to its end
+        return self.speakers.add_to(self.clip, transcript, on_progress)
 
     def drop(self) -> None:
         """Nobody waits for it any more."""
@@ -192,8 +203,11 @@ class FileQueue:
         given_away = 0.0
 
         def report(place: int, seconds: float) -> None:
-            nonlocal given_away
             jobs[place].done_seconds = seconds
+            give_way()
+
+        def give_way(seconds: float = 0.0) -> None:
+            nonlocal given_away
             if all(job.is_dropped for job in jobs):
                 raise _DroppedError
             before = time.monotonic()
@@ -207,13 +221,19 @@ class FileQueue:
             [job.seconds for job in jobs],
             on_progress=report,
         )
+        # Nobody waits for the speakers of another.
+        with_speakers: list[tuple[FileJob, Transcript]] = []
         with closing(results), self._turn.files():
             for finished in results:
-                future = jobs[finished.place].future
+                job = jobs[finished.place]
                 if finished.error is not None:
-                    future.set_exception(finished.error)
+                    job.future.set_exception(finished.error)
+                elif finished.transcript is not None and job.speakers is not None:
+                    with_speakers.append((job, finished.transcript))
                 elif finished.transcript is not None:
-                    future.set_result(finished.transcript)
+                    job.future.set_result(finished.transcript)
+            for job, transcript in with_speakers:
+                _answer_with_speakers(job, transcript, give_way)
         self._count(sum(job.seconds for job in jobs), time.monotonic() - started - given_away)
 
     def _count(self, audio_seconds: float, busy_seconds: float) -> None:
@@ -221,6 +241,18 @@ class FileQueue:
         self._audio_seconds = kept * self._audio_seconds + audio_seconds
         self._busy_seconds = kept * self._busy_seconds + busy_seconds
         self._on_work(audio_seconds, busy_seconds)
+
+
+def _answer_with_speakers(job: FileJob, transcript: Transcript, give_way: Callable[[float], None]) -> None:
+    """Answer a job with the speakers; what fails there stops no other job."""
+    try:
+        transcript = job.add_speakers(transcript, give_way)
+    except _DroppedError:
+        raise
+    except Exception as error:
+        job.future.set_exception(error)
+    else:
+        job.future.set_result(transcript)
 
 
 def _is_dropped(job: FileJob) -> bool:

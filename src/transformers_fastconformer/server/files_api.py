@@ -105,7 +105,8 @@ class FilesApi:
             check_options(loaded.model, loaded.processor, options)
         sampling_rate = loaded.processor.feature_extractor.sampling_rate
         audio = read_upload(upload.file, sampling_rate, self._service.options.max_audio_seconds)
-        return FileJob(loaded.model, loaded.processor, audio.clip, audio.seconds, options)
+        speakers = self._service.speakers if parsed.has_speakers else None
+        return FileJob(loaded.model, loaded.processor, audio.clip, audio.seconds, options, speakers)
 
     async def _wait(self, request: Request, job: FileJob) -> Transcript | None:
         """The transcript; None where the client has left, whose file is then dropped."""

@@ -25,7 +25,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "items": {"type": "string", "enum": list(GRANULARITIES)},
         "description": "For verbose_json; segment where none is given.",
     },
-    "stream": {"type": "boolean", "description": "Server-sent events, for json and text."},
+    "stream": {"type": "boolean", "description": "Server-sent events, for json, text and diarized_json."},
+    "diarize": {
+        "type": "boolean",
+        "description": "Who said what, for verbose_json, srt and vtt; diarized_json always has it.",
+    },
     "chunking_strategy": {
         **_TEXT,
         "description": 'auto, or {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, '

@@ -52,6 +52,7 @@ class ServerOptions:
         models: Models that clients may name; the first is that of requests that name none.
         device: Device of the models, such as `"cpu"` or `"cuda:1"`; `"auto"`: a GPU if this machine has one.
         dtype: Type of their weights, as in `load_model`.
+        diarize: Sortformer checkpoint that tells the speakers of files apart, for clients that ask for it; None: none.
         api_key: Key that clients must send; None: none is asked for.
         max_loaded_models: Models in memory at a time; the one that was not used for longest makes room.
         unload_seconds: Seconds without use after which a model leaves the memory; None: it stays.
@@ -76,6 +77,7 @@ class ServerOptions:
     models: Sequence[ServedModel] = DEFAULT_MODELS
     device: str = AUTO_DEVICE
     dtype: str = "auto"
+    diarize: str | None = None
     api_key: str | None = None
     max_loaded_models: int = 4
     unload_seconds: float | None = None

@@ -20,7 +20,10 @@ MEDIA_TYPES = {
     "text": "text/plain; charset=utf-8",
     "srt": "application/x-subrip; charset=utf-8",
     "vtt": "text/vtt; charset=utf-8",
+    "diarized_json": "application/json",
 }
+# Speaker of a segment in a recording in which nobody was found.
+NOBODY = "unknown"
 # Names in English of the languages that the published checkpoints write.
 LANGUAGE_NAMES = {
     "ar": "arabic", "be": "belarusian", "bg": "bulgarian", "ca": "catalan", "cs": "czech", "da": "danish",
@@ -48,7 +51,7 @@ def write_body(transcript: Transcript, request: FileRequest, processor: FastConf
         return transcript.text + "\n"
     if request.response_format in ("srt", "vtt"):
         return format_transcript(TranscriptRecord(transcript, "file"), request.response_format)
-    describe = _describe_verbose if request.response_format == "verbose_json" else _describe
+    describe = DESCRIPTIONS.get(request.response_format, _describe)
     return json.dumps(describe(transcript, request, processor), ensure_ascii=False, allow_nan=False)
 
 
@@ -95,7 +98,7 @@ def _describe_verbose(
     timestamps = transcript.timestamps or {}
     if "word" in request.granularities:
         body["words"] = [
-            {"word": item["word"], "start": _round(item["start"]), "end": _round(item["end"])}
+            {"word": item["word"], "start": _round(item["start"]), "end": _round(item["end"]), **_speaker_of(item)}
             for item in timestamps.get("word", [])
         ]
     if "segment" in request.granularities:
@@ -120,7 +123,54 @@ def _describe_segment(number: int, item: dict[str, Any], transcript: Transcript)
         "avg_logprob": 0.0,
         "no_speech_prob": 0.0,
         "compression_ratio": round(len(encoded) / len(zlib.compress(encoded)), 4),
+        **_speaker_of(item),
     }
+
+
+def _speaker_of(item: dict[str, Any]) -> dict[str, Any]:
+    return {"speaker": item["speaker"]} if "speaker" in item else {}
+
+
+def _describe_diarized(
+    transcript: Transcript, request: FileRequest, processor: FastConformerProcessor
+) -> dict[str, Any]:
+    return {
+        "task": "transcribe",
+        "duration": round(transcript.duration_seconds, 3),
+        "text": transcript.text,
+        "segments": list_turns(transcript),
+        "usage": usage_of(transcript),
+    }
+
+
+DESCRIPTIONS = {"verbose_json": _describe_verbose, "diarized_json": _describe_diarized}
+
+
+def list_turns(transcript: Transcript) -> list[dict[str, Any]]:
+    """The segments of OpenAI's `diarized_json`, whose speakers are A, B... in the order in which they are heard."""
+    names: dict[str, str] = {}
+    segments = []
+    for number, item in enumerate((transcript.timestamps or {}).get("segment", []), start=1):
+        speaker = item.get("speaker")
+        if speaker is not None and speaker not in names:
+            names[speaker] = _letters(len(names))
+        segments.append(
+            {
+                "type": "transcript.text.segment",
+                "id": f"seg_{number:03d}",
+                "start": _round(item["start"]),
+                "end": _round(item["end"]),
+                "text": item["segment"],
+                "speaker": NOBODY if speaker is None else names[speaker],
+            }
+        )
+    return segments
+
+
+def _letters(number: int) -> str:
+    """A to Z, then AA to AZ and so on."""
+    rest, last = divmod(number, 26)
+    return (_letters(rest - 1) if rest else "") + chr(ord("A") + last)
 
 
 def _tokens_of(item: dict[str, Any], transcript: Transcript) -> list[int]:
@@ -149,10 +199,12 @@ def sse(event: dict[str, Any]) -> str:
 def list_events(
     transcript: Transcript, request: FileRequest, processor: FastConformerProcessor
 ) -> Iterator[dict[str, Any]]:
-    """Events of a transcript: a delta for each segment, which together are the text, and the end."""
+    """Events of a transcript: a delta for each segment, which together are the text; who says what; the end."""
     log_probs = list_log_probs(transcript, processor) if request.has_log_probs else None
     for delta in split_text(transcript):
         yield {"type": "transcript.text.delta", "delta": delta}
+    if request.response_format == "diarized_json":
+        yield from list_turns(transcript)
     done: dict[str, Any] = {"type": "transcript.text.done", "text": transcript.text, "usage": usage_of(transcript)}
     if log_probs is not None:
         done["logprobs"] = log_probs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 
+from ..diarization.speaker_finder import SpeakerFinder
 from .device_turn import DeviceTurn
 from .errors import ApiError
 from .file_queue import FileQueue
@@ -26,6 +27,7 @@ class Service:
         self.options = options
         self.turn = DeviceTurn()
         self.models = ModelStore(options)
+        self.speakers = None if options.diarize is None else SpeakerFinder(options.diarize, options.device)
         self.files = FileQueue(
             self.turn,
             options.gather_ms / 1000,

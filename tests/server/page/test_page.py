@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from browser import browsing, find_browser
+from diarizers import build_diarizer, make_extractor
 from served import CLIP, Served, serving
 
 from transformers_fastconformer.audio.files import read_audio
@@ -33,6 +34,28 @@ def test_every_field_has_a_label() -> None:
     assert '<html lang="en">' in page
     for field in re.findall(r"<(?:select|input) [^>]*>", page):
         assert 'aria-hidden="true"' in field or re.search(rf"<label[^>]*>[^<]*{re.escape(field)}", page), field
+
+
+@pytest.mark.slow  # a browser
+@pytest.mark.skipif(find_browser() is None, reason="needs Chromium")
+def test_speakers_in_a_browser(tmp_path: Path) -> None:
+    for part in (build_diarizer(), make_extractor()):
+        part.save_pretrained(tmp_path / "speakers")
+    served_page = serving(diarize=str(tmp_path / "speakers"))
+    with served_page as served, browsing(f"{served.address}/", Path(CLIP), tmp_path / "profile") as tab:
+        tab.wait_for("document.querySelectorAll('#model option').length === 2")
+        tab.wait_for("!document.querySelector('#speakers-field').hidden")
+        tab.choose_files("#files", Path(CLIP))
+        tab.wait_for("document.querySelectorAll('section .word').length === 6")
+        assert tab.run("document.querySelectorAll('section .turn').length") >= 1
+        assert tab.run("document.querySelector('section .turn b').innerText").startswith("Speaker ")
+        assert tab.run("subtitles([{word: 'a', start: 1, end: 2, speaker: 'speaker_1'}], 'vtt')").endswith(
+            "\n<v speaker_1>a\n"
+        )
+        tab.run("document.querySelector('#speakers').value = ''")
+        tab.choose_files("#files", Path(CLIP))
+        tab.wait_for("document.querySelectorAll('section .word').length === 12")
+        assert tab.run("document.querySelector('section .text').innerText") == SPOKEN
 
 
 @pytest.mark.slow  # a browser
