@@ -35,6 +35,7 @@ from .decoding.prompts import PromptOptions
 from .decoding.search import SearchOptions
 from .diarization.attribution import add_speakers, assign_speakers
 from .diarization.live_speakers import LiveSpeakers, SpokenWord
+from .diarization.live_talkers import LiveTalkers
 from .diarization.multi_talker import SpeakerTranscripts, transcribe_speakers
 from .diarization.recordings import Diarization, DiarizationOptions, diarize, load_diarizer
 from .diarization.speaker_stream import SpeakerStreams
@@ -120,6 +121,7 @@ __all__ = [
     "DiarizationOptions",
     "diarize",
     "LiveSpeakers",
+    "LiveTalkers",
     "load_diarizer",
     "SpeakerCache",
     "follow_speaker",

@@ -22,7 +22,7 @@ import pytest
 import soundfile
 import torch
 from digits import PUBLISHED_NAME, SPARE_FILES, SPOKEN
-from families import NEST_SECTIONS
+from families import NEST_SECTIONS, STREAMING
 from forks import begin_as_a_program, fork
 from hub_server import HubServer
 from multitask_archives import fit_head, make_canary_config, write_canary
@@ -100,7 +100,10 @@ def sortformer_bytes() -> bytes:
 @functools.cache
 def multi_talker_bytes() -> bytes:
     """A small multi-talker model with drawn weights."""
-    config = make_nemo_config("rnnt") | {
+    config = make_nemo_config("rnnt")
+    config["encoder"] |= {**STREAMING, "att_context_size": [12, 3]}
+    config["preprocessor"]["normalize"] = "NA"
+    config |= {
         "target": "nemo.collections.asr.models.multitalker_asr_models.EncDecMultiTalkerRNNTBPEModel",
         "spk_kernel_type": "ff",
         "spk_kernel_layers": [0],

@@ -27,6 +27,15 @@ WAIT_SECONDS = 0.5
 KEPT_SECONDS = 10.0
 
 
+def require_live(diarizer: Diarizer, options: DiarizationOptions) -> None:
+    """Raise a `ValueError` for a Sortformer, or options, that cannot hear live recordings."""
+    model, extractor = diarizer
+    require(model.config.is_streaming, "is_streaming", False, "True: a checkpoint that hears recordings in chunks")
+    require(not options.is_whole, "is_whole", options.is_whole, "None or False for live streams")
+    normalize = extractor.normalize
+    require(normalize is None, "normalize", normalize, "None: statistics of a live recording are not known")
+
+
 class SpokenWord(NamedTuple):
     """
     A word of a stream and who said it.
@@ -80,10 +89,7 @@ class LiveSpeakers:
     def __init__(self, diarizer: Diarizer, options: DiarizationOptions | None = None) -> None:
         options = DiarizationOptions() if options is None else options
         model, self._extractor = diarizer
-        require(model.config.is_streaming, "is_streaming", False, "True: a checkpoint that hears recordings in chunks")
-        require(not options.is_whole, "is_whole", options.is_whole, "None or False for live streams")
-        normalize = self._extractor.normalize
-        require(normalize is None, "normalize", normalize, "None: statistics of a live recording are not known")
+        require_live(diarizer, options)
         stream_options = SpeakerStreamOptions.of(model.config, options.latency)
         assert isinstance(options.turns, SpeakerTurnOptions)
         self._turns = options.turns

@@ -30,6 +30,9 @@ DEFAULT_BUFFERED_LATENCY_MS = 2000.0
 DEFAULT_LEFT_SECONDS = 10.0
 
 
+NO_ACTIVITIES: Mapping[int, torch.Tensor] = {}
+
+
 class EncodedChunk(NamedTuple):
     """
     Encoder frames of one stream from one step.
@@ -73,6 +76,16 @@ class ChunkEncoder(ABC):
     def latency_frames(self) -> int:
         """Encoder frames from the first frame of a chunk to the last one that must be heard for it."""
 
+    @property
+    @abstractmethod
+    def step_frames(self) -> int:
+        """Encoder frames that a step gives."""
+
+    @property
+    def follows_speakers(self) -> bool:
+        """True where streams can be told whom to follow."""
+        return False
+
     @abstractmethod
     def open(self, row: int) -> None:
         """Begin a new stream in a row."""
@@ -83,7 +96,11 @@ class ChunkEncoder(ABC):
 
     @abstractmethod
     def encode(
-        self, chunks: Mapping[int, torch.Tensor], are_last: Mapping[int, bool], languages: Mapping[int, str | None]
+        self,
+        chunks: Mapping[int, torch.Tensor],
+        are_last: Mapping[int, bool],
+        languages: Mapping[int, str | None],
+        activities: Mapping[int, torch.Tensor] = NO_ACTIVITIES,
     ) -> dict[int, EncodedChunk]:
         """
         Encode a step of some streams together.
@@ -92,6 +109,7 @@ class ChunkEncoder(ABC):
             chunks: Of each row (mel frames, mels), as many as it wants, or fewer at its end.
             are_last: True for rows whose stream ends with it.
             languages: Language of each row; None: the model's own default, or it has no languages.
+            activities: Of rows that follow a speaker, (step_frames, 2), of the speaker and of the others.
         """
 
     @abstractmethod
@@ -181,6 +199,14 @@ class CachedEncoder(ChunkEncoder):
     def latency_frames(self) -> int:
         return self.schedule.step_frames
 
+    @property
+    def step_frames(self) -> int:
+        return self.schedule.chunk_frames
+
+    @property
+    def follows_speakers(self) -> bool:
+        return self.model.follows_speakers and self.schedule.lookahead_frames == 0
+
     def open(self, row: int) -> None:
         self._grow(row)
         self._cache.reset([row])
@@ -196,10 +222,35 @@ class CachedEncoder(ChunkEncoder):
         return self._cache.next_mel_frames(row)
 
     def encode(
-        self, chunks: Mapping[int, torch.Tensor], are_last: Mapping[int, bool], languages: Mapping[int, str | None]
+        self,
+        chunks: Mapping[int, torch.Tensor],
+        are_last: Mapping[int, bool],
+        languages: Mapping[int, str | None],
+        activities: Mapping[int, torch.Tensor] = NO_ACTIVITIES,
     ) -> dict[int, EncodedChunk]:
+        found: dict[int, EncodedChunk] = {}
+        # Without activities kernels between the blocks do not act, which activities cannot say.
+        for group in ({row for row in chunks if row in activities}, {row for row in chunks if row not in activities}):
+            if group:
+                own = {row: chunk for row, chunk in chunks.items() if row in group}
+                found |= self._encode_alike(own, are_last, languages, activities)
+        return found
+
+    def _encode_alike(
+        self,
+        chunks: Mapping[int, torch.Tensor],
+        are_last: Mapping[int, bool],
+        languages: Mapping[int, str | None],
+        activities: Mapping[int, torch.Tensor],
+    ) -> dict[int, EncodedChunk]:
+        """Rows that all follow a speaker, or none of which does; the others sit the step out."""
         config: Any = self.model.config
         num_rows = self._cache.num_streams
+        told: dict[str, Any] = {}
+        if any(row in activities for row in chunks):
+            silence = torch.zeros(self.step_frames, 2, dtype=torch.float32, device="cpu")
+            rows = [activities.get(row, silence) for row in range(num_rows)]
+            told["speaker_activities"] = torch.stack(rows).to(self.model.device)
         lengths = torch.tensor(
             [chunks[row].shape[0] if row in chunks else 0 for row in range(num_rows)], dtype=torch.int64, device="cpu"
         )
@@ -213,7 +264,8 @@ class CachedEncoder(ChunkEncoder):
             input_lengths=lengths.to(self.model.device),
             language=_languages_of(languages, num_rows, config),
             cache=self._cache,
-            is_last=[are_last.get(row, False) for row in range(num_rows)],
+            is_last=[row in chunks and are_last.get(row, False) for row in range(num_rows)],
+            **told,
         )
         counts = encoded.encoder_lengths.tolist()
         frames = encoded.last_hidden_state
@@ -365,6 +417,10 @@ class BufferedEncoder(ChunkEncoder):
     def latency_frames(self) -> int:
         return self.plan.chunk_frames + self.plan.right_frames
 
+    @property
+    def step_frames(self) -> int:
+        return self.plan.chunk_frames
+
     def open(self, row: int) -> None:
         config: Any = self.model.config
         self._states[row] = BufferState(torch.zeros(0, config.num_mel_bins, dtype=torch.float32, device="cpu"))
@@ -376,7 +432,11 @@ class BufferedEncoder(ChunkEncoder):
         return stop * config.mel_frames_per_encoder_frame - state.known_mel_frames
 
     def encode(
-        self, chunks: Mapping[int, torch.Tensor], are_last: Mapping[int, bool], languages: Mapping[int, str | None]
+        self,
+        chunks: Mapping[int, torch.Tensor],
+        are_last: Mapping[int, bool],
+        languages: Mapping[int, str | None],
+        activities: Mapping[int, torch.Tensor] = NO_ACTIVITIES,
     ) -> dict[int, EncodedChunk]:
         config: Any = self.model.config
         rows = list(chunks)

@@ -179,6 +179,9 @@ class StreamingEngine:
     def _make_stream(self, options: StreamOptions, row: int) -> LiveStream:
         decoding = replace(self._decoding, language=options.language or self._default_language)
         self.model.check_decoding(decoding)
+        if options.follows_speaker:
+            expected = "False: the model, or its way of streaming, follows no speaker"
+            require(self.encoder.follows_speakers, "follows_speaker", True, expected)
         rules = self._rules_of(options.endpointing)
         stream = LiveStream(row, options, rules, self._make_features(options), self._phrases_of(options))
         if options.endpointing is not None and "voice_activity" in options.endpointing.kinds:
@@ -228,6 +231,32 @@ class StreamingEngine:
 
     # Steps
 
+    def follow(self, stream_id: int, activities: torch.Tensor) -> None:
+        """
+        Tell a stream of one speaker who speaks in its next encoder frames.
+
+        Frames whose activities are not told yet wait; at the end of the stream nobody speaks in them.
+
+        Args:
+            stream_id: A stream that was opened with `follows_speaker=True`.
+            activities: (frames, 2), how much the speaker to follow and others speak, 0 to 1, as [`follow_speaker`]
+                makes them.
+
+        Raises:
+            ValueError: for another stream, and for activities of another shape or other values.
+        """
+        with self._lock:
+            stream = self._find(stream_id)
+            require(
+                stream.options.follows_speaker, "follows_speaker", False, "True for a stream that is told speakers"
+            )
+            shape = tuple(activities.shape)
+            require(len(shape) == 2 and shape[1] == 2, "the shape of activities", shape, "(frames, 2)")
+            is_share = bool(((activities >= 0) & (activities <= 1)).all())
+            require(is_share, "activities", "other values", "values between 0 and 1")
+            told = activities.to(device="cpu", dtype=torch.float32)
+            stream.activities = torch.cat([stream.activities, told])
+
     def step(
         self, samples: Mapping[int, Any], came_seconds: Mapping[int, float] | None = None
     ) -> dict[int, StreamUpdate]:
@@ -262,6 +291,8 @@ class StreamingEngine:
         """
         with self._lock:
             stream = self._find(stream_id)
+            # Where the next utterance begins in the frames that are told would not be known.
+            require(not stream.options.follows_speaker, "follows_speaker", True, "False to commit; finish ends it")
             update = self._advance_one(stream_id, NO_SAMPLES, is_commit=True)
             stream.earlier_seconds = stream.heard_seconds
             stream.first_frame = encoder_frames_from_seconds(stream.earlier_seconds, self.processor.frame_seconds)
@@ -427,6 +458,7 @@ class StreamingEngine:
                 stream.first_frame,
                 stream.num_frames,
                 stream.earlier_seconds,
+                stream.activities.clone(),
             )
 
     def restore(self, saved: SavedStream) -> int:
@@ -452,7 +484,7 @@ class StreamingEngine:
             self.encoder.restore(stream.row, saved.encoder)
             stream.decoder, stream.text, stream.following = saved.decoder, saved.text, saved.following
             stream.first_frame, stream.num_frames = saved.first_frame, saved.num_frames
-            stream.earlier_seconds = saved.earlier_seconds
+            stream.earlier_seconds, stream.activities = saved.earlier_seconds, saved.activities.clone()
             self._steps.describe(stream, NewTokens(), is_last=False)  # for the tentative text
             return self._add(stream)
 
@@ -469,6 +501,9 @@ class StreamingEngine:
         is_pending = is_pending and (not pending.numel() or tuple(pending.shape[1:]) == (size,))
         require(is_pending, "pending", saved.pending, f"float32 (mel frames, {size})")
         require(bool(torch.isfinite(saved.pending).all()), "pending", "values that are not finite", "finite values")
+        told = saved.activities
+        is_told = isinstance(told, torch.Tensor) and told.dtype == torch.float32 and tuple(told.shape[1:]) == (2,)
+        require(is_told and bool(((told >= 0) & (told <= 1)).all()), "activities", told, "float32 (frames, 2), 0 to 1")
         self.encoder.check_state(saved.encoder)
         if saved.decoder is not None:
             config: Any = self.model.config

@@ -21,6 +21,11 @@ class StreamFailedError(RuntimeError):
     """A stream in a step of which something failed, such as memory; it can only be closed. Others go on."""
 
 
+def no_activities() -> torch.Tensor:
+    """Activities of no frames: (0, 2)."""
+    return torch.zeros(0, 2, dtype=torch.float32, device="cpu")
+
+
 @dataclass
 class LiveStream:
     """
@@ -33,6 +38,8 @@ class LiveStream:
         features: Samples to features, of the part of the stream since the last `commit`.
         phrases: Phrases that its decoding prefers; None: none.
         pending: Features that no step has taken yet.
+        activities: Activities of the speaker and of the others in the frames that no step has taken yet, (frames, 2);
+            empty where everybody is followed.
         decoder: State of decoding; None at the start.
         text: State of its text.
         following: Tokens after the decoded frames, which may still be revised.
@@ -53,6 +60,7 @@ class LiveStream:
     features: FeatureStream
     phrases: CompiledPhrases | None = None
     pending: list[torch.Tensor] = field(default_factory=list)
+    activities: torch.Tensor = field(default_factory=no_activities)
     decoder: Any = None
     text: LiveTextState = field(default_factory=LiveTextState)
     following: NewTokens | None = None
@@ -89,6 +97,12 @@ class LiveStream:
     def count_pending(self) -> int:
         return sum(part.shape[0] for part in self.pending)
 
+    def take_activities(self, num_frames: int) -> torch.Tensor:
+        """The next activities, (frames, 2), of as many frames; zeros where there are not so many."""
+        taken = self.activities[:num_frames]
+        self.activities = self.activities[num_frames:]
+        return torch.nn.functional.pad(taken, (0, 0, 0, num_frames - taken.shape[0]))
+
     def take(self, num_mel_frames: int) -> torch.Tensor:
         """The next features, (mel frames, mels), as many as these or all that there are."""
         # Not joined again and again: of an hour that comes at once, each step would copy all of the rest.
@@ -114,3 +128,4 @@ class SavedStream:
     first_frame: int
     num_frames: int
     earlier_seconds: float
+    activities: torch.Tensor = field(default_factory=no_activities)

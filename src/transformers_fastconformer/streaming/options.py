@@ -107,6 +107,9 @@ class StreamOptions:
         endpointing: How ends of utterances are found; None (default): only the checkpoint's own event tokens.
         boosting: Phrases that decoding of this stream prefers, in place of those of the engine's options; None
             (default): those.
+        follows_speaker: The stream is that of one speaker, for a multi-talker model: it is told by
+            [`StreamingEngine.follow`] who speaks when, and its text waits for that. False (default): everybody is
+            followed.
         name: Name of the stream in messages.
 
     Raises:
@@ -118,6 +121,7 @@ class StreamOptions:
     language: str | None = None
     endpointing: EndpointingOptions | None = None
     boosting: PhraseBoosting | None = None
+    follows_speaker: bool = False
     name: str = "stream"
 
     def __post_init__(self) -> None:
@@ -131,3 +135,4 @@ class StreamOptions:
         require(is_known, "endpointing", self.endpointing, "EndpointingOptions or None")
         is_known = self.boosting is None or isinstance(self.boosting, PhraseBoosting)
         require(is_known, "boosting", self.boosting, "PhraseBoosting or None")
+        require_choice("follows_speaker", self.follows_speaker, (True, False))

@@ -58,7 +58,12 @@ class StreamSteps:
         """Tell whether there is a step to do."""
         if stream.has_given_all or stream.failure is not None:
             return False
-        return is_last or stream.count_pending() >= self.encoder.wanted_mel_frames(stream.row)
+        if is_last:
+            return True
+        # Activities come after the sound, as a Sortformer looks ahead.
+        needed = self.encoder.step_frames if stream.options.follows_speaker else 0
+        is_told = stream.activities.shape[0] >= needed
+        return is_told and stream.count_pending() >= self.encoder.wanted_mel_frames(stream.row)
 
     def run(self, streams: Mapping[int, LiveStream], is_last: bool) -> dict[int, StreamUpdate]:
         """
@@ -81,7 +86,12 @@ class StreamSteps:
             chunks[stream.row] = stream.take(wanted)
             stream.has_given_all = are_last[stream.row]
         languages = {stream.row: stream.options.language or self.default_language for stream in streams.values()}
-        encoded = self.encoder.encode(chunks, are_last, languages)
+        activities = {
+            stream.row: stream.take_activities(self.encoder.step_frames)
+            for stream in streams.values()
+            if stream.options.follows_speaker
+        }
+        encoded = self.encoder.encode(chunks, are_last, languages, activities)
         decoded = self._decode(list(streams.values()), [encoded[stream.row] for stream in streams.values()])
         updates = {}
         for (stream_id, stream), found in zip(streams.items(), decoded, strict=True):
