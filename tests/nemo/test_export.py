@@ -18,8 +18,11 @@ from multitask_archives import (
 )
 from nemo_archives import KINDS, make_front_end
 from safetensors.torch import load_file
+from sortformer_archives import write_sortformer
 
 from transformers_fastconformer import (
+    FastConformerFeatureExtractor,
+    FastConformerForDiarization,
     FastConformerForMultitask,
     FastConformerModel,
     FastConformerProcessor,
@@ -65,6 +68,26 @@ def test_an_unchanged_checkpoint_comes_back(kind: str, make_archive: Callable[..
     convert_nemo_checkpoint(tmp_path / "built.nemo", tmp_path / "again")
     assert_same_folder(folder, tmp_path / "again")
     assert export_nemo(folder, tmp_path / "third.nemo", original=source).is_config_kept
+
+
+@pytest.mark.parametrize("options", [{}, {"streaming_mode": False, "eps": 0.01}], ids=["streaming", "whole"])
+def test_models_of_speakers(options: dict[str, Any], tmp_path: Path) -> None:
+    """They have a feature extractor and no tokenizer; what was kept and what is built say the same."""
+    source, folder = write_sortformer(tmp_path / "source.nemo", **options), tmp_path / "ours"
+    convert_nemo_checkpoint(source, folder)
+    result = export_nemo(folder, tmp_path / "back.nemo")
+    assert result.is_config_kept
+    assert result.nemo_class == "SortformerEncLabelModel"
+    assert read(tmp_path / "back.nemo")[0] == read(source)[0]
+    (folder / ORIGINAL_CONFIG_FILE).unlink()
+    assert not export_nemo(folder, tmp_path / "built.nemo").is_config_kept
+    convert_nemo_checkpoint(tmp_path / "built.nemo", tmp_path / "again")
+    assert_same_folder(folder, tmp_path / "again")
+    model = FastConformerForDiarization.from_pretrained(folder)
+    with pytest.raises(ValueError, match="expected a FastConformerFeatureExtractor"):
+        export_nemo(model, tmp_path / "model.nemo")
+    extractor = FastConformerFeatureExtractor.from_pretrained(folder)
+    assert export_nemo(model, tmp_path / "model.nemo", processor=extractor).num_tensors == result.num_tensors
 
 
 def test_the_demonstration_with_its_tokenizer(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ def make_sortformer_config(**options: Any) -> dict[str, Any]:
     return {"target": TARGET, **kept, **sections, "streaming_mode": True, **options}
 
 
-def write_sortformer(path: Path) -> Path:
+def write_sortformer(path: Path, **options: Any) -> Path:
     """A whole archive on disk, with drawn weights."""
-    config = make_sortformer_config()
+    config = make_sortformer_config(**options)
     with torch.random.fork_rng(), path.open("wb") as file:
         torch.manual_seed(0)
         write_members(file, make_members(config, make_nemo_tensors(config)))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..configuration_diarization import FastConformerDiarizationConfig
 from ..configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -21,6 +22,7 @@ from ..configuration_fastconformer import (
 from ..configuration_multitask import FastConformerMultitaskConfig
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
 from ..processing_fastconformer import FastConformerProcessor
+from .diarization_writer import diarization_fillers, diarization_sections
 from .multitask_writer import multitask_fillers, multitask_sections
 from .sections.decoding import TIME_DEFAULTS
 from .sections.loss import DEFAULT_LOSS, write_gradient_options, write_reduction
@@ -54,13 +56,14 @@ class ModelParts:
 
     Args:
         config: Shape of encoder and heads.
-        processor: Feature extractor, tokenizer, and the rules for times.
+        processor: Feature extractor, tokenizer, and the rules for times; of a model without text the feature
+            extractor.
         tokens: The vocabulary without the blank.
-        tokenizer_section: NeMo's section of the tokenizer; None for a vocabulary of characters.
+        tokenizer_section: NeMo's section of the tokenizer; None for a vocabulary of characters, and without one.
     """
 
     config: FastConformerConfig
-    processor: FastConformerProcessor
+    processor: FastConformerProcessor | FastConformerFeatureExtractor
     tokens: Sequence[str]
     tokenizer_section: Section | None
 
@@ -125,12 +128,18 @@ def _flatten_classes(section: Any) -> Any:
     return section
 
 
+def extractor_of(processor: FastConformerProcessor | FastConformerFeatureExtractor) -> FastConformerFeatureExtractor:
+    """The feature extractor of a processor, or itself."""
+    return processor.feature_extractor if isinstance(processor, FastConformerProcessor) else processor
+
+
 def _told(parts: ModelParts) -> Section:
     """The keys that say what the model is."""
     config, processor = parts.config, parts.processor
+    extractor = extractor_of(processor)
     told: Section = {
-        "sample_rate": processor.feature_extractor.sampling_rate,
-        "preprocessor": _preprocessor(processor.feature_extractor),
+        "sample_rate": extractor.sampling_rate,
+        "preprocessor": _preprocessor(extractor),
         "encoder": _encoder(config),
     }
     spec_augment = write_spec_augment(config)
@@ -138,6 +147,9 @@ def _told(parts: ModelParts) -> Section:
         told["spec_augment"] = spec_augment
     if parts.tokenizer_section is not None:
         told["tokenizer"] = parts.tokenizer_section
+    if isinstance(config, FastConformerDiarizationConfig):
+        return told | diarization_sections(config, extractor)
+    assert isinstance(processor, FastConformerProcessor)
     if isinstance(config, FastConformerMultitaskConfig):
         return told | multitask_sections(config, processor)
     if parts.tokenizer_section is None or parts.heads != "ctc":
@@ -177,6 +189,8 @@ def _fillers(parts: ModelParts) -> Section:
     encoder = {"_target_": f"{MODULES}.ConformerEncoder", "pos_emb_max_len": 5000}
     if isinstance(config, FastConformerMultitaskConfig):
         return {"preprocessor": preprocessor, "encoder": encoder, **multitask_fillers(config)}
+    if isinstance(config, FastConformerDiarizationConfig):
+        return {"preprocessor": preprocessor, "encoder": encoder, **diarization_fillers()}
     is_character_model = parts.tokenizer_section is None
     name = MODEL_CLASSES[heads, is_character_model]
     if config.follows_speakers:

@@ -23,8 +23,9 @@ from ..audio.log_mel_settings import FILTERBANK_DTYPES, WINDOW_FUNCTIONS
 from ..audio.mel_filterbank import mel_filterbank
 from ..checkpoint_sources import ORIGINAL_CONFIG_FILE
 from ..checkpoints.name_table import Target, check_fit
-from ..checkpoints.own_checkpoint import OurCheckpoint, open_our_checkpoint, stored_names
+from ..checkpoints.own_checkpoint import OurCheckpoint, OurProcessor, open_our_checkpoint, stored_names
 from ..checkpoints.safetensors_writer import TensorEntry
+from ..configuration_diarization import FastConformerDiarizationConfig
 from ..configuration_fastconformer import (
     FastConformerConfig,
     FastConformerCTCConfig,
@@ -43,9 +44,10 @@ from .archive import CONFIG_MEMBER, NemoArchive
 from .archive_writer import ModelMembers, check_archive_path, write_archive
 from .config_map import map_config
 from .config_text import read_config_text, write_config_text
-from .config_writer import ModelParts, Section, build_nemo_config
+from .config_writer import ModelParts, Section, build_nemo_config, extractor_of
 from .convert import TIMES_PREFIX
 from .description import check_vocabulary
+from .diarization_writer import unread_tensors
 from .front_end import build_feature_extractor
 from .multitask_writer import TIMES_KEY, added_tensors, name_tokenizer_class
 from .prompt_tokens import complete_vocabulary
@@ -63,6 +65,7 @@ EXPORTED_CONFIGS = (
     FastConformerRNNTConfig,
     FastConformerTDTConfig,
     FastConformerMultitaskConfig,
+    FastConformerDiarizationConfig,
 )
 # Options without a key in NeMo: the first are of training, the others of the folder that holds them.
 NOT_IN_NEMO = (
@@ -102,7 +105,7 @@ def export_nemo(
     source: str | os.PathLike[str] | PreTrainedModel,
     output: str | os.PathLike[str],
     *,
-    processor: FastConformerProcessor | None = None,
+    processor: OurProcessor | None = None,
     original: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> NemoExportResult:
@@ -113,7 +116,7 @@ def export_nemo(
     Args:
         source: A folder in our form, one of our models, or a checkpoint that `from_pretrained` converts on the way.
         output: The archive to make, a file name that ends in `.nemo`.
-        processor: Next to a model, its processor; a folder has its own.
+        processor: Next to a model, its processor (of a Sortformer the feature extractor); a folder has its own.
         original: The `.nemo` archive or the converted folder that the model began with, whose configuration is taken
             for all that the model does not say, such as the optimiser. By default the one that the conversion kept in
             the folder, and that models take along.
@@ -167,7 +170,7 @@ class _PlannedModel:
 
     name: str
     ours: OurCheckpoint
-    processor: FastConformerProcessor
+    processor: OurProcessor
     written: Section
     is_kept: bool
     front_end: Mapping[str, torch.Tensor]
@@ -203,7 +206,7 @@ def _plan_model(
     name = str(ours.folder or "the model")
     processor = _check_source(ours, name)
     sources, dtypes = _plan_weights(ours, name)
-    front_end = _front_end(processor.feature_extractor)
+    front_end = _front_end(extractor_of(processor))
     nemo_names = [*front_end, *sources]
     config, artifacts, is_kept = _choose_config(ours.config, processor, kept, front_end, nemo_names, name)
     _cut_blank_row(config, sources, ours)
@@ -213,6 +216,8 @@ def _plan_model(
         sources[TIED_HEAD], dtypes[TIED_HEAD] = sources[TOKEN_EMBEDDING], dtypes[TOKEN_EMBEDDING]
         if has_times_model and not config.get(TIMES_KEY, True):
             config[TIMES_KEY] = True
+    if isinstance(ours.config, FastConformerDiarizationConfig):
+        computed |= unread_tensors(ours.config)
     entries = [TensorEntry(key, tuple(tensor.shape), tensor.dtype) for key, tensor in computed.items()]
     entries += [TensorEntry(key, target.shape, dtypes[key]) for key, (_, target) in sources.items()]
 
@@ -239,7 +244,7 @@ def _times_folder(source: Any, ours: OurCheckpoint) -> Path | None:
     return None if times_model is None else times_model.folder
 
 
-def _check_source(ours: OurCheckpoint, name: str) -> FastConformerProcessor:
+def _check_source(ours: OurCheckpoint, name: str) -> OurProcessor:
     """The processor of a checkpoint that can be written."""
     config = ours.config
     if type(config) not in EXPORTED_CONFIGS:
@@ -253,6 +258,11 @@ def _check_source(ours: OurCheckpoint, name: str) -> FastConformerProcessor:
             f"{name}: weights stored in 8 bits are not supported by NeMo; expected floating weights, such as those "
             "that the checkpoint was made from (or `model.dequantize()`)."
         )
+    if isinstance(config, FastConformerDiarizationConfig):
+        is_extractor = isinstance(ours.processor, FastConformerFeatureExtractor)
+        require(is_extractor, f"{name}: processor", shown(ours.processor), "a FastConformerFeatureExtractor")
+        assert isinstance(ours.processor, FastConformerFeatureExtractor)
+        return ours.processor
     if not isinstance(ours.processor, FastConformerProcessor):
         raise ValueError(
             f"{name}: processor={shown(ours.processor)} is not supported; expected a FastConformerProcessor, whose "
@@ -346,23 +356,28 @@ def _front_end(extractor: FastConformerFeatureExtractor) -> dict[str, torch.Tens
 
 def _choose_config(
     config: FastConformerConfig,
-    processor: FastConformerProcessor,
+    processor: OurProcessor,
     kept: Section | None,
     front_end: Mapping[str, torch.Tensor],
     nemo_names: Iterable[str],
     name: str,
 ) -> tuple[Section, dict[str, bytes], bool]:
     """The configuration to write, the files of the tokenizer, and whether it is the one that was kept."""
-    tokens = processor.tokenizer.vocabulary_tokens(range(processor.tokenizer.blank_token_id))
+    tokenizer = processor.tokenizer if isinstance(processor, FastConformerProcessor) else None
+    tokens = [] if tokenizer is None else tokenizer.vocabulary_tokens(range(tokenizer.blank_token_id))
     candidates: list[tuple[Section | None, bool]] = [(None, False)]
     if kept is not None:
         kept = _without_parts_left_out(kept, config, name)
         candidates = [(kept, True), (kept, False), (None, False)]
     found: list[str] = []
     for original, is_kept in candidates:
-        section, artifacts = write_tokenizer(processor.tokenizer, (original or {}).get("tokenizer"))
+        section: Section | None = None
+        artifacts: dict[str, bytes] = {}
+        if tokenizer is not None:
+            section, artifacts = write_tokenizer(tokenizer, (original or {}).get("tokenizer"))
         if section is not None and isinstance(config, FastConformerMultitaskConfig):
-            section = name_tokenizer_class(section, processor.tokenizer.text_rule == "aggregate")
+            assert tokenizer is not None
+            section = name_tokenizer_class(section, tokenizer.text_rule == "aggregate")
         if is_kept:
             assert original is not None
             written = dict(original)
@@ -399,7 +414,7 @@ def _without_parts_left_out(kept: Section, config: FastConformerConfig, name: st
 def _find_differences(
     written: Mapping[str, Any],
     config: FastConformerConfig,
-    processor: FastConformerProcessor,
+    processor: OurProcessor,
     read_artifact: Any,
     front_end: Mapping[str, torch.Tensor],
     nemo_names: Iterable[str],
@@ -410,9 +425,12 @@ def _find_differences(
     if type(mapped.config) is not type(config):
         return [f"model_type={config.model_type!r} (it would be {mapped.config.model_type!r})"]
     found = []
-    tokenizer = build_tokenizer(written, read_artifact, name)
+    is_with_text = isinstance(processor, FastConformerProcessor)
+    tokenizer = build_tokenizer(written, read_artifact, name) if is_with_text else None
     options = OPTIONS[type(config)]
     if isinstance(config, FastConformerMultitaskConfig):
+        assert tokenizer is not None
+        assert isinstance(processor, FastConformerProcessor)
         complete_vocabulary(mapped.config, tokenizer, name)
         if not config.num_transformer_encoder_layers:  # nothing reads their shape
             options = tuple(option for option in options if OF_FRAMES_LAYERS not in option)
@@ -423,12 +441,15 @@ def _find_differences(
         if value != read:
             found.append(f"{option}={shown(value)} (it would be {shown(read)})")
     extractor = build_feature_extractor(mapped, front_end, name).to_dict()
-    have = processor.feature_extractor.to_dict()
+    have = extractor_of(processor).to_dict()
     found += [
         f"feature_extractor.{option}={shown(have.get(option))} (it would be {shown(value)})"
         for option, value in extractor.items()
         if have.get(option) != value
     ]
+    if not isinstance(processor, FastConformerProcessor):
+        return found
+    assert tokenizer is not None
     read_tokenizer = describe_tokenizer(tokenizer)
     found += [
         f"tokenizer.{option}={shown(value)} (it would be {shown(read_tokenizer[option])})"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..configuration_fastconformer import FastConformerConfig
 from ..configuration_multitask import FastConformerMultitaskConfig
 from ..decoding.prompts import FLAGS, token_of
 from ..modeling.multitask_decoder import scaled_sinusoids
@@ -38,17 +39,19 @@ def multitask_sections(config: FastConformerMultitaskConfig, processor: FastConf
         "model_defaults": {"asr_enc_hidden": config.output_size, "lm_dec_hidden": width},
         "transf_encoder": {
             "num_layers": config.num_transformer_encoder_layers,
+            "hidden_size": width,
             "pre_ln_final_layer_norm": config.transformer_encoder_final_norm,
-            **_layers(config, "transformer_encoder"),
+            **transformer_layers(config, "transformer_encoder"),
         },
         "transf_decoder": {
             "pre_ln_final_layer_norm": config.decoder_final_norm,
             "config_dict": {
                 "num_layers": config.num_decoder_layers,
+                "hidden_size": width,
                 "max_sequence_length": config.decoder_max_positions,
                 "learn_positional_encodings": config.decoder_learned_positions,
                 "embedding_dropout": config.decoder_embedding_dropout,
-                **_layers(config, "decoder"),
+                **transformer_layers(config, "decoder"),
             },
         },
         "head": {"num_classes": config.vocab_size, "hidden_size": width, "num_layers": 1},
@@ -88,10 +91,9 @@ def multitask_fillers(config: FastConformerMultitaskConfig) -> Section:
     }
 
 
-def _layers(config: FastConformerMultitaskConfig, part: str) -> Section:
-    """Keys that the layers of both transformers have."""
+def transformer_layers(config: FastConformerConfig, part: str) -> Section:
+    """Keys that the layers of all transformers have, but for their width, from the options whose names have `part`."""
     return {
-        "hidden_size": config.decoder_hidden_size,
         "inner_size": getattr(config, f"{part}_intermediate_size"),
         "num_attention_heads": getattr(config, f"num_{part}_attention_heads"),
         "ffn_dropout": getattr(config, f"{part}_feed_forward_dropout"),
