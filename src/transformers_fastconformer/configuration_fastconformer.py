@@ -118,7 +118,8 @@ class FastConformerConfig(LoadsFromSources, SpecAugmentFields, PreTrainedConfig)
             Stochastic depth (Lee and Watanabe, 2021) in training: chance to skip a block, growing to `layerdrop` in
             the last block (`"linear"`) or the same in all (`"uniform"`); the first `layerdrop_start_layer` blocks are
             never skipped.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of fresh weights.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of fresh weights; convolutions follow
+            their inputs.
         apply_spec_augment, mask_*: Those of [`SpecAugmentFields`].
 
     Raises:

@@ -184,13 +184,27 @@ def test_names_of_weights_are_stable(kind, saved_model):
 def test_fresh_weights_are_sound(kind):
     torch.manual_seed(0)
     model = KINDS[kind][0](build_config(kind))
+    layers = (torch.nn.Conv1d, torch.nn.Conv2d)
+    convolutions = {id(module.weight) for module in model.modules() if isinstance(module, layers)}
     for name, parameter in model.named_parameters():
         assert torch.isfinite(parameter).all()
-        if parameter.ndim >= 2 and not name.endswith(("bias_u", "bias_v")):
+        if id(parameter) in convolutions:
+            spread = float(parameter.detach().std()) * parameter[0].numel() ** 0.5
+            assert 0.4 < spread < 0.8, name  # 0.577 with as many weights as one likes
+        elif parameter.ndim >= 2 and not name.endswith(("bias_u", "bias_v")):
             assert 0.005 < float(parameter.detach().std()) < 0.04, name
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             assert module.weight[BLANK].abs().max() == 0
+
+
+@torch.no_grad()
+def test_fresh_fronts_pass_speech_on() -> None:
+    """One range for all weights let it fade to 1e-8 in the front, far below what layer norms add to a variance."""
+    torch.manual_seed(0)
+    front = KINDS["encoder"][0](build_config("encoder", subsampling_factor=8, num_mel_bins=80)).subsampling
+    found = front(torch.randn(2, 160, 80), torch.tensor([160, 160]))[0]
+    assert float(found.std()) > 0.001
 
 
 @pytest.mark.parametrize("kind", ["encoder", "ctc", "tdt"])

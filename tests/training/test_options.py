@@ -33,6 +33,7 @@ def test_options_are_json() -> None:
         ("batch_seconds", 20.0),
         ("accumulation_steps", 0),
         ("weight_decay", -1),
+        ("adam_beta2", 1),
         ("max_grad_norm", 0),
         ("ctc_weight", 1.5),
         ("precision", "int8"),

@@ -157,10 +157,16 @@ class FastConformerPreTrainedModel(LoadsFromSources, PreTrainedModel):
                 )
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights of `initializer_range`; norms and biases as usual; position biases start at zero."""
+        """
+        Normal weights of `initializer_range`; norms and biases as usual; position biases start at zero.
+
+        Weights of convolutions are uniform within 1 / sqrt(inputs of an output), as in NeMo's `ConvSubsampling`: one
+        range for all would let the front, whose depthwise convolutions have nine inputs, fade to nothing.
+        """
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d | nn.Conv2d):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            bound = module.weight[0].numel() ** -0.5
+            nn.init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, FastConformerAttention) and module.has_relative_positions:

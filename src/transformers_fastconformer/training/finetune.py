@@ -280,6 +280,7 @@ def _make_arguments(output_dir: Path, options: FinetuneOptions, is_evaluated: bo
         learning_rate=options.chosen_learning_rate,
         lr_scheduler_type="cosine",
         weight_decay=options.weight_decay,
+        adam_beta2=options.adam_beta2,
         max_grad_norm=options.max_grad_norm,
         gradient_accumulation_steps=options.accumulation_steps,
         **_checkpointing(options.gradient_checkpointing),

@@ -32,6 +32,8 @@ class FinetuneOptions:
         batch_seconds: Seconds of audio in a batch of a process at most, padding included.
         accumulation_steps: Batches whose gradients are added up to a step.
         weight_decay: Of AdamW.
+        adam_beta2: How much AdamW keeps of the mean of squared gradients from step to step. 0.98, as in NeMo's
+            recipes, to train from random weights, whose first gradients are far larger than all others.
         max_grad_norm: Gradients are scaled down to this norm.
         lora: Adapters; None: all weights that are not frozen are trained.
         freeze: Parts that are not trained, see [`freeze_parts`].
@@ -60,6 +62,7 @@ class FinetuneOptions:
     batch_seconds: float = 120.0
     accumulation_steps: int = 1
     weight_decay: float = 1e-3
+    adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     lora: LoraOptions | None = None
     freeze: tuple[str, ...] = ()
@@ -94,6 +97,8 @@ class FinetuneOptions:
             require(is_number(value) and value > 0, name, value, "a number above 0")
         is_decay = is_number(self.weight_decay) and self.weight_decay >= 0
         require(is_decay, "weight_decay", self.weight_decay, "a number of 0 or more")
+        beta2 = self.adam_beta2
+        require(is_number(beta2) and 0 <= beta2 < 1, "adam_beta2", beta2, "a number from 0 to below 1")
         rate = self.learning_rate
         require(rate is None or (is_number(rate) and 0 < rate < 1), "learning_rate", rate, "a number from 0 to 1")
         weight = self.ctc_weight
