@@ -14,7 +14,8 @@ strategy, `docs/images/longform_memory_<device>.png`; of live streams the time o
 `docs/images/latency_<shape>_<dtype>_<device>.png`, and word errors by latency, `docs/images/live_words_<device>.png`;
 losses of the same training in NeMo and here, `docs/images/training_<dtype>_<device>.png`; word errors of small models
 that learn from random weights, `docs/images/from_scratch_<dtype>_<device>.png`; word errors of a new speaker while a
-checkpoint learns them, `docs/images/adaptation_speaker_<dtype>_<device>.png`.
+checkpoint learns them, `docs/images/adaptation_speaker_<dtype>_<device>.png`; precision, recall and F of boosted
+digits in noise by the strength of `bench_search.py`, `docs/images/search_words_demo_<device>.png`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ STRATEGY_STYLES = {"full": ("#d55e00", "o"), "local": ("#009e73", "v"), "chunked
 HEAD_TITLES = {"ctc": "CTC", "rnnt": "RNN-T", "tdt": "TDT", "tdt-ctc": "TDT and CTC"}
 HEAD_STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "v"), ("#cc79a7", "D"))
 ADAPTATION_STYLES = {"full": ("all weights", "#0072b2", "o"), "lora": ("LoRA of rank 16", "#d55e00", "s")}
+BOOSTING_COLUMNS = {"precision": "precision", "recall": "recall", "f_score": "F"}
 SCRATCH_GOAL = 5.0
 SHAPES = {
     "0.6b": "0.6B (width 1024, 24 blocks)",
@@ -345,6 +347,28 @@ def plot_adaptation(rows: Rows, path: Path) -> None:
     save_figure(figure, path)
 
 
+def plot_boosting(rows: Rows, path: Path) -> None:
+    """Draw precision, recall and F of boosted words against the strength, a picture for each level of noise."""
+    from matplotlib import pyplot
+
+    levels = list(dict.fromkeys(row["snr_db"] for row in rows))
+    figure, all_axes = pyplot.subplots(
+        1, len(levels), figsize=(3.4 * len(levels), 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, level in zip(all_axes[0], levels, strict=True):
+        chosen = [row for row in rows if row["snr_db"] == level]
+        strengths = [float(row["strength"]) for row in chosen]
+        for (column, title), (colour, marker) in zip(BOOSTING_COLUMNS.items(), HEAD_STYLES, strict=False):
+            axis.plot(strengths, [float(row[column]) for row in chosen], marker + "-", color=colour, label=title)
+        axis.set_title(f"noise at {float(level):.0f} dB", fontsize=10)
+        axis.set_xlabel("strength")
+        axis.set_ylim(0, 1.03)
+        axis.grid(which="major", alpha=0.3)
+    all_axes[0][0].set_ylabel("of the boosted digit")
+    all_axes[0][0].legend(fontsize=9, frameon=False)
+    save_figure(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -380,6 +404,10 @@ def main() -> None:
     for source in sorted(arguments.results.glob("curve_adaptation_*.csv")):
         path = arguments.images / f"{source.stem.removeprefix('curve_')}.png"
         plot_adaptation(read_rows(source), path)
+        print(f"written to {path}")
+    for source in sorted(arguments.results.glob("search_words_*.csv")):
+        path = arguments.images / f"{source.stem}.png"
+        plot_boosting(read_rows(source), path)
         print(f"written to {path}")
     for source in sorted(arguments.results.glob("training_*.csv")):
         path = arguments.images / f"{source.stem}.png"
