@@ -16,7 +16,10 @@ from transformers_fastconformer.decoding.options import DecodingOptions
         ("num_beams", 0),
         ("num_beams", 2.5),
         ("num_best", 5),
-        ("strategy", "maes_batch"),
+        ("strategy", "maes"),
+        ("maes_num_steps", 0),
+        ("maes_expansion_beta", -1),
+        ("maes_expansion_gamma", 0.0),
         ("normalize_length", 1),
         ("blank_lm_score_mode", "full"),
         ("pruning_mode", None),
@@ -36,6 +39,15 @@ def test_each_decoder_has_its_strategies() -> None:
             assert BeamOptions(strategy=name).check_decoder(decoder) == name
     with pytest.raises(ValueError, match=r"strategy='beam_batch'.*TDT.*'malsd_batch'"):
         BeamOptions(strategy="beam_batch").check_decoder("tdt")
+
+
+def test_what_adaptive_expansion_does_not_read_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"pruning_mode='early' of strategy='maes_batch'"):
+        BeamOptions(strategy="maes_batch", pruning_mode="early")
+    with pytest.raises(ValueError, match=r"max_symbols_per_step=3 is not read by strategy='maes_batch'"):
+        DecodingOptions(beam=BeamOptions(strategy="maes_batch"), max_symbols_per_step=3)
+    with pytest.raises(ValueError, match=r"strategy='maes_batch'.*TDT"):
+        BeamOptions(strategy="maes_batch").check_decoder("tdt")
 
 
 def test_the_number_of_beams_is_short_for_the_options() -> None:

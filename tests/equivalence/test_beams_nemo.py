@@ -109,6 +109,48 @@ def test_malsd_equals_nemo(
         assert assert_same_texts(found, expected) >= 5  # a language model shortens texts
 
 
+# Beams, steps, more candidates, their distance, score for each token, scores of what, blank mode, pruning.
+MAES_CASES = [
+    (1, 2, 2, 2.3, True, "none", "no_score", "late"),
+    (2, 2, 2, 2.3, True, "none", "no_score", "late"),
+    (4, 2, 2, 2.3, False, "none", "no_score", "late"),
+    (4, 3, 0, 8.0, True, "none", "no_score", "late"),
+    (6, 1, 1, 4.0, True, "none", "no_score", "late"),
+    (4, 2, 2, 2.3, True, "language model", "lm_weighted_full", "late"),
+    (4, 2, 2, 2.3, True, "phrases", "no_score", "late"),
+    (4, 2, 2, 5.0, True, "both", "no_score", "early"),
+]
+
+
+@pytest.mark.parametrize("case", MAES_CASES, ids=str)
+@pytest.mark.parametrize("family", ["rnnt", "rnnt, two layers"])
+def test_maes_equals_nemo(
+    family: str, case: tuple[Any, ...], pairs: Callable[[str], SearchPair], tmp_path: Path
+) -> None:
+    """
+    All texts of the beam, singly and in a batch. NeMo counts the frames of texts by blanks, and gives some texts none
+    for a frame, so that their times fall short; ours are the frames.
+    """
+    num_beams, steps, beta, gamma, normalizes, kind, blank_mode, pruning = case
+    pair = pairs(family)
+    theirs, ours = options_of(pair, kind, tmp_path)
+    shared = {"maes_num_steps": steps, "maes_expansion_beta": beta, "maes_expansion_gamma": gamma}
+    modes = {"blank_lm_score_mode": blank_mode, "pruning_mode": pruning}
+    theirs |= {"beam_size": num_beams, "score_norm": normalizes, **shared, **modes}
+    beam = BeamOptions(
+        num_beams=num_beams,
+        num_best=num_beams,
+        strategy="maes_batch",
+        normalize_length=normalizes,
+        **shared,
+        **modes,
+    )
+    for chosen in (slice(None), slice(1, 2), slice(3, 4)):
+        expected = pair.theirs(chosen, "maes_batch", **theirs)
+        found = pair.ours(chosen, beam=beam, **ours)
+        assert assert_same_texts(found, expected, has_frames=False) >= 5
+
+
 @pytest.mark.parametrize("kind", SCORES)
 @pytest.mark.parametrize("head", ["transducer", "ctc"])
 def test_demonstration_checkpoint(

@@ -116,6 +116,11 @@ class DecodingOptions:
     def _join_beams(self) -> None:
         """Let `num_beams`, `beam` and `search` say the same."""
         require(isinstance(self.beam, BeamOptions | None), "beam", self.beam, "BeamOptions or None")
+        if self.beam is not None and self.beam.strategy == "maes_batch" and self.max_symbols_per_step is not None:
+            raise ValueError(
+                f"max_symbols_per_step={self.max_symbols_per_step} is not read by strategy='maes_batch'; expected "
+                "maes_num_steps of BeamOptions."
+            )
         if self.num_beams is not None:
             require_count("num_beams", self.num_beams)
         said = {"num_beams": self.num_beams}

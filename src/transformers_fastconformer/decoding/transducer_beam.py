@@ -63,7 +63,7 @@ def transducer_beam_decode(
         which the frames that follow are decoded. Frame indices count from the start of this call.
     """
     with torch.inference_mode():
-        search = _Search(
+        search = TransducerSearch(
             encoder_frames, encoder_lengths, predict, joint, blank_id, beam, durations, max_symbols_per_step, score
         )
         search.start(state, scorer)
@@ -72,7 +72,7 @@ def transducer_beam_decode(
     return search.finish(padding_id)  # ordinary tensors again
 
 
-class _Search:
+class TransducerSearch:
     """Texts of all clips. Rows are clips times beams; the tensors of texts are (batch, beams)."""
 
     def __init__(
@@ -159,7 +159,7 @@ class _Search:
         texts = self.texts.gather(1, parents)
         self.texts = torch.where(is_token, texts * HASH_FACTOR + labels + 1, texts)
         self._merge()
-        self._predict(parents, labels, is_token)
+        self.predict_next(parents, labels, is_token)
         return True
 
     def _find_candidates(
@@ -244,7 +244,7 @@ class _Search:
         is_repeated = is_same.tril(diagonal=-1).any(dim=2)
         self.scores = sums.masked_fill(is_repeated, -torch.inf)
 
-    def _predict(self, parents: torch.Tensor, labels: torch.Tensor, is_token: torch.Tensor) -> None:
+    def predict_next(self, parents: torch.Tensor, labels: torch.Tensor, is_token: torch.Tensor) -> None:
         """Take the predictions of the texts that were continued, and make those after new tokens."""
         parent_rows = (self.first_rows + parents).view(-1)
         self.prediction = self.prediction.index_select(0, parent_rows)

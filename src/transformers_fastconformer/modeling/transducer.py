@@ -14,6 +14,7 @@ from ..decoding.cuda_graphs import transducer_masked_decode
 from ..decoding.hypotheses import Hypotheses
 from ..decoding.options import DEFAULT_DECODING, DecodingOptions
 from ..decoding.state import TransducerState
+from ..decoding.transducer_adaptive_beam import transducer_adaptive_beam_decode
 from ..decoding.transducer_beam import transducer_beam_decode
 from ..decoding.transducer_label_looping import transducer_label_looping_decode
 from ..kernels.layers import is_as_built
@@ -460,7 +461,12 @@ class FastConformerForTransducer(FastConformerTransducerPreTrainedModel):
             "scorer": decoding.make_scorer(last_hidden_state.shape[0], self.config.blank_token_id),
             "score": None if confidence is None else TransducerScore(self.config.blank_token_id, confidence),
         }
-        if decoding.beam is not None:
+        if decoding.beam is not None and decoding.beam.strategy == "maes_batch":
+            for name in ("strategy", "durations", "max_symbols_per_step"):
+                del arguments[name]
+            frames = networks.project(last_hidden_state)
+            decoded = transducer_adaptive_beam_decode(frames, **arguments, beam=decoding.beam)
+        elif decoding.beam is not None:
             del arguments["strategy"]
             decoded = transducer_beam_decode(networks.project(last_hidden_state), **arguments, beam=decoding.beam)
         elif last_hidden_state.device.type == "cuda" and networks.graphs is not None:
