@@ -118,7 +118,7 @@ MAES_CASES = [
     (6, 1, 1, 4.0, True, "none", "no_score", "late"),
     (4, 2, 2, 2.3, True, "language model", "lm_weighted_full", "late"),
     (4, 2, 2, 2.3, True, "phrases", "no_score", "late"),
-    (4, 2, 2, 5.0, True, "both", "no_score", "early"),
+    (4, 2, 2, 5.0, True, "language model", "no_score", "early"),  # of two kinds of scores NeMo reads one
 ]
 
 
