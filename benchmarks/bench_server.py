@@ -10,7 +10,8 @@ A server in a process of its own, on the loopback address; its clients are in th
 - `streams`: live streams at the speed of the clock, one more every two seconds, until one is refused or ended; the
   99th percentile of the lag that the server reports, over the steps with each number of streams.
 - `hostile`: clients that vanish, stall, send rubbish, text, too much and half a request, next to one whose texts must
-  stay right; the memory of the server over that time. Clients hold up to 40 stalled connections open.
+  stay right; the memory of the server over that time. Clients hold up to 40 stalled connections open (`held`); the
+  last row is after they have closed them. Half an hour: `--seconds 1800`.
 
 Rows go into `results/server_<part>_cpu.csv`.
 """
@@ -242,6 +243,20 @@ def bench_hostile(model: str, seconds: float) -> list[dict[str, Any]]:
             vanish,
             stream,
         ]
+
+        def row(now: float) -> dict[str, Any]:
+            return {
+                "seconds": round(now, 1),
+                "attacks": num_attacks,
+                "right_texts": num_right,
+                "held": len(stalled),
+                "memory_mib": round(read_memory(process_id, "VmRSS") / MIB, 1),
+                "open_files": len(os.listdir(f"/proc/{process_id}/fd")),
+                "threads_of_server": len(os.listdir(f"/proc/{process_id}/task")),
+                "machine": name_machine(),
+                "model": model,
+            }
+
         started, num_attacks, num_right = time.monotonic(), 0, 0
         while (now := time.monotonic() - started) < seconds:
             for attack in attacks:
@@ -253,18 +268,13 @@ def bench_hostile(model: str, seconds: float) -> list[dict[str, Any]]:
                 num_right += 1
             while len(stalled) > 40:
                 stalled.pop(0).close()
-            rows.append(
-                {
-                    "seconds": round(now, 1),
-                    "attacks": num_attacks,
-                    "right_texts": num_right,
-                    "memory_mib": round(read_memory(process_id, "VmRSS") / MIB, 1),
-                    "open_files": len(os.listdir(f"/proc/{process_id}/fd")),
-                    "threads_of_server": len(os.listdir(f"/proc/{process_id}/task")),
-                    "machine": name_machine(),
-                    "model": model,
-                }
-            )
+            rows.append(row(now))
+        while stalled:
+            stalled.pop().close()
+        # The server sees at once that they are closed; keep-alive connections of this client end with it.
+        client.close()
+        time.sleep(2.0)
+        rows.append(row(time.monotonic() - started))
     step = max(len(rows) // 20, 1)
     return [*rows[:-1:step], rows[-1]]
 

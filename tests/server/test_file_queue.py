@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -94,3 +95,35 @@ def test_what_would_wait_too_long_is_refused_with_a_time(pair: Any) -> None:
         assert wait == pytest.approx(10 * 2 * audio.shape[0] / 16000)
         assert refused.value.retry_seconds == pytest.approx(wait - 5.0)
     files.close()
+
+
+def test_a_file_waits_only_while_another_is_on_its_way(pair: Any) -> None:
+    batches: list[float] = []
+    files = FileQueue(DeviceTurn(), 5.0, 100, 1000.0, lambda audio, busy: batches.append(audio))
+    audio = read_audio(CLIP)
+    started = time.perf_counter()
+    assert files.submit(make_job(pair, audio)).future.result(30).text == SPOKEN
+    assert time.perf_counter() - started < 4.5
+    with files.arriving():
+        first = files.submit(make_job(pair, audio))
+        time.sleep(0.05)
+        second = files.submit(make_job(pair, audio))
+    assert first.future.result(30).text == second.future.result(30).text == SPOKEN
+    files.close()
+    assert batches == pytest.approx([audio.shape[0] / 16000, 2 * audio.shape[0] / 16000])
+
+
+def test_features_computed_before_give_the_same_text_and_times(pair: Any) -> None:
+    files = FileQueue(DeviceTurn(), 0.0, 100, 1000.0)
+    audio = read_audio(CLIP)
+    plain, prepared = make_job(pair, audio, timestamps=True), make_job(pair, audio, timestamps=True)
+    prepared.prepare()
+    assert prepared.prepared is not None
+    assert prepared.prepared.features is not None
+    found = [files.submit(job).future.result(30) for job in (plain, prepared)]
+    files.close()
+    assert found[0].text == found[1].text == SPOKEN
+    assert found[0].timestamps == found[1].timestamps
+    long = make_job(pair, np.zeros(61 * 16000, dtype=np.float32))
+    long.prepare()
+    assert long.prepared is None

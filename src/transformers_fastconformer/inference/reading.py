@@ -45,7 +45,8 @@ class AudioClip:
 
     Args:
         source: A path, an `http(s)` URL, the bytes of a file, an open file, an array or tensor (at the rate of the
-            model), a mapping with `"array"` and `"sampling_rate"`, or an audio decoder.
+            model), a mapping with `"array"` and `"sampling_rate"`, an audio decoder, or a clip that `prepare_clip` has
+            read already.
         channel: `"mix"` (default) for the mean of the channels, or the number of one, from 0.
         start_seconds: Start of the part in the file, 0 by default; only for local files.
         seconds: Length of the part; None (default): to the end of the file.
@@ -186,6 +187,8 @@ def _prepare(
     folder: Path,
     voice_activity: VoiceActivityOptions | None,
 ) -> Prepared:
+    if isinstance(clip.source, Prepared):
+        return clip.source
     sampling_rate = front_end.sampling_rate
     file = find_file(clip.source)
     if not clip.is_whole and not isinstance(file, str | os.PathLike):

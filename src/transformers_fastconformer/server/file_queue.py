@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from transformers.utils import logging
 
 from ..diarization.speaker_finder import SpeakerFinder
 from ..inference.many_files import transcribe_clips
+from ..inference.multitask_plan import choose_front_end
 from ..inference.options import TranscriptionOptions
-from ..inference.reading import AudioClip
+from ..inference.reading import PACKED_SECONDS, AudioClip, Prepared, prepare_clip
 from ..inference.transcript import Transcript
 from ..modeling.recognizer import FastConformerRecognizer
 from ..processing_fastconformer import FastConformerProcessor
@@ -38,6 +40,7 @@ class FileJob:
         seconds: Its length.
         options: How to transcribe; checked.
         speakers: What tells the speakers apart; None: they are not asked for.
+        prepared: Features of a short recording, where they are computed already.
         done_seconds: Seconds that are done.
         future: The transcript. `cancel` drops the job: it is not begun any more, or ends at its next window.
     """
@@ -48,9 +51,22 @@ class FileJob:
     seconds: float
     options: TranscriptionOptions
     speakers: SpeakerFinder | None = None
+    prepared: Prepared | None = None
     done_seconds: float = 0.0
     is_dropped: bool = False
     future: Future[Transcript] = field(default_factory=Future)
+
+    def prepare(self) -> None:
+        """
+        Compute the features of a short recording, by the thread of its request while the device works for others.
+
+        Raises:
+            ValueError, RuntimeError, MemoryError: as of `prepare_clip`.
+        """
+        if self.seconds <= PACKED_SECONDS:
+            front_end = choose_front_end(self.model, self.processor, self.options)
+            # The folder is for parts of files, and this is a whole one.
+            self.prepared = prepare_clip(self.clip, front_end, Path(), self.options.voice_activity)
 
     def add_speakers(self, transcript: Transcript, on_progress: Callable[[float], None]) -> Transcript:
         """The transcript with the speakers of its words, if they are asked for and somebody waits for it."""
@@ -75,7 +91,7 @@ class FileQueue:
 
     Args:
         turn: The turns of the device.
-        gather_seconds: Time for which files are gathered.
+        gather_seconds: Time for which files are gathered, at most: only while others are on their way, see `arriving`.
         max_jobs: Files that may wait or be worked on.
         max_wait_seconds: Longest wait for the files before one, as measured.
         on_work: Called after each batch with its seconds of audio and of computing.
@@ -97,6 +113,7 @@ class FileQueue:
         self._changed = threading.Condition()
         self._waiting: list[FileJob] = []
         self._running: list[FileJob] = []
+        self._num_arriving = 0
         self._is_closed = False
         self._audio_seconds = self._busy_seconds = 0.0
         self._thread = threading.Thread(target=self._work, name="fastconformer-files", daemon=True)
@@ -132,6 +149,18 @@ class FileQueue:
         if wait > self._max_wait_seconds:
             raise _refusal(f"the files that wait take {wait:.0f} s", wait - self._max_wait_seconds)
 
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """The time in which a file comes and is decoded: those that wait may wait for it."""
+        with self._changed:
+            self._num_arriving += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_arriving -= 1
+                self._changed.notify_all()
+
     def submit(self, job: FileJob) -> FileJob:
         """
         Add a file.
@@ -161,7 +190,8 @@ class FileQueue:
                 if not self._waiting:
                     return
                 if self._gather_seconds and not self._is_closed:
-                    self._changed.wait_for(lambda: self._is_closed, self._gather_seconds)
+                    # One client at a time never waits here: its next file comes after this one's answer.
+                    self._changed.wait_for(lambda: self._is_closed or not self._num_arriving, self._gather_seconds)
                 self._running = self._take()
             try:
                 self._transcribe(self._running)
@@ -216,7 +246,7 @@ class FileQueue:
 
         results = transcribe_clips(
             [(jobs[0].model, jobs[0].processor)],
-            [job.clip for job in jobs],
+            [job.clip if job.prepared is None else replace(job.clip, source=job.prepared) for job in jobs],
             jobs[0].options,
             [job.seconds for job in jobs],
             on_progress=report,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from starlette.concurrency import run_in_threadpool
@@ -31,6 +31,8 @@ POLL_SECONDS = 0.25
 # A comment in the stream of events so often, with the seconds that are done: no proxy takes it for dead.
 PROGRESS_SECONDS = 5.0
 CLIENT_LEFT = 499
+# Files whose features are computed at a time: more would take the device's share of the cores.
+NUM_PREPARING = 1
 
 
 @contextmanager
@@ -52,6 +54,7 @@ class FilesApi:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._preparing = asyncio.Semaphore(NUM_PREPARING)
 
     async def transcribe(self, request: Request) -> Response:
         """`POST /v1/audio/transcriptions`."""
@@ -65,12 +68,19 @@ class FilesApi:
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise ApiError("The body is not a form; expected multipart/form-data with a file.", 415)
         self._service.files.require_room()  # before the body is read
-        try:
-            form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_LEFT)
-        except HTTPException as error:
-            raise ApiError(f"The form cannot be read: {error.detail}") from error
+        with ExitStack() as arriving:
+            arriving.enter_context(self._service.files.arriving())
+            try:
+                form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_LEFT)
+            except HTTPException as error:
+                raise ApiError(f"The form cannot be read: {error.detail}") from error
+            return await self._answer_form(request, form, is_translation, arriving)
+
+    async def _answer_form(
+        self, request: Request, form: FormData, is_translation: bool, arriving: ExitStack
+    ) -> Response:
         is_handed_on = False
         try:
             uploads = [value for key, value in form.multi_items() if key == "file" and isinstance(value, UploadFile)]
@@ -82,7 +92,10 @@ class FilesApi:
             loaded = await run_in_threadpool(self._service.models.acquire, name)
             try:
                 job = await run_in_threadpool(self._prepare, parsed, loaded, uploads[0])
+                async with self._preparing:
+                    await run_in_threadpool(self._compute_features, job)
                 self._service.files.submit(job)
+                arriving.close()
                 if parsed.is_stream:
                     is_handed_on = True
                     return _Events(self._stream(parsed, loaded, job), partial(self._end, job, name, form))
@@ -107,6 +120,11 @@ class FilesApi:
         audio = read_upload(upload.file, sampling_rate, self._service.options.max_audio_seconds)
         speakers = self._service.speakers if parsed.has_speakers else None
         return FileJob(loaded.model, loaded.processor, audio.clip, audio.seconds, options, speakers)
+
+    @staticmethod
+    def _compute_features(job: FileJob) -> None:
+        with _refusing():
+            job.prepare()
 
     async def _wait(self, request: Request, job: FileJob) -> Transcript | None:
         """The transcript; None where the client has left, whose file is then dropped."""
