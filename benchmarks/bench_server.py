@@ -225,11 +225,11 @@ def bench_hostile(model: str, seconds: float) -> list[dict[str, Any]]:
                 httpx.post(f"{address}/v1/audio/transcriptions", files={"file": file}, timeout=0.02)
 
         def stream() -> None:
-            client = connect(address.replace("http", "ws") + "/stream", open_timeout=10)
-            client.send(json.dumps({"type": "start", "sampling_rate": 44100}))
-            client.recv()
-            client.send(os.urandom(88_201))
-            client.socket.shutdown(socket.SHUT_RDWR)
+            with connect(address.replace("http", "ws") + "/stream", open_timeout=10) as client:
+                client.send(json.dumps({"type": "start", "sampling_rate": 44100}))
+                client.recv()
+                client.send(os.urandom(88_201))
+                client.socket.shutdown(socket.SHUT_RDWR)
 
         attacks: list[Callable[[], Any]] = [
             lambda: raw(os.urandom(2000)),
