@@ -9,7 +9,7 @@ concatenated minimum-permutation word error rate of the words of `--words_model`
 which hears one speaker at a time.
 
     pip install 'transformers-fastconformer[audio,bench]'
-    python benchmarks/bench_speakers.py --model speakers --output speakers.csv
+    python benchmarks/bench_speakers.py --model demo-speakers --output speakers.csv
 """
 
 from __future__ import annotations

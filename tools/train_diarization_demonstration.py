@@ -7,8 +7,7 @@ by the order of arrival and half by the best order. A third one, of a layer that
 the names of the speakers, with which it learns in minutes what they sound like. Utterances of the test part are never
 heard; their speakers are.
 
-No checkpoint of it is carried yet: the runs so far had a few hundred steps, after which the encoder knows the speakers
-and the order of their arrival is still wrong in more than half of the frames.
+The carried `demo-speakers` is of such a run; its card tells how long it was, and what it is worth.
 
     pip install 'transformers-fastconformer[audio]'
     python tools/train_diarization_demonstration.py --output speakers --minutes 12 --speech_dir ../shared/speech

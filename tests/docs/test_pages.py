@@ -19,7 +19,7 @@ import pytest
 import transformers_fastconformer
 from transformers_fastconformer.cli import doctor_facts
 from transformers_fastconformer.cli.main import main
-from transformers_fastconformer.demonstration import CLIP_PATHS
+from transformers_fastconformer.demonstration import CLIP_PATHS, CONVERSATION_PATH
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -39,6 +39,7 @@ def blocks_of(page: Path, language: str) -> list[str]:
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to run examples in, with the clip and the list of names that they speak of."""
     shutil.copy(CLIP_PATHS[0], tmp_path / "clip.wav")
+    shutil.copy(CONVERSATION_PATH, tmp_path / "conversation.wav")
     (tmp_path / "names.txt").write_text("seven\neight nine\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -18,7 +18,7 @@ from ..checkpoints.model_card import insert_verification
 from ..checkpoints.output_folder import check_output
 from ..demonstration import CLIP_PATHS
 from ..feature_extraction_fastconformer import FastConformerFeatureExtractor
-from ..inference.loading import DEMONSTRATION_NAME, STREAMING_DEMONSTRATION_NAME, checkpoint_of_name, choose_device
+from ..inference.loading import DEMONSTRATION_NAME, DEMONSTRATION_NAMES, checkpoint_of_name, choose_device
 from ..interop import (
     ExportResult,
     convert_transformers_checkpoint,
@@ -66,7 +66,7 @@ ModelOption = Annotated[
     str,
     typer.Option(
         help="Hub repository, .nemo file, or folder that holds one; or the folder of a checkpoint of this package "
-        f"or of Transformers' own Parakeet classes; {DEMONSTRATION_NAME}, {STREAMING_DEMONSTRATION_NAME}: the "
+        f"or of Transformers' own Parakeet classes; {', '.join(DEMONSTRATION_NAMES)}: the "
         "spoken-digit models of the package."
     ),
 ]

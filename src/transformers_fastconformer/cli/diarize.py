@@ -23,6 +23,7 @@ from ..diarization.recordings import (
     diarize as diarize_recording,
 )
 from ..diarization.turns import TUNED
+from ..inference.loading import SPEAKERS_DEMONSTRATION_NAME
 from ..modeling.speaker_cache import PRESETS
 from ..temporary_files import TemporaryFolder
 from ..writers.nist import one_field, rttm_line
@@ -48,7 +49,10 @@ FilesArgument = Annotated[
 DiarizerOption = Annotated[
     str,
     typer.Option(
-        "--model", help="Sortformer checkpoint: a .nemo file, a folder, or a Hub repository.", show_default=True
+        "--model",
+        help="Sortformer checkpoint: a .nemo file, a folder, or a Hub repository; "
+        f"{SPEAKERS_DEMONSTRATION_NAME}: that of the speakers of digits, which the package carries.",
+        show_default=True,
     ),
 ]
 LatencyOption = Annotated[

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..inference.loading import DEMONSTRATION_NAME, STREAMING_DEMONSTRATION_NAME, checkpoint_of_name
+from ..inference.loading import DEMONSTRATION_NAMES, checkpoint_of_name
 from ..nemo.inspection import Inspection, inspect_checkpoint
 from .exit_codes import ExitCode, failing_as_input
 
@@ -24,7 +24,7 @@ def inspect(
         str,
         typer.Option(
             help="A .nemo file, a folder that holds one, a Hub repository, or a folder of this package; "
-            f"{DEMONSTRATION_NAME}, {STREAMING_DEMONSTRATION_NAME}: the spoken-digit models of the package."
+            f"{', '.join(DEMONSTRATION_NAMES)}: the spoken-digit models of the package."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="All facts as JSON, for programs.")] = False,

@@ -21,7 +21,7 @@ from ..checkpoints.network import is_unreachable
 from ..configuration_diarization import FastConformerDiarizationConfig
 from ..configuration_fastconformer import FastConformerConfig, FastConformerTDTConfig
 from ..configuration_multitask import FastConformerMultitaskConfig
-from ..demonstration import CHECKPOINT_PATH, STREAMING_CHECKPOINT_PATH
+from ..demonstration import CHECKPOINT_PATH, SPEAKERS_CHECKPOINT_PATH, STREAMING_CHECKPOINT_PATH
 from ..modeling.ctc import FastConformerForCTC
 from ..modeling.hybrid import FastConformerHybridForCTC, ParakeetTDTForCTC, share_as_ctc
 from ..modeling.int8_config import FastConformerInt8Config, is_int8_config
@@ -43,7 +43,16 @@ DEMONSTRATION_NAME = "demo"
 #: Name of the spoken-digit checkpoint that streams.
 STREAMING_DEMONSTRATION_NAME = "demo-streaming"
 
-_DEMONSTRATIONS = {DEMONSTRATION_NAME: CHECKPOINT_PATH, STREAMING_DEMONSTRATION_NAME: STREAMING_CHECKPOINT_PATH}
+#: Name of the checkpoint that tells the speakers of digits apart, for `diarize` and `load_diarizer`.
+SPEAKERS_DEMONSTRATION_NAME = "demo-speakers"
+
+_DEMONSTRATIONS = {
+    DEMONSTRATION_NAME: CHECKPOINT_PATH,
+    STREAMING_DEMONSTRATION_NAME: STREAMING_CHECKPOINT_PATH,
+    SPEAKERS_DEMONSTRATION_NAME: SPEAKERS_CHECKPOINT_PATH,
+}
+
+DEMONSTRATION_NAMES = tuple(_DEMONSTRATIONS)
 
 #: Stands for the best device that this machine has, which `choose_device` finds.
 AUTO_DEVICE = "auto"
