@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from stage_cases import make_outputs
 
 from transformers_fastconformer.nemo.stage_comparison import VerificationReport, compare_outputs
-from transformers_fastconformer.nemo.stage_outputs import (
-    StageOutputs,
-)
+from transformers_fastconformer.nemo.stage_outputs import PROBABILITIES, StageOutputs
 
 
 def rows_of(ours: StageOutputs, **kwargs: Any) -> dict[str, Any]:
@@ -34,6 +33,16 @@ def test_other_numbers_fail(stage: str, change: float) -> None:
     rows = rows_of(ours)
     assert not rows[stage].passed
     assert sum(not row.passed for row in rows.values()) == 1
+
+
+@pytest.mark.parametrize(("change", "passes"), [(1.5e-5, True), (3e-5, False)])
+def test_probabilities_are_compared_by_their_logits(change: float, passes: bool) -> None:
+    """Logits of 16, which is the most that probabilities in float32 tell, may be off by 5e-6 of that."""
+    reference, ours = make_outputs(), make_outputs()
+    sure = torch.tensor([[0.0, 1.0, 0.5]])
+    reference.tensors[PROBABILITIES], ours.tensors[PROBABILITIES] = [sure], [sure + torch.tensor([0.0, 0.0, change])]
+    (row,) = (row for row in compare_outputs([reference], [ours]) if row.stage == PROBABILITIES)
+    assert row.passed == passes
 
 
 def test_rounding_passes_where_it_may() -> None:

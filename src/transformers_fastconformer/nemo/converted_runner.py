@@ -30,6 +30,7 @@ from ..modeling.transducer import FastConformerForRNNT, FastConformerForTDT
 from ..processing_fastconformer import FastConformerProcessor
 from .stage_outputs import (
     FOLLOWED,
+    PROBABILITIES,
     ClipHypothesis,
     StageOutputs,
     capture_outputs,
@@ -103,7 +104,7 @@ class ConvertedRunner:
             frames = model.apply_prompt(frames, language)
             outputs.keep("prompted frames", frames, lengths)
         if isinstance(model, FastConformerForDiarization):
-            outputs.keep("speaker probabilities", model(**inputs).probabilities, lengths)
+            outputs.keep(PROBABILITIES, model(**inputs).probabilities, lengths)
             return outputs
         if isinstance(model, FastConformerForPreTraining):
             output = model(**inputs)

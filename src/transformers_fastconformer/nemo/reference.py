@@ -15,6 +15,7 @@ import torch
 
 from .stage_outputs import (
     FOLLOWED,
+    PROBABILITIES,
     ClipHypothesis,
     StageOutputs,
     capture_outputs,
@@ -182,7 +183,7 @@ class NemoRunner:
             states = encoded.transpose(1, 2)
             if model.sortformer_modules.encoder_proj is not None:
                 states = model.sortformer_modules.encoder_proj(states)
-            outputs.keep("speaker probabilities", model.forward_infer(states, encoder_lengths), encoder_lengths)
+            outputs.keep(PROBABILITIES, model.forward_infer(states, encoder_lengths), encoder_lengths)
             return outputs
         if hasattr(model, "quantizer"):
             # (batch, frames, classes, books), or without the last where there is one

@@ -105,6 +105,7 @@ def _hypothesis_from_json(values: dict[str, Any]) -> ClipHypothesis:
 
 
 # Name of what a multi-talker model writes while it follows a speaker, next to those of the heads.
+PROBABILITIES = "speaker probabilities"
 FOLLOWED = "a followed speaker"
 
 
