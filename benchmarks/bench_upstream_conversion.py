@@ -134,6 +134,7 @@ def compares_tokens(family: Any) -> bool:
     return family.architecture not in (
         "FastConformerModel",
         "FastConformerForDiarization",
+        "FastConformerForPreTraining",
         "FastConformerForMultitask",
     )
 

@@ -16,7 +16,16 @@ from balance import balance_classes
 from families import STREAMING
 from nemo_streams import cut_chunks, make_buffer, run_streams
 
-from transformers_fastconformer import FastConformerForRNNT, StreamingSchedule, export_nemo, follow_speaker
+from transformers_fastconformer import (
+    EngineOptions,
+    FastConformerForRNNT,
+    StreamingEngine,
+    StreamingSchedule,
+    StreamOptions,
+    export_nemo,
+    follow_speaker,
+    load_model,
+)
 from transformers_fastconformer.nemo.convert import convert_nemo_checkpoint
 
 pytestmark = pytest.mark.nemo
@@ -185,3 +194,45 @@ def test_streams_of_followed_speakers(
         assert step + 1 == len(after[row])
         num_tokens += len(after[row][-1])
     assert num_tokens > 10
+
+
+@torch.no_grad()
+def test_streams_of_an_engine(
+    build_nemo_model: Callable[..., Any], waveforms: list[np.ndarray], tmp_path: Path
+) -> None:
+    from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
+
+    nemo, _ = build("before the first block", build_nemo_model, waveforms[0], tmp_path)
+    nemo.encoder.set_default_att_context_size([14, 1])
+    nemo.decoding.compute_timestamps = False
+    engine = StreamingEngine(*load_model(tmp_path / "converted"), EngineOptions(attention_context=[14, 1]))
+    probabilities = draw_probabilities(1, 200)[0]
+    streams = {speaker: engine.open(StreamOptions(follows_speaker=True)) for speaker in range(3)}
+    said = dict.fromkeys(streams, "")
+    # What is said comes before it is known who speaks.
+    for start in range(0, 40000, 3000):
+        samples = waveforms[0][start : min(start + 3000, 40000)]
+        updates = engine.step(dict.fromkeys(streams.values(), samples))
+        for speaker, stream in streams.items():
+            said[speaker] += updates[stream].committed
+            engine.follow(stream, follow_speaker(probabilities, speaker)[start // 1280 : (start + 3000) // 1280])
+    for speaker, stream in streams.items():
+        engine.follow(stream, follow_speaker(probabilities, speaker)[(start + 3000) // 1280 :])
+        said[speaker] += engine.finish(stream).committed
+    for speaker in streams:
+        buffer = CacheAwareStreamingAudioBuffer(model=nemo, online_normalization=False)
+        buffer.append_audio(waveforms[0][:40000], stream_id=-1)
+        caches = nemo.encoder.get_initial_cache_state(batch_size=1)
+        names = ("cache_last_channel", "cache_last_time", "cache_last_channel_len")
+        previous, hypotheses = None, None
+        for step, arguments in enumerate(cut_chunks(buffer)):
+            set_targets(nemo, follow_speaker(probabilities, speaker)[None, 2 * step : 2 * step + 2])
+            previous, texts, *caches, hypotheses = nemo.conformer_stream_step(
+                **arguments,
+                **dict(zip(names, caches, strict=True)),
+                previous_hypotheses=hypotheses,
+                previous_pred_out=previous,
+                return_transcription=True,
+            )
+        assert said[speaker].strip() == nemo.tokenizer.ids_to_text(texts[0].y_sequence.tolist()).strip()
+    assert len(set(said.values())) == 3
