@@ -26,6 +26,7 @@ import torch
 
 from common.decoding_systems import DURATIONS, MAX_SYMBOLS, build_model, draw_weights, make_nemo_networks
 from common.machine import name_machine
+from common.search_lists import LM_WEIGHT, list_scores, random_phrases
 from common.search_runs import (
     DIGITS,
     Decode,
@@ -42,16 +43,12 @@ from common.search_runs import (
 from common.speech import SAMPLING_RATE, read_manifest
 from common.timing import minimum_and_median, take_turns
 from transformers_fastconformer import (
-    CompiledPhrases,
     DecodingOptions,
-    NgramLanguageModel,
     PhraseBoosting,
     compile_phrases,
     load_model,
     read_audio,
 )
-from transformers_fastconformer.decoding.ngrams import build_ngram_automaton, count_ngrams
-from transformers_fastconformer.decoding.phrase_boosting import build_phrase_automaton
 
 TIME_COLUMNS = (
     *(
@@ -72,37 +69,10 @@ WORDS_COLUMNS = (
     *("snr_db", "strength", "digits", "precision", "recall", "f_score", "other_errors"),
     *("other_speech_minutes", "false_alarms", "false_alarms_plain", "machine"),
 )
-NUM_PHRASES = (100, 20000)
-NUM_TEXTS, TEXT_TOKENS, LM_ORDER, LM_WEIGHT = 2000, 12, 4, 0.3
 EDGE_SECONDS = 0.3  # of silence around a digit, whose clips are cut close
 
 
 # Time
-
-
-def random_phrases(count: int, vocabulary: int) -> list[list[int]]:
-    generator = np.random.default_rng(count)
-    return [generator.integers(0, vocabulary, generator.integers(3, 7)).tolist() for _ in range(count)]
-
-
-def random_texts(vocabulary: int) -> list[list[int]]:
-    generator = np.random.default_rng(0)
-    # Tokens as uneven as those of a language.
-    return (generator.zipf(1.3, (NUM_TEXTS, TEXT_TOKENS)) % vocabulary).tolist()
-
-
-def list_scores(vocabulary: int) -> dict[str, dict[str, Any]]:
-    """Options of each kind of scores."""
-    kinds: dict[str, dict[str, Any]] = {"none": {}}
-    boosting = PhraseBoosting(["random tokens"])
-    for count in NUM_PHRASES:
-        phrases = [(phrase, 1) for phrase in random_phrases(count, vocabulary)]
-        tree = build_phrase_automaton(phrases, boosting, vocabulary, 2.0)
-        kinds[f"{count} phrases"] = {"boosting": CompiledPhrases(boosting, tree)}
-    tables = count_ngrams(random_texts(vocabulary), LM_ORDER, vocabulary)
-    language_model = NgramLanguageModel(build_ngram_automaton(tables, vocabulary), LM_ORDER, None, tables)
-    kinds["language model"] = {"language_model": language_model, "language_model_weight": LM_WEIGHT}
-    return kinds
 
 
 def nemo_with(
