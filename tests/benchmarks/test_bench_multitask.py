@@ -29,7 +29,7 @@ def test_ours_writes_as_many_tokens_as_asked(weights: Path) -> None:
     tokens = decode("ours", weights)
     assert [len(row) for row in tokens] == [12, 12, 12]
     assert len({tuple(row) for row in tokens}) == 3
-    assert all(len(set(row)) > 3 for row in tokens)
+    assert all(len(set(row)) > 2 for row in tokens)
 
 
 @pytest.mark.parametrize(

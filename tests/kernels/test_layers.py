@@ -152,7 +152,7 @@ def test_distances_as_keys_follow_their_weight() -> None:
     nn.init.normal_(attention.bias_v, std=3.0)
     weight = attention.relative_k_proj.weight
     before = encoder(features).last_hidden_state
-    weight.data[3] = 20.0 * torch.randn(16)  # one row, and not counted as a version
+    weight.data[:] = 20.0 * torch.randn(16, 16)  # in place, and not counted as a version
     changed = encoder(features).last_hidden_state
     assert float((changed - before).abs().max()) > 1e-4
     encoder.set_attn_implementation("eager")
