@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,17 @@ def test_nothing_is_left_of_a_failure(
     with pytest.raises(RuntimeError, match="the graph differs"):
         export_onnx(demonstration, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["plain", "onnx-asr", "sherpa-onnx", "sherpa-onnx-streaming"])
+def test_models_that_follow_speakers_are_refused(demonstration: tuple[Any, Any], target: str, tmp_path: Path) -> None:
+    model, processor = demonstration
+    changed = copy.copy(model)
+    changed.config = copy.deepcopy(model.config)
+    changed.config.has_speaker_kernel = True
+    with pytest.raises(ValueError, match="follows_speakers=True is not supported; expected False"):
+        export_onnx((changed, processor), tmp_path / "graphs", target=target)
+    assert not (tmp_path / "graphs").exists()
 
 
 def test_what_is_not_a_model_is_refused(demonstration: tuple[Any, Any], tmp_path: Path) -> None:

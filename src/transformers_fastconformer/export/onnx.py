@@ -107,6 +107,9 @@ def export_onnx(
     recognizer, processor = _check_model(model)
     output = Path(folder)
     check_output(output, overwrite)
+    # Nobody tells a graph whom to follow: it would write what all say, and nobody would know.
+    follows = recognizer.config.follows_speakers
+    require(not follows, "follows_speakers", follows, "False: multi-talker models run by `transcribe_speakers`")
     form.check_expressible(recognizer, processor)
     check_packages()
     require(verify or int8 or not verify_audio, "verify_audio", verify_audio, "None without verify and int8")
